@@ -1,0 +1,158 @@
+"""One user-item matrix as the common form of everything a platform knows about its users.
+
+The types here are what the rest of the client is written against: trainers see a :class:`UserItemMatrix`, the agent a
+:class:`PlatformData`. User ids never leave this process except into the platform's own store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import scipy.sparse as sp
+
+if TYPE_CHECKING:
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from client.data.cleaning import CleaningReport
+
+Feedback = Literal["implicit", "explicit"]
+
+
+@dataclass(frozen=True, eq=False)
+class UserItemMatrix:
+    """n users × m items in compressed rows; within a row, entries are in the order in which the user made them.
+
+    Attributes:
+        indptr: int64 ``[n + 1]``; row ``u`` is ``indptr[u]:indptr[u + 1]``.
+        indices: int32 ``[nnz]``; column (item) of each entry; unique within a row, *not* sorted.
+        values: float32 ``[nnz]``; the rating (explicit) or the weight of the event (implicit, 1 unless given).
+        times: int64 ``[nnz]``; seconds since 1970, or the position within the user's history when no time is known.
+        n_items: m.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    values: NDArray[np.float32]
+    times: NDArray[np.int64]
+    n_items: int
+
+    @property
+    def n_users(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def nnz(self) -> int:
+        return len(self.indices)
+
+    @property
+    def row_lengths(self) -> NDArray[np.int64]:
+        """int64 ``[n]``: the number of items of each user."""
+        return np.diff(self.indptr)
+
+    def entry_users(self) -> NDArray[np.int32]:
+        """int32 ``[nnz]``: the user of each entry."""
+        return np.repeat(np.arange(self.n_users, dtype=np.int32), self.row_lengths)
+
+    def item_counts(self) -> NDArray[np.int64]:
+        """int64 ``[m]``: how many users have each item."""
+        return np.bincount(self.indices, minlength=self.n_items).astype(np.int64)
+
+    def row(self, user: int) -> NDArray[np.int32]:
+        """int32 ``[n_u]``: the items of one user, oldest first."""
+        return self.indices[self.indptr[user] : self.indptr[user + 1]]
+
+    def select_entries(self, keep: NDArray[np.bool_]) -> UserItemMatrix:
+        """The same users and items with only the entries where ``keep`` (bool ``[nnz]``) is true."""
+        kept_before = np.concatenate([[0], np.cumsum(keep, dtype=np.int64)])
+        return UserItemMatrix(
+            indptr=kept_before[self.indptr],
+            indices=self.indices[keep],
+            values=self.values[keep],
+            times=self.times[keep],
+            n_items=self.n_items,
+        )
+
+    def select_users(self, users: NDArray[np.integer]) -> UserItemMatrix:
+        """The rows ``users`` (int ``[k]``), in that order, as a k × m matrix."""
+        lengths = self.row_lengths[users]
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        entries = np.arange(indptr[-1]) + np.repeat(self.indptr[users] - indptr[:-1], lengths)
+        return UserItemMatrix(indptr, self.indices[entries], self.values[entries], self.times[entries], self.n_items)
+
+    def select_items(self, items: NDArray[np.integer]) -> UserItemMatrix:
+        """The columns ``items`` (int ``[k]``, unique), in that order, as an n × k matrix."""
+        position = np.full(self.n_items, -1, dtype=np.int32)
+        position[items] = np.arange(len(items), dtype=np.int32)
+        kept = self.select_entries(position[self.indices] >= 0)
+        return replace(kept, indices=position[kept.indices], n_items=len(items))
+
+    def csr(self) -> sp.csr_array:
+        """float32 CSR ``[n, m]`` with sorted column indices (a copy; the order in time is lost)."""
+        matrix = sp.csr_array((self.values, self.indices, self.indptr), shape=(self.n_users, self.n_items))
+        return matrix.sorted_indices()
+
+    @classmethod
+    def from_entries(
+        cls,
+        users: NDArray[np.integer],
+        items: NDArray[np.integer],
+        values: NDArray[np.floating],
+        times: NDArray[np.integer],
+        *,
+        n_users: int,
+        n_items: int,
+    ) -> UserItemMatrix:
+        """Build from coordinate lists (each ``[nnz]``); entries of a user are put in order of time, ties as given."""
+        order = np.lexsort((np.arange(len(users)), times, users))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(users, minlength=n_users))]).astype(np.int64)
+        return cls(
+            indptr=indptr,
+            indices=np.asarray(items, dtype=np.int32)[order],
+            values=np.asarray(values, dtype=np.float32)[order],
+            times=np.asarray(times, dtype=np.int64)[order],
+            n_items=n_items,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ItemTable:
+    """A platform's catalogue, in column order of its matrix.
+
+    Attributes:
+        keys: namespaced item keys, unique: ``imdb:0114709``.
+        titles: one per key; the key itself where no title is known.
+        genres: one tuple per key, possibly empty.
+        attributes: free attributes, one row per key (m rows), columns as in the items file; kept for the deep models.
+    """
+
+    keys: tuple[str, ...]
+    titles: tuple[str, ...]
+    genres: tuple[tuple[str, ...], ...]
+    attributes: pl.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True, eq=False)
+class PlatformData:
+    """Everything one platform brings: its users' matrix, its catalogue, and the profiles it may use at home.
+
+    Attributes:
+        user_ids: one string per row of ``interactions``. Private: never logged, never sent.
+        items: the catalogue, in column order.
+        interactions: n users × m items.
+        feedback: what ``interactions.values`` mean.
+        users: profile attributes, one row per user id, or None. Private.
+        report: what cleaning dropped and why.
+    """
+
+    user_ids: tuple[str, ...]
+    items: ItemTable
+    interactions: UserItemMatrix
+    feedback: Feedback
+    users: pl.DataFrame | None
+    report: CleaningReport

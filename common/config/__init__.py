@@ -1,0 +1,1 @@
+"""Configuration: YAML files into frozen models, checked once, at the edge."""

@@ -1,0 +1,39 @@
+"""What is trained: the factorisation's hyperparameters, under their standard names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.config.base import FrozenModel
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+class FactorizationConfig(FrozenModel):
+    """Matrix factorisation by alternating least squares (mechanism in ``docs/mechanism.md``).
+
+    Implicit feedback minimises Σ_u [Σ_{i∈Ω_u} w_ui (1 − uᵀv_i)² + α₀ Σ_{i∈C_p} (uᵀv_i)² + λ_u‖u‖²] + Σ_i λ_i‖v_i‖²
+    (Rendle et al. 2021); explicit feedback Σ_ui (r_ui − μ − b_u − b_i − uᵀv_i)² + λ(‖u‖² + b_u² + ‖v_i‖² + b_i²).
+    """
+
+    feedback: Literal["implicit", "explicit"] = "implicit"
+    dimension: Annotated[int, Field(ge=1, le=1024)] = 32
+    """d: length of a user or item factor."""
+    regularization: Positive = 30.0
+    """λ of users and items."""
+    item_regularization: Positive | None = None
+    """λ of items where it differs from that of users."""
+    regularization_exponent: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """ν: scales λ_u by (|Ω_u| + α₀|C_p|)^ν and λ_i by (n_i + α₀ N_i)^ν; 0 leaves λ as it is (Rendle et al. 2021, eq. 5)."""
+    unobserved_weight: Annotated[float, Field(ge=0)] = 1.0
+    """α₀: weight of a pair that was not observed."""
+    iterations: Annotated[int, Field(ge=1, le=10_000)] = 10
+    """Sweeps of local or pooled training; the number of server rounds of a federation is set there."""
+    solver: Literal["cholesky", "cg"] = "cholesky"
+    cg_steps: Annotated[int, Field(ge=1, le=100)] = 3
+    init_scale: Positive = 0.1
+    """Standard deviation of an initial item factor, times 1/√d."""
+    backend: Literal["auto", "tensorflow", "numba"] = "auto"
+    """auto: TensorFlow where it finds a GPU, the numba kernel on a CPU. Same numbers to float error."""

@@ -1,0 +1,115 @@
+"""Every error crossfed raises on purpose, in one tree.
+
+    CrossfedError
+    ├── ConfigError            a YAML file, an option or a --set override is wrong
+    ├── DataError              an input file cannot be used as it is
+    ├── CatalogueError         item keys, digests, cards or the vocabulary do not fit
+    │   └── SecretMismatchError   two platforms made their digests with different secrets
+    ├── ContractError          an array or request that the contract does not declare
+    │   └── EgressRefusedError    … and that was about to leave the platform
+    ├── PrivacyError           a privacy parameter or request that cannot be honoured
+    │   ├── BudgetExceededError   the ledger refuses: the budget would be exceeded
+    │   └── LedgerError           the ledger file is damaged, tampered with or missing
+    ├── SecureSumError         a step of the secure sum that must not go on
+    ├── StoreError             a model store that cannot be read or written
+    │   └── NewerStoreError       … because a newer crossfed wrote it
+    ├── FederationError        a round that cannot be run: quorum, deadline, vocabulary
+    └── PlatformError          a platform answered with an error; carries its code only
+
+Each class has a ``code``: a short constant string, the only part of an error that may cross the wire. Messages name the
+file, line or field at fault and the way to mend it; they never hold user ids, interactions or secrets.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CrossfedError(Exception):
+    """Base of every deliberate crossfed error."""
+
+    code: ClassVar[str] = "error"
+
+
+class ConfigError(CrossfedError):
+    """A configuration value is wrong; the message names file and key path."""
+
+    code = "config"
+
+
+class DataError(CrossfedError):
+    """An input file cannot be used; the message names file, line or column."""
+
+    code = "data"
+
+
+class CatalogueError(CrossfedError):
+    """Item keys, digests, cards or the vocabulary do not fit together."""
+
+    code = "catalogue"
+
+
+class SecretMismatchError(CatalogueError):
+    """Platforms made their item digests with different federation secrets."""
+
+    code = "secret-mismatch"
+
+
+class ContractError(CrossfedError):
+    """A request or an array is not what the contract declares."""
+
+    code = "contract"
+
+
+class EgressRefusedError(ContractError):
+    """The egress guard refused to let something leave the platform."""
+
+    code = "egress-refused"
+
+
+class PrivacyError(CrossfedError):
+    """A privacy parameter or request cannot be honoured."""
+
+    code = "privacy"
+
+
+class BudgetExceededError(PrivacyError):
+    """The privacy budget would be exceeded; nothing was released."""
+
+    code = "budget-exceeded"
+
+
+class LedgerError(PrivacyError):
+    """The budget ledger is damaged, tampered with, rolled back or missing."""
+
+    code = "ledger"
+
+
+class SecureSumError(CrossfedError):
+    """A step of the secure sum was refused because going on could reveal a part."""
+
+    code = "secure-sum"
+
+
+class StoreError(CrossfedError):
+    """A model store or checkpoint cannot be read or written."""
+
+    code = "store"
+
+
+class NewerStoreError(StoreError):
+    """The store was written by a newer crossfed; upgrade to read it."""
+
+    code = "store-newer"
+
+
+class FederationError(CrossfedError):
+    """A server round cannot be run: quorum, deadline or vocabulary."""
+
+    code = "federation"
+
+
+class PlatformError(CrossfedError):
+    """A platform answered with an error. Only its code crossed the wire."""
+
+    code = "platform"

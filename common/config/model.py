@@ -26,7 +26,7 @@ class FactorizationConfig(FrozenModel):
     item_regularization: Positive | None = None
     """λ of items where it differs from that of users."""
     regularization_exponent: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """ν: scales λ_u by (|Ω_u| + α₀|C_p|)^ν and λ_i by (n_i + α₀ N_i)^ν; 0 leaves λ as it is (Rendle et al. 2021, eq. 5)."""
+    """ν: scales λ_u by (|Ω_u| + α₀|C_p|)^ν and λ_i by (n_i + α₀ N_i)^ν; 0 leaves λ (Rendle et al. 2021, eq. 5)."""
     unobserved_weight: Annotated[float, Field(ge=0)] = 1.0
     """α₀: weight of a pair that was not observed."""
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 10

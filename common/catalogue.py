@@ -1,0 +1,245 @@
+"""Item identity across platforms: keys, digests, the union vocabulary, and encrypted item cards.
+
+An item key is a namespaced public id (``imdb:0114709``) or a platform-private one (``shop:sku-17``). Platforms agree on
+what is the same item through the *digest* HMAC-SHA256(federation secret, key); the aggregator sees digests only, and the
+union of all digests is the :class:`Vocabulary`. Digests are pseudonyms, not secrets from those who hold the federation
+secret (see the privacy card): they hide the key from the aggregator, not the size of a catalogue.
+
+*Item cards* carry key, title and genres to the other platforms, encrypted under a key derived from the same secret and
+bound to their digest, so that the aggregator relays what it cannot read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from common.errors import CatalogueError, SecretMismatchError
+
+DIGEST_BYTES = 32
+_NONCE_BYTES = 12
+# Cards are padded to a multiple of this, so that the ciphertext's length says little about the title's.
+_CARD_BLOCK = 128
+_MIN_SECRET_BYTES = 16
+_KEY_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*:\S(?:.*\S)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCard:
+    """What a platform lets others show of an item."""
+
+    key: str
+    title: str
+    genres: tuple[str, ...] = ()
+    link: str | None = None
+
+
+class FederationSecret:
+    """The secret that the platforms share and the aggregator never has.
+
+    Args:
+        secret: at least 16 random bytes; :meth:`generate` makes 32.
+
+    Raises:
+        CatalogueError: the secret is too short.
+    """
+
+    __slots__ = ("_card_cipher", "_digest_key", "fingerprint")
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) < _MIN_SECRET_BYTES:
+            raise CatalogueError(
+                f"the federation secret has {len(secret)} bytes; it needs at least {_MIN_SECRET_BYTES} random ones"
+            )
+        self._digest_key = _derive(secret, b"crossfed item digest v1")
+        self._card_cipher = AESGCMSIV(_derive(secret, b"crossfed item card v1"))
+        self.fingerprint = _derive(secret, b"crossfed secret fingerprint v1")[:8].hex()
+        """16 hex digits that tell whether two platforms hold the same secret, and nothing about it."""
+
+    def __repr__(self) -> str:
+        return f"FederationSecret(fingerprint={self.fingerprint})"
+
+    @staticmethod
+    def generate() -> bytes:
+        """32 bytes from the operating system's CSPRNG."""
+        return os.urandom(32)
+
+    def digests(self, keys: Iterable[str]) -> NDArray[np.uint8]:
+        """HMAC-SHA256 of each key: uint8 ``[m, 32]``.
+
+        Raises:
+            CatalogueError: a key is not ``namespace:id``.
+        """
+        rows = [hmac.digest(self._digest_key, check_key(key).encode(), hashlib.sha256) for key in keys]
+        return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), DIGEST_BYTES)
+
+    def seal_cards(self, cards: Sequence[ItemCard], digests: NDArray[np.uint8]) -> list[bytes]:
+        """Encrypt each card for the holders of the secret, bound to its digest (AES-256-GCM-SIV)."""
+        return [self._seal(card, digest.tobytes()) for card, digest in zip(cards, digests, strict=True)]
+
+    def open_cards(self, sealed: Sequence[bytes], digests: NDArray[np.uint8]) -> list[ItemCard | None]:
+        """Decrypt cards; an empty one (an item nobody described) is None.
+
+        Raises:
+            CatalogueError: a card was made with another secret, or tampered with, or stands beside the wrong item.
+        """
+        return [self._open(box, digest.tobytes()) if box else None for box, digest in zip(sealed, digests, strict=True)]
+
+    def _seal(self, card: ItemCard, digest: bytes) -> bytes:
+        text = json.dumps([card.key, card.title, card.genres, card.link], ensure_ascii=False).encode()
+        padded = text + b" " * (-len(text) % _CARD_BLOCK)
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._card_cipher.encrypt(nonce, padded, digest)
+
+    def _open(self, box: bytes, digest: bytes) -> ItemCard:
+        try:
+            text = self._card_cipher.decrypt(box[:_NONCE_BYTES], box[_NONCE_BYTES:], digest)
+            key, title, genres, link = json.loads(text)
+        except (InvalidTag, ValueError) as error:
+            raise CatalogueError(
+                "an item card cannot be opened: it was made with another federation secret, or altered on the way"
+            ) from error
+        return ItemCard(key=key, title=title, genres=tuple(genres), link=link)
+
+
+def _derive(secret: bytes, purpose: bytes) -> bytes:
+    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=purpose).derive(secret)
+
+
+def check_key(key: str) -> str:
+    """Return ``key`` if it is a namespaced item key.
+
+    >>> check_key("imdb:0114709")
+    'imdb:0114709'
+
+    Raises:
+        CatalogueError: it has no ``namespace:`` in front, or blanks at an end.
+    """
+    if not _KEY_PATTERN.fullmatch(key):
+        raise CatalogueError(f"item key {key!r} is not 'namespace:id' (for instance imdb:0114709); set items.namespace")
+    return key
+
+
+def check_same_secret(fingerprints: Mapping[str, str]) -> None:
+    """Refuse a federation whose platforms made their digests with different secrets.
+
+    Args:
+        fingerprints: :attr:`FederationSecret.fingerprint` by platform name.
+
+    Raises:
+        SecretMismatchError: names the platforms that differ from the majority.
+    """
+    values = sorted(fingerprints.values())
+    if len(set(values)) <= 1:
+        return
+    common = max(values, key=values.count)
+    odd = sorted(name for name, value in fingerprints.items() if value != common)
+    raise SecretMismatchError(
+        f"the item digests of {', '.join(odd)} were made with another federation secret than those of the other "
+        f"platforms, so no item could ever match; give every platform the same secret file and join again"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The union of all platforms' digests; position in it is an item's row in every shared array.
+
+    Attributes:
+        digests: uint8 ``[m, 32]``, unique. Append-only: an item keeps its position when platforms join later.
+        owners: platform name → int32 positions of the items it shares, in the platform's own order.
+    """
+
+    digests: NDArray[np.uint8]
+    owners: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    @classmethod
+    def empty(cls) -> Vocabulary:
+        return cls(np.zeros((0, DIGEST_BYTES), dtype=np.uint8))
+
+    def extended(self, catalogues: Mapping[str, NDArray[np.uint8]]) -> Vocabulary:
+        """This vocabulary with ``catalogues`` (uint8 ``[m_p, 32]`` by platform name) added.
+
+        New digests go behind the known ones, sorted, so that the result depends neither on the order in which platforms
+        answer nor on how a platform orders its catalogue. A platform already known is replaced; its items stay.
+
+        Raises:
+            CatalogueError: a catalogue is not uint8 ``[m, 32]`` or repeats an item.
+        """
+        known = {row.tobytes(): position for position, row in enumerate(self.digests)}
+        rows_of = {name: _digest_rows(name, digests) for name, digests in sorted(catalogues.items())}
+        new = sorted(set().union(*rows_of.values()) - known.keys()) if rows_of else []
+        position_of = known | {row: len(known) + offset for offset, row in enumerate(new)}
+        owners = dict(self.owners)
+        for name, rows in rows_of.items():
+            owners[name] = np.fromiter((position_of[row] for row in rows), dtype=np.int32, count=len(rows))
+        added = np.frombuffer(b"".join(new), dtype=np.uint8).reshape(len(new), DIGEST_BYTES)
+        return Vocabulary(np.concatenate([self.digests, added]), dict(sorted(owners.items())))
+
+    def positions(self, digests: NDArray[np.uint8]) -> NDArray[np.int32]:
+        """int32 ``[k]``: the position of each digest (uint8 ``[k, 32]``).
+
+        Raises:
+            CatalogueError: one is not in the vocabulary.
+        """
+        known = {row.tobytes(): position for position, row in enumerate(self.digests)}
+        try:
+            return np.fromiter((known[row.tobytes()] for row in digests), dtype=np.int32, count=len(digests))
+        except KeyError:
+            raise CatalogueError(
+                "the vocabulary lacks an item that this platform shares; join the federation again"
+            ) from None
+
+    def ownership(self) -> NDArray[np.bool_]:
+        """Bool ``[m, P]``: who shares what, platforms in sorted order."""
+        mask = np.zeros((len(self), len(self.owners)), dtype=np.bool_)
+        for column, name in enumerate(sorted(self.owners)):
+            mask[self.owners[name], column] = True
+        return mask
+
+    def shared_items(self) -> int:
+        """How many items more than one platform shares."""
+        return int((self.ownership().sum(axis=1) > 1).sum())
+
+
+def _digest_rows(platform: str, digests: NDArray[np.uint8]) -> list[bytes]:
+    if digests.dtype != np.uint8 or digests.ndim != 2 or digests.shape[1] != DIGEST_BYTES:
+        raise CatalogueError(
+            f"platform {platform}: digests are {digests.dtype} {digests.shape}, not uint8 [m, {DIGEST_BYTES}]"
+        )
+    rows = [row.tobytes() for row in digests]
+    if len(set(rows)) != len(rows):
+        raise CatalogueError(f"platform {platform}: its catalogue repeats an item; item keys must be unique")
+    return rows
+
+
+def pack_blobs(blobs: Sequence[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Byte strings as one uint8 array and int64 ``[n + 1]`` offsets, the form in which cards travel."""
+    offsets = np.concatenate([[0], np.cumsum([len(blob) for blob in blobs], dtype=np.int64)]).astype(np.int64)
+    return np.frombuffer(b"".join(blobs), dtype=np.uint8), offsets
+
+
+def unpack_blobs(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> list[bytes]:
+    """The inverse of :func:`pack_blobs`.
+
+    Raises:
+        CatalogueError: the offsets do not cut ``data``.
+    """
+    if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(data) or np.any(np.diff(offsets) < 0):
+        raise CatalogueError("item cards: the offsets do not fit the data")
+    raw = data.tobytes()
+    return [raw[start:end] for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]

@@ -1,0 +1,73 @@
+"""What the aggregator may ask a platform agent, and what comes back: plain data, whatever carries it.
+
+In the simulator the courier hands these objects over in process; in deployment they cross a Unix socket
+(``common/proto/agent.proto``) and Flower (``common/messages.py``). An :class:`AgentReply` to a request that failed
+carries the error's code and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+JsonScalar = str | int | float | bool | None
+Json = JsonScalar | list["Json"] | dict[str, "Json"]
+Arrays = Mapping[str, NDArray[Any]]
+
+Kind = Literal["join", "vocabulary", "counts", "statistics", "finish"]
+KINDS: tuple[Kind, ...] = ("join", "vocabulary", "counts", "statistics", "finish")
+
+OK = "ok"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AgentRequest:
+    """One request of the aggregator.
+
+    Attributes:
+        kind: which step of the protocol (:data:`KINDS`).
+        run_id: the federation run that it belongs to.
+        server_round: 0 for the handshake, then 1, 2, …
+        config: small public values.
+        arrays: shared parameters, as the contract declares them.
+    """
+
+    kind: str
+    run_id: str
+    server_round: int
+    config: Mapping[str, Json] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AgentReply:
+    """A platform's answer; ``code`` is :data:`OK` or the code of a :class:`~common.errors.CrossfedError`."""
+
+    platform: str
+    kind: str
+    server_round: int
+    code: str = OK
+    config: Mapping[str, Json] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+class AgentConnection(Protocol):
+    """How a courier reaches its platform's agent."""
+
+    def exchange(self, request: AgentRequest) -> AgentReply:
+        """Hand over one request and wait for the answer."""
+        ...
+
+
+def nbytes(arrays: Arrays) -> int:
+    """Bytes of all arrays."""
+    return sum(np.asarray(array).nbytes for array in arrays.values())

@@ -1,0 +1,185 @@
+"""What may be in a message: the arrays of each kind, their dtypes and shapes, declared once for both ends of the wire.
+
+The platform's egress guard checks what it sends, the aggregator what it receives, both with :meth:`MessageSpec.check`.
+A contract is about form alone. Nothing here looks at how large a value is: a refusal that depended on a norm would
+itself release a bit about the data.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import ContractError
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_DTYPES = frozenset(
+    ["bool", "float16", "float32", "float64"] + [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+)
+_MAX_BYTES = 2**31 - 1
+"""Largest message that gRPC and protobuf carry."""
+_MAX_DIMENSIONS = 8
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of a message.
+
+    Attributes:
+        name: lower-case identifier, unique within its message.
+        dtype: a fixed-size NumPy name (``float32``, ``uint64``, ``bool``); bytes are little-endian on the wire.
+            Objects, text, complex and extended precision (whose padding is uninitialised memory) cannot be declared.
+        shape: one entry per axis: a positive length, or the name of a size that the message is checked with; ``()`` for
+            a single number.
+        finite: whether NaN and infinities are refused (floats only).
+
+    Raises:
+        ContractError: the declaration itself is wrong.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    finite: bool = True
+
+    def __post_init__(self) -> None:
+        if type(self.name) is not str or not _NAME.fullmatch(self.name):
+            raise ContractError(f"array name {self.name!r}: use a lower-case identifier of at most 64 characters")
+        if self.dtype not in _DTYPES:
+            raise ContractError(f"array {self.name!r}: dtype {self.dtype!r} is not one of {', '.join(sorted(_DTYPES))}")
+        if type(self.shape) is not tuple or len(self.shape) > _MAX_DIMENSIONS:
+            raise ContractError(f"array {self.name!r}: shape must be a tuple of at most {_MAX_DIMENSIONS} axes")
+        for axis in self.shape:
+            if not (_is_length(axis) or (type(axis) is str and axis.isidentifier())):
+                raise ContractError(
+                    f"array {self.name!r}: axis {axis!r} is neither a positive length nor a size's name"
+                )
+
+    def resolved_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape with every named size filled in.
+
+        Raises:
+            ContractError: a size is not given or is not a positive integer.
+        """
+        return tuple(self._length(axis, sizes) for axis in self.shape)
+
+    def _length(self, axis: int | str, sizes: Mapping[str, int]) -> int:
+        if isinstance(axis, int):
+            return axis
+        length = sizes.get(axis)
+        if length is None or not _is_length(length):
+            raise ContractError(f"array {self.name!r}: size {axis!r} must be given as a positive integer")
+        return int(length)
+
+
+@dataclass(frozen=True)
+class MessageSpec:
+    """One kind of message: exactly these arrays, no more and no fewer.
+
+    Attributes:
+        kind: name of the message, unique within a federation.
+        arrays: each name once; none for a bare acknowledgement.
+        max_bytes: most bytes that all arrays together may have.
+
+    Raises:
+        ContractError: the declaration itself is wrong.
+    """
+
+    kind: str
+    arrays: tuple[ArraySpec, ...]
+    max_bytes: int = _MAX_BYTES
+
+    def __post_init__(self) -> None:
+        if type(self.kind) is not str or not _NAME.fullmatch(self.kind):
+            raise ContractError(f"message kind {self.kind!r}: use a lower-case identifier of at most 64 characters")
+        names = [spec.name for spec in self.arrays]
+        if len(set(names)) != len(names):
+            raise ContractError(f"message {self.kind!r}: an array name is declared twice")
+        if not 0 < self.max_bytes <= _MAX_BYTES:
+            raise ContractError(f"message {self.kind!r}: max_bytes must be between 1 and {_MAX_BYTES}")
+
+    def check(self, arrays: Mapping[str, NDArray[np.generic]], sizes: Mapping[str, int]) -> None:
+        """Accept ``arrays`` only if they are what is declared; nothing is converted, copied or reshaped.
+
+        Refused by name: a missing or undeclared array; anything that is not a plain ``np.ndarray`` (subclasses, memory
+        maps, lists); another dtype or byte order; another shape; memory that is not C-contiguous; NaN or infinity where
+        ``finite``; a bool that is neither 0 nor 1 in memory; more than ``max_bytes`` in all. A read-only array is
+        accepted: it is what deserialisers and frozen contributions hold.
+
+        Args:
+            arrays: name → array; a plain ``dict`` or a read-only view of one.
+            sizes: name → positive length for every size named in a shape; others are ignored.
+
+        Raises:
+            ContractError: the message names the array and what is wrong with it; no other exception is raised.
+        """
+        if type(arrays) not in (dict, MappingProxyType) or type(sizes) not in (dict, MappingProxyType):
+            raise ContractError(f"message {self.kind!r}: arrays and sizes must be plain dicts")
+        self._check_names(arrays)
+        total = 0
+        for spec in self.arrays:
+            array = arrays[spec.name]
+            problem = _form_problem(array, spec, sizes)
+            if problem is not None:
+                raise ContractError(f"message {self.kind!r}, array {spec.name!r}: {problem}")
+            total += array.nbytes
+        if total > self.max_bytes:
+            raise ContractError(f"message {self.kind!r}: {total} bytes in all, more than the {self.max_bytes} allowed")
+        # Only once the size is known to be bounded is the content read.
+        for spec in self.arrays:
+            problem = _value_problem(arrays[spec.name], spec)
+            if problem is not None:
+                raise ContractError(f"message {self.kind!r}, array {spec.name!r}: {problem}")
+
+    def _check_names(self, arrays: Mapping[str, object]) -> None:
+        declared = {spec.name for spec in self.arrays}
+        if any(type(name) is not str for name in arrays):
+            raise ContractError(f"message {self.kind!r}: an array's name is not text")
+        for name in arrays:
+            if name not in declared:
+                raise ContractError(f"message {self.kind!r}, array {name[:64]!r}: not declared in the contract")
+        for name in sorted(declared - set(arrays)):
+            raise ContractError(f"message {self.kind!r}, array {name!r}: missing")
+
+
+def _is_length(value: object) -> bool:
+    return type(value) is int and 0 < value < 2**63
+
+
+def _form_problem(array: object, spec: ArraySpec, sizes: Mapping[str, int]) -> str | None:
+    """What is wrong with the type, dtype, shape or layout; None if nothing is."""
+    if type(array) is not np.ndarray:
+        return f"must be a plain NumPy array, not {type(array).__name__}"
+    expected = np.dtype(spec.dtype).newbyteorder("<")
+    if array.dtype != expected or array.dtype.metadata is not None:
+        return f"dtype is {array.dtype.str}, declared {expected.str}"
+    shape = spec.resolved_shape(sizes)
+    if array.shape != shape:
+        return f"shape is {array.shape}, declared {shape}"
+    if not array.flags.c_contiguous:
+        return "memory is not C-contiguous; send np.ascontiguousarray of it"
+    return None
+
+
+def _value_problem(array: NDArray[np.generic], spec: ArraySpec) -> str | None:
+    if spec.finite and array.dtype.kind == "f" and not np.isfinite(array).all():
+        return "holds NaN or an infinity"
+    # A bool byte has 256 values; seven of its bits could carry anything.
+    if array.dtype.kind == "b" and array.view(np.uint8).max() > 1:
+        return "holds a bool that is neither 0 nor 1"
+    return None
+
+
+def message_bytes(spec: MessageSpec, sizes: Mapping[str, int]) -> int:
+    """Bytes of one message's arrays at these sizes.
+
+    Raises:
+        ContractError: a size is not given.
+    """
+    return sum(np.dtype(a.dtype).itemsize * math.prod(a.resolved_shape(sizes)) for a in spec.arrays)

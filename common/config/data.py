@@ -1,0 +1,151 @@
+"""Where a platform's data lies, what its columns are called, and how it is cleaned."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.config.base import FrozenModel
+from common.config.loader import ConfigPath
+
+Separator = Annotated[str, Field(min_length=1, max_length=1)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Namespace = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+FileFormat = Literal["auto", "csv", "tsv", "parquet", "inter"]
+
+
+class FileConfig(FrozenModel):
+    """What interactions, items and users files have in common."""
+
+    format: FileFormat = "auto"
+    """inter: RecBole's text files with typed headers. auto goes by the name: .csv, .tsv, .txt (also .gz), .parquet, and
+    RecBole's .inter, .item and .user."""
+    separator: Separator | None = None
+    """Between the fields of a text file; null: comma for csv, tab for tsv and RecBole."""
+    header: bool = True
+    """false: the first line is data, and the columns are called column_1, column_2, …"""
+
+
+class InteractionsConfig(FileConfig):
+    """One row per interaction. A column that is not named is guessed from well-known names (user_id, rating, …)."""
+
+    path: ConfigPath
+    user_column: str | None = None
+    item_column: str | None = None
+    value_column: str | None = None
+    """The rating or the event's weight. Where there is one, rows without a finite value are dropped."""
+    time_column: str | None = None
+    """When it happened; without one, the order of the rows counts."""
+    time_format: Literal["auto", "unix", "iso", "order"] = "auto"
+    """unix: seconds, milliseconds or microseconds since 1970; iso: ISO 8601, UTC unless it says otherwise; order: a
+    number that grows along a user's history; auto: each of them, as the field looks."""
+
+
+class ItemsConfig(FileConfig):
+    """The catalogue, one row per item."""
+
+    path: ConfigPath | None = None
+    """Without a file the catalogue is made from the interactions."""
+    id_column: str | None = None
+    """The column that the interactions' item column refers to."""
+    key_column: str | None = None
+    """The column with the public id that platforms agree on; null: ``<namespace>_id`` if there is one, else the id."""
+    namespace: Namespace | None = None
+    """Put before each public id: imdb makes imdb:0114709. Without it the values of ``key_column`` must have their
+    namespace already; without ``key_column`` either, ids are the platform's own and take its name as namespace."""
+    without_key: Literal["private", "drop"] = "private"
+    """An item that has no public id gets a key of the platform's own, or is left out."""
+    title_column: str | None = None
+    genres_column: str | None = None
+    genre_separator: Annotated[str, Field(min_length=1)] | None = None
+    """null: a blank for RecBole's files, | for others."""
+    attribute_columns: tuple[str, ...] | None = None
+    """Kept for the deep models; null: all other columns."""
+
+
+class UsersConfig(FileConfig):
+    """Profile attributes, one row per user. They never leave the platform."""
+
+    path: ConfigPath
+    id_column: str | None = None
+    attribute_columns: tuple[str, ...] | None = None
+    """null: all other columns."""
+
+
+class CleaningConfig(FrozenModel):
+    """Rules for rows, then for one user's history at a time, then for counts over all users, in this order."""
+
+    value_range: tuple[float, float] | None = None
+    """Lowest and highest value that is believed; rows outside are dropped."""
+    duplicates: Literal["last", "first"] = "last"
+    """Which of a user's interactions with the same item is kept, by time and then by order in the file."""
+    missing_times: Literal["keep", "drop"] = "keep"
+    """keep: a row with an empty time counts as older than the user's others. (An unreadable time is always dropped.)"""
+    positive_threshold: float | None = None
+    """Implicit feedback from ratings: keep those of at least this value (of the duplicates, the kept one decides)."""
+    implicit_weights: Literal["one", "value"] = "one"
+    """Implicit feedback: every event weighs one, or its value (which must then be positive)."""
+    max_history: AtLeastOne | None = None
+    """Keep only each user's latest interactions."""
+    min_user_interactions: Count = 0
+    """Drop users with fewer."""
+    min_item_interactions: Count = 0
+    """Then drop items with fewer, once. Depends on other users."""
+    k_core: AtLeastOne | None = None
+    """Then drop users and items with fewer than k until all have k. Depends on other users."""
+
+    @model_validator(mode="after")
+    def _range_in_order(self) -> Self:
+        if self.value_range is not None and self.value_range[0] > self.value_range[1]:
+            raise ValueError("value_range: the lowest value comes first")
+        return self
+
+    def depends_on_other_users(self) -> bool:
+        """Whether one user's presence can change what is kept of another's history."""
+        return self.min_item_interactions > 1 or self.k_core is not None
+
+
+class DataConfig(FrozenModel):
+    """All of one platform's data."""
+
+    interactions: InteractionsConfig
+    items: ItemsConfig = ItemsConfig()
+    users: UsersConfig | None = None
+    feedback: Literal["implicit", "explicit"] = "implicit"
+    """What the values mean: events (whatever is there is liked) or ratings."""
+    catalogue: Literal["items_file", "interactions"] | None = None
+    """items_file: every item of the file, and no other; interactions: the items that are left after cleaning; null:
+    items_file where there is one."""
+    cleaning: CleaningConfig = CleaningConfig()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.catalogue == "items_file" and self.items.path is None:
+            raise ValueError("catalogue: items_file needs items.path")
+        if self.feedback == "explicit" and self.cleaning.positive_threshold is not None:
+            raise ValueError("cleaning.positive_threshold is for feedback: implicit; explicit keeps all ratings")
+        if self.feedback == "explicit" and self.cleaning.implicit_weights != "one":
+            raise ValueError("cleaning.implicit_weights is for feedback: implicit")
+        return self
+
+    @property
+    def catalogue_from_file(self) -> bool:
+        """Whether the items file alone says what the catalogue is."""
+        return self.items.path is not None and self.catalogue != "interactions"
+
+    def settings_that_depend_on_other_users(self) -> tuple[str, ...]:
+        """Key paths of the settings that user-level differential privacy must refuse, empty where there are none.
+
+        With any of them one user's presence changes another user's history or publishes a membership, so that the
+        privacy mechanism's sensitivity, which is per user, no longer bounds what one user can change.
+        """
+        found = []
+        if not self.catalogue_from_file:
+            found.append("catalogue" if self.items.path is not None else "items.path")
+        if self.cleaning.min_item_interactions > 1:
+            found.append("cleaning.min_item_interactions")
+        if self.cleaning.k_core is not None:
+            found.append("cleaning.k_core")
+        return tuple(found)

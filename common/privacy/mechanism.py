@@ -1,0 +1,261 @@
+"""The user-level mechanism of the factorisation: clip, weigh, quantise, sum, add noise. Nothing leaves without it.
+
+Neighbouring data sets differ by one user's whole history on one platform, added or removed. For every array that
+:class:`UserLevelMechanism` releases, a user's contribution is a function of that user's history, released values and
+public parameters alone, so the L2 sensitivity is the largest norm of one contribution:
+
+- counts: x_i = min(1, √(K/n_u)) on the n_u items and 1 on one more coordinate that counts users:
+  Σ_i x_i² + 1 = n_u·min(1, K/n_u) + 1 ≤ K + 1.
+- item vectors: row i is w_ui·u with ‖u‖ ≤ Γ and Σ_i w_ui² = B. All rows of one user together:
+  Σ_i w_ui²‖u‖² = B‖u‖² ≤ B·Γ², so √B·Γ jointly, however many items the user has.
+- user Gram matrix: ‖u uᵀ‖_F = ‖u‖² ≤ Γ². Its upper triangle is sent with off-diagonal entries times √2, which keeps the
+  Frobenius norm; independent noise on it is the symmetrised (N + Nᵀ)/2 of the full matrix.
+- item Gram matrices: Σ_i w_ui²‖u uᵀ‖_F² ≤ B·Γ⁴, so √B·Γ².
+
+Arithmetic: each contribution is quantised *toward zero* to whole grid steps in 64-bit floats, after a shrink by
+1 − 2⁻³⁰, far above their error, so no norm grows; the sums are exact in integers; the noise is an exact discrete
+Gaussian (:mod:`common.privacy.sampler`), added in integers. So neither the gaps of floating-point noise (Mironov 2012)
+nor the rounding of floating-point sums, which depends on the order of users (Casacuberta et al. 2022), can break the
+bound, and nothing is clipped after noise. Privacy of the discrete noise:
+:attr:`common.privacy.plan.GaussianNoise.grid_step`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import PrivacyError
+from common.privacy.contribution import ContributionKind, PrivatizedContribution, Release, ReleasedArray, mint
+from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise, ReleasePlan
+from common.privacy.postprocess import isometric_scale
+from common.privacy.sampler import NoiseSource, SystemNoise, discrete_gaussian
+
+_SHRINK = 1 - 2.0**-30
+_EXACT_FLOAT = 2.0**53
+
+
+class PlainMechanism:
+    """``mode: none``: passes arrays through unchanged, marked as not private and as spending without bound."""
+
+    def release(
+        self, kind: ContributionKind, server_round: int, arrays: Mapping[str, NDArray[np.floating]]
+    ) -> PrivatizedContribution:
+        """Wrap exact ``arrays``; the ledger marks the data as spent without bound."""
+        return mint(
+            kind=kind,
+            server_round=server_round,
+            private=False,
+            arrays=dict(arrays),
+            grid_steps={},
+            masked=frozenset(),
+            releases=(Release(kind=kind, mechanism="none", noise_multiplier=0.0),),
+        )
+
+
+class UserLevelMechanism:
+    """Releases counts and statistics of one platform's users under a :class:`ReleasePlan`.
+
+    Guarantees:
+        Everything released over the plan's rounds together is (ε, δ)-DP for every user of this platform, provided that
+        of arrays in ``masked`` only the sum with the shares of at least ``shares`` honest platforms is seen.
+
+    Args:
+        plan: public; the same on all platforms of a secure sum.
+        noise: the system's generator unless a test injects another.
+    """
+
+    def __init__(self, plan: ReleasePlan, noise: NoiseSource | None = None) -> None:
+        self._plan = plan
+        self._noise = SystemNoise() if noise is None else noise
+
+    @property
+    def plan(self) -> ReleasePlan:
+        return self._plan
+
+    def counts(self, indptr: NDArray[np.int64], indices: NDArray[np.int32], *, n_items: int) -> PrivatizedContribution:
+        """Release how many users have each item, and how many users there are.
+
+        Args:
+            indptr: int64 ``[n + 1]``, row ``u`` is ``indptr[u]:indptr[u + 1]``.
+            indices: int32 ``[nnz]``, items of the union vocabulary, unique within a row.
+            n_items: m, the vocabulary's size; every item gets noise, had or not.
+
+        Returns:
+            Array ``counts``, int64 ``[m + 1]``, the last entry being the number of users.
+
+        Raises:
+            PrivacyError: the rows are not valid.
+        """
+        lengths = _checked_lengths(indptr, indices, n_items)
+        noise = self._plan.counts
+        per_user = _toward_zero(self._count_weights(lengths) / noise.grid_step)
+        sums = _exact_sums(indices, np.repeat(per_user, lengths), n_items)
+        users = len(lengths) * int(_SHRINK / noise.grid_step)
+        arrays = {"counts": self._add_noise(np.append(sums, users), noise)}
+        release = Release(kind="counts", mechanism="gaussian", noise_multiplier=noise.noise_multiplier)
+        return self._contribution("counts", 0, arrays, {"counts": noise}, (release,))
+
+    def statistics(
+        self,
+        server_round: int,
+        indptr: NDArray[np.int64],
+        indices: NDArray[np.int32],
+        user_factors: NDArray[np.float32],
+        item_weights: NDArray[np.float64],
+    ) -> PrivatizedContribution:
+        """Release one round's sums over users.
+
+        Args:
+            server_round: 1 … T of the plan.
+            indptr: int64 ``[n + 1]``.
+            indices: int32 ``[nnz]``, items of the union vocabulary, unique within a row.
+            user_factors: float32 ``[n, d]``; row ``u`` must depend on user ``u``'s history and released values alone.
+            item_weights: float64 ``[m]``, ĉ_i^(−q), 0 for items that are not kept; from released counts, never from own
+                ones (:func:`common.privacy.postprocess.item_weights`). A user without kept items contributes nothing.
+
+        Returns:
+            ``item_vectors`` int64 ``[m, d]``; ``user_gram`` int64 ``[d(d+1)/2]``; under ``item_gram`` also
+            ``item_grams`` int64 ``[m, d(d+1)/2]``; triangles with off-diagonals times √2.
+
+        Raises:
+            PrivacyError: a round beyond the plan, rows, factors or weights that are not valid.
+        """
+        if not 1 <= server_round <= len(self._plan.rounds):
+            raise PrivacyError(f"server_round {server_round}: the plan has rounds 1 to {len(self._plan.rounds)} only")
+        noise = self._plan.rounds[server_round - 1]
+        lengths = _checked_lengths(indptr, indices, len(item_weights))
+        _check_finite(user_factors, (len(lengths),), "user_factors")
+        if not (np.isfinite(item_weights).all() and (item_weights >= 0).all()):
+            raise PrivacyError("item_weights: must be finite and at least 0")
+        entries = self._weighted_entries(indices, lengths, item_weights)
+        factors = self._clip(user_factors.astype(np.float64)) * entries.contributing(len(lengths))[:, None]
+        sums = {
+            "item_vectors": entries.sums(factors.T, noise.item_vectors.grid_step),
+            "user_gram": np.array(
+                [_toward_zero(column / noise.user_gram.grid_step).sum() for column in _gram_columns(factors)]
+            ),
+        }
+        noises = {"item_vectors": noise.item_vectors, "user_gram": noise.user_gram}
+        if noise.item_grams is not None:
+            sums["item_grams"] = entries.sums(_gram_columns(factors), noise.item_grams.grid_step)
+            noises["item_grams"] = noise.item_grams
+        arrays = {name: self._add_noise(sums[name], noises[name]) for name in sums}
+        return self._contribution("statistics", server_round, arrays, noises, noise.releases())
+
+    def _count_weights(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+        """min(1, √(K/n_u)) for each user."""
+        limit = self._plan.parameters.max_count_contribution
+        return np.minimum(1.0, np.sqrt(limit / np.maximum(lengths, 1))) * _SHRINK
+
+    def _clip(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rows scaled to an L2 norm of at most Γ."""
+        clip_norm = self._plan.parameters.clip_norm * _SHRINK
+        norms = np.linalg.norm(factors, axis=1, keepdims=True)
+        return np.asarray(factors * np.minimum(1.0, clip_norm / np.maximum(norms, np.finfo(np.float64).tiny)))
+
+    def _weighted_entries(
+        self, indices: NDArray[np.int32], lengths: NDArray[np.int64], item_weights: NDArray[np.float64]
+    ) -> _WeightedEntries:
+        """The kept entries with w_ui = √B·a_i / √(Σ_{j∈Ω_u} a_j²), where Ω_u are the kept items of u."""
+        users = np.repeat(np.arange(len(lengths)), lengths)
+        raw = item_weights[indices]
+        totals = np.bincount(users, weights=raw * raw, minlength=len(lengths))
+        scale = np.zeros(len(lengths))
+        norm = math.sqrt(self._plan.parameters.weight_total) * _SHRINK
+        np.divide(norm, np.sqrt(totals), out=scale, where=totals > 0)
+        kept = raw > 0
+        users = users[kept]
+        return _WeightedEntries(indices[kept], users, raw[kept] * scale[users], len(item_weights))
+
+    def _add_noise(self, sums: NDArray[np.int64], noise: GaussianNoise) -> NDArray[np.int64]:
+        """``sums`` plus this platform's share: a discrete Gaussian of σ = 2^16 grid steps on *every* entry."""
+        share = discrete_gaussian(sums.size, LOG2_SHARE_STEPS, self._noise)
+        return sums + share.reshape(sums.shape)
+
+    def _contribution(
+        self,
+        kind: ContributionKind,
+        server_round: int,
+        arrays: Mapping[str, ReleasedArray],
+        noises: Mapping[str, GaussianNoise],
+        releases: tuple[Release, ...],
+    ) -> PrivatizedContribution:
+        return mint(
+            kind=kind,
+            server_round=server_round,
+            private=True,
+            arrays=arrays,
+            grid_steps={name: noise.grid_step for name, noise in noises.items()},
+            masked=frozenset(name for name, noise in noises.items() if noise.masked),
+            releases=releases,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _WeightedEntries:
+    """Kept (user, item) pairs with their weights, by which rows of users are summed into items."""
+
+    items: NDArray[np.int32]
+    users: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    n_items: int
+
+    def contributing(self, n_users: int) -> NDArray[np.bool_]:
+        """Bool ``[n]``: the users with a kept item."""
+        return np.bincount(self.users, minlength=n_users) > 0
+
+    def sums(self, columns: Iterable[NDArray[np.float64]], grid_step: float) -> NDArray[np.int64]:
+        """int64 ``[m, width]``: Σ w_ui·row_u per item, each product quantised toward zero before it is added.
+
+        ``columns`` are the columns of the users' rows, float64 ``[n]`` each: one at a time, to hold memory at O(nnz).
+        """
+        summed = (
+            _exact_sums(self.items, _toward_zero(self.weights * (column / grid_step)[self.users]), self.n_items)
+            for column in columns
+        )
+        return np.stack(list(summed), axis=1)
+
+
+def _gram_columns(factors: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
+    """Columns (float64 ``[n]``) of the users' packed u uᵀ, off-diagonal entries times √2 (isometric to Frobenius)."""
+    d = factors.shape[1]
+    for (row, column), scale in zip(combinations_with_replacement(range(d), 2), isometric_scale(d), strict=True):
+        yield factors[:, row] * factors[:, column] * scale
+
+
+def _exact_sums(indices: NDArray[np.int32], steps: NDArray[np.int64], n_items: int) -> NDArray[np.int64]:
+    """int64 ``[m]``: whole numbers summed by item. Exact, as no partial sum can reach 2^53 in a 64-bit float."""
+    if len(steps) and float(np.abs(steps).max()) * len(steps) >= _EXACT_FLOAT:
+        sums = np.zeros(n_items, dtype=np.int64)
+        np.add.at(sums, indices, steps)
+        return sums
+    return np.bincount(indices, weights=steps, minlength=n_items).astype(np.int64)
+
+
+def _toward_zero(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    return values.astype(np.int64)
+
+
+def _checked_lengths(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_items: int) -> NDArray[np.int64]:
+    """Row lengths, after checking what the sensitivity rests on: rows in order, items in range and unique in a row."""
+    lengths = np.diff(indptr)
+    if len(indptr) < 1 or indptr[0] != 0 or (lengths < 0).any() or indptr[-1] != len(indices):
+        raise PrivacyError("indptr: must rise from 0 to the number of entries")
+    if len(indices) and (indices.min() < 0 or indices.max() >= n_items):
+        raise PrivacyError(f"indices: items must lie in 0..{n_items - 1}")
+    cells = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths) * n_items + indices
+    cells.sort()
+    if (cells[1:] == cells[:-1]).any():
+        raise PrivacyError("indices: an item occurs twice in a row; clean the interactions first")
+    return lengths
+
+
+def _check_finite(array: NDArray[np.floating], leading_shape: tuple[int, ...], name: str) -> None:
+    if array.ndim != 2 or array.shape[: len(leading_shape)] != leading_shape or not np.isfinite(array).all():
+        raise PrivacyError(f"{name}: must be a finite matrix with one row for each of {leading_shape[0]} users")

@@ -37,3 +37,5 @@ class FactorizationConfig(FrozenModel):
     """Standard deviation of an initial item factor, times 1/√d."""
     backend: Literal["auto", "tensorflow", "numba"] = "auto"
     """auto: TensorFlow where it finds a GPU, the numba kernel on a CPU. Same numbers to float error."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:[0-9]+)?)$")] = "auto"
+    """Where TensorFlow runs: auto (a GPU where there is one), cpu, gpu or gpu:1."""

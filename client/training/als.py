@@ -1,0 +1,237 @@
+"""Alternating least squares for implicit and for explicit feedback: the two trainers."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from client.training.systems import Entries, Kernels, RowSystems
+from client.training.trainer import Anchor, ItemStatistics
+from common.linalg import initial_item_factors, scaled_ridge
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from client.data.dataset import UserItemMatrix
+    from common.config.model import FactorizationConfig
+
+
+class _AlternatingLeastSquares:
+    """What both kinds of feedback share: caching of the transposed matrix, and the choice of solver."""
+
+    def __init__(self, config: FactorizationConfig, kernels: Kernels) -> None:
+        self.config = config
+        self.kernels = kernels
+        self._transposed: tuple[weakref.ref[UserItemMatrix], Entries, NDArray[np.int64]] | None = None
+
+    def _by_item(self, matrix: UserItemMatrix) -> tuple[Entries, NDArray[np.int64]]:
+        """The matrix by columns (targets are the values), and the place of each of its entries in the rows."""
+        if self._transposed is None or self._transposed[0]() is not matrix:
+            order = np.argsort(matrix.indices, kind="stable")
+            indptr = np.concatenate([[0], np.cumsum(matrix.item_counts())])
+            values = matrix.values[order]
+            entries = Entries(indptr, matrix.entry_users()[order], values, values)
+            self._transposed = (weakref.ref(matrix), entries, order)
+        return self._transposed[1], self._transposed[2]
+
+    def _solve(self, systems: RowSystems, warm_start: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        if self.config.solver == "cholesky":
+            return self.kernels.solve_cholesky(systems)
+        if warm_start is None:
+            warm_start = np.zeros((systems.entries.n_rows, systems.factors.shape[1]), dtype=np.float32)
+        return self.kernels.solve_cg(systems, warm_start, self.config.cg_steps)
+
+    def _user_ridge(self, matrix: UserItemMatrix, unobserved_weight: float) -> NDArray[np.float64]:
+        sums = matrix.row_lengths + unobserved_weight * matrix.n_items
+        return scaled_ridge(self.config.regularization, sums, self.config.regularization_exponent)
+
+    def _item_ridge(self, matrix: UserItemMatrix, unobserved_weight: float) -> NDArray[np.float64]:
+        sums = matrix.item_counts() + unobserved_weight * matrix.n_users
+        return scaled_ridge(
+            self.config.item_regularization or self.config.regularization, sums, self.config.regularization_exponent
+        )
+
+
+class ImplicitTrainer(_AlternatingLeastSquares):
+    """Σ_u [Σ_{i∈Ω_u} w_ui (1 − uᵀv_i)² + α₀ Σ_{i∈C_p} (uᵀv_i)² + λ_u‖u‖²] + Σ_i λ_i‖v_i‖².
+
+    Hu, Koren & Volinsky 2008 in the form of Rendle et al. 2021, except that the unobserved term runs over the
+    platform's own catalogue: absence from a catalogue is not dislike.
+    """
+
+    @property
+    def width(self) -> int:
+        return self.config.dimension
+
+    def first_item_factors(self, m: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        return initial_item_factors(m, self.width, rng, self.config.init_scale)
+
+    def solve_users(
+        self,
+        matrix: UserItemMatrix,
+        item_factors: NDArray[np.float32],
+        warm_start: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        entries = Entries(matrix.indptr, matrix.indices, matrix.values, np.ones_like(matrix.values))
+        ridge = self._user_ridge(matrix, self.config.unobserved_weight)
+        return self._solve(self._systems(entries, item_factors, ridge, None), warm_start)
+
+    def solve_items(
+        self,
+        matrix: UserItemMatrix,
+        user_factors: NDArray[np.float32],
+        warm_start: NDArray[np.float32] | None = None,
+        anchor: Anchor | None = None,
+    ) -> NDArray[np.float32]:
+        ridge = self._item_ridge(matrix, self.config.unobserved_weight)
+        return self._solve(self._systems(self._item_entries(matrix), user_factors, ridge, anchor), warm_start)
+
+    def item_statistics(self, matrix: UserItemMatrix, user_factors: NDArray[np.float32]) -> ItemStatistics:
+        gram_packed, rhs = self.kernels.statistics(self._item_entries(matrix), user_factors)
+        return ItemStatistics(gram_packed, rhs, gram(user_factors), matrix.item_counts(), matrix.n_users)
+
+    def objective(
+        self, matrix: UserItemMatrix, user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]
+    ) -> float:
+        entries = Entries(matrix.indptr, matrix.indices, matrix.values, np.ones_like(matrix.values))
+        observed = self.kernels.squared_error(entries, user_factors, item_factors)
+        # Σ_u Σ_i (uᵀv_i)² = ⟨UᵀU, VᵀV⟩: n·m scores are never formed.
+        unobserved = float(np.vdot(gram(user_factors), gram(item_factors)))
+        ridge = self._user_ridge(matrix, self.config.unobserved_weight)
+        return observed + self.config.unobserved_weight * unobserved + _penalty(ridge, user_factors)
+
+    def item_penalty(self, matrix: UserItemMatrix, item_factors: NDArray[np.float32]) -> float:
+        return _penalty(self._item_ridge(matrix, self.config.unobserved_weight), item_factors)
+
+    def scoring_factors(
+        self, user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return user_factors, item_factors
+
+    def _item_entries(self, matrix: UserItemMatrix) -> Entries:
+        by_item, _ = self._by_item(matrix)
+        return Entries(by_item.indptr, by_item.indices, by_item.weights, np.ones_like(by_item.weights))
+
+    def _systems(
+        self, entries: Entries, factors: NDArray[np.float32], ridge: NDArray[np.float64], anchor: Anchor | None
+    ) -> RowSystems:
+        return RowSystems(
+            entries=entries,
+            factors=factors,
+            base=self.config.unobserved_weight * gram(factors),
+            ridge=ridge,
+            shape=np.ones(factors.shape[1]) if anchor is None else anchor.shape,
+            anchors=None if anchor is None else anchor.item_factors,
+        )
+
+
+class ExplicitTrainer(_AlternatingLeastSquares):
+    """Σ_ui (r_ui − μ − b_u − b_i − uᵀv_i)² + λ_u(‖u‖² + b_u²) + λ_i(‖v_i‖² + b_i²), by extended factors.
+
+    With item factors [v_i, b_i] a user's [u, b_u] meets the entries [v_i, 1] with targets r − μ − b_i, and the other
+    way round; so both sides are plain least squares of dimension d + 1 (Koren, Bell & Volinsky 2009, eq. 4).
+
+    Args:
+        config: the hyperparameters.
+        kernels: the backend.
+        global_mean: μ, from :func:`rating_sum_and_count` summed over all platforms.
+    """
+
+    def __init__(self, config: FactorizationConfig, kernels: Kernels, global_mean: float) -> None:
+        super().__init__(config, kernels)
+        self.global_mean = global_mean
+
+    @property
+    def width(self) -> int:
+        return self.config.dimension + 1
+
+    def first_item_factors(self, m: int, rng: np.random.Generator) -> NDArray[np.float32]:
+        factors = initial_item_factors(m, self.config.dimension, rng, self.config.init_scale)
+        return np.pad(factors, ((0, 0), (0, 1)))
+
+    def solve_users(
+        self,
+        matrix: UserItemMatrix,
+        item_factors: NDArray[np.float32],
+        warm_start: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        targets = matrix.values - np.float32(self.global_mean) - item_factors[matrix.indices, -1]
+        entries = Entries(matrix.indptr, matrix.indices, np.ones_like(targets), targets)
+        return self._solve(self._systems(entries, item_factors, self._user_ridge(matrix, 0.0), None), warm_start)
+
+    def solve_items(
+        self,
+        matrix: UserItemMatrix,
+        user_factors: NDArray[np.float32],
+        warm_start: NDArray[np.float32] | None = None,
+        anchor: Anchor | None = None,
+    ) -> NDArray[np.float32]:
+        entries = self._item_entries(matrix, user_factors)
+        return self._solve(self._systems(entries, user_factors, self._item_ridge(matrix, 0.0), anchor), warm_start)
+
+    def item_statistics(self, matrix: UserItemMatrix, user_factors: NDArray[np.float32]) -> ItemStatistics:
+        gram_packed, rhs = self.kernels.statistics(self._item_entries(matrix, user_factors), _with_one(user_factors))
+        zero = np.zeros((self.width, self.width))
+        return ItemStatistics(gram_packed, rhs, zero, matrix.item_counts(), matrix.n_users)
+
+    def objective(
+        self, matrix: UserItemMatrix, user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]
+    ) -> float:
+        left, right = self.scoring_factors(user_factors, item_factors)
+        entries = Entries(matrix.indptr, matrix.indices, np.ones_like(matrix.values), matrix.values)
+        return self.kernels.squared_error(entries, left, right) + _penalty(self._user_ridge(matrix, 0.0), user_factors)
+
+    def item_penalty(self, matrix: UserItemMatrix, item_factors: NDArray[np.float32]) -> float:
+        return _penalty(self._item_ridge(matrix, 0.0), item_factors)
+
+    def scoring_factors(
+        self, user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """[u, 1, μ + b_u] and [v_i, b_i, 1], float32 ``[n, d + 2]`` and ``[m, d + 2]``."""
+        left = np.column_stack([_with_one(user_factors), user_factors[:, -1] + np.float32(self.global_mean)])
+        right = np.column_stack([item_factors, np.ones(len(item_factors), dtype=np.float32)])
+        return left, right
+
+    def _item_entries(self, matrix: UserItemMatrix, user_factors: NDArray[np.float32]) -> Entries:
+        by_item, _ = self._by_item(matrix)
+        targets = by_item.targets - np.float32(self.global_mean) - user_factors[by_item.indices, -1]
+        return Entries(by_item.indptr, by_item.indices, np.ones_like(targets), targets)
+
+    def _systems(
+        self, entries: Entries, factors: NDArray[np.float32], ridge: NDArray[np.float64], anchor: Anchor | None
+    ) -> RowSystems:
+        return RowSystems(
+            entries=entries,
+            factors=_with_one(factors),
+            base=np.zeros((self.width, self.width)),
+            ridge=ridge,
+            shape=np.ones(self.width) if anchor is None else anchor.shape,
+            anchors=None if anchor is None else anchor.item_factors,
+        )
+
+
+def rating_sum_and_count(matrix: UserItemMatrix) -> tuple[float, int]:
+    """Sum and number of a platform's ratings; the global mean μ is the ratio of their sums over platforms."""
+    return float(matrix.values.sum(dtype=np.float64)), matrix.nnz
+
+
+def gram(factors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """FᵀF of float32 ``[n, p]`` in float64 ``[p, p]``, a block of rows at a time."""
+    total = np.zeros((factors.shape[1], factors.shape[1]))
+    for start in range(0, len(factors), 65_536):
+        block = factors[start : start + 65_536].astype(np.float64)
+        total += block.T @ block
+    return total
+
+
+def _with_one(factors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[u, b_u] as the design vector [u, 1]."""
+    extended = factors.copy()
+    extended[:, -1] = 1.0
+    return extended
+
+
+def _penalty(ridge: NDArray[np.float64], factors: NDArray[np.float32]) -> float:
+    return float(np.einsum("k,kp,kp->", ridge, factors.astype(np.float64), factors.astype(np.float64), optimize=True))

@@ -1,0 +1,104 @@
+"""The CPU backend: compiled loops over rows, on all cores."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import numba
+import numpy as np
+
+from client.training.numba_loops import cg_blocks, cholesky_blocks, squared_error_blocks, statistics_blocks
+from common.errors import ConfigError
+from common.linalg import packed_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from client.training.systems import Entries, RowSystems
+
+_LAUNCH = threading.Lock()
+"""Numba's fallback threading layer crashes when two threads launch kernels; one kernel uses all cores anyway."""
+
+
+def _equal_work_bounds(indptr: NDArray[np.int64], row_cost: int) -> NDArray[np.int64]:
+    """Row bounds of blocks whose entries plus ``row_cost`` a row are about equal; several blocks for each thread."""
+    n = len(indptr) - 1
+    work = indptr + row_cost * np.arange(n + 1)
+    blocks = max(1, min(n, 32 * numba.get_num_threads()))
+    inner = np.searchsorted(work, np.linspace(0, work[-1], blocks + 1)[1:-1])
+    return np.concatenate([[0], inner, [n]]).astype(np.int64)
+
+
+class NumbaKernels:
+    """:class:`client.training.systems.Kernels` on the CPU's cores (``NUMBA_NUM_THREADS`` bounds how many)."""
+
+    name = "numba"
+
+    def solve_cholesky(self, systems: RowSystems) -> NDArray[np.float32]:
+        entries, p = systems.entries, systems.factors.shape[1]
+        out = np.empty((entries.n_rows, p), dtype=np.float32)
+        anchors = systems.anchors if systems.anchors is not None else np.empty((0, p), dtype=np.float32)
+        with _LAUNCH:
+            failures = cholesky_blocks(
+                _equal_work_bounds(entries.indptr, 1 + p // 3),
+                *_arrays(entries),
+                np.ascontiguousarray(systems.factors),
+                systems.base,
+                systems.ridge,
+                systems.shape,
+                anchors,
+                out,
+            )
+        if failures:
+            raise ConfigError(
+                f"model.regularization: {failures} of {entries.n_rows} systems are not positive definite or not "
+                "finite; raise the regularization"
+            )
+        return out
+
+    def solve_cg(self, systems: RowSystems, warm_start: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+        entries, p = systems.entries, systems.factors.shape[1]
+        out = np.array(warm_start, dtype=np.float32, order="C")
+        anchors = systems.anchors if systems.anchors is not None else np.empty((0, p), dtype=np.float32)
+        with _LAUNCH:
+            cg_blocks(
+                _equal_work_bounds(entries.indptr, p // 2),
+                *_arrays(entries),
+                np.ascontiguousarray(systems.factors),
+                systems.base.astype(np.float32),
+                systems.ridge.astype(np.float32),
+                systems.shape.astype(np.float32),
+                anchors,
+                steps,
+                out,
+            )
+        return out
+
+    def statistics(
+        self, entries: Entries, factors: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        p = factors.shape[1]
+        packed = np.empty((entries.n_rows, packed_size(p)), dtype=np.float32)
+        rhs = np.empty((entries.n_rows, p), dtype=np.float32)
+        with _LAUNCH:
+            statistics_blocks(
+                _equal_work_bounds(entries.indptr, 2), *_arrays(entries), np.ascontiguousarray(factors), packed, rhs
+            )
+        return packed, rhs
+
+    def squared_error(self, entries: Entries, row_factors: NDArray[np.float32], factors: NDArray[np.float32]) -> float:
+        with _LAUNCH:
+            errors = squared_error_blocks(
+                _equal_work_bounds(entries.indptr, 1),
+                *_arrays(entries),
+                np.ascontiguousarray(row_factors),
+                np.ascontiguousarray(factors),
+            )
+        return float(errors.sum())
+
+
+def _arrays(
+    entries: Entries,
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+    return entries.indptr, entries.indices, entries.weights, entries.targets

@@ -1,0 +1,84 @@
+"""The least-squares systems that every factorisation here comes down to, and what a backend must do with them.
+
+Implicit users and items, explicit users and items with their biases, and anchored items are all rows of one form, so
+each backend has one solver instead of five.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Weighted targets in compressed rows.
+
+    Attributes:
+        indptr: int64 ``[n + 1]``.
+        indices: int32 ``[nnz]``; the row of ``factors`` that each entry meets.
+        weights: float32 ``[nnz]``; w_e ≥ 0.
+        targets: float32 ``[nnz]``; y_e.
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    targets: NDArray[np.float32]
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.indptr) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class RowSystems:
+    """n independent systems; row r minimises Σ_e w_e (y_e − xᵀf_e)² + xᵀBx + ρ_r Σ_k s_k (x_k − a_rk)².
+
+    Attributes:
+        entries: the data term, n rows.
+        factors: float32 ``[m, p]``; f.
+        base: float64 ``[p, p]``; B, the same for all rows (α₀ times a Gram matrix, or zero).
+        ridge: float64 ``[n]``; ρ.
+        shape: float64 ``[p]``; s, how the ridge is spread over the dimensions (ones unless anchored).
+        anchors: float32 ``[n, p]`` or None; a, zero if None.
+    """
+
+    entries: Entries
+    factors: NDArray[np.float32]
+    base: NDArray[np.float64]
+    ridge: NDArray[np.float64]
+    shape: NDArray[np.float64]
+    anchors: NDArray[np.float32] | None = None
+
+
+class Kernels(Protocol):
+    """A backend: the inner loops, on one device. All backends agree to float32 rounding."""
+
+    name: str
+
+    def solve_cholesky(self, systems: RowSystems) -> NDArray[np.float32]:
+        """The exact minimisers, float32 ``[n, p]``, accumulated and factorised in float64."""
+        ...
+
+    def solve_cg(self, systems: RowSystems, warm_start: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+        """``steps`` conjugate gradient steps from ``warm_start`` (float32 ``[n, p]``), in float32.
+
+        Rows without entries and without an anchor are zero, as their exact solution is.
+        """
+        ...
+
+    def statistics(
+        self, entries: Entries, factors: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Per row the packed Σ w f fᵀ and Σ w y f: float32 ``[n, p(p+1)/2]`` and ``[n, p]``, summed in float64."""
+        ...
+
+    def squared_error(self, entries: Entries, row_factors: NDArray[np.float32], factors: NDArray[np.float32]) -> float:
+        """Σ_e w_e (y_e − x_rᵀf_e)² over all rows, summed in float64."""
+        ...

@@ -1,0 +1,47 @@
+"""How well a ranked list fits what users held back, and how sure that figure is.
+
+:mod:`common.metrics.ranking` has one value per user and metric, :mod:`common.metrics.bootstrap` means and intervals.
+"""
+
+from __future__ import annotations
+
+from common.metrics.bootstrap import MetricBlock, PairedInterval, paired_bootstrap, summarise
+from common.metrics.ranking import (
+    METRICS,
+    Judgement,
+    average_precision,
+    coverage,
+    f1,
+    hit_rate,
+    judge,
+    mae,
+    ndcg,
+    novelty,
+    per_user_metrics,
+    precision,
+    recall,
+    reciprocal_rank,
+    rmse,
+)
+
+__all__ = [
+    "METRICS",
+    "Judgement",
+    "MetricBlock",
+    "PairedInterval",
+    "average_precision",
+    "coverage",
+    "f1",
+    "hit_rate",
+    "judge",
+    "mae",
+    "ndcg",
+    "novelty",
+    "paired_bootstrap",
+    "per_user_metrics",
+    "precision",
+    "recall",
+    "reciprocal_rank",
+    "rmse",
+    "summarise",
+]

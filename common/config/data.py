@@ -104,7 +104,7 @@ class CleaningConfig(FrozenModel):
 
     def depends_on_other_users(self) -> bool:
         """Whether one user's presence can change what is kept of another's history."""
-        return self.min_item_interactions > 1 or self.k_core is not None
+        return self.min_item_interactions > 0 or self.k_core is not None
 
 
 class DataConfig(FrozenModel):
@@ -144,7 +144,7 @@ class DataConfig(FrozenModel):
         found = []
         if not self.catalogue_from_file:
             found.append("catalogue" if self.items.path is not None else "items.path")
-        if self.cleaning.min_item_interactions > 1:
+        if self.cleaning.min_item_interactions > 0:
             found.append("cleaning.min_item_interactions")
         if self.cleaning.k_core is not None:
             found.append("cleaning.k_core")

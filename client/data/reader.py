@@ -1,0 +1,243 @@
+"""A platform's files, normalised: interactions stay lazy, items and users are read whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from client.data.files import ROW, TableFile, identifiers, open_table
+from common.config.data import InteractionsConfig, ItemsConfig, UsersConfig
+from common.errors import DataError
+
+_USER_NAMES = (
+    "user_id",
+    "user",
+    "uid",
+    "customer_id",
+    "customer",
+    "reviewer_id",
+    "visitor_id",
+    "account_id",
+    "session_id",
+)
+_ITEM_NAMES = (
+    *("item_id", "item", "iid", "movie_id", "product_id", "book_id", "track_id", "song_id", "video_id", "article_id"),
+    *("imdb_id", "imdb", "isbn", "gtin", "ean", "asin", "movie", "product", "sku"),
+)
+_VALUE_NAMES = ("rating", "value", "score", "stars", "overall", "weight", "count", "plays")
+_TIME_NAMES = (
+    "timestamp",
+    "time",
+    "datetime",
+    "date",
+    "unix_review_time",
+    "created_at",
+    "event_time",
+    "ts",
+    "seq",
+    "order",
+)
+_TITLE_NAMES = ("title", "movie_title", "item_title", "name", "item_name", "product_name")
+_GENRE_NAMES = ("genres", "genre", "categories", "category", "class", "tags")
+_NO_GENRE = ("", "(no genres listed)", "unknown")
+# A time beyond these is not in seconds: 1e11 s is the year 5138, 1e11 ms is 1973.
+_UNIX_SCALES = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
+_ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+
+
+@dataclass(frozen=True)
+class InteractionsFile:
+    """Interactions as they are in the file, under normalised names, nothing dropped yet.
+
+    Attributes:
+        table: the file.
+        frame: lazy; ``row`` (uint32, from 1 below the header), ``user`` and ``item`` (str, null where missing),
+            ``value`` (float32; null where missing or not a number; 1 where the file has no such column), ``time``
+            (int64: seconds since 1970 or a position; null where missing or unreadable), ``time_unreadable`` (bool).
+        value_column: the file's own name, or None.
+        time_column: the file's own name, or None.
+    """
+
+    table: TableFile
+    frame: pl.LazyFrame
+    value_column: str | None
+    time_column: str | None
+
+
+def scan_interactions(config: InteractionsConfig) -> pl.LazyFrame:
+    """The normalised lazy frame of :class:`InteractionsFile`.
+
+    Raises:
+        DataError: see :func:`open_interactions`.
+    """
+    return open_interactions(config).frame
+
+
+def open_interactions(config: InteractionsConfig) -> InteractionsFile:
+    """Open the interactions file; only its header is read here.
+
+    Raises:
+        DataError: the file is missing, empty or of unknown format, or a column cannot be found.
+    """
+    table = open_table(config, config.path)
+    user = table.required_column(config.user_column, _USER_NAMES, setting="interactions.user_column")
+    item = table.required_column(config.item_column, _ITEM_NAMES, setting="interactions.item_column")
+    if user == item:
+        raise DataError(f"{table.path}: column {user!r} cannot be both interactions.user_column and .item_column")
+    value = table.column(config.value_column, _VALUE_NAMES, setting="interactions.value_column")
+    time = table.column(config.time_column, _TIME_NAMES, setting="interactions.time_column")
+    no_time = pl.lit(None, dtype=pl.Int64)
+    seconds = no_time if time is None else _times(time, table.schema[time], config.time_format)
+    present = pl.lit(False) if time is None else identifiers(time, table.schema[time]).is_not_null()
+    frame = table.frame.select(
+        row=pl.col(ROW),
+        user=identifiers(user, table.schema[user]),
+        item=identifiers(item, table.schema[item]),
+        value=pl.lit(1.0, dtype=pl.Float32) if value is None else _numbers(value, table.schema[value]),
+        time=seconds,
+        time_unreadable=present & seconds.is_null(),
+    )
+    return InteractionsFile(table, frame, value, time)
+
+
+def _numbers(column: str, dtype: pl.DataType) -> pl.Expr:
+    expression = pl.col(column).str.strip_chars() if dtype == pl.String else pl.col(column)
+    return expression.cast(pl.Float64, strict=False).cast(pl.Float32)
+
+
+def _times(column: str, dtype: pl.DataType, time_format: str) -> pl.Expr:
+    """Int64 times, value by value: how one row is read never depends on another."""
+    expression = pl.col(column)
+    if dtype.is_temporal():
+        return expression.cast(pl.Datetime("us")).dt.epoch("s")
+    number = expression.cast(pl.Int64, strict=False)
+    iso = pl.lit(None, dtype=pl.Int64)
+    if dtype == pl.String:
+        text = expression.str.strip_chars()
+        number = pl.coalesce(
+            text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
+        )
+        spaced = text.str.replace("T", " ", literal=True)
+        iso = pl.coalesce(
+            spaced.str.to_datetime(pattern, time_unit="us", strict=False).dt.epoch("s") for pattern in _ISO_FORMATS
+        )
+    if time_format in ("auto", "unix"):
+        scaled = number
+        for beyond, divisor in reversed(_UNIX_SCALES):
+            scaled = pl.when(number.abs() >= beyond).then(number.floordiv(divisor)).otherwise(scaled)
+        number = scaled
+    if time_format == "auto":
+        return pl.coalesce(number, iso)
+    return iso if time_format == "iso" else number
+
+
+@dataclass(frozen=True)
+class ItemRows:
+    """The items file as read, one row per line with an id.
+
+    Attributes:
+        table: the file.
+        frame: ``row`` (uint32), ``id`` (str, never null), ``public`` (str; the public id, null where missing or where
+            the file has none), ``title`` (str, may be null), ``genres`` (list of str, may be empty).
+        attributes: the other columns, row by row; numbers where all values are.
+        public_column: the file's name of the column with public ids, or None.
+        without_id: how many rows had no id.
+    """
+
+    table: TableFile
+    frame: pl.DataFrame
+    attributes: pl.DataFrame
+    public_column: str | None
+    without_id: int
+
+
+def read_items(config: ItemsConfig) -> ItemRows:
+    """Read the items file.
+
+    Raises:
+        DataError: the file is missing, empty or damaged, a column cannot be found, or no row has an id.
+    """
+    if config.path is None:
+        raise DataError("items.path is not set: there is no items file to read")
+    table = open_table(config, config.path)
+    key_guesses = () if config.namespace is None else (f"{config.namespace}_id", config.namespace)
+    public = table.column(config.key_column, key_guesses, setting="items.key_column")
+    id_column = table.column(config.id_column, _ITEM_NAMES, setting="items.id_column") or public
+    if id_column is None:
+        id_column = table.required_column(None, (), setting="items.id_column")
+    title = table.column(config.title_column, _TITLE_NAMES, setting="items.title_column")
+    genres = table.column(config.genres_column, _GENRE_NAMES, setting="items.genres_column")
+    no_text = pl.lit(None, dtype=pl.String)
+    separator = config.genre_separator or (" " if table.recbole else "|")
+    frame = table.frame.select(
+        pl.col(ROW).alias("row"),
+        identifiers(id_column, table.schema[id_column]).alias("id"),
+        (no_text if public is None else identifiers(public, table.schema[public])).alias("public"),
+        (no_text if title is None else identifiers(title, table.schema[title])).alias("title"),
+        _genres(genres, table, separator).alias("genres"),
+    )
+    attributes = _attributes(table, config.attribute_columns, {id_column, public, title, genres}, "items")
+    rows, attribute_rows = table.collect(frame, attributes)
+    has_id = rows["id"].is_not_null()
+    if not has_id.any():
+        raise DataError(f"{table.path}: no row has a value in {id_column!r} (items.id_column)")
+    return ItemRows(table, rows.filter(has_id), _typed(attribute_rows.filter(has_id)), public, int((~has_id).sum()))
+
+
+def read_users(config: UsersConfig) -> pl.DataFrame:
+    """Read the users file: ``id`` (str, unique: the last row of each) and attributes (numbers where all values are).
+
+    Raises:
+        DataError: the file is missing, empty or damaged, or a column cannot be found.
+    """
+    table = open_table(config, config.path)
+    id_column = table.required_column(config.id_column, _USER_NAMES, setting="users.id_column")
+    ids = table.frame.select(identifiers(id_column, table.schema[id_column]).alias("id"))
+    attributes = _attributes(table, config.attribute_columns, {id_column}, "users")
+    id_rows, attribute_rows = table.collect(ids, attributes)
+    keep = id_rows["id"].is_not_null() & id_rows["id"].is_last_distinct()
+    typed = _typed(attribute_rows.filter(keep))
+    if "id" in typed.columns:
+        raise DataError(f"{table.path}: an attribute may not be called 'id'; leave it out of users.attribute_columns")
+    return pl.concat([id_rows.filter(keep), typed], how="horizontal")
+
+
+def _genres(column: str | None, table: TableFile, separator: str) -> pl.Expr:
+    if column is None:
+        return pl.lit([], dtype=pl.List(pl.String))
+    if isinstance(table.schema[column], pl.List):
+        parts = pl.col(column).cast(pl.List(pl.String))
+    else:
+        parts = pl.col(column).cast(pl.String).str.split(separator)
+    stripped = parts.list.eval(pl.element().str.strip_chars())
+    named = stripped.list.eval(pl.element().filter(~pl.element().is_in(_NO_GENRE) & pl.element().is_not_null()))
+    return named.fill_null([])
+
+
+def _attributes(table: TableFile, given: tuple[str, ...] | None, used: set[str | None], section: str) -> pl.LazyFrame:
+    if given is None:
+        columns = [name for name in table.schema if name not in used]
+    else:
+        setting = f"{section}.attribute_columns"
+        columns = [table.required_column(name, (), setting=setting) for name in given]
+    named = [pl.col(name).alias(name.partition(":")[0]) if table.recbole else pl.col(name) for name in columns]
+    # A frame without any column would forget how many rows it has.
+    return table.frame.select(ROW, *named)
+
+
+def _typed(frame: pl.DataFrame) -> pl.DataFrame:
+    frame = frame.drop(ROW)
+    return frame.with_columns(_as_numbers(frame[name]) for name in frame.columns)
+
+
+def _as_numbers(column: pl.Series) -> pl.Series:
+    """Text as numbers where that loses nothing: ``24`` does, the zip code ``02139`` does not."""
+    if column.dtype != pl.String or column.null_count() == len(column):
+        return column
+    whole = column.cast(pl.Int64, strict=False)
+    if whole.cast(pl.String).equals(column, null_equal=True):
+        return whole
+    broken = column.cast(pl.Float64, strict=False)
+    leading_zero = column.str.contains(r"^[-+]?0[0-9]").any()
+    return column if leading_zero or broken.null_count() > column.null_count() else broken

@@ -37,10 +37,8 @@ class _AlternatingLeastSquares:
         return self._transposed[1], self._transposed[2]
 
     def _solve(self, systems: RowSystems, warm_start: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        if self.config.solver == "cholesky":
+        if warm_start is None or self.config.solver == "cholesky":
             return self.kernels.solve_cholesky(systems)
-        if warm_start is None:
-            warm_start = np.zeros((systems.entries.n_rows, systems.factors.shape[1]), dtype=np.float32)
         return self.kernels.solve_cg(systems, warm_start, self.config.cg_steps)
 
     def _user_ridge(self, matrix: UserItemMatrix, unobserved_weight: float) -> NDArray[np.float64]:
@@ -102,8 +100,10 @@ class ImplicitTrainer(_AlternatingLeastSquares):
         ridge = self._user_ridge(matrix, self.config.unobserved_weight)
         return observed + self.config.unobserved_weight * unobserved + _penalty(ridge, user_factors)
 
-    def item_penalty(self, matrix: UserItemMatrix, item_factors: NDArray[np.float32]) -> float:
-        return _penalty(self._item_ridge(matrix, self.config.unobserved_weight), item_factors)
+    def item_penalty(
+        self, matrix: UserItemMatrix, item_factors: NDArray[np.float32], anchor: Anchor | None = None
+    ) -> float:
+        return _penalty(self._item_ridge(matrix, self.config.unobserved_weight), item_factors, anchor)
 
     def scoring_factors(
         self, user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]
@@ -183,8 +183,10 @@ class ExplicitTrainer(_AlternatingLeastSquares):
         entries = Entries(matrix.indptr, matrix.indices, np.ones_like(matrix.values), matrix.values)
         return self.kernels.squared_error(entries, left, right) + _penalty(self._user_ridge(matrix, 0.0), user_factors)
 
-    def item_penalty(self, matrix: UserItemMatrix, item_factors: NDArray[np.float32]) -> float:
-        return _penalty(self._item_ridge(matrix, 0.0), item_factors)
+    def item_penalty(
+        self, matrix: UserItemMatrix, item_factors: NDArray[np.float32], anchor: Anchor | None = None
+    ) -> float:
+        return _penalty(self._item_ridge(matrix, 0.0), item_factors, anchor)
 
     def scoring_factors(
         self, user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]
@@ -233,5 +235,8 @@ def _with_one(factors: NDArray[np.float32]) -> NDArray[np.float32]:
     return extended
 
 
-def _penalty(ridge: NDArray[np.float64], factors: NDArray[np.float32]) -> float:
-    return float(np.einsum("k,kp,kp->", ridge, factors.astype(np.float64), factors.astype(np.float64), optimize=True))
+def _penalty(ridge: NDArray[np.float64], factors: NDArray[np.float32], anchor: Anchor | None = None) -> float:
+    """Σ_r ρ_r Σ_k s_k (f_rk − a_rk)², with s = 1 and a = 0 where there is no anchor."""
+    distance = factors.astype(np.float64) if anchor is None else factors.astype(np.float64) - anchor.item_factors
+    shape = np.ones(factors.shape[1]) if anchor is None else anchor.shape
+    return float(ridge @ (distance * distance) @ shape)

@@ -78,5 +78,5 @@ def fit(
     for _ in range(config.iterations):
         users, items = sweep(trainer, matrix, items, users, anchor)
         if track_objective:
-            history.append(trainer.objective(matrix, users, items) + trainer.item_penalty(matrix, items))
+            history.append(trainer.objective(matrix, users, items) + trainer.item_penalty(matrix, items, anchor))
     return FittedFactors(trainer.solve_users(matrix, items, users), items, tuple(history))

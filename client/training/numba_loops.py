@@ -1,9 +1,9 @@
 """The compiled loops of the CPU backend, parallel over blocks of rows.
 
 Importing this module compiles nothing; each loop is compiled at its first call and cached on disk where a cache
-directory can be written. Inner loops take four entries at a time, so that an accumulator is loaded and stored once for four
-multiply-adds. Arguments are those of :class:`client.training.systems.RowSystems`, array by array, because compiled code
-takes arrays and no objects; ``bounds`` (int64 ``[blocks + 1]``) cuts the rows into the blocks that run in parallel.
+directory can be written. Inner loops take four entries at a time, so that an accumulator is loaded and stored once for
+four multiply-adds. Arguments are those of :class:`client.training.systems.RowSystems`, array by array; ``bounds``
+(int64 ``[blocks + 1]``) cuts the rows into the blocks that run in parallel.
 """
 
 # ruff: noqa: C901, PLR0917 - compiled code takes arrays and no objects, and a call inside a loop would cost more than it

@@ -72,7 +72,10 @@ class Trainer(Protocol):
         item_factors: NDArray[np.float32],
         warm_start: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """User factors, float32 ``[n, p]``, from item factors ``[m, p]``; folds in histories never seen before too."""
+        """User factors, float32 ``[n, p]``, from item factors ``[m, p]``; folds in histories never seen before too.
+
+        Conjugate gradients need a start: without ``warm_start`` (``[n, p]``) the solve is exact whatever the solver.
+        """
         ...
 
     def solve_items(
@@ -95,8 +98,10 @@ class Trainer(Protocol):
         """This platform's data term plus its users' regularisation; sums over platforms to all but the items'."""
         ...
 
-    def item_penalty(self, matrix: UserItemMatrix, item_factors: NDArray[np.float32]) -> float:
-        """Σ_i λ_i‖v_i‖², which completes the objective of local or pooled training."""
+    def item_penalty(
+        self, matrix: UserItemMatrix, item_factors: NDArray[np.float32], anchor: Anchor | None = None
+    ) -> float:
+        """Σ_i λ_i‖v_i‖², or what the anchor makes of it; completes the objective of local or pooled training."""
         ...
 
     def scoring_factors(

@@ -39,3 +39,15 @@ class FactorizationConfig(FrozenModel):
     """auto: TensorFlow where it finds a GPU, the numba kernel on a CPU. Same numbers to float error."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:[0-9]+)?)$")] = "auto"
     """Where TensorFlow runs: auto (a GPU where there is one), cpu, gpu or gpu:1."""
+
+
+class AnchoredConfig(FactorizationConfig):
+    """A local model that leans on the shared item factors: each item has d anchored dimensions and a few free ones.
+
+    Replaces λ_i‖v_i‖² by λ_a‖v_i[:d] − v_shared,i‖² + λ_i‖v_i[d:]‖²; ``dimension`` is that of the shared factors.
+    """
+
+    anchor_regularization: Positive = 30.0
+    """λ_a: how firmly an item is held to its shared factor; scaled by ν as λ_i is."""
+    free_dimensions: Annotated[int, Field(ge=0, le=1024)] = 8
+    """Dimensions that only this platform has."""

@@ -165,8 +165,9 @@ def test_numba_and_tensorflow_agree(config: FactorizationConfig, solver: str) ->
     rng = np.random.default_rng(0)
     numba, tensorflow = kernel_trainers(config)
     items = numba.first_item_factors(60, rng)
-    users = numba.solve_users(matrix, items)
-    np.testing.assert_allclose(tensorflow.solve_users(matrix, items), users, rtol=1e-4, atol=1e-5)
+    start = 0.1 * rng.standard_normal((120, numba.width), dtype=np.float32)
+    users = numba.solve_users(matrix, items, start)
+    np.testing.assert_allclose(tensorflow.solve_users(matrix, items, start), users, rtol=1e-4, atol=1e-5)
     warm = [trainer.solve_items(matrix, users, items) for trainer in (numba, tensorflow)]
     np.testing.assert_allclose(warm[1], warm[0], rtol=1e-4, atol=1e-5)
     ours, theirs = numba.item_statistics(matrix, users), tensorflow.item_statistics(matrix, users)
@@ -180,7 +181,8 @@ def test_conjugate_gradients_reach_the_exact_solution_in_as_many_steps_as_dimens
     items = make_trainer(IMPLICIT).first_item_factors(17, np.random.default_rng(0))
     exact = make_trainer(IMPLICIT).solve_users(matrix, items)
     for trainer in kernel_trainers(IMPLICIT.model_copy(update={"solver": "cg", "cg_steps": 8})):
-        np.testing.assert_allclose(trainer.solve_users(matrix, items), exact, atol=1e-4)
+        cold = trainer.solve_users(matrix, items, np.zeros((23, 5), np.float32))
+        np.testing.assert_allclose(cold, exact, atol=1e-4)
         warm = trainer.solve_users(matrix, items, np.random.default_rng(1).standard_normal((23, 5)).astype(np.float32))
         np.testing.assert_allclose(warm, exact, atol=1e-3)
 

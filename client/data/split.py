@@ -1,7 +1,7 @@
 """Splits for training, choosing and measuring. None of them knows the future.
 
-Guarantees: which entries are held out depends on the lengths of the rows, the order within them and the generator, never
-on which items they are. So with the held-out items relabelled, training and history are the same to the bit.
+Guarantees: which entries are held out depends on the lengths of the rows, the order within them and the generator,
+never on which items they are. So with the held-out items relabelled, training and history are the same to the bit.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ class SolvedFactorScorer:
     item_factors: NDArray[np.float32]
 
     def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
-        return self.user_factors[users] @ self.item_factors.T
+        scores: NDArray[np.float32] = self.user_factors[users] @ self.item_factors.T
+        return scores
 
 
 @dataclass(frozen=True, eq=False)

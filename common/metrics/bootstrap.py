@@ -8,7 +8,7 @@ metrics based on the bootstrap"). All results are a function of the values and o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MetricBlock: TypeAlias = "dict[str, float | dict[str, list[float]] | None]"
+MetricBlock: TypeAlias = dict[str, Any]
 """``{METRIC: mean, …, "users": n, "ci95": {METRIC: [lower, upper], …}}``: the block M of ``result.json``."""
 
 RESAMPLES = 1000

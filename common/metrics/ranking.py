@@ -63,10 +63,18 @@ def judge(ranked: NDArray[np.integer], indptr: NDArray[np.integer], indices: NDA
 def recall(judgement: Judgement, k: int) -> NDArray[np.float64]:
     """Recall@k = Σ_{j≤k} h_j / |T| (Manning, Raghavan & Schütze 2008, eq. 8.2).
 
-    The divisor is |T|, the definition of the field, and not min(k, |T|) as in Liang et al. 2018 ("Variational
-    autoencoders for collaborative filtering"), which is larger for users with more than k held-back items.
+    The divisor is |T| and not min(k, |T|): see :func:`capped_recall`.
     """
     return _divide(_hits_within(judgement, k), judgement.relevant)
+
+
+def capped_recall(judgement: Judgement, k: int) -> NDArray[np.float64]:
+    """Σ_{j≤k} h_j / min(k, |T|), so that 1 can be reached by every user (Liang et al. 2018, eq. 8).
+
+    "Variational autoencoders for collaborative filtering" and the papers that share its splits print it as Recall@k. It
+    exceeds :func:`recall` for users with more than k held-back items; the two must not be compared.
+    """
+    return _divide(_hits_within(judgement, k), np.minimum(judgement.relevant, k))
 
 
 def precision(judgement: Judgement, k: int) -> NDArray[np.float64]:
@@ -118,6 +126,7 @@ def average_precision(judgement: Judgement, k: int) -> NDArray[np.float64]:
 
 _AT_K: dict[str, Callable[[Judgement, int], NDArray[np.float64]]] = {
     "recall": recall,
+    "capped_recall": capped_recall,
     "precision": precision,
     "f1": f1,
     "ndcg": ndcg,

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from random import Random
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from common.errors import ConfigError, ContractError
 from common.metrics import METRICS, coverage, judge, mae, novelty, per_user_metrics, rmse
 
-ALL = [f"{kind}@{k}" for kind in ("recall", "precision", "f1", "ndcg", "hr", "map") for k in (1, 3, 5)] + ["mrr"]
+ALL = [
+    f"{kind}@{k}" for kind in ("recall", "capped_recall", "precision", "f1", "ndcg", "hr", "map") for k in (1, 3, 5)
+] + ["mrr"]
 
 # Three users: hits at ranks 2 and 4 of five held-back items; no hit; nothing held back.
 RANKED = np.array([[9, 4, 0, 2, 8], [1, 2, 3, -1, -1], [5, 6, 7, 8, 9]], dtype=np.int32)
@@ -61,8 +64,9 @@ def test_ideal_gain_stops_at_the_number_of_held_back_items() -> None:
 
 
 def test_recall_divides_by_all_held_back_items_even_where_more_than_k() -> None:
-    value = evaluated(np.array([[0, 1]]), np.array([0, 4]), np.array([0, 1, 2, 3]), ["recall@2"])["recall@2"]
-    assert value[0] == 0.5
+    values = evaluated(np.array([[0, 1]]), np.array([0, 4]), np.arange(4), ["recall@2", "capped_recall@2"])
+    assert values["recall@2"][0] == 0.5
+    assert values["capped_recall@2"][0] == 1.0
 
 
 def test_padding_is_never_a_hit() -> None:
@@ -114,6 +118,7 @@ def by_definition(ranked: list[int], truth: set[int], k: int) -> dict[str, float
     ideal = sum(1 / math.log2(j + 2) for j in range(min(k, len(truth))))
     return {
         f"recall@{k}": r,
+        f"capped_recall@{k}": sum(hits) / min(k, len(truth)),
         f"precision@{k}": p,
         f"f1@{k}": 2 * p * r / (p + r) if p + r else 0.0,
         f"ndcg@{k}": sum(1 / math.log2(j + 2) for j, hit in enumerate(hits) if hit) / ideal,
@@ -138,7 +143,9 @@ def test_metrics_equal_the_definitions_for_every_user(case: tuple[np.ndarray, np
 
 
 @given(rankings(), st.randoms(use_true_random=False))
-def test_metrics_are_bounded_grow_with_k_and_follow_their_users(case, random) -> None:  # type: ignore[no-untyped-def]
+def test_metrics_are_bounded_grow_with_k_and_follow_their_users(
+    case: tuple[np.ndarray, np.ndarray, np.ndarray], random: Random
+) -> None:
     ranked, indptr, indices = case
     values = evaluated(ranked, indptr, indices, ALL)
     for value in values.values():

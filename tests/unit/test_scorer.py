@@ -28,7 +28,8 @@ class TableScorer:
 
     def scores(self, histories: UserItemMatrix, users: np.ndarray) -> np.ndarray:
         self.asked += 1
-        return self.table[users]
+        rows: np.ndarray = self.table[users]
+        return rows
 
 
 def histories(rows: list[list[int]], n_items: int) -> UserItemMatrix:
@@ -93,7 +94,8 @@ def test_blend_adds_standardised_scores() -> None:
 
     def standard(table: np.ndarray) -> np.ndarray:
         among = table[:, candidates].astype(np.float64)
-        return (table - among.mean(axis=1, keepdims=True)) / among.std(axis=1, keepdims=True)
+        scaled: np.ndarray = (table - among.mean(axis=1, keepdims=True)) / among.std(axis=1, keepdims=True)
+        return scaled
 
     np.testing.assert_allclose(blended, standard(local.table) + 0.7 * standard(shared.table), atol=1e-5)
 
@@ -126,7 +128,7 @@ def test_cross_score_adds_the_logarithm_of_clamped_counts() -> None:
     counts = np.array([-4.2, 0.0, 1.0, np.e**2])
     scores = CrossScorer(shared, counts, beta=0.5).scores(NOBODY, EVERYONE)
     standard = np.array([-3, -1, 1, 3]) / np.sqrt(5)
-    np.testing.assert_allclose(scores, [standard + [0, 0, 0, 1]] * 3, atol=1e-6)
+    np.testing.assert_allclose(scores, [standard + np.array([0, 0, 0, 1])] * 3, atol=1e-6)
     assert scores.dtype == np.float32
 
 

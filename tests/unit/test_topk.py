@@ -61,6 +61,11 @@ def test_equal_scores_come_in_the_order_of_items() -> None:
     assert ids.tolist() == [[0, 1, 2, 3]]
 
 
+def test_both_zeros_are_equal() -> None:
+    ids, _ = top_k(np.array([[-0.0, 0.0, -0.0, 1e-45]], dtype=np.float32), 4)
+    assert ids.tolist() == [[3, 0, 1, 2]]
+
+
 def test_chosen_items_come_last_among_equals_and_only_among_equals() -> None:
     scores = np.array([[2, 1, 1, 1, 0, 0]], dtype=np.float32)
     last = entries(np.array([[True, True, False, False, True, False]]))
@@ -108,7 +113,7 @@ def test_bad_scores_and_shapes_are_refused() -> None:
     with pytest.raises(ContractError, match="NaN"):
         top_k(np.array([[0.0, np.nan]], dtype=np.float32), 1)
     with pytest.raises(ContractError, match="float32 matrix, got float64"):
-        top_k(scores.astype(np.float64), 1)  # type: ignore[arg-type]
+        top_k(scores.astype(np.float64), 1)
     with pytest.raises(ContractError, match="k must be at least 1"):
         top_k(scores, 0)
     with pytest.raises(ContractError, match="exclude is 2 × 4"):

@@ -124,6 +124,7 @@ def open_table(config: FileConfig, path: Path) -> TableFile:
                 path,
                 separator=separator,
                 has_header=config.header,
+                with_column_names=None if config.header else _number_columns,
                 infer_schema=False,
                 quote_char=None if kind == "inter" else '"',
                 row_index_name=ROW,
@@ -170,6 +171,11 @@ def _format(config: FileConfig, path: Path) -> Literal["csv", "tsv", "parquet", 
     if kind is None:
         raise DataError(f"{path}: its name does not tell its format; set format to csv, tsv, parquet or inter")
     return kind
+
+
+def _number_columns(names: list[str]) -> list[str]:
+    # Spelt out, because polars has numbered them from 1 and from 0.
+    return [f"column_{number}" for number in range(1, len(names) + 1)]
 
 
 def _plain(name: str) -> str:

@@ -6,17 +6,7 @@ import time
 
 import numpy as np
 
-from common.privacy.secure_sum import (
-    PlatformIdentity,
-    RingConfig,
-    Roster,
-    RosterPolicy,
-    RoundSpec,
-    SecureSumClient,
-    SecureSumServer,
-    enrol_all,
-    finest_step,
-)
+from common.privacy.secure_sum import RingConfig, RoundSpec, finest_step, local_federation
 
 
 def bench_secure_sum(
@@ -39,8 +29,10 @@ def bench_secure_sum(
     names = [f"platform-{index:03d}" for index in range(platforms)]
     vectors = {name: rng.uniform(-max_abs, max_abs, values).astype(np.float32) for name in names}
     step = finest_step(32, platforms, max_abs)
-    server, clients, enrol_s = _federation(names, dropouts, RingConfig(max_abs_per_platform=int(max_abs / step)))
-    times = {"enrol_s": enrol_s}
+    spec = RoundSpec(label="bench", ring=RingConfig(max_abs_per_platform=int(max_abs / step)), noise_std=0.0)
+    start = time.perf_counter()
+    server, clients = local_federation(names, rounds=(spec,), dropouts=dropouts)
+    times = {"enrol_s": time.perf_counter() - start}
 
     start = time.perf_counter()
     plain = np.zeros(values, dtype=np.float32)
@@ -88,24 +80,3 @@ def bench_secure_sum(
         "max_error_steps": error / step,
         "bytes_ratio": len(masked[survivors[0]]) / (4 * values),
     }
-
-
-def _federation(
-    names: list[str], dropouts: int, ring: RingConfig
-) -> tuple[SecureSumServer, dict[str, SecureSumClient], float]:
-    identities = {name: PlatformIdentity.generate() for name in names}
-    rounds = (RoundSpec(label="bench", ring=ring, noise_std=0.0),)
-    public = {name: identity.public for name, identity in identities.items()}
-    roster = Roster.agree(run_id="bench", identities=public, colluders=1, dropouts=dropouts, rounds=rounds)
-    fingerprints = {name: identity.fingerprint for name, identity in identities.items()}
-    policy = RosterPolicy(fingerprints=fingerprints, dropouts=dropouts, rounds=rounds)
-    start = time.perf_counter()
-    server = SecureSumServer(roster)
-    clients = {
-        name: SecureSumClient.join(
-            roster, platform=name, identity=identities[name], policy=policy, save=lambda state: None
-        )
-        for name in names
-    }
-    enrol_all(server, clients)
-    return server, clients, time.perf_counter() - start

@@ -51,7 +51,7 @@ Cost for a platform: P key agreements and P·n words of AES-CTR a round; n·bits
 """
 
 from common.privacy.secure_sum.client import SecureSumClient
-from common.privacy.secure_sum.driver import LostAt, RoundResult, enrol_all, run_round
+from common.privacy.secure_sum.driver import LostAt, RoundResult, enrol_all, local_federation, run_round
 from common.privacy.secure_sum.identity import PlatformIdentity, fingerprint
 from common.privacy.secure_sum.ring import RingConfig, finest_step
 from common.privacy.secure_sum.roster import MINIMUM_PLATFORMS, Member, Roster, RosterPolicy, RoundSpec, most_dropouts
@@ -73,6 +73,7 @@ __all__ = [
     "enrol_all",
     "finest_step",
     "fingerprint",
+    "local_federation",
     "most_dropouts",
     "run_round",
 ]

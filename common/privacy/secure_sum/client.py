@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 from pydantic import ValidationError
 
 from common.errors import SecureSumError
@@ -29,7 +30,6 @@ from common.privacy.secure_sum.wire import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -188,6 +188,8 @@ class SecureSumClient:
             raise SecureSumError(
                 f"round {round_index}: the others' shares are missing, so that a dropout could not be mended"
             )
+        if units.dtype != np.int64 or units.ndim != 1 or not units.size:
+            raise SecureSumError(f"round {round_index}: units must be one-dimensional int64 and not empty")
         spec = roster.rounds[round_index]
         if not noise_std >= spec.noise_std * (1 - 1e-9):
             raise SecureSumError(

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from common.privacy.secure_sum.client import SecureSumClient
+from common.privacy.secure_sum.identity import PlatformIdentity
+from common.privacy.secure_sum.roster import Roster, RosterPolicy, RoundSpec
+from common.privacy.secure_sum.server import SecureSumServer
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
-
-    from common.privacy.secure_sum.client import SecureSumClient
-    from common.privacy.secure_sum.server import SecureSumServer
 
 LostAt = Literal["before masking", "masking", "upload", "signature"]
 """The step after which a platform is not heard of again in the round: ``masking`` has made the masked vector but not
@@ -34,6 +36,34 @@ class RoundResult:
     survivors: tuple[str, ...]
     messages: int
     upload_bytes: int
+
+
+def local_federation(
+    names: Iterable[str], *, rounds: tuple[RoundSpec, ...], colluders: int = 1, dropouts: int = 0, run_id: str = "local"
+) -> tuple[SecureSumServer, dict[str, SecureSumClient]]:
+    """An aggregator and the platforms ``names`` with new identities, enrolled and ready for the first round.
+
+    State is not saved.
+
+    Raises:
+        SecureSumError: the terms are unsafe.
+    """
+    identities = {name: PlatformIdentity.generate() for name in names}
+    public = {name: identity.public for name, identity in identities.items()}
+    roster = Roster.agree(run_id=run_id, identities=public, colluders=colluders, dropouts=dropouts, rounds=rounds)
+    policy = RosterPolicy(
+        fingerprints={name: identity.fingerprint for name, identity in identities.items()},
+        colluders=colluders,
+        dropouts=dropouts,
+        rounds=rounds,
+    )
+    server = SecureSumServer(roster)
+    clients = {
+        name: SecureSumClient.join(roster, platform=name, identity=identity, policy=policy, save=lambda _state: None)
+        for name, identity in identities.items()
+    }
+    enrol_all(server, clients)
+    return server, clients
 
 
 def enrol_all(server: SecureSumServer, clients: Mapping[str, SecureSumClient]) -> None:

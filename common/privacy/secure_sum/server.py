@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
 from common.errors import SecureSumError
 from common.privacy.secure_sum import masks, shamir
+from common.privacy.secure_sum.identity import signed_by
+from common.privacy.secure_sum.roster import Roster
 from common.privacy.secure_sum.transcript import Transcript, check_advert, commitment
 from common.privacy.secure_sum.wire import (
     Advert,
@@ -15,6 +17,7 @@ from common.privacy.secure_sum.wire import (
     Enrolment,
     Mailbag,
     MaskedVectorHeader,
+    Message,
     ShareBundle,
     SurvivorList,
     SurvivorSignature,
@@ -27,7 +30,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from common.privacy.secure_sum.ring import Words
-    from common.privacy.secure_sum.roster import Roster
+
+
+class _ServerState(Message):
+    kind: Literal["server-state"] = "server-state"
+    roster: Roster
+    adverts: tuple[Advert, ...]
+    bundles: tuple[ShareBundle, ...]
 
 
 class SecureSumServer:
@@ -89,10 +98,32 @@ class SecureSumServer:
             SecureSumError: a platform that enrolled has sent none. Enrol again without it.
         """
         missing = sorted(set(self.transcript.names) - set(self._bundles))
-        if missing:
+        if missing and self.roster.dropouts:
             raise SecureSumError(f"shares of {', '.join(missing)} are missing; enrol again without them")
         envelopes = {name: bundle.envelopes[platform] for name, bundle in self._bundles.items() if name != platform}
         return Mailbag(envelopes=envelopes if self.roster.dropouts else {}).to_bytes()
+
+    def to_state(self) -> bytes:
+        """Roster, adverts and envelopes, none of them secret from the aggregator.
+
+        A round in progress is not kept: it is opened again, and the platforms repeat the same masked vectors.
+        """
+        bundles = tuple(self._bundles[name] for name in sorted(self._bundles))
+        return _ServerState(roster=self.roster, adverts=self.transcript.adverts, bundles=bundles).to_bytes()
+
+    @classmethod
+    def from_state(cls, state: bytes) -> Self:
+        """Go on where ``to_state`` stopped.
+
+        Raises:
+            SecureSumError: the state is damaged.
+        """
+        parsed = _ServerState.from_bytes(state)
+        server = cls(parsed.roster)
+        server._transcript = Transcript(parsed.roster, parsed.adverts)
+        server._adverts = {advert.platform: advert for advert in parsed.adverts}
+        server._bundles = {bundle.platform: bundle for bundle in parsed.bundles}
+        return server
 
     def open_round(self, round_index: int, length: int) -> SecureSumRound:
         """A round over vectors of ``length`` values."""
@@ -165,6 +196,9 @@ class SecureSumRound:
         if platform not in self._arrived:
             raise SecureSumError(f"platform {platform!r} is not among the survivors of round {self._index}")
         if isinstance(reply, SurvivorSignature):
+            digest = self._transcript.survivors_digest(self._index, self.survivors)
+            if not signed_by(self._transcript.roster.identity_of(platform), reply.signature, digest):
+                raise SecureSumError(f"signature of {platform!r}: not over this round's survivor list")
             self._signatures[platform] = reply.signature
         else:
             missing = set(self._transcript.names) - self._arrived

@@ -11,10 +11,12 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.config.base import FrozenModel
 from common.errors import SecureSumError
+from common.privacy.secure_sum.shamir import SHARE_BYTES
 
 Key = Annotated[bytes, Field(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Field(min_length=64, max_length=64)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
+Share = Annotated[bytes, Field(min_length=SHARE_BYTES, max_length=SHARE_BYTES)]
 Round = Annotated[int, Field(ge=0, lt=1 << 32)]
 _LENGTH = struct.Struct(">I")
 
@@ -131,9 +133,9 @@ class UnmaskShares(Message):
     kind: Literal["unmask"] = "unmask"
     platform: Name
     round_index: Round
-    self_mask_shares: dict[Name, bytes]
+    self_mask_shares: dict[Name, Share]
     """Of the survivors."""
-    mask_key_shares: dict[Name, bytes]
+    mask_key_shares: dict[Name, Share]
     """Of the enrolled that are missing."""
 
 

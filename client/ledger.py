@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from client.account import Account, Charge, RunAccount, charge_of
 from client.budget import BudgetPolicy, Plan, SubsampledBudget, release_to_json
@@ -84,22 +85,7 @@ class BudgetLedger:
             LedgerError: the copy's chain is broken, or a kept head was edited.
         """
         log = _open_log(directory, witnesses)
-        heads = log.kept_heads()
-        if not log.exists():
-            log.create({"event": "opened", "policy": asdict(policy)}, log_id=heads[0].log_id if heads else None)
-        with log.writing(distrust_witnesses=True) as writer:
-            account = Account(writer.entries)
-            account.forfeit_open_runs()
-            totals, last = account.totals(), writer.entries[-1].sequence
-            for head in heads:
-                if head.log_id != writer.entries[0].content["log_id"]:
-                    raise LedgerError(f"{log.name} is not a copy of the ledger whose head was kept")
-            lost = {
-                name: max([0.0, *(h.totals.get(name, 0.0) - value for h in heads)]) for name, value in totals.items()
-            }
-            newest = max([last, *(head.sequence for head in heads)])
-            writer.append({"event": "restored", "lost": lost, "replaces": {"from": last + 1, "to": newest}})
-        log.publish(_totals, distrust_witnesses=True)
+        log.restore({"event": "opened", "policy": asdict(policy)}, _restored, _totals)
         ledger = cls(log)
         ledger._adopt(policy)
         return ledger
@@ -167,23 +153,24 @@ class BudgetLedger:
             run = account.runs.get(run_id)
             if run is None:
                 raise PrivacyError(f"run {run_id!r} has reserved nothing in this ledger")
+            if run.closed:
+                raise PrivacyError(f"run {run_id!r} is closed; start a new run to release more")
             receipt = _receipt_for(run, server_round, wanted, request_digest)
             if receipt is None:
-                if run.closed:
-                    raise PrivacyError(f"run {run_id!r} is closed; start a new run to release more")
                 run.check_fits(wanted)
-                content = {
-                    "event": "charged",
-                    "run_id": run_id,
-                    "round": server_round,
-                    "releases": [release_to_json(release) for release in wanted],
-                    "request_digest": request_digest,
-                }
-                entry = writer.append(content)
+                entry = writer.append(
+                    {
+                        "event": "charged",
+                        "run_id": run_id,
+                        "round": server_round,
+                        "releases": [release_to_json(release) for release in wanted],
+                        "request_digest": request_digest,
+                    }
+                )
                 run.charges.append(charge_of(entry))
                 # An exception from here on undoes the entry: the transaction is rolled back.
                 account.check_lifetime(wanted, run_id)
-                receipt = Receipt(run_id, server_round, wanted, request_digest, entry.sequence, entry.mac)
+                receipt = _receipt(run, run.charges[-1])
         self._log.publish(_totals)
         return receipt
 
@@ -198,10 +185,12 @@ class BudgetLedger:
         self._log.publish(_totals)
 
     def confirm(self, receipt: Receipt) -> None:
-        """Raises LedgerError: this ledger has made no such charge."""
+        """Raises LedgerError: this ledger has made no such charge, or its run is closed."""
         run = Account(self._log.entries()).runs.get(receipt.run_id)
         if run is None or receipt not in (_receipt(run, charge) for charge in run.charges):
             raise LedgerError("the receipt names a charge that this ledger has not made")
+        if run.closed:
+            raise LedgerError(f"run {run.run_id!r} is closed: nothing more may leave under its receipts")
 
     def spend(self) -> Spend:
         """What is spent and left, per run and release. Raises LedgerError as :meth:`verify` does."""
@@ -247,6 +236,15 @@ def _open_log(directory: Path, witnesses: Sequence[HeadWitness]) -> SealedLog:
 
 def _totals(entries: Sequence[Entry]) -> dict[str, float]:
     return Account(entries).totals()
+
+
+def _restored(entries: Sequence[Entry], heads: Sequence[Head]) -> dict[str, Any]:
+    """The entry of a restore: by how much the kept heads exceed what the copy accounts for."""
+    account = Account(entries)
+    account.forfeit_open_runs()
+    totals = account.totals()
+    lost = {name: max([0.0, *(head.totals.get(name, 0.0) - value for head in heads)]) for name, value in totals.items()}
+    return {"event": "restored", "lost": lost}
 
 
 def _receipt(run: RunAccount, charge: Charge) -> Receipt:

@@ -143,6 +143,33 @@ class SealedLog:
             self._check_witnesses(entries)
             return entries
 
+    def restore(
+        self,
+        first: Content,
+        note: Callable[[Sequence[Entry], Sequence[Head]], Content],
+        totals_of: Callable[[Sequence[Entry]], Totals],
+    ) -> None:
+        """Go on with an old copy, or with none: append ``note`` as an entry that owns up to the numbers it skips.
+
+        Args:
+            first: content of the first entry, for when there is no copy.
+            note: from the copy's entries and the kept heads, the content of the new entry.
+            totals_of: as in :meth:`publish`.
+
+        Raises:
+            LedgerError: the copy's chain is broken, it is another log's, or a kept head was edited.
+        """
+        heads = self.kept_heads()
+        if not self.exists():
+            self.create(first, log_id=heads[0].log_id if heads else None)
+        with self.writing(distrust_witnesses=True) as writer:
+            if any(head.log_id != writer.entries[0].content["log_id"] for head in heads):
+                raise LedgerError(f"{self.name} is not a copy of the log whose head was kept")
+            last = writer.entries[-1].sequence
+            newest = max([last, *(head.sequence for head in heads)])
+            writer.append({**note(writer.entries, heads), "replaces": {"from": last + 1, "to": newest}})
+        self.publish(totals_of, distrust_witnesses=True)
+
     def publish(self, totals_of: Callable[[Sequence[Entry]], Totals], *, distrust_witnesses: bool = False) -> Head:
         """Tell every witness the head as it now is.
 

@@ -327,7 +327,7 @@ def test_a_deleted_file_shows(tmp_path: Path, name: str) -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_no_damaged_file_is_taken_for_a_ledger(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
@@ -420,8 +420,8 @@ def test_restoring_an_edited_ledger_is_refused(tmp_path: Path) -> None:
         BudgetLedger.restore(tmp_path, POLICY)
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.floats(1.0, 40.0), st.integers(0, 3)), max_size=12))
-@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(1.0, 40.0), st.integers(0, 3)), max_size=8))
+@settings(max_examples=12, deadline=None)
 def test_spend_never_shrinks_and_never_exceeds_the_budget(calls: list[tuple[int, float, int]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         ledger = BudgetLedger.open(Path(name), POLICY)

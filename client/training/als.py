@@ -6,6 +6,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.sparse as sp
 
 from client.training.systems import Entries, Kernels, RowSystems
 from client.training.trainer import Anchor, ItemStatistics
@@ -24,17 +25,17 @@ class _AlternatingLeastSquares:
     def __init__(self, config: FactorizationConfig, kernels: Kernels) -> None:
         self.config = config
         self.kernels = kernels
-        self._transposed: tuple[weakref.ref[UserItemMatrix], Entries, NDArray[np.int64]] | None = None
+        self._transposed: tuple[weakref.ref[UserItemMatrix], Entries] | None = None
 
-    def _by_item(self, matrix: UserItemMatrix) -> tuple[Entries, NDArray[np.int64]]:
-        """The matrix by columns (targets are the values), and the place of each of its entries in the rows."""
+    def _by_item(self, matrix: UserItemMatrix) -> Entries:
+        """The matrix by columns; indices are users, weights and targets the values. Kept while the matrix is."""
         if self._transposed is None or self._transposed[0]() is not matrix:
-            order = np.argsort(matrix.indices, kind="stable")
-            indptr = np.concatenate([[0], np.cumsum(matrix.item_counts())])
-            values = matrix.values[order]
-            entries = Entries(indptr, matrix.entry_users()[order], values, values)
-            self._transposed = (weakref.ref(matrix), entries, order)
-        return self._transposed[1], self._transposed[2]
+            rows = sp.csr_array((matrix.values, matrix.indices, matrix.indptr), (matrix.n_users, matrix.n_items))
+            columns = rows.tocsc()
+            users = columns.indices.astype(np.int32, copy=False)
+            entries = Entries(columns.indptr.astype(np.int64, copy=False), users, columns.data, columns.data)
+            self._transposed = (weakref.ref(matrix), entries)
+        return self._transposed[1]
 
     def _solve(self, systems: RowSystems, warm_start: NDArray[np.float32] | None) -> NDArray[np.float32]:
         if warm_start is None or self.config.solver == "cholesky":
@@ -111,7 +112,7 @@ class ImplicitTrainer(_AlternatingLeastSquares):
         return user_factors, item_factors
 
     def _item_entries(self, matrix: UserItemMatrix) -> Entries:
-        by_item, _ = self._by_item(matrix)
+        by_item = self._by_item(matrix)
         return Entries(by_item.indptr, by_item.indices, by_item.weights, np.ones_like(by_item.weights))
 
     def _systems(
@@ -197,7 +198,7 @@ class ExplicitTrainer(_AlternatingLeastSquares):
         return left, right
 
     def _item_entries(self, matrix: UserItemMatrix, user_factors: NDArray[np.float32]) -> Entries:
-        by_item, _ = self._by_item(matrix)
+        by_item = self._by_item(matrix)
         targets = by_item.targets - np.float32(self.global_mean) - user_factors[by_item.indices, -1]
         return Entries(by_item.indptr, by_item.indices, np.ones_like(targets), targets)
 

@@ -231,8 +231,9 @@ def _draw_dimension(
 
 
 def _mean_scale(train: UserItemMatrix, alpha: float, exponent: float) -> float:
-    """Mean over users of (|Ω_u| + α₀|C_p|)^ν: the mean λ_u is λ times this."""
-    return float(np.mean((train.row_lengths + alpha * train.n_items) ** exponent))
+    """Mean of (|Ω_u| + α₀|C_p|)^ν over users with a history: the mean λ_u is λ times this."""
+    lengths = train.row_lengths[train.row_lengths > 0]
+    return float(np.mean((lengths + alpha * train.n_items) ** exponent)) if len(lengths) else 1.0
 
 
 def _log_uniform(bounds: tuple[float, float], rng: np.random.Generator) -> float:

@@ -2,6 +2,7 @@
 
     CrossfedError
     ├── ConfigError            a YAML file, an option or a --set override is wrong
+    │   └── PlanMismatchError     … or the plan of a run is not the one that a platform agreed to
     ├── DataError              an input file cannot be used as it is
     ├── CatalogueError         item keys, digests, cards or the vocabulary do not fit
     │   └── SecretMismatchError   two platforms made their digests with different secrets
@@ -14,7 +15,8 @@
     ├── StoreError             a model store that cannot be read or written
     │   └── NewerStoreError       … because a newer crossfed wrote it
     ├── FederationError        a round that cannot be run: quorum, deadline, vocabulary
-    └── PlatformError          a platform answered with an error; carries its code only
+    ├── PlatformError          a platform answered with an error; carries its code only
+    └── InternalError          a defect of crossfed itself, met at the wire's edge
 
 Each class has a ``code``: a short constant string, the only part of an error that may cross the wire. Messages name the
 file, line or field at fault and the way to mend it; they never hold user ids, interactions or secrets.
@@ -35,6 +37,12 @@ class ConfigError(CrossfedError):
     """A configuration value is wrong; the message names file and key path."""
 
     code = "config"
+
+
+class PlanMismatchError(ConfigError):
+    """The aggregator's plan is not the one that this platform agreed to."""
+
+    code = "plan-differs"
 
 
 class DataError(CrossfedError):
@@ -113,3 +121,9 @@ class PlatformError(CrossfedError):
     """A platform answered with an error. Only its code crossed the wire."""
 
     code = "platform"
+
+
+class InternalError(CrossfedError):
+    """Something failed that crossfed did not foresee; the text stays in the platform's own log."""
+
+    code = "internal"

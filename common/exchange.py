@@ -7,12 +7,15 @@ carries the error's code and nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from common.errors import ContractError
 
 JsonScalar = str | int | float | bool | None
 Json = JsonScalar | list["Json"] | dict[str, "Json"]
@@ -71,3 +74,15 @@ class AgentConnection(Protocol):
 def nbytes(arrays: Arrays) -> int:
     """Bytes of all arrays."""
     return sum(np.asarray(array).nbytes for array in arrays.values())
+
+
+def value_mean_of(request: AgentRequest) -> float:
+    """μ, the mean rating over all platforms, as the aggregator tells it; 0 for implicit feedback.
+
+    Raises:
+        ContractError: it is not a finite number.
+    """
+    mean = request.config.get("value_mean", 0.0)
+    if isinstance(mean, bool) or not isinstance(mean, int | float) or not math.isfinite(mean):
+        raise ContractError("value_mean must be a finite number")
+    return float(mean)

@@ -7,6 +7,7 @@ Values that may be secret are never repeated in a message.
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -26,12 +27,15 @@ _SHOWN_CHARACTERS = 60
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base_directory")
-    path = path.expanduser()
+    path = Path(os.path.expandvars(path.expanduser()))
+    if "$" in path.parts[0]:
+        raise ValueError(f"{path.parts[0]} is not set: give --data DIR or export {path.parts[0].strip('${}')}")
     return path if base is None else Path(base) / path
 
 
 ConfigPath = Annotated[Path, AfterValidator(_resolve)]
-"""A path inside a configuration; a relative one is taken from the configuration file's own folder."""
+"""A path inside a configuration; a relative one is taken from the configuration file's own folder. It may begin with an
+environment variable: ``$CROSSFED_DATA/ml1m/ratings.parquet``."""
 
 
 def load_yaml_model(path: Path, model: type[M], overrides: Sequence[str] = ()) -> M:

@@ -1,0 +1,76 @@
+"""What a platform agent trains on: its catalogue, its users' training interactions and a validation slice. No test data.
+
+Whoever measures (the simulator, an analyst) keeps the test interactions; an agent cannot look at what it does not have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.dataset import ItemTable, UserItemMatrix
+from client.data.split import EvaluationSlice
+from common.catalogue import ItemCard
+from common.errors import DataError
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingData:
+    """One platform's own side of the federation.
+
+    Attributes:
+        user_ids: one per row. Private.
+        items: the catalogue, one item a column.
+        train: n users × m_own items.
+        validation: users and interactions for choices (tuning, the verdict); never for measuring.
+        shared: bool ``[m_own]``; the items whose digests and statistics the platform shares.
+    """
+
+    user_ids: tuple[str, ...]
+    items: ItemTable
+    train: UserItemMatrix
+    validation: EvaluationSlice
+    shared: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        if len(self.items) != self.train.n_items or len(self.shared) != self.train.n_items:
+            raise DataError(
+                f"{len(self.items)} items and {len(self.shared)} share flags for {self.train.n_items} columns"
+            )
+        if len(self.user_ids) != self.train.n_users:
+            raise DataError(f"{len(self.user_ids)} user ids for {self.train.n_users} rows")
+
+    @property
+    def shared_columns(self) -> NDArray[np.int64]:
+        """int64: columns of the shared items, in order."""
+        return np.flatnonzero(self.shared)
+
+    def cards(self) -> list[ItemCard]:
+        """The cards of the shared items, in order of column."""
+        return [
+            ItemCard(key=self.items.keys[i], title=self.items.titles[i], genres=self.items.genres[i])
+            for i in self.shared_columns
+        ]
+
+    @property
+    def known(self) -> UserItemMatrix:
+        """All that is known of every user: training interactions and what validation had withheld."""
+        return self.validation_union(self.train, self.validation)
+
+    @staticmethod
+    def validation_union(train: UserItemMatrix, validation: EvaluationSlice) -> UserItemMatrix:
+        """Training rows, and for validation users their history and truth."""
+        parts = [train, validation.history, validation.truth]
+        users = np.concatenate([part.entry_users() for part in parts])
+        items = np.concatenate([part.indices for part in parts])
+        _, first = np.unique(users.astype(np.int64) * train.n_items + items, return_index=True)
+        return UserItemMatrix.from_entries(
+            users[first],
+            items[first],
+            np.concatenate([part.values for part in parts])[first],
+            np.concatenate([part.times for part in parts])[first],
+            n_users=train.n_users,
+            n_items=train.n_items,
+        )

@@ -1,0 +1,78 @@
+"""What a platform knows of the federation it has joined: the vocabulary, who shares what, and the others' item cards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.training import TrainingData
+from client.platform_model import ItemDescriptions
+from common.catalogue import FederationSecret, Vocabulary, unpack_blobs
+from common.errors import CatalogueError
+from common.exchange import Arrays
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Membership:
+    """One platform's place in a federation.
+
+    Attributes:
+        platforms: names of all platforms, sorted.
+        owners: bool ``[m, P]``: who shares which item.
+        vocabulary: the m items as far as their cards, or the own catalogue, describe them.
+        own_positions: int32 ``[m_own]``: position of each own item, −1 where nobody shares it.
+        shared_positions: int32 ``[m_p]``: positions of the items that this platform shares, in order of column.
+    """
+
+    platforms: tuple[str, ...]
+    owners: NDArray[np.bool_]
+    vocabulary: ItemDescriptions
+    own_positions: NDArray[np.int32]
+    shared_positions: NDArray[np.int32]
+
+    @classmethod
+    def of(
+        cls, platform: str, platforms: tuple[str, ...], arrays: Arrays, data: TrainingData, secret: FederationSecret
+    ) -> Membership:
+        """Read the aggregator's vocabulary message.
+
+        Raises:
+            CatalogueError: it lacks an item that this platform shares or repeats one, says that this platform shares
+                others than it does, or holds cards that were not made with the federation's secret.
+        """
+        digests = arrays["digests"]
+        own_digests = secret.digests(data.items.keys)
+        place = {row.tobytes(): position for position, row in enumerate(digests)}
+        if len(place) != len(digests):
+            raise CatalogueError("the vocabulary repeats an item; join the federation again")
+        own = np.array([place.get(row.tobytes(), -1) for row in own_digests], dtype=np.int32)
+        shared = Vocabulary(digests).positions(own_digests[data.shared_columns])
+        owners = arrays["owners"].astype(np.bool_)
+        if platform not in platforms:
+            raise CatalogueError("the vocabulary does not list this platform; join the federation again")
+        if not np.array_equal(np.flatnonzero(owners[:, platforms.index(platform)]), np.sort(shared)):
+            raise CatalogueError("the vocabulary says that this platform shares other items than it does")
+        return cls(
+            platforms=platforms,
+            owners=owners,
+            vocabulary=_describe(arrays, data, secret, own),
+            own_positions=own,
+            shared_positions=shared,
+        )
+
+
+def _describe(
+    arrays: Arrays, data: TrainingData, secret: FederationSecret, own_positions: NDArray[np.int32]
+) -> ItemDescriptions:
+    """The own description where there is one, else the card's, else blank."""
+    cards = secret.open_cards(unpack_blobs(arrays["cards"], arrays["card_offsets"]), arrays["digests"])
+    keys = [card.key if card else "" for card in cards]
+    titles = [card.title if card else "(an item that its platform does not describe)" for card in cards]
+    genres = [card.genres if card else () for card in cards]
+    for column in np.flatnonzero(own_positions >= 0):
+        position = own_positions[column]
+        keys[position], titles[position] = data.items.keys[column], data.items.titles[column]
+        genres[position] = data.items.genres[column]
+    return ItemDescriptions(keys=tuple(keys), titles=tuple(titles), genres=tuple(genres))

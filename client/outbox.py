@@ -1,0 +1,92 @@
+"""Charge, make, send: the order in which a contribution leaves, whatever it holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from client.budget import BudgetPolicy
+from client.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
+from client.journal import EgressJournal
+from client.ledger import BudgetLedger
+from client.masking import MaskedContribution
+from common.errors import CrossfedError
+from common.exchange import AgentRequest, Arrays, Json
+from common.privacy.contribution import PrivatizedContribution, Release
+from common.protocol import CONTRIBUTIONS, reply_contract
+
+_REPLY_FIELDS: Mapping[str, tuple[FieldSpec, ...]] = {"join": (FieldSpec("secret_fingerprint", "text", 32),)}
+
+
+def egress_contract() -> EgressContract:
+    """The federation's contract as the guard reads it: what is derived from interactions, and what is not."""
+    specs = reply_contract()
+    return EgressContract(
+        contributions=tuple(specs[kind] for kind in CONTRIBUTIONS),
+        replies=tuple(
+            ReplySpec(spec, _REPLY_FIELDS.get(kind, ())) for kind, spec in specs.items() if kind not in CONTRIBUTIONS
+        ),
+    )
+
+
+class Outbox:
+    """A platform's ledger and egress guard, used in the one order that is safe.
+
+    Args:
+        folder: the platform's private folder; holds ledger and journal.
+        policy: the platform's lifetime budget.
+    """
+
+    def __init__(self, folder: Path, policy: BudgetPolicy) -> None:
+        self.ledger = BudgetLedger.open(folder, policy)
+        self.journal = EgressJournal(folder, self.ledger)
+        self._guard = EgressGuard(egress_contract(), self.journal, self.ledger)
+
+    def reserve(self, run_id: str, releases: Sequence[Release], *, epsilon: float | None, delta: float) -> None:
+        """Set a whole run's budget aside before its first release; refuses a run that does not fit."""
+        self.ledger.reserve(run_id, releases, epsilon=epsilon, delta=delta)
+
+    def contribute(
+        self,
+        request: AgentRequest,
+        releases: Sequence[Release],
+        make: Callable[[], PrivatizedContribution | MaskedContribution],
+        sizes: Mapping[str, int],
+    ) -> Arrays:
+        """Charge ``releases``, then make the contribution, then let it out.
+
+        The same request again gets the same bytes and is not charged; another request of the same round is a new charge.
+
+        Raises:
+            BudgetExceededError: nothing was made.
+            EgressRefusedError: nothing left.
+        """
+        receipt = self.ledger.charge(request.run_id, request.server_round, releases, digest_of(request))
+        earlier = self._guard.replay(receipt)
+        if earlier is not None:
+            return earlier
+        return self._guard.send(make(), kind=request.kind, sizes=sizes, receipt=receipt)
+
+    def reply(
+        self, kind: str, arrays: Arrays, fields: Mapping[str, Json], sizes: Mapping[str, int]
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """Let out an answer that holds nothing derived from interactions."""
+        return self._guard.reply(kind, arrays, fields, sizes)
+
+    def refuse(self, kind: str, error: CrossfedError) -> str:
+        """The code that answers a request that failed."""
+        return self._guard.refusal(kind, error)
+
+
+def digest_of(request: AgentRequest) -> str:
+    """SHA-256 of everything that a request says."""
+    digest = hashlib.sha256()
+    header = [request.kind, request.run_id, request.server_round, dict(request.config)]
+    digest.update(json.dumps(header, sort_keys=True).encode())
+    for name, array in sorted(request.arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,197 @@
+"""After the last round: the platform's own models, and the verdict which of them ranks its own items.
+
+A silo trusts itself, so its local model needs no noise and is the baseline that counts. It is tuned on the validation
+users with the same search and the same number of candidates as the anchored model that competes with it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.split import EvaluationSlice
+from client.data.training import TrainingData
+from client.evaluation import Candidate, PerUserMetrics, choose_verdict, evaluate
+from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
+from client.recommend.fold_in import FoldIn
+from client.recommend.scorer import BlendScorer, Scorer, SolvedFactorScorer
+from client.recommend.topk import block_rows
+from client.training.als import rating_sum_and_count
+from client.training.fit import fit
+from client.training.local import fit_anchored
+from client.training.tuning import tune_anchored, tune_local
+from common.config.model import AnchoredConfig, FactorizationConfig
+from common.config.platform import PersonalizationConfig
+
+RATING_METRIC = "-rmse"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FederationView:
+    """What the federation has told this platform: everything of a :class:`PlatformModel` that is not its own."""
+
+    server_round: int
+    platforms: tuple[str, ...]
+    vocabulary: ItemDescriptions
+    owners: NDArray[np.bool_]
+    own_positions: NDArray[np.int32]
+    shared: FactorModel
+    elsewhere: NDArray[np.float64]
+
+
+class Personalizer:
+    """Builds a platform's model from its own data and what the federation learned.
+
+    Args:
+        platform: its name.
+        data: training interactions and the validation slice.
+        model: feedback, solver and backend of local training; its other hyperparameters are tuned.
+        config: what to try.
+    """
+
+    def __init__(
+        self, platform: str, data: TrainingData, model: FactorizationConfig, config: PersonalizationConfig
+    ) -> None:
+        self._platform = platform
+        self._data = data
+        self._base = model
+        self._config = config
+        self._local: FactorModel | None = None
+
+    def build(self, view: FederationView) -> PlatformModel:
+        """Train the platform's own models, choose between them and the shared one, and put it all together."""
+        local = self.local()
+        anchored = self._anchored(view) if self._config.anchored and (view.own_positions >= 0).any() else None
+        undecided = OwnVerdict(
+            name="local", weight=None, metric=self._config.metric, local_mean=0.0, chosen_mean=0.0, interval=(0.0, 0.0)
+        )
+        model = PlatformModel(
+            platform=self._platform,
+            server_round=view.server_round,
+            platforms=view.platforms,
+            vocabulary=view.vocabulary,
+            owners=view.owners,
+            shared=view.shared,
+            elsewhere=view.elsewhere,
+            own=describe(self._data),
+            own_positions=view.own_positions,
+            local=local,
+            anchored=anchored,
+            verdict=undecided,
+            beta=self._config.beta,
+            user_ids=self._data.user_ids,
+            histories=self._data.known,
+        )
+        return replace(model, verdict=self._judge(model))
+
+    def local(self) -> FactorModel:
+        """The local model, tuned and trained once: it does not depend on the federation."""
+        if self._local is None:
+            train, held_out = self._data.train, self._data.validation
+            tuned = tune_local(
+                train,
+                held_out.history,
+                self._score,
+                self._rng("tune local"),
+                budget=self._config.tuning_candidates,
+                base=self._base,
+            )
+            fitted = fit(train, tuned.config, self._rng("local"))
+            self._local = FactorModel(
+                item_parameters=fitted.item_factors, config=tuned.config, value_mean=self._value_mean()
+            )
+        return self._local
+
+    def _anchored(self, view: FederationView) -> FactorModel:
+        prior = np.zeros((self._data.train.n_items, view.shared.item_parameters.shape[1]), dtype=np.float32)
+        known = np.flatnonzero(view.own_positions >= 0)
+        prior[known] = view.shared.item_parameters[view.own_positions[known]]
+        base = AnchoredConfig(**view.shared.config.model_dump())
+        train, held_out = self._data.train, self._data.validation
+        tuned = tune_anchored(
+            train,
+            held_out.history,
+            self._score,
+            self._rng("tune anchored"),
+            prior,
+            budget=self._config.tuning_candidates,
+            base=base,
+        )
+        assert isinstance(tuned.config, AnchoredConfig)
+        fitted = fit_anchored(train, prior, tuned.config, self._rng("anchored"))
+        width = tuned.config.dimension + tuned.config.free_dimensions
+        plain = tuned.config.model_dump(include=set(FactorizationConfig.model_fields)) | {"dimension": width}
+        return FactorModel(
+            item_parameters=fitted.item_factors,
+            config=FactorizationConfig.model_validate(plain),
+            value_mean=self._value_mean(),
+        )
+
+    def _judge(self, model: PlatformModel) -> OwnVerdict:
+        """Compare all candidates with the local model on the validation users (never on test)."""
+        local = model.own_scorer("local")
+        candidates: list[tuple[str, float | None, Scorer]] = []
+        if (model.own_positions >= 0).any():
+            shared = model.own_scorer("shared")
+            candidates.append(("shared", None, shared))
+            if self._base.feedback == "implicit":
+                candidates += [("blend", w, BlendScorer(local, shared, w)) for w in self._config.blend_weights]
+        if model.anchored is not None:
+            candidates.append(("anchored", None, model.own_scorer("anchored")))
+        verdict = choose_verdict(
+            self._measure(local),
+            [Candidate(name, weight, self._measure(scorer)) for name, weight, scorer in candidates],
+            metric=self._metric,
+            rng=self._rng("verdict"),
+        )
+        return OwnVerdict(
+            name=verdict.name,
+            weight=verdict.weight,
+            metric=verdict.metric,
+            local_mean=verdict.local_mean,
+            chosen_mean=verdict.chosen_mean,
+            interval=(verdict.interval.lower, verdict.interval.upper),
+        )
+
+    @property
+    def _metric(self) -> str:
+        return self._config.metric if self._base.feedback == "implicit" else RATING_METRIC
+
+    def _measure(self, scorer: Scorer) -> PerUserMetrics:
+        if self._base.feedback == "explicit":
+            return rating_accuracy(scorer, self._data.validation)
+        return evaluate(scorer, self._data.validation, metrics=(self._metric,), depth=20)
+
+    def _score(self, user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]) -> float:
+        values = self._measure(SolvedFactorScorer(user_factors, item_factors)).values[self._metric]
+        return float(values.mean()) if len(values) else 0.0
+
+    def _value_mean(self) -> float:
+        total, count = rating_sum_and_count(self._data.train)
+        return total / count if count and self._base.feedback == "explicit" else 0.0
+
+    def _rng(self, purpose: str) -> np.random.Generator:
+        return np.random.default_rng([self._config.seed, zlib.crc32(f"{self._platform}/{purpose}".encode())])
+
+
+def describe(data: TrainingData) -> ItemDescriptions:
+    """The platform's own catalogue as the recommender shows it."""
+    return ItemDescriptions(keys=data.items.keys, titles=data.items.titles, genres=data.items.genres)
+
+
+def rating_accuracy(scorer: Scorer, held_out: EvaluationSlice) -> PerUserMetrics:
+    """−RMSE of each user's held-out ratings, so that higher is better as for every other metric."""
+    users = held_out.users[held_out.truth.row_lengths[held_out.users] > 0]
+    errors = np.zeros(len(users))
+    step = block_rows(held_out.truth.n_items)
+    for start in range(0, len(users), step):
+        some = users[start : start + step]
+        truth = held_out.truth.select_users(some)
+        rows = truth.entry_users()
+        predicted = scorer.scores(held_out.history, some)[rows, truth.indices]
+        squares = np.square(predicted.astype(np.float64) - truth.values)
+        errors[start : start + step] = np.sqrt(np.bincount(rows, squares, minlength=len(some)) / truth.row_lengths)
+    return PerUserMetrics(users, {RATING_METRIC: -errors}, None)

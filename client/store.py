@@ -1,0 +1,186 @@
+"""The platform's versioned model store: each version a folder that is wholly there or not at all.
+
+    STORE/CURRENT              the number of the version that serves
+    STORE/versions/000001/     manifest.json and arrays.npz
+
+A version is written beside the others, made durable, and only then named in ``CURRENT``: a crash or a full disk at any
+point leaves the old version serving.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.dataset import UserItemMatrix
+from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
+from common.config.model import FactorizationConfig
+from common.errors import NewerStoreError, StoreError
+from common.files import sync_folder, write_atomically
+
+FORMAT: Final = 1
+_MODELS: Final = ("shared", "local", "anchored")
+
+
+class PlatformStore:
+    """Versions of a platform's model in one folder, readable by its owner only.
+
+    Args:
+        root: the folder; made when it is not there.
+        keep: how many of the newest versions stay.
+    """
+
+    def __init__(self, root: Path, *, keep: int = 3) -> None:
+        self.root = root
+        self._keep = keep
+
+    @property
+    def _versions(self) -> Path:
+        return self.root / "versions"
+
+    def versions(self) -> list[int]:
+        """Numbers of all complete versions, oldest first."""
+        if not self._versions.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._versions.iterdir() if path.name.isdigit())
+
+    def current(self) -> int:
+        """The version that serves.
+
+        Raises:
+            StoreError: there is none yet.
+        """
+        try:
+            return int((self.root / "CURRENT").read_text().strip())
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{self.root}: holds no model yet; run a federation with this store first (crossfed-simulate run, or "
+                f"crossfed-client start)"
+            ) from error
+
+    def commit(self, model: PlatformModel) -> int:
+        """Write ``model`` as the next version and serve it; returns its number.
+
+        Raises:
+            StoreError: it cannot be written; the version before still serves.
+        """
+        number = max(self.versions(), default=0) + 1
+        try:
+            self._versions.mkdir(parents=True, exist_ok=True, mode=0o700)
+            unfinished = self._versions / f".{number:06d}.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(mode=0o700)
+            _write(unfinished, model)
+            sync_folder(unfinished)
+            unfinished.rename(self._versions / f"{number:06d}")
+            sync_folder(self._versions)
+        except (OSError, StoreError) as error:
+            shutil.rmtree(self._versions / f".{number:06d}.unfinished", ignore_errors=True)
+            raise StoreError(
+                f"{self.root}: version {number} cannot be written ({error}); the version before still serves. "
+                f"Free some space and train again"
+            ) from error
+        write_atomically(self.root / "CURRENT", f"{number}\n".encode())
+        for old in self.versions()[: -self._keep]:
+            shutil.rmtree(self._versions / f"{old:06d}")
+        return number
+
+    def load(self, version: int | None = None) -> PlatformModel:
+        """Read a version, by default the one that serves.
+
+        Raises:
+            StoreError: it is not there or damaged.
+            NewerStoreError: a newer crossfed wrote it.
+        """
+        folder = self._versions / f"{self.current() if version is None else version:06d}"
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+            if manifest["format"] > FORMAT:
+                raise NewerStoreError(
+                    f"{folder}: has format {manifest['format']}, this crossfed reads up to {FORMAT}; upgrade crossfed"
+                )
+            with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+                return _model_of(manifest, {name: arrays[name] for name in arrays.files})
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise StoreError(f"{folder}: cannot be read; restore it, or set CURRENT to an older version") from error
+
+
+def _write(folder: Path, model: PlatformModel) -> None:
+    models = {name: getattr(model, name) for name in _MODELS if getattr(model, name) is not None}
+    manifest = {
+        "format": FORMAT,
+        "platform": model.platform,
+        "server_round": model.server_round,
+        "platforms": model.platforms,
+        "vocabulary": asdict(model.vocabulary),
+        "own": asdict(model.own),
+        "verdict": asdict(model.verdict),
+        "beta": model.beta,
+        "user_ids": model.user_ids,
+        "n_items": model.histories.n_items,
+        "models": {
+            name: {"config": part.config.model_dump(mode="json"), "value_mean": part.value_mean}
+            for name, part in models.items()
+        },
+    }
+    arrays: dict[str, NDArray[Any]] = {
+        "owners": model.owners,
+        "elsewhere": model.elsewhere,
+        "own_positions": model.own_positions,
+        "indptr": model.histories.indptr,
+        "indices": model.histories.indices,
+        "values": model.histories.values,
+        "times": model.histories.times,
+        **{f"{name}_parameters": part.item_parameters for name, part in models.items()},
+    }
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomically(folder / "arrays.npz", buffer.getvalue())
+    write_atomically(folder / "manifest.json", json.dumps(manifest, ensure_ascii=False).encode())
+
+
+def _model_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> PlatformModel:
+    models = {
+        name: FactorModel(
+            item_parameters=arrays[f"{name}_parameters"],
+            config=FactorizationConfig.model_validate(part["config"]),
+            value_mean=part["value_mean"],
+        )
+        for name, part in manifest["models"].items()
+    }
+    verdict = manifest["verdict"]
+    return PlatformModel(
+        platform=manifest["platform"],
+        server_round=manifest["server_round"],
+        platforms=tuple(manifest["platforms"]),
+        vocabulary=_descriptions(manifest["vocabulary"]),
+        owners=arrays["owners"],
+        shared=models["shared"],
+        elsewhere=arrays["elsewhere"],
+        own=_descriptions(manifest["own"]),
+        own_positions=arrays["own_positions"],
+        local=models["local"],
+        anchored=models.get("anchored"),
+        verdict=OwnVerdict(**{**verdict, "interval": tuple(verdict["interval"])}),
+        beta=manifest["beta"],
+        user_ids=tuple(manifest["user_ids"]),
+        histories=UserItemMatrix(
+            arrays["indptr"], arrays["indices"], arrays["values"], arrays["times"], manifest["n_items"]
+        ),
+    )
+
+
+def _descriptions(part: dict[str, Any]) -> ItemDescriptions:
+    return ItemDescriptions(
+        keys=tuple(part["keys"]),
+        titles=tuple(part["titles"]),
+        genres=tuple(tuple(genres) for genres in part["genres"]),
+    )

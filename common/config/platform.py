@@ -1,0 +1,39 @@
+"""What a platform decides for itself: what it shares, and how its own model is built."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from common.config.base import FrozenModel
+
+
+class CatalogueConfig(FrozenModel):
+    """Which items of the catalogue the other platforms may know of."""
+
+    share: Literal["all", "none", "filter"] = "all"
+    """all: every item; none: no item (the platform then receives and contributes nothing); filter: as below."""
+    genres: tuple[str, ...] = ()
+    """filter: items with one of these genres; empty admits all."""
+    key_prefixes: tuple[str, ...] = ()
+    """filter: items whose key begins with one of these (``imdb:``); empty admits all."""
+    cards: bool = True
+    """Whether titles and genres of shared items go to the other platforms, encrypted."""
+
+
+class PersonalizationConfig(FrozenModel):
+    """How the platform's own model is built once the shared parameters are there."""
+
+    tuning_candidates: Annotated[int, Field(ge=1)] = 24
+    """Hyperparameter settings tried for the local model, and as many for the anchored one, on validation users."""
+    anchored: bool = True
+    """Whether to try a local model that has the shared factors as its prior mean."""
+    blend_weights: tuple[Annotated[float, Field(gt=0)], ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """w of z(local) + w·z(shared)."""
+    metric: Literal["recall@20", "ndcg@10", "hr@10"] = "ndcg@10"
+    """What tuning and the verdict maximise for implicit feedback; explicit feedback minimises the rating error."""
+    beta: Annotated[float, Field(ge=0)] = 0.3
+    """Weight of log popularity in cross-platform scores; tuned in simulations on items hidden for the purpose."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seeds local training; the platform's name is mixed in."""

@@ -1,0 +1,109 @@
+"""Every round's state on disk, whole or not at all; a run resumes from the newest."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from common.catalogue import Vocabulary
+from common.config.federation import FederationPlan
+from common.errors import FederationError, NewerStoreError, StoreError
+from common.files import write_atomically
+from server.state import FederationState, RoundRecord
+
+_FORMAT = 1
+
+
+class CheckpointStore:
+    """Checkpoints of one run in one folder, a file a round.
+
+    Args:
+        folder: made when it is not there.
+        keep: how many of the newest rounds stay.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 3) -> None:
+        self.folder = folder
+        self._keep = keep
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, state: FederationState, plan: FederationPlan) -> Path:
+        """Write the state of a completed round durably.
+
+        Raises:
+            StoreError: the disk is full or the folder not writable; earlier rounds stay.
+        """
+        header = {
+            "format": _FORMAT,
+            "run_id": state.run_id,
+            "server_round": state.server_round,
+            "plan": plan.model_dump(mode="json"),
+            "platforms": list(state.vocabulary.owners),
+            "user_counts": state.user_counts,
+            "value_mean": state.value_mean,
+            "history": [record.as_dict() for record in state.history],
+        }
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
+            digests=state.vocabulary.digests,
+            item_parameters=state.item_parameters,
+            item_counts=state.item_counts,
+            **{f"owners_{index}": rows for index, rows in enumerate(state.vocabulary.owners.values())},
+        )
+        path = self.folder / f"round-{state.server_round:06d}.npz"
+        write_atomically(path, buffer.getvalue())
+        for old in self._files()[: -self._keep]:
+            old.unlink()
+        return path
+
+    def latest(self, plan: FederationPlan) -> FederationState | None:
+        """The newest checkpoint, or None in an empty folder.
+
+        Raises:
+            FederationError: it belongs to another plan.
+            NewerStoreError: a newer crossfed wrote it.
+            StoreError: it cannot be read.
+        """
+        files = self._files()
+        return self._load(files[-1], plan) if files else None
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("round-*.npz"))
+
+    def _load(self, path: Path, plan: FederationPlan) -> FederationState:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                header = json.loads(arrays["header"].tobytes())
+                if header["format"] > _FORMAT:
+                    raise NewerStoreError(f"{path}: written by a newer crossfed; upgrade this one to resume the run")
+                owners = {name: arrays[f"owners_{index}"] for index, name in enumerate(header["platforms"])}
+                vocabulary = Vocabulary(arrays["digests"], owners)
+                parameters, counts = arrays["item_parameters"], arrays["item_counts"]
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise StoreError(f"{path}: cannot be read; move it away to resume from the round before") from error
+        differences = plan.differences(FederationPlan.model_validate(header["plan"]))
+        if differences:
+            raise FederationError(
+                f"{path}: this run was started with another plan (differs in {', '.join(differences)}); "
+                f"restore the plan, or use a new folder"
+            )
+        return FederationState(
+            run_id=header["run_id"],
+            server_round=header["server_round"],
+            vocabulary=vocabulary,
+            item_parameters=parameters,
+            item_counts=counts,
+            user_counts=header["user_counts"],
+            value_mean=header["value_mean"],
+            history=tuple(_record(entry) for entry in header["history"]),
+        )
+
+
+def _record(entry: dict[str, object]) -> RoundRecord:
+    return RoundRecord(**{**entry, "platforms": tuple(entry["platforms"])})  # type: ignore[arg-type]

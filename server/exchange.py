@@ -1,0 +1,180 @@
+"""Asking the platforms: one request to many of them, and their answers as they come, in order of platform name.
+
+Answers are handed on one at a time, so that the aggregator never holds more than the few that came out of order: 1,000
+platforms × 18 MB collected would be 18 GB.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from logging import getLogger
+from typing import Final, Protocol
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from common.errors import ContractError, PlatformError
+from common.exchange import OK, AgentReply, AgentRequest, nbytes
+from common.messages import array_record, reply_of, request_content
+from server.state import RoundRecord
+
+_log = getLogger(__name__)
+
+# A deployed grid is a network call away; the in-process one answers at the first pull and never waits.
+_POLL_SECONDS: Final = 0.2
+_MESSAGE_TYPES: Final[Mapping[str, str]] = {
+    "join": MessageType.QUERY,
+    "vocabulary": MessageType.QUERY,
+    "counts": MessageType.TRAIN,
+    "statistics": MessageType.TRAIN,
+    "finish": MessageType.EVALUATE,
+}
+
+
+class Observer(Protocol):
+    """Watches a run: the simulator's progress display, the server's log."""
+
+    def on_reply(self, server_round: int, kind: str, platform: str, code: str, reply_bytes: int) -> None:
+        """A platform answered, or failed with ``code``."""
+
+    def on_round(self, record: RoundRecord) -> None:
+        """A round is complete."""
+
+
+class SilentObserver:
+    """Watches nothing."""
+
+    def on_reply(self, server_round: int, kind: str, platform: str, code: str, reply_bytes: int) -> None:
+        """Ignore it."""
+
+    def on_round(self, record: RoundRecord) -> None:
+        """Ignore it."""
+
+
+class PlatformExchange:
+    """Sends requests through a Flower grid and yields the answers.
+
+    Args:
+        grid: Flower's.
+        observer: told of every answer.
+        deadline: seconds that the platforms have for one answer.
+    """
+
+    def __init__(self, grid: Grid, observer: Observer, *, deadline: float) -> None:
+        self.grid = grid
+        self.nodes: dict[int, str] = {}
+        """Platform name by Flower node id, in order of name; empty until the platforms have joined."""
+        self.failed: dict[str, str] = {}
+        """Error code by platform, of the last request."""
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self._observer = observer
+        self._questions: dict[str, Message] = {}
+        self._deadline = deadline
+
+    def reset_counters(self) -> None:
+        """Count bytes from here."""
+        self.bytes_up = self.bytes_down = 0
+
+    def node_ids(self) -> list[int]:
+        """The nodes that are connected now."""
+        return sorted(self.grid.get_node_ids())
+
+    def ask(self, request: AgentRequest, nodes: Iterable[int] | None = None) -> Iterator[tuple[int, AgentReply]]:
+        """Send ``request`` to ``nodes`` (all platforms of the run) and yield (node, answer) as answers come.
+
+        Failures are not yielded: they are in :attr:`failed` with their code, by platform name.
+        """
+        return self.read(request.kind, self.send(self.messages(request, nodes)))
+
+    def messages(self, request: AgentRequest, nodes: Iterable[int] | None = None) -> list[Message]:
+        """The Flower messages of :meth:`ask`. Their arrays are serialised once, whatever the number of platforms."""
+        chosen = list(self.nodes if nodes is None else nodes)
+        self.bytes_down += nbytes(request.arrays) * len(chosen)
+        content = request_content(request, array_record(request.arrays))
+        return [
+            Message(
+                content=content,
+                dst_node_id=node,
+                message_type=_MESSAGE_TYPES[request.kind],
+                group_id=str(request.server_round),
+                ttl=self._deadline,
+            )
+            for node in chosen
+        ]
+
+    def send(self, messages: Iterable[Message]) -> Iterator[Message]:
+        """Push ``messages``; yield the answers in the same order, each as soon as it and those before it are there."""
+        self._questions = {}
+        self.failed = {}
+        for message in messages:
+            # One at a time: a message that the grid does not take has no id, and its platform counts as unreachable.
+            ids = list(self.grid.push_messages([message]))
+            if ids:
+                self._questions[ids[0]] = message
+            else:
+                self._fail(message, "unreachable")
+        waiting = set(self._questions)
+        arrived: dict[str, Message] = {}
+        for message_id, question in list(self._questions.items()):
+            while message_id in waiting and not self._expired(question):
+                self._pull(waiting, arrived)
+            if message_id in arrived:
+                yield arrived.pop(message_id)
+            else:
+                waiting.discard(message_id)
+                self._fail(question, "deadline")
+
+    def read(self, kind: str, answers: Iterable[Message]) -> Iterator[tuple[int, AgentReply]]:
+        """Yield (node, reply) for every answer that is one; note the others in :attr:`failed`."""
+        for answer in answers:
+            # A dead node's error comes from Flower itself, so only the id that it replies to tells whose it is.
+            question = self._questions[answer.metadata.reply_to_message_id]
+            try:
+                reply = self._check(kind, question, answer)
+            except (ContractError, PlatformError) as error:
+                self._fail(question, str(error) if isinstance(error, PlatformError) else error.code)
+                continue
+            self.bytes_up += reply.nbytes
+            self._observer.on_reply(reply.server_round, kind, reply.platform, OK, reply.nbytes)
+            yield question.metadata.dst_node_id, reply
+
+    def reject(self, reply: AgentReply, error: ContractError) -> None:
+        """Leave out an answer that turned out not to keep the contract."""
+        _log.warning("round %d: %s of %s left out: %s", reply.server_round, reply.kind, reply.platform, error)
+        self.failed[reply.platform] = error.code
+        self._observer.on_reply(reply.server_round, reply.kind, reply.platform, error.code, 0)
+
+    def _pull(self, waiting: set[str], arrived: dict[str, Message]) -> None:
+        """Fetch what has come; wait a little when nothing has."""
+        answers = list(self.grid.pull_messages(sorted(waiting)))
+        for answer in answers:
+            arrived[answer.metadata.reply_to_message_id] = answer
+            waiting.discard(answer.metadata.reply_to_message_id)
+        if not answers:
+            time.sleep(_POLL_SECONDS)
+
+    def _expired(self, question: Message) -> bool:
+        return time.time() > question.metadata.created_at + self._deadline
+
+    def _name(self, question: Message) -> str:
+        node = question.metadata.dst_node_id
+        return self.nodes.get(node, f"node {node}")
+
+    def _fail(self, question: Message, code: str) -> None:
+        name, server_round = self._name(question), int(question.metadata.group_id)
+        _log.warning("round %d: %s is left out: %s", server_round, name, code)
+        self.failed[name] = code
+        self._observer.on_reply(server_round, question.metadata.message_type, name, code, 0)
+
+    def _check(self, kind: str, question: Message, answer: Message) -> AgentReply:
+        if answer.has_error():
+            raise PlatformError(f"node-{answer.error.code}")
+        reply = reply_of(answer)
+        if reply.code != OK:
+            raise PlatformError(reply.code)
+        expected = (kind, int(question.metadata.group_id), self.nodes.get(question.metadata.dst_node_id, reply.platform))
+        if (reply.kind, reply.server_round, reply.platform) != expected:
+            raise ContractError(f"the answer is not that of {expected[2]} to {kind} of round {expected[1]}")
+        return reply

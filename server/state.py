@@ -1,0 +1,97 @@
+"""What the aggregator knows between two rounds: everything that a checkpoint holds, and nothing of any user."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.catalogue import Vocabulary
+from common.config.federation import FederationPlan
+from common.linalg import initial_item_factors
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRecord:
+    """One server round as its observers see it.
+
+    Attributes:
+        round: 1, 2, …
+        seconds: wall-clock seconds from the first message out to the new parameters.
+        bytes_up, bytes_down: array bytes from and to all platforms.
+        objective: the federation's objective at the parameters that the round *started* from; None where privacy
+            forbids to know it.
+        recall: mean validation Recall@20 over the platforms' own users, or None as above.
+        platforms: names of those that contributed.
+        failed: error code by name of those that did not.
+    """
+
+    round: int
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    objective: float | None
+    recall: float | None
+    platforms: tuple[str, ...]
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FederationState:
+    """The shared side of a federation after ``server_round`` rounds.
+
+    Attributes:
+        run_id: of the run; a resumed run keeps it.
+        server_round: rounds completed.
+        vocabulary: the m items.
+        item_parameters: float32 ``[m, row]``: factors, and the bias in the last column for explicit feedback.
+        item_counts: float64 ``[m]``: users who have each item, over all platforms (noisy under privacy).
+        user_counts: users by platform (noisy under privacy).
+        value_mean: μ, the mean rating; 0 for implicit feedback.
+        history: one record a round.
+    """
+
+    run_id: str
+    server_round: int
+    vocabulary: Vocabulary
+    item_parameters: NDArray[np.float32]
+    item_counts: NDArray[np.float64]
+    user_counts: dict[str, float] = field(default_factory=dict)
+    value_mean: float = 0.0
+    history: tuple[RoundRecord, ...] = ()
+
+    @property
+    def objectives(self) -> list[float]:
+        return [record.objective for record in self.history if record.objective is not None]
+
+
+def fresh_state(run_id: str, row: int) -> FederationState:
+    """Before anyone has joined."""
+    return FederationState(
+        run_id=run_id,
+        server_round=0,
+        vocabulary=Vocabulary.empty(),
+        item_parameters=np.zeros((0, row), dtype=np.float32),
+        item_counts=np.zeros(0),
+    )
+
+
+def with_vocabulary(state: FederationState, vocabulary: Vocabulary, plan: FederationPlan) -> FederationState:
+    """``state`` with rows for the items that ``vocabulary`` adds; the rows of known items are kept.
+
+    A new item's factor depends on the plan's seed and on how many items were known before it, so that a run repeats; its
+    bias starts at zero.
+    """
+    known = len(state.item_parameters)
+    rng = np.random.default_rng([plan.seed, known])
+    added = np.zeros((len(vocabulary) - known, plan.row), dtype=np.float32)
+    added[:, : plan.model.dimension] = initial_item_factors(
+        len(added), plan.model.dimension, rng, plan.model.init_scale
+    )
+    counts = np.concatenate([state.item_counts, np.zeros(len(added))])
+    parameters = np.concatenate([state.item_parameters, added])
+    return replace(state, vocabulary=vocabulary, item_parameters=parameters, item_counts=counts)

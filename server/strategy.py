@@ -1,0 +1,258 @@
+"""The federation as a Flower strategy: ``start`` is the protocol, a call a step.
+
+    enrol        round 0: platforms join, the aggregator unites their digests and tells everyone the vocabulary
+    count        how many users have each item, once
+    train round  item parameters out; each platform's statistics back and into a sum as they arrive; solve
+    save         the round is durable before the next begins
+    finish       final parameters out; each platform builds its own model and says only that it did
+
+A platform that fails (an error, a deadline, an answer outside the contract) is named and left out of that round; a round
+below the quorum ends the run with an error, its last checkpoint intact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from logging import getLogger
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from numpy.typing import NDArray
+
+from common.catalogue import check_same_secret, pack_blobs
+from common.config.federation import FederationPlan
+from common.errors import ContractError, FederationError
+from common.exchange import AgentReply, AgentRequest, Arrays, Json, Kind
+from common.linalg import packed_size
+from common.messages import array_record
+from common.protocol import reply_contract
+from server.aggregation import StatisticsSum, item_penalty
+from server.cards import CardRelay
+from server.checkpoint import CheckpointStore
+from server.exchange import Observer, PlatformExchange, SilentObserver
+from server.state import RoundRecord, fresh_state, with_vocabulary
+
+_log = getLogger(__name__)
+
+
+class FederatedFactorization(Strategy):
+    """Matrix factorisation over platforms that send sums of statistics and nothing of any user.
+
+    Args:
+        plan: the public parameters, which every platform compares with its own.
+        checkpoints: where each round's state goes; a state found there is resumed.
+        run_id: of a new run; a resumed one keeps its own.
+        observer: told of every answer and every round.
+        deadline: seconds that platforms have for one answer.
+    """
+
+    def __init__(
+        self,
+        plan: FederationPlan,
+        checkpoints: CheckpointStore,
+        *,
+        run_id: str,
+        observer: Observer | None = None,
+        deadline: float = 3600.0,
+    ) -> None:
+        self.plan = plan
+        self.state = fresh_state(run_id, plan.row)
+        self._cards = CardRelay()
+        self._checkpoints = checkpoints
+        self._observer = observer or SilentObserver()
+        self._deadline = deadline
+        self._contract = reply_contract()
+        self._exchange: PlatformExchange
+        self._round_started = 0.0
+
+    def summary(self) -> None:
+        """Log what is about to run."""
+        _log.info("federation %s: at most %d rounds of %s", self.plan.federation, self.plan.rounds, self.plan.model)
+
+    def start(  # type: ignore[override]  # the shared parameters come from the vocabulary, not from the caller
+        self, grid: Grid
+    ) -> Result:
+        """Run the federation to its end, from its last checkpoint if there is one.
+
+        Raises:
+            FederationError: too few platforms joined or answered; the last checkpoint stays.
+            SecretMismatchError: platforms hold different federation secrets.
+        """
+        self.summary()
+        self._exchange = PlatformExchange(grid, self._observer, deadline=self._deadline)
+        self.state = self._checkpoints.latest(self.plan) or self.state
+        self.enrol()
+        self.count()
+        while not self.settled():
+            self.train_round(grid)
+            self._checkpoints.save(self.state, self.plan)
+        self.finish(grid)
+        result = Result()
+        result.arrays = array_record(self._shared_parameters())
+        return result
+
+    def enrol(self) -> None:
+        """Round 0: learn who is there and what each shares; unite the digests; tell everyone the vocabulary."""
+        joined = self._join()
+        check_same_secret({name: str(reply.config["secret_fingerprint"]) for name, reply in joined.items()})
+        catalogues = {name: reply.arrays["digests"] for name, reply in joined.items()}
+        self.state = with_vocabulary(self.state, self.state.vocabulary.extended(catalogues), self.plan)
+        self._cards.collect(joined.values())
+        vocabulary = self.state.vocabulary
+        cards, card_offsets = pack_blobs(self._cards.in_order_of(vocabulary))
+        arrays = {
+            "digests": vocabulary.digests,
+            "owners": vocabulary.ownership().astype(np.uint8),
+            "cards": cards,
+            "card_offsets": card_offsets,
+        }
+        names: list[Json] = list(vocabulary.owners)
+        answers = self._exchange.ask(self._request("vocabulary", 0, {"platforms": names}, arrays))
+        self._require_quorum(len(list(answers)), "took the vocabulary")
+
+    def count(self) -> None:
+        """Sum the platforms' item counts: once a run, and again on resuming, where the answers are the same."""
+        counts = np.zeros(len(self.state.vocabulary))
+        totals: dict[str, list[float]] = {}
+        for reply, positions in self._contributions("counts", self._exchange.ask(self._request("counts", 0))):
+            counts[positions] += reply.arrays["item_counts"]
+            totals[reply.platform] = reply.arrays["totals"].tolist()
+        self._require_quorum(len(totals), "sent their counts")
+        _, interactions, values = np.sum(list(totals.values()), axis=0).tolist()
+        self.state = replace(
+            self.state,
+            item_counts=counts,
+            user_counts={name: users for name, (users, _, _) in totals.items()},
+            value_mean=values / interactions if self.plan.model.feedback == "explicit" and interactions else 0.0,
+        )
+
+    def train_round(self, grid: Grid) -> None:
+        """One server round: parameters out, statistics into the sum as they arrive, solve."""
+        self._round_started = time.monotonic()
+        self._exchange.reset_counters()
+        server_round = self.state.server_round + 1
+        questions = self.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid)
+        self.aggregate_train(server_round, self._exchange.send(questions))
+
+    def settled(self) -> bool:
+        """Whether the last round was the last: all are done, or the objective has stopped falling."""
+        if self.state.server_round >= self.plan.rounds:
+            return True
+        objectives = self.state.objectives
+        if len(objectives) < 2 or self.plan.tolerance == 0:
+            return False
+        return objectives[-2] - objectives[-1] < self.plan.tolerance * abs(objectives[-2])
+
+    def finish(self, grid: Grid) -> None:
+        """Send the final parameters; every platform builds, judges and stores its own model."""
+        server_round = self.state.server_round
+        questions = self.configure_evaluate(server_round, ArrayRecord(), ConfigRecord(), grid)
+        self.aggregate_evaluate(server_round, self._exchange.send(questions))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The messages of a round: the item parameters of :attr:`state`, to every platform of the run."""
+        return self._exchange.messages(self._request("statistics", server_round, {}, self._shared_parameters()))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Fold each platform's statistics into the sum, solve for the new item parameters, record the round."""
+        state = self.state
+        total = StatisticsSum(len(state.vocabulary), self.plan.row)
+        objective, recall = 0.0, np.zeros(2)
+        platforms: list[str] = []
+        for reply, positions in self._contributions("statistics", self._exchange.read("statistics", replies)):
+            total.add(positions, reply.arrays)
+            objective += float(reply.arrays["objective"][0])
+            recall += reply.arrays["evaluation"]
+            platforms.append(reply.platform)
+        self._require_quorum(len(platforms), f"contributed to round {server_round}")
+        parameters = total.solve(
+            state.item_parameters,
+            self.plan.model,
+            item_counts=state.item_counts,
+            user_counts=np.array([state.user_counts.get(name, 0.0) for name in platforms]),
+        )
+        record = RoundRecord(
+            round=server_round,
+            seconds=time.monotonic() - self._round_started,
+            bytes_up=self._exchange.bytes_up,
+            bytes_down=self._exchange.bytes_down,
+            objective=objective + item_penalty(state, self.plan.model),
+            recall=float(recall[0] / recall[1]) if recall[1] else None,
+            platforms=tuple(platforms),
+            failed=self._exchange.failed,
+        )
+        history = (*state.history, record)
+        self.state = replace(state, server_round=server_round, item_parameters=parameters, history=history)
+        self._observer.on_round(record)
+        return array_record(self._shared_parameters()), None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The closing messages: the final item parameters and their popularity."""
+        return self._exchange.messages(self._request("finish", server_round, {}, self._shared_parameters()))
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Count who has built its model. Their measurements stay at home."""
+        done = len(list(self._exchange.read("finish", replies)))
+        self._require_quorum(done, "finished")
+        return MetricRecord({"platforms": done})
+
+    def _join(self) -> dict[str, AgentReply]:
+        """Ask every connected node who it is; the answers by platform name, in order of name."""
+        plan = self.plan.model_dump(mode="json")
+        nodes: dict[str, int] = {}
+        replies: dict[str, AgentReply] = {}
+        for node, reply in self._exchange.ask(self._request("join", 0, {"plan": plan}), self._exchange.node_ids()):
+            if reply.platform in nodes:
+                raise FederationError(f"two platforms are named {reply.platform!r}; every platform needs its own name")
+            nodes[reply.platform], replies[reply.platform] = node, reply
+        self._require_quorum(len(nodes), "joined")
+        self._exchange.nodes = {nodes[name]: name for name in sorted(nodes)}
+        return {name: replies[name] for name in sorted(nodes)}
+
+    def _contributions(
+        self, kind: str, answers: Iterable[tuple[int, AgentReply]]
+    ) -> Iterator[tuple[AgentReply, NDArray[np.int32]]]:
+        """The answers that keep the contract, each with the positions of its platform's items in the vocabulary."""
+        spec, row = self._contract[kind], self.plan.row
+        for _, reply in answers:
+            positions = self.state.vocabulary.owners[reply.platform]
+            sizes = {
+                "vocabulary": len(self.state.vocabulary),
+                "catalogue": len(positions),
+                "row": row,
+                "packed": packed_size(row),
+            }
+            try:
+                spec.check(dict(reply.arrays), sizes)
+            except ContractError as error:
+                self._exchange.reject(reply, error)
+            else:
+                yield reply, positions
+
+    def _request(
+        self, kind: Kind, server_round: int, config: dict[str, Json] | None = None, arrays: Arrays | None = None
+    ) -> AgentRequest:
+        return AgentRequest(
+            kind=kind,
+            run_id=self.state.run_id,
+            server_round=server_round,
+            config={"value_mean": self.state.value_mean} | (config or {}),
+            arrays=arrays or {},
+        )
+
+    def _shared_parameters(self) -> Arrays:
+        return {"item_parameters": self.state.item_parameters, "item_counts": self.state.item_counts}
+
+    def _require_quorum(self, present: int, did: str) -> None:
+        if present < self.plan.min_platforms:
+            raise FederationError(f"{present} platforms {did}; the quorum (min_platforms) is {self.plan.min_platforms}")

@@ -1,0 +1,107 @@
+"""The inline backend: a Flower ``Grid`` in this process, which runs each message's ClientApp when its answer is pulled.
+
+The same ServerApp and ClientApp code that is deployed runs here at a few milliseconds a round. Flower has no public way
+to make messages outside its own processes, hence the two private names below, and the exact pin of flwr.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+_CLIENT_APP_STOPPED = 8
+
+
+class InlineGrid(Grid):
+    """Nodes 1 … P in one process; a message is delivered, and its ClientApp run, when the grid is asked for answers.
+
+    One message is run per pull, in the order of sending, so that the strategy folds an answer into its sum before the
+    next one exists.
+
+    Args:
+        app: the ClientApp of all nodes.
+        node_configs: what each node's own configuration says, by node id.
+        run_config: the run's.
+    """
+
+    def __init__(
+        self,
+        app: ClientApp,
+        node_configs: Mapping[int, Mapping[str, bool | float | int | str]],
+        run_config: Mapping[str, bool | float | int | str] | None = None,
+    ) -> None:
+        self._app = app
+        self._contexts = {
+            node: Context(
+                run_id=1,
+                node_id=node,
+                node_config=dict(config),
+                state=RecordDict({"state": ConfigRecord()}),
+                run_config=dict(run_config or {}),
+            )
+            for node, config in node_configs.items()
+        }
+        self._queue: OrderedDict[str, Message] = OrderedDict()
+        self._sent = 0
+        self._run = Run.create_empty(run_id=1)
+        self.platform_seconds = 0.0
+        """Wall-clock seconds spent inside ClientApps, which is the platforms' work and the messages' decoding."""
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+    def set_run(self, run: Run) -> None:
+        """Use ``run`` in place of the empty one."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that messages belong to."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message (deprecated by Flower in favour of the constructor)."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All nodes."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages; returns one id each."""
+        ids = []
+        for message in messages:
+            self._sent += 1
+            message.metadata.__dict__["_message_id"] = str(self._sent)
+            self._queue[str(self._sent)] = message
+            ids.append(str(self._sent))
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Run the ClientApp for the oldest of the messages asked for; at most one answer a call."""
+        wanted = set(message_ids)
+        for message_id in self._queue:
+            if message_id in wanted:
+                return [self._deliver(self._queue.pop(message_id))]
+        return []
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Push, then collect all answers. ``timeout`` has no meaning here: nothing runs beside the caller."""
+        ids = list(self.push_messages(messages))
+        return [answer for message_id in ids for answer in self.pull_messages([message_id])]
+
+    def _deliver(self, message: Message) -> Message:
+        started = time.perf_counter()
+        try:
+            return self._app(message, self._contexts[message.metadata.dst_node_id])
+        except Exception:  # noqa: BLE001 -- Flower turns whatever a ClientApp raises into this error, and so does the grid
+            return Message(Error(code=_CLIENT_APP_STOPPED), reply_to=message)
+        finally:
+            self.platform_seconds += time.perf_counter() - started

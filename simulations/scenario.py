@@ -1,0 +1,134 @@
+"""What a simulation is: whose data, how it is cut into platforms, how it is split and measured. See docs/scenarios.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.config.base import FrozenModel
+from common.config.data import DataConfig
+from common.config.federation import FederationPlan
+from common.config.loader import load_yaml_model
+from common.config.platform import CatalogueConfig, PersonalizationConfig
+from common.errors import ConfigError
+
+PlatformName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class PlatformSource(FrozenModel):
+    """One platform with data of its own."""
+
+    name: PlatformName
+    data: DataConfig
+    catalogue: CatalogueConfig = CatalogueConfig()
+    hide_shared: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the items that other platforms also have, taken out of this platform's catalogue; its users' interactions
+    with them are the truth for cross-platform recommendations."""
+
+
+class PartitionSource(FrozenModel):
+    """One data set, cut into platforms by user."""
+
+    data: DataConfig
+    platforms: dict[PlatformName, Annotated[float, Field(gt=0)]] | None = None
+    """Relative number of users by platform name."""
+    equal_platforms: Annotated[int, Field(ge=1)] | None = None
+    """Instead of ``platforms``: that many of the same size, named platform-1, platform-2, …"""
+    common_items: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the items that every platform has; each of the others belongs to one platform, at random. What a user
+    did with an item that the own platform lacks is the truth for cross-platform recommendations."""
+    catalogue: CatalogueConfig = CatalogueConfig()
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.platforms is None) == (self.equal_platforms is None):
+            raise ValueError("platforms, equal_platforms: give one of the two")
+        return self
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """Relative number of users by platform name."""
+        if self.platforms is not None:
+            return dict(self.platforms)
+        return {f"platform-{index + 1}": 1.0 for index in range(self.equal_platforms or 0)}
+
+
+class SplitConfig(FrozenModel):
+    """How each platform's interactions are divided into training, validation and test."""
+
+    protocol: Literal["random-per-user", "leave-last-out", "strong-generalisation"] = "random-per-user"
+    test_share: Share = 0.2
+    """random-per-user: of each user's interactions; strong-generalisation: truth of a held-out user."""
+    validation_users: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Share of the users on whom choices are made."""
+    test_users: Share = 0.1
+    """strong-generalisation: share of the users who are measured and not trained on."""
+
+
+class CrossConfig(FrozenModel):
+    """How cross-platform recommendations are measured."""
+
+    ceiling: bool = True
+    """Also train with one half of each user's hidden interactions given to the platform, and score the other half."""
+    tune_beta: bool = True
+    """Choose the popularity weight β in a run of its own that hides further shared items and is thrown away."""
+    betas: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5)
+    tuning_share: Share = 0.2
+    """Share of the shared items that the tuning run hides from each platform."""
+
+
+class Scenario(FrozenModel):
+    """A whole simulation."""
+
+    name: str = ""
+    """The file's name unless given."""
+    description: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the partition, the splits, the initial factors and the bootstrap. Privacy noise takes no seed."""
+    platforms: tuple[PlatformSource, ...] = ()
+    partition: PartitionSource | None = None
+    split: SplitConfig = SplitConfig()
+    plan: FederationPlan = FederationPlan()
+    personalization: PersonalizationConfig = PersonalizationConfig()
+    cross: CrossConfig = CrossConfig()
+    protocol: Literal["full", "sampled-99"] = "full"
+    """sampled-99 ranks one held-out item among 99 others, for comparison with papers only."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if bool(self.platforms) == (self.partition is not None):
+            raise ValueError("platforms, partition: give one of the two")
+        names = [platform.name for platform in self.platforms]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"platforms: the name {twice[0]!r} is used twice; every platform needs its own")
+        if self.protocol == "sampled-99" and self.split.protocol != "leave-last-out":
+            raise ValueError("protocol: sampled-99 needs split.protocol: leave-last-out")
+        return self
+
+
+def shipped_scenarios() -> dict[str, Path]:
+    """Path by name of the scenarios that come with crossfed."""
+    folder = Path(str(files("simulations") / "scenarios"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_scenario(name_or_path: str, overrides: Sequence[str] = ()) -> Scenario:
+    """Load a shipped scenario by name, or one's own by path.
+
+    Raises:
+        ConfigError: there is none of that name, or it is wrong; the message says where.
+    """
+    shipped = shipped_scenarios()
+    path = shipped.get(name_or_path, Path(name_or_path))
+    if not path.is_file():
+        raise ConfigError(
+            f"no scenario {name_or_path!r}: shipped are {', '.join(shipped)}; or give the path of a YAML file"
+        )
+    scenario = load_yaml_model(path, Scenario, overrides)
+    return scenario if scenario.name else scenario.model_copy(update={"name": path.stem})

@@ -64,12 +64,12 @@ class BudgetLedger:
         Raises:
             LedgerError: the ledger is missing although a head is kept, damaged, edited, rolled back or open to others.
         """
+        if policy is None and not any((directory / name).exists() for name in (LEDGER_FILE, HEAD_FILE)):
+            raise LedgerError(
+                f"{directory.name!r} holds no ledger; one is made when a platform first joins a federation"
+            )
         log = _open_log(directory, witnesses)
-        if not log.exists() and not log.kept_heads():
-            if policy is None:
-                raise LedgerError(
-                    f"{directory.name} holds no ledger; it is made when a platform is set up with a budget"
-                )
+        if policy is not None and not log.exists() and not log.kept_heads():
             log.create({"event": "opened", "policy": asdict(policy)})
         ledger = cls(log)
         ledger._adopt(policy)
@@ -240,9 +240,7 @@ def _totals(entries: Sequence[Entry]) -> dict[str, float]:
 
 def _restored(entries: Sequence[Entry], heads: Sequence[Head]) -> dict[str, Any]:
     """The entry of a restore: by how much the kept heads exceed what the copy accounts for."""
-    account = Account(entries)
-    account.forfeit_open_runs()
-    totals = account.totals()
+    totals = Account(entries).totals()
     lost = {name: max([0.0, *(head.totals.get(name, 0.0) - value for head in heads)]) for name, value in totals.items()}
     return {"event": "restored", "lost": lost}
 

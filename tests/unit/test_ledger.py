@@ -403,6 +403,9 @@ def test_a_restored_copy_counts_what_the_kept_head_says_was_spent(tmp_path: Path
         restored = BudgetLedger.restore(home, POLICY, witnesses=[store])
         assert restored.spend().mu >= before.mu_committed * (1 - 1e-12)
         assert restored.spend().mu == pytest.approx(before.mu_committed)
+        whole = gaussian(1 / math.sqrt(POLICY.mu**2 - before.mu_committed**2 * 0.99))
+        with pytest.raises(BudgetExceededError, match="lifetime"):
+            restored.reserve("all", [whole], epsilon=3.0, delta=DELTA)
         restored.check_head(peer)
         assert restored.head().sequence > peer.sequence
         for name in ("one", "two"):

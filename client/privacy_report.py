@@ -1,0 +1,221 @@
+"""Ledger and egress journal for people and programs: what ``crossfed-client privacy`` and ``egress`` print.
+
+Each function reads a platform's private folder and returns a dict of JSON values or a rich renderable; none of them
+changes anything that was spent, and none makes a ledger where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from client.budget import BudgetPolicy
+from client.journal import EgressJournal
+from client.ledger import BudgetLedger
+from client.sealed_log import Entry
+from client.spend import RunSpend, Spend
+from client.witness import HeadWitness
+from common.errors import EgressRefusedError
+
+
+def privacy_dict(directory: Path) -> dict[str, Any]:
+    """``privacy --json``: budget, spend per run and release, what is left (:class:`~client.spend.Spend`)."""
+    return BudgetLedger.open(directory).spend().to_dict()
+
+
+def privacy_report(directory: Path) -> RenderableType:
+    """``privacy``: the same for people."""
+    spend = BudgetLedger.open(directory).spend()
+    parts: list[RenderableType] = [_summary(spend)]
+    if spend.runs:
+        parts += [_runs_table(spend), _charges_table(spend)]
+    return Group(*parts)
+
+
+def verify_books(
+    directory: Path,
+    *,
+    ledger_witnesses: Sequence[HeadWitness] = (),
+    journal_witnesses: Sequence[HeadWitness] = (),
+) -> dict[str, Any]:
+    """``privacy verify``, ``egress verify``: check both chains, the kept heads, receipts and kept bytes.
+
+    Raises:
+        LedgerError: names the first bad entry.
+    """
+    ledger = BudgetLedger.open(directory, witnesses=ledger_witnesses)
+    journal = EgressJournal(directory, ledger, witnesses=journal_witnesses)
+    head = ledger.head()
+    return {
+        "ledger_entries": ledger.verify(),
+        "journal_entries": journal.verify(),
+        "head": {"sequence": head.sequence, "mac": head.mac},
+    }
+
+
+def restore_books(
+    directory: Path,
+    policy: BudgetPolicy,
+    *,
+    ledger_witnesses: Sequence[HeadWitness] = (),
+    journal_witnesses: Sequence[HeadWitness] = (),
+) -> dict[str, Any]:
+    """``privacy restore``: go on with old copies of ledger and journal; lost entries count as spent.
+
+    Raises:
+        LedgerError: a copy was edited, or is of another platform.
+    """
+    ledger = BudgetLedger.restore(directory, policy, witnesses=ledger_witnesses)
+    EgressJournal.restore(directory, ledger, witnesses=journal_witnesses)
+    checked = verify_books(directory, ledger_witnesses=ledger_witnesses, journal_witnesses=journal_witnesses)
+    return {**checked, "lost_mu": ledger.spend().lost_mu}
+
+
+def egress_dicts(directory: Path) -> list[dict[str, Any]]:
+    """``egress log --json``: one dict an entry, oldest first."""
+    journal = EgressJournal(directory, BudgetLedger.open(directory))
+    return [_egress_dict(entry) for entry in journal.entries()]
+
+
+def egress_table(directory: Path) -> RenderableType:
+    """``egress log``: one row for each message that left."""
+    table = Table(title="What left this platform")
+    table.add_column("#", justify="right")
+    for column in ("time", "run", "round", "kind", "arrays"):
+        table.add_column(column)
+    for column in ("bytes", "noise z", "receipt"):
+        table.add_column(column, justify="right")
+    for entry in egress_dicts(directory):
+        if entry["event"] in ("sent", "replied"):
+            table.add_row(*_egress_row(entry))
+    return table
+
+
+def egress_entry(directory: Path, number: int) -> dict[str, Any]:
+    """``egress show N``: one entry in full.
+
+    Raises:
+        EgressRefusedError: there is no such entry.
+    """
+    for entry in egress_dicts(directory):
+        if entry["number"] == number:
+            return entry
+    raise EgressRefusedError(f"the egress journal has no entry {number}; `crossfed-client egress log` lists them")
+
+
+def egress_entry_table(directory: Path, number: int) -> RenderableType:
+    """``egress show N`` for people. Raises EgressRefusedError: there is no such entry."""
+    table = Table(show_header=False, title=f"Entry {number} of the egress journal")
+    for name, value in egress_entry(directory, number).items():
+        table.add_row(name, _plain(value))
+    return table
+
+
+def _summary(spend: Spend) -> Text:
+    policy, left = spend.policy, spend.left
+    if spend.epsilon is None:
+        spent = "without bound: data was released without noise; no privacy guarantee holds for it"
+    else:
+        spent = f"ε = {spend.epsilon:.4g} at δ = {policy.delta:.3g}"
+    lines = [
+        f"Lifetime budget   {_limit(policy.epsilon)} at δ = {policy.delta:.3g}, one user's whole history, add/remove",
+        f"Spent so far      {spent}",
+    ]
+    if left.epsilon is not None:
+        lines.append(f"Left              ε = {left.epsilon:.4g} for one more run with full participation")
+    if policy.subsampled_share > 0 and left.subsampled_epsilon is not None:
+        lines.append(f"                  ε = {left.subsampled_epsilon:.4g} for further subsampled runs")
+    if spend.lost_mu > 0:
+        lines.append(f"Counted as spent  μ = {spend.lost_mu:.4g} in entries that a restore could not bring back")
+    lines.append("ε's do not add up: releases compose as Σ 1/z², and ε is read off the sum.")
+    return Text("\n".join(lines) + "\n", style="bold red" if spend.epsilon is None else "")
+
+
+def _runs_table(spend: Spend) -> Table:
+    table = Table(title="Runs")
+    for column in ("run", "state"):
+        table.add_column(column)
+    for column in ("ε planned for", "ε spent", "δ", "μ spent", "μ planned", "releases"):
+        table.add_column(column, justify="right")
+    for run in spend.runs:
+        table.add_row(*_run_row(run))
+    return table
+
+
+def _run_row(run: RunSpend) -> tuple[str, ...]:
+    return (
+        run.run_id,
+        "closed" if run.closed else "open",
+        _limit(run.epsilon_budget),
+        "∞" if run.epsilon is None else f"{run.epsilon:.4g}",
+        f"{run.delta:.3g}",
+        f"{run.mu:.4g}",
+        f"{run.mu_planned:.4g}",
+        str(sum(len(charge.releases) for charge in run.charges)),
+    )
+
+
+def _charges_table(spend: Spend) -> Table:
+    table = Table(title="Releases")
+    table.add_column("#", justify="right")
+    table.add_column("time")
+    table.add_column("run")
+    table.add_column("round", justify="right")
+    table.add_column("release")
+    table.add_column("mechanism")
+    for column in ("noise z", "sampling", "steps"):
+        table.add_column(column, justify="right")
+    for run in spend.runs:
+        for charge in run.charges:
+            for release in charge.releases:
+                table.add_row(
+                    str(charge.sequence),
+                    charge.time,
+                    run.run_id,
+                    str(charge.server_round),
+                    release.kind,
+                    release.mechanism,
+                    f"{release.noise_multiplier:.4g}",
+                    f"{release.sampling_rate:.4g}",
+                    str(release.steps),
+                )
+    return table
+
+
+def _egress_dict(entry: Entry) -> dict[str, Any]:
+    return {"number": entry.sequence, **entry.content, "mac": entry.mac}
+
+
+def _egress_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    arrays = ", ".join(f"{name} {dtype}{shape}" for name, dtype, shape in entry["arrays"])
+    releases = entry.get("releases", ())
+    return (
+        str(entry["number"]),
+        entry["time"],
+        entry.get("run_id", ""),
+        str(entry.get("round", "")),
+        entry["kind"] + (f" ({entry['code']})" if "code" in entry else ""),
+        arrays,
+        f"{entry['bytes']:,}",
+        ", ".join("none" if r["mechanism"] == "none" else f"{r['noise_multiplier']:.4g}" for r in releases),
+        str(entry["receipt"]["sequence"]) if "receipt" in entry else "",
+    )
+
+
+def _limit(epsilon: float | None) -> str:
+    return "no limit" if epsilon is None else f"ε = {epsilon:.4g}"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_plain(part)}" for name, part in value.items())
+    return (
+        "\n".join(map(_plain, value))
+        if isinstance(value, list) and value and isinstance(value[0], dict)
+        else str(value)
+    )

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console, RenderableType
+
+from client.budget import BudgetPolicy
+from client.egress import EgressContract, EgressGuard
+from client.journal import EgressJournal
+from client.ledger import BudgetLedger
+from client.privacy_report import (
+    egress_dicts,
+    egress_entry,
+    egress_entry_table,
+    egress_table,
+    privacy_dict,
+    privacy_report,
+    restore_books,
+    verify_books,
+)
+from client.witness import FileWitness
+from common.contract import ArraySpec, MessageSpec
+from common.errors import DataError, EgressRefusedError, LedgerError
+from common.privacy.contribution import Release, mint
+
+POLICY = BudgetPolicy(epsilon=3.0, delta=1e-5)
+CONTRACT = EgressContract((MessageSpec("statistics", (ArraySpec("item_vectors", "int64", (2, 3)),)),), ())
+
+
+def text_of(renderable: RenderableType) -> str:
+    console = Console(width=200, record=True, color_system=None)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def books(directory: Path, *, private: bool = True) -> BudgetLedger:
+    policy = POLICY if private else BudgetPolicy(epsilon=None, delta=1e-5)
+    release = Release(
+        kind="item_vectors", mechanism="gaussian" if private else "none", noise_multiplier=12.5 if private else 0.0
+    )
+    ledger = BudgetLedger.open(directory, policy)
+    guard = EgressGuard(CONTRACT, EgressJournal(directory, ledger), ledger)
+    ledger.reserve("spring", [release] * 2, epsilon=3.0 if private else None, delta=1e-5)
+    receipt = ledger.charge("spring", 1, [release], f"{1:064x}")
+    contribution = mint(
+        kind="statistics",
+        server_round=1,
+        private=private,
+        arrays={"item_vectors": np.ones((2, 3), np.int64)},
+        grid_steps={},
+        masked=frozenset(),
+        releases=(release,),
+    )
+    guard.send(contribution, kind="statistics", sizes={}, receipt=receipt)
+    guard.refusal("statistics", DataError("private"))
+    return ledger
+
+
+def test_the_report_shows_budget_spend_and_what_is_left(tmp_path: Path) -> None:
+    books(tmp_path)
+    shown = text_of(privacy_report(tmp_path))
+    for part in ("ε = 3 at δ = 1e-05", "spring", "open", "12.5", "item_vectors", "gaussian", "for one more run"):
+        assert part in shown
+    report = privacy_dict(tmp_path)
+    assert report["mu"] == pytest.approx(0.08)
+    assert report["mu_committed"] == pytest.approx(0.08 * math.sqrt(2))
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert f"ε = {report['epsilon']:.4g} at" in shown
+
+
+def test_data_released_without_noise_is_said_loudly(tmp_path: Path) -> None:
+    books(tmp_path, private=False)
+    shown = text_of(privacy_report(tmp_path))
+    assert "no privacy guarantee" in shown
+    assert "no limit" in shown
+    assert "Left" not in shown
+    assert privacy_dict(tmp_path)["epsilon"] is None
+    assert egress_entry(tmp_path, 2)["norm"] == pytest.approx(math.sqrt(6))
+
+
+def test_the_egress_log_lists_what_left(tmp_path: Path) -> None:
+    books(tmp_path)
+    shown = text_of(egress_table(tmp_path))
+    for part in ("spring", "statistics", "item_vectors int64[2, 3]", "48", "12.5", "statistics (data)"):
+        assert part in shown
+    assert [entry["event"] for entry in egress_dicts(tmp_path)] == ["opened", "sent", "replied"]
+    entry = egress_entry(tmp_path, 2)
+    assert entry["receipt"]["sequence"] == 3
+    assert entry["digest"] in text_of(egress_entry_table(tmp_path, 2))
+    with pytest.raises(EgressRefusedError, match="no entry 9"):
+        egress_entry(tmp_path, 9)
+
+
+def test_verify_counts_entries_and_names_the_bad_one(tmp_path: Path) -> None:
+    books(tmp_path)
+    result = verify_books(tmp_path)
+    assert (result["ledger_entries"], result["journal_entries"], result["head"]["sequence"]) == (3, 3, 3)
+    file = tmp_path / "ledger.db"
+    file.write_bytes(file.read_bytes().replace(b"12.5", b"99.5"))
+    with pytest.raises(LedgerError, match="entry 2 was edited"):
+        verify_books(tmp_path)
+
+
+def test_restore_counts_what_the_store_remembers(tmp_path: Path) -> None:
+    store = FileWitness(tmp_path / "store.head")
+    ledger = books(tmp_path / "books")
+    store.remember(ledger.head())
+    for file in (tmp_path / "books").glob("*.*"):
+        if file.suffix in (".db", ".head"):
+            file.unlink()
+    with pytest.raises(LedgerError, match="missing"):
+        BudgetLedger.open(tmp_path / "books", POLICY, witnesses=[store])
+    result = restore_books(tmp_path / "books", POLICY, ledger_witnesses=[store])
+    assert result["lost_mu"] == pytest.approx(0.08 * math.sqrt(2))
+    assert "could not bring back" in text_of(privacy_report(tmp_path / "books"))
+
+
+def test_looking_at_a_folder_without_a_ledger_makes_nothing(tmp_path: Path) -> None:
+    for look in (privacy_dict, privacy_report, verify_books, egress_dicts):
+        with pytest.raises(LedgerError, match="holds no ledger"):
+            look(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()

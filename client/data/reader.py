@@ -88,16 +88,17 @@ def open_interactions(config: InteractionsConfig) -> InteractionsFile:
     value = table.column(config.value_column, _VALUE_NAMES, setting="interactions.value_column")
     time = table.column(config.time_column, _TIME_NAMES, setting="interactions.time_column")
     no_time = pl.lit(None, dtype=pl.Int64)
-    seconds = no_time if time is None else _times(time, table.schema[time], config.time_format)
     present = pl.lit(False) if time is None else identifiers(time, table.schema[time]).is_not_null()
     frame = table.frame.select(
         row=pl.col(ROW),
         user=identifiers(user, table.schema[user]),
         item=identifiers(item, table.schema[item]),
         value=pl.lit(1.0, dtype=pl.Float32) if value is None else _numbers(value, table.schema[value]),
-        time=seconds,
-        time_unreadable=present & seconds.is_null(),
+        time=no_time if time is None else _times(time, table.schema[time], config.time_format),
+        time_unreadable=present,
     )
+    # In a second step, so that times are read once.
+    frame = frame.with_columns(pl.col("time_unreadable") & pl.col("time").is_null())
     return InteractionsFile(table, frame, value, time)
 
 
@@ -111,25 +112,41 @@ def _times(column: str, dtype: pl.DataType, time_format: str) -> pl.Expr:
     expression = pl.col(column)
     if dtype.is_temporal():
         return expression.cast(pl.Datetime("us")).dt.epoch("s")
-    number = expression.cast(pl.Int64, strict=False)
-    iso = pl.lit(None, dtype=pl.Int64)
     if dtype == pl.String:
-        text = expression.str.strip_chars()
-        number = pl.coalesce(
-            text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
+        # As a function of batches, so that ISO patterns are tried on the few or many values that need them: as one
+        # expression every pattern would be tried on every value, ten times slower on a file of plain numbers.
+        return expression.map_batches(
+            lambda texts: _read_times(texts.str.strip_chars(), time_format), return_dtype=pl.Int64, is_elementwise=True
         )
-        spaced = text.str.replace("T", " ", literal=True)
-        iso = pl.coalesce(
-            spaced.str.to_datetime(pattern, time_unit="us", strict=False).dt.epoch("s") for pattern in _ISO_FORMATS
-        )
-    if time_format in ("auto", "unix"):
-        scaled = number
-        for beyond, divisor in reversed(_UNIX_SCALES):
-            scaled = pl.when(number.abs() >= beyond).then(number.floordiv(divisor)).otherwise(scaled)
-        number = scaled
-    if time_format == "auto":
-        return pl.coalesce(number, iso)
-    return iso if time_format == "iso" else number
+    number = pl.lit(None) if time_format == "iso" else expression
+    return _in_seconds(number.cast(pl.Int64, strict=False), time_format)
+
+
+def _read_times(texts: pl.Series, time_format: str) -> pl.Series:
+    times = pl.repeat(None, len(texts), dtype=pl.Int64, eager=True)
+    if time_format != "iso":
+        times = texts.cast(pl.Int64, strict=False)
+        if times.null_count() > texts.null_count():
+            times = times.zip_with(
+                times.is_not_null(), texts.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False)
+            )
+        times = pl.select(_in_seconds(pl.lit(times), time_format)).to_series()
+    if time_format in ("auto", "iso"):
+        for pattern in _ISO_FORMATS:
+            if times.null_count() == texts.null_count():
+                break
+            parsed = texts.str.replace("T", " ", literal=True).str.to_datetime(pattern, time_unit="us", strict=False)
+            times = times.zip_with(times.is_not_null(), parsed.dt.epoch("s"))
+    return times
+
+
+def _in_seconds(number: pl.Expr, time_format: str) -> pl.Expr:
+    if time_format == "order":
+        return number
+    scaled = number
+    for beyond, divisor in reversed(_UNIX_SCALES):
+        scaled = pl.when(number.abs() >= beyond).then(number.floordiv(divisor)).otherwise(scaled)
+    return scaled
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -340,3 +341,28 @@ def test_the_embedded_data_set_loads_whole() -> None:
     assert data.interactions.row_lengths.min() >= 10
     assert "imdb:0012349" not in data.items.keys
     assert data.items.titles[data.items.keys.index("imdb:0013442")] == "Nosferatu, eine Symphonie des Grauens (1922)"
+
+
+@pytest.mark.data
+def test_movielens_1m_loads_whole_with_its_rows_without_a_time_oldest() -> None:
+    folder = Path(os.environ.get("CROSSFED_DATA", Path(__file__).parents[3] / "shared" / "data")) / "ml1m"
+    if not folder.exists():
+        pytest.skip("MovieLens-1M is not here; set CROSSFED_DATA")
+    config = DataConfig.model_validate(
+        {
+            "interactions": {"path": folder / "ratings.parquet"},
+            "items": {"path": folder / "movies.csv", "namespace": "imdb"},
+            "users": {"path": folder / "users.csv"},
+        }
+    )
+    data = load_platform_data(config, platform="ml1m")
+    assert (data.interactions.n_users, len(data.items), data.interactions.nnz) == (6040, 3883, 1_000_209)
+    assert data.report.notes[0] == "598 rows without a time are kept as their users' oldest"
+    assert sum(key.startswith("ml1m:") for key in data.items.keys) == 52
+    assert all(
+        np.diff(data.interactions.times[start:end]).min(initial=0) >= 0 for start, end in _rows(data.interactions)
+    )
+
+
+def _rows(matrix: UserItemMatrix) -> list[tuple[int, int]]:
+    return list(zip(matrix.indptr[:-1].tolist(), matrix.indptr[1:].tolist(), strict=True))

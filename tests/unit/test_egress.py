@@ -263,6 +263,7 @@ def test_a_declared_reply_leaves_and_is_journaled(platform: Platform) -> None:
     digests = np.arange(128, dtype=np.uint8).reshape(4, 32)
     arrays, fields = platform.guard.reply("join", {"digests": digests}, GOOD_FIELDS, SIZES)
     np.testing.assert_array_equal(arrays["digests"], digests)
+    assert not np.shares_memory(arrays["digests"], digests)
     assert fields == GOOD_FIELDS
     assert platform.journal.entries()[-1].content["fields"] == ["items", "key", "ok", "rate"]
     assert platform.ledger.spend().mu == 0
@@ -370,15 +371,16 @@ def test_editing_the_journal_shows_and_stops_the_platform(tmp_path: Path, statem
 
 
 def test_a_ledger_without_the_charges_the_journal_names_shows(tmp_path: Path) -> None:
-    platform = _two_sent(tmp_path / "a")
-    other = Platform(tmp_path / "b")
-    other.charge(request=77)
-    for name in ("ledger.db", "ledger.head", "ledger.key"):
-        shutil.copy(tmp_path / "b" / name, tmp_path / "a" / name)
-    ledger = BudgetLedger.open(tmp_path / "a")
-    with pytest.raises(LedgerError):
-        EgressJournal(tmp_path / "a", ledger).verify()
-    assert platform.sent
+    platform = Platform(tmp_path)
+    old = {name: (tmp_path / name).read_bytes() for name in ("ledger.db", "ledger.head")}
+    receipt = platform.charge()
+    platform.guard.send(statistics(), kind="statistics", sizes=SIZES, receipt=receipt)
+    for name, content in old.items():
+        (tmp_path / name).write_bytes(content)
+    # Old ledger and old head agree with each other; the journal knows better.
+    assert platform.ledger.verify() == 2
+    with pytest.raises(LedgerError, match="entry 2 names a charge the ledger lacks"):
+        platform.journal.verify()
 
 
 def test_journal_and_ledger_restored_from_a_backup_let_no_receipt_be_used_twice(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from client.data.split import EvaluationSlice
 from client.data.training import TrainingData
 from client.evaluation import Candidate, PerUserMetrics, choose_verdict, evaluate
 from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
-from client.recommend.fold_in import FoldIn
 from client.recommend.scorer import BlendScorer, Scorer, SolvedFactorScorer
 from client.recommend.topk import block_rows
 from client.training.als import rating_sum_and_count

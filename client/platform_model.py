@@ -101,7 +101,7 @@ class PlatformModel:
 
     @property
     def foreign(self) -> NDArray[np.bool_]:
-        """bool ``[m]``: the items of the vocabulary that this platform does not have."""
+        """Bool ``[m]``: the items of the vocabulary that this platform does not have."""
         return foreign_items(self.own_positions, len(self.owners))
 
     def own_scorer(self, name: str | None = None, weight: float | None = None) -> Scorer:
@@ -131,7 +131,7 @@ class PlatformModel:
 
 
 def foreign_items(own_positions: NDArray[np.int32], n_items: int) -> NDArray[np.bool_]:
-    """bool ``[m]``: which of ``n_items`` are none of a platform's own."""
+    """Bool ``[m]``: which of ``n_items`` are none of a platform's own."""
     mask = np.ones(n_items, dtype=np.bool_)
     mask[own_positions[own_positions >= 0]] = False
     return mask

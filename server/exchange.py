@@ -174,7 +174,11 @@ class PlatformExchange:
         reply = reply_of(answer)
         if reply.code != OK:
             raise PlatformError(reply.code)
-        expected = (kind, int(question.metadata.group_id), self.nodes.get(question.metadata.dst_node_id, reply.platform))
+        expected = (
+            kind,
+            int(question.metadata.group_id),
+            self.nodes.get(question.metadata.dst_node_id, reply.platform),
+        )
         if (reply.kind, reply.server_round, reply.platform) != expected:
             raise ContractError(f"the answer is not that of {expected[2]} to {kind} of round {expected[1]}")
         return reply

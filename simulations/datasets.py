@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.cleaning import filter_by_counts, load_platform_data
+from client.data.cleaning import load_platform_data
 from client.data.dataset import ItemTable, PlatformData, UserItemMatrix
 from client.data.items import select_items
 from client.data.report import CleaningReport
@@ -162,9 +162,7 @@ def _split(part: _Part, scenario: Scenario) -> SimulatedPlatform:
         validation=split.validation,
         shared=shared_items(data.items, part.catalogue),
     )
-    return SimulatedPlatform(
-        name=part.name, training=training, test=split.test, hidden=part.hidden, report=data.report
-    )
+    return SimulatedPlatform(name=part.name, training=training, test=split.test, hidden=part.hidden, report=data.report)
 
 
 def split_matrix(matrix: UserItemMatrix, config: SplitConfig, rng: np.random.Generator) -> Split:
@@ -185,7 +183,7 @@ def split_matrix(matrix: UserItemMatrix, config: SplitConfig, rng: np.random.Gen
 
 
 def shared_items(items: ItemTable, config: CatalogueConfig) -> NDArray[np.bool_]:
-    """bool ``[m_own]``: which items a platform shares."""
+    """Bool ``[m_own]``: which items a platform shares."""
     if config.share != "filter":
         return np.full(len(items), config.share == "all")
     genres = set(config.genres)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,15 +17,16 @@ from client.outbox import Outbox
 from client.store import PlatformStore
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
-from common.config.platform import PersonalizationConfig
 from server.checkpoint import CheckpointStore
 from server.exchange import Observer
 from server.state import FederationState
 from server.strategy import FederatedFactorization
 from simulations.datasets import SimulatedPlatform
 from simulations.grid import InlineGrid
+from simulations.scenario import Scenario
 
 Backend = Literal["inline", "ray"]
+BACKENDS: tuple[Backend, ...] = ("inline", "ray")
 # No promise is made under mode none, so nothing is claimed at any δ.
 _NO_DELTA = 1e-5
 
@@ -53,27 +54,31 @@ def simulation_secret(seed: int) -> FederationSecret:
 
 
 def make_agents(
-    platforms: Sequence[SimulatedPlatform],
-    plan: FederationPlan,
-    personalization: PersonalizationConfig,
-    folder: Path,
-    seed: int,
+    platforms: Sequence[SimulatedPlatform], scenario: Scenario, folder: Path, betas: Mapping[str, float]
 ) -> list[PlatformAgent]:
-    """One agent a platform, each with a private folder under ``folder``."""
-    secret = simulation_secret(seed)
+    """One agent a platform, each with a private folder under ``folder``.
+
+    Args:
+        platforms: their data.
+        scenario: plan, personalisation and seed.
+        folder: of all platforms.
+        betas: popularity weight by platform name, where one was tuned.
+    """
+    secret = simulation_secret(scenario.seed)
     agents = []
     for platform in platforms:
         home = folder / platform.name
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        own = {"seed": scenario.seed} | ({"beta": betas[platform.name]} if platform.name in betas else {})
         agents.append(
             PlatformAgent(
                 platform.name,
-                plan,
+                scenario.plan,
                 secret,
                 platform.training,
                 outbox=Outbox(home, BudgetPolicy(epsilon=None, delta=_NO_DELTA)),
                 store=PlatformStore(home / "store"),
-                personalization=personalization,
+                personalization=scenario.personalization.model_copy(update=own),
             )
         )
     return agents

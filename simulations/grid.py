@@ -101,7 +101,7 @@ class InlineGrid(Grid):
         started = time.perf_counter()
         try:
             return self._app(message, self._contexts[message.metadata.dst_node_id])
-        except Exception:  # noqa: BLE001 -- Flower turns whatever a ClientApp raises into this error, and so does the grid
+        except Exception:
             return Message(Error(code=_CLIENT_APP_STOPPED), reply_to=message)
         finally:
             self.platform_seconds += time.perf_counter() - started

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
+from client.data.items import select_items
 from client.data.split import EvaluationSlice, halve_per_user
 from client.data.training import TrainingData
 from client.evaluation import PerUserMetrics, evaluate, evaluate_ratings, gap_closed
@@ -24,7 +25,7 @@ from client.platform_model import (
 from client.recommend.scorer import CrossScorer, PopularityScorer, Scorer
 from common.catalogue import FederationSecret, Vocabulary
 from common.config.federation import FederationPlan
-from common.metrics import METRICS, coverage, novelty, paired_bootstrap, summarise
+from common.metrics import coverage, novelty, paired_bootstrap, summarise
 from server.state import FederationState
 from simulations.datasets import HiddenItems, SimulatedPlatform
 from simulations.pooled import PlatformMatrix, train_pooled
@@ -173,7 +174,9 @@ def tune_betas(platforms: list[SimulatedPlatform], scenario: Scenario, secret: F
         ground = CrossGround.of(reduced, hidden, state, secret)
         held_out = ground.slice_of(ground.truth)
         scores = [
-            float(np.mean(ruler.per_user(ground.blended(model, beta), held_out, ground.foreign).values[FIGURE_OF_MERIT]))
+            float(
+                np.mean(ruler.per_user(ground.blended(model, beta), held_out, ground.foreign).values[FIGURE_OF_MERIT])
+            )
             for beta in scenario.cross.betas
         ]
         chosen[name] = scenario.cross.betas[int(np.argmax(scores))]
@@ -265,3 +268,26 @@ def beside(left: UserItemMatrix, right: UserItemMatrix) -> UserItemMatrix:
         n_users=left.n_users,
         n_items=left.n_items + right.n_items,
     )
+
+
+def _hide_further(
+    platform: SimulatedPlatform, others: set[str], scenario: Scenario, index: int
+) -> tuple[SimulatedPlatform, HiddenItems]:
+    """The platform without a share of the items that others have too, and what its users did with those."""
+    training = platform.training
+    common = np.array([column for column, key in enumerate(training.items.keys) if key in others], dtype=np.int64)
+    rng = np.random.default_rng([scenario.seed, 22, index])
+    chosen = np.sort(rng.permutation(common)[: round(scenario.cross.tuning_share * len(common))])
+    kept = np.setdiff1d(np.arange(len(training.items)), chosen)
+    validation = training.validation
+    reduced = TrainingData(
+        user_ids=training.user_ids,
+        items=select_items(training.items, kept),
+        train=training.train.select_items(kept),
+        validation=EvaluationSlice(
+            validation.users, validation.history.select_items(kept), validation.truth.select_items(kept)
+        ),
+        shared=training.shared[kept],
+    )
+    keys = tuple(training.items.keys[column] for column in chosen)
+    return replace(platform, training=reduced), HiddenItems(keys, training.known.select_items(chosen))

@@ -32,7 +32,9 @@ class FoldIn:
         self._mean = value_mean
         self._items = item_parameters.astype(np.float64)
         # A user's unknowns are [u, b_u]: the bias meets a constant 1 in place of b_i.
-        self._design = np.column_stack([self._items[:, :-1], np.ones(len(self._items))]) if self._explicit else self._items
+        self._design = (
+            np.column_stack([self._items[:, :-1], np.ones(len(self._items))]) if self._explicit else self._items
+        )
 
     @cached_property
     def _base(self) -> NDArray[np.float64]:

@@ -43,6 +43,10 @@ _EXACT_FLOAT = 2.0**53
 class PlainMechanism:
     """``mode: none``: passes arrays through unchanged, marked as not private and as spending without bound."""
 
+    def releases(self, kind: ContributionKind) -> tuple[Release, ...]:
+        """What the ledger charges for a contribution: unbounded spending."""
+        return (Release(kind=kind, mechanism="none", noise_multiplier=0.0),)
+
     def release(
         self, kind: ContributionKind, server_round: int, arrays: Mapping[str, NDArray[np.floating]]
     ) -> PrivatizedContribution:
@@ -54,7 +58,7 @@ class PlainMechanism:
             arrays=dict(arrays),
             grid_steps={},
             masked=frozenset(),
-            releases=(Release(kind=kind, mechanism="none", noise_multiplier=0.0),),
+            releases=self.releases(kind),
         )
 
 

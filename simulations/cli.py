@@ -1,0 +1,119 @@
+"""``crossfed-simulate``: a whole federation on one machine, before anyone deploys it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from common.cli import run_app, teach
+from common.errors import ConfigError
+from simulations.engine import BACKENDS, Backend
+from simulations.scenario import Scenario, load_scenario, shipped_scenarios
+
+app = typer.Typer(
+    name="crossfed-simulate",
+    help=teach(
+        """Simulate a federation of platforms on one machine.
+
+        Each platform trains on its own users; only item statistics leave it. At the end every platform can recommend
+        the others' items to its own users, and the closing table says how well.
+
+        Start with: crossfed-simulate run quickstart
+        """
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command("list")
+def list_scenarios() -> None:
+    """Show the scenarios that come with crossfed."""
+    table = Table("scenario", "what it is", box=None)
+    for name, path in shipped_scenarios().items():
+        table.add_row(name, _description(path))
+    Console().print(table)
+    Console().print("\nRun one with: crossfed-simulate run NAME      or your own: crossfed-simulate run FILE.yaml")
+
+
+@app.command()
+def run(
+    scenario: Annotated[
+        str, typer.Argument(help="A shipped scenario's name (see list), or the path of your own YAML.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for result.json, stores and checkpoints. Default: out/SCENARIO."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="inline: in this process. ray: Flower's own simulation engine. The results agree.")
+    ] = "inline",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a value: --set plan.rounds=5 --set plan.model.dimension=32."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the research data sets of the scenario. Default: $CROSSFED_DATA."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Shorthand for --set seed=N.")] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the last round found in the output folder, instead of starting anew.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+) -> None:
+    """Run a scenario: train, measure, print a table, write result.json.
+
+    Examples:
+      crossfed-simulate run quickstart
+      crossfed-simulate run movies --data ~/datasets --set plan.rounds=20
+      crossfed-simulate run mine.yaml --backend ray --output out/mine
+    """
+    from simulations.report import ConsoleObserver, result_tables
+    from simulations.run import simulate
+
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    chosen = _load(scenario, set_ or [], data, seed)
+    folder = output or Path("out") / chosen.name
+    console = Console()
+    with ConsoleObserver(console, chosen.plan.rounds) as observer:
+        result = simulate(chosen, folder, backend=_backend(backend), observer=observer, resume=resume)
+    console.print(result_tables(result.content))
+    user = result.platforms[0]
+    console.print(
+        f"\nwritten: {folder / 'result.json'}\n"
+        f"try: crossfed-client recommend --store {folder / 'platforms' / user.name / 'store'} "
+        f"--user {user.training.user_ids[0]} --scope cross"
+    )
+
+
+def _load(name: str, overrides: list[str], data: Path | None, seed: int | None) -> Scenario:
+    if data is not None:
+        if not data.is_dir():
+            raise ConfigError(f"--data {data}: is not a folder")
+        os.environ["CROSSFED_DATA"] = str(data.resolve())
+    return load_scenario(name, [*overrides, *([] if seed is None else [f"seed={seed}"])])
+
+
+def _backend(name: str) -> Backend:
+    for backend in BACKENDS:
+        if name == backend:
+            return backend
+    raise ConfigError(f"--backend {name}: there are {' and '.join(BACKENDS)}")
+
+
+def _description(path: Path) -> str:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return str(content.get("description", ""))
+
+
+def main() -> None:
+    """Entry point."""
+    run_app(app)

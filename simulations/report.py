@@ -1,0 +1,129 @@
+"""The simulator's live display and its closing table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from server.state import RoundRecord
+
+
+class ConsoleObserver:
+    """Shows stage, round, platform, objective, bytes and time while a simulation runs; a line a round without a terminal.
+
+    Args:
+        console: where to.
+        rounds: of the plan.
+    """
+
+    def __init__(self, console: Console, rounds: int) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task("round", total=rounds, detail="")
+        self._stage = Text("")
+        self._live = Live(Group(self._stage, self._progress), console=console, transient=True, refresh_per_second=8)
+        self._last = ""
+
+    def __enter__(self) -> ConsoleObserver:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def on_stage(self, text: str) -> None:
+        """Name the stage."""
+        self._stage.plain = text
+        if not self._console.is_terminal:
+            self._console.print(text)
+
+    def on_reply(self, server_round: int, kind: str, platform: str, code: str, reply_bytes: int) -> None:
+        """Name the platform that answered."""
+        outcome = megabytes(reply_bytes) if code == "ok" else f"[red]{code}[/red]"
+        self._progress.update(self._task, detail=f"{platform}: {kind} {outcome}  {self._last}")
+
+    def on_round(self, record: RoundRecord) -> None:
+        """Show a completed round."""
+        objective = "" if record.objective is None else f"objective {record.objective:,.1f}"
+        recall = "" if record.recall is None else f"  validation Recall@20 {record.recall:.3f}"
+        traffic = f"  up {megabytes(record.bytes_up)}  down {megabytes(record.bytes_down)}"
+        self._last = objective + recall + traffic
+        self._progress.update(self._task, completed=record.round, detail=self._last)
+        if not self._console.is_terminal:
+            self._console.print(f"round {record.round:>3}  {self._last}  {record.seconds:.2f} s")
+
+
+def megabytes(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+
+
+def result_tables(content: Mapping[str, Any]) -> Group:
+    """The closing tables of a run."""
+    own = Table(title="Own items, test interactions: Recall@20 (NDCG@10)", title_justify="left")
+    for heading in ("platform", "users", "items", "popularity", "local", "shared", "final", "verdict"):
+        own.add_column(heading, justify="left" if heading in ("platform", "verdict") else "right")
+    cross = Table(title="Items of the other platforms: Recall@20", title_justify="left")
+    for heading in ("platform", "users", "popularity", "shared", "final", "× popularity", "ceiling", "gap closed"):
+        cross.add_column(heading, justify="left" if heading == "platform" else "right")
+    for name, part in content["platforms"].items():
+        cells = [_pair(part["own"][scorer]) for scorer in ("popularity", "local", "shared", "final")]
+        own.add_row(name, f"{part['users']:,}", f"{part['items']:,}", *cells, part["verdict"])
+        if part["cross"] is not None:
+            cross.add_row(name, *_cross_cells(part["cross"]))
+    parts: list[Table | Text] = [own]
+    if cross.row_count:
+        parts.append(cross)
+    parts.append(_closing_line(content))
+    return Group(*parts)
+
+
+def _pair(block: Mapping[str, Any]) -> str:
+    return f"{_number(block['recall@20'])} ({_number(block['ndcg@10'])})"
+
+
+def _cross_cells(block: Mapping[str, Any]) -> list[str]:
+    popularity, final = block["popularity"]["recall@20"], block["final"]["recall@20"]
+    ratio = f"{final / popularity:.2f}" if popularity and final is not None else "-"
+    ceiling = "-" if block["ceiling"] is None else _number(block["ceiling"]["recall@20"])
+    gap = "-" if block["gap_closed"] is None else f"{block['gap_closed']:.0%}"
+    return [
+        f"{block['final']['users']:,}",
+        _number(popularity),
+        _number(block["shared"]["recall@20"]),
+        _number(final),
+        ratio,
+        ceiling,
+        gap,
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _closing_line(content: Mapping[str, Any]) -> Text:
+    rounds, seconds, vocabulary = content["rounds"], content["seconds"], content["vocabulary"]
+    up, down = (sum(record[key] for record in rounds) for key in ("bytes_up", "bytes_down"))
+    return Text(
+        f"{vocabulary['items']:,} items, {vocabulary['shared']:,} on more than one platform; {len(rounds)} rounds, "
+        f"{megabytes(up)} up, {megabytes(down)} down; {seconds['total']:.1f} s, of them "
+        f"{seconds['platforms']:.1f} s in the platforms and {seconds['aggregator']:.2f} s in the aggregator"
+    )

@@ -1,0 +1,164 @@
+"""A whole simulation: platforms from data, one federation, every measurement, and ``result.json``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from common.catalogue import FederationSecret
+from common.files import write_atomically
+from server.exchange import Observer, SilentObserver
+from simulations.datasets import SimulatedPlatform, make_platforms
+from simulations.engine import Backend, FederationOutcome, make_agents, run_federation, simulation_secret
+from simulations.measure import (
+    Block,
+    CrossGround,
+    Ruler,
+    measure_cross,
+    measure_own,
+    measure_pooled,
+    train_ceiling,
+    tune_betas,
+)
+from simulations.pooled import PlatformMatrix, train_pooled
+from simulations.scenario import Scenario
+
+
+class RunObserver(Observer, Protocol):
+    """Watches a whole simulation."""
+
+    def on_stage(self, text: str) -> None:
+        """A new stage begins."""
+
+
+class SilentRunObserver(SilentObserver):
+    """Watches nothing."""
+
+    def on_stage(self, text: str) -> None:
+        """Ignore it."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SimulationResult:
+    """What ``result.json`` says, and the agents behind it."""
+
+    content: dict[str, Any]
+    outcome: FederationOutcome
+    platforms: list[SimulatedPlatform]
+
+
+def simulate(
+    scenario: Scenario,
+    folder: Path,
+    *,
+    backend: Backend = "inline",
+    observer: RunObserver | None = None,
+    resume: bool = False,
+) -> SimulationResult:
+    """Run ``scenario`` and write ``result.json`` into ``folder``.
+
+    Args:
+        scenario: what to run.
+        folder: made when it is not there; what an earlier run left in it is replaced.
+        backend: ``inline`` or ``ray``.
+        observer: told of progress.
+        resume: go on from the last complete round of a run that was killed, with the identical result.
+
+    Raises:
+        CrossfedError: of the data, the configuration or the federation; the message says what to mend.
+    """
+    started = time.perf_counter()
+    observer = observer or SilentRunObserver()
+    _prepare(folder, resume=resume)
+    observer.on_stage("reading and splitting the data")
+    platforms = make_platforms(scenario)
+    secret = simulation_secret(scenario.seed)
+    betas: dict[str, float] = {}
+    if scenario.cross.tune_beta and any(platform.hidden is not None for platform in platforms):
+        observer.on_stage("choosing β on items hidden for the purpose")
+        betas = tune_betas(platforms, scenario, secret)
+    observer.on_stage("federation")
+    agents = make_agents(platforms, scenario, folder / "platforms", betas)
+    outcome = run_federation(agents, scenario.plan, folder / "aggregator", backend=backend, observer=observer)
+    observer.on_stage("measuring on test interactions")
+    measured, pooled = _measure(scenario, platforms, outcome, secret)
+    content = {
+        "scenario": scenario.name,
+        "seed": scenario.seed,
+        "backend": backend,
+        "model": scenario.plan.model.model_dump(mode="json"),
+        "split": scenario.split.model_dump(mode="json"),
+        "privacy": {"mode": scenario.plan.privacy.mode},
+        "vocabulary": {
+            "items": len(outcome.state.vocabulary),
+            "shared": outcome.state.vocabulary.shared_items(),
+        },
+        "platforms": measured,
+        "pooled": pooled,
+        "rounds": [record.as_dict() for record in outcome.state.history],
+        "seconds": {
+            "total": time.perf_counter() - started,
+            "platforms": outcome.platform_seconds,
+            "aggregator": outcome.seconds - outcome.platform_seconds,
+        },
+    }
+    write_atomically(folder / "result.json", json.dumps(content, indent=1, allow_nan=False).encode(), mode=0o644)
+    return SimulationResult(content=content, outcome=outcome, platforms=platforms)
+
+
+def _measure(
+    scenario: Scenario, platforms: list[SimulatedPlatform], outcome: FederationOutcome, secret: FederationSecret
+) -> tuple[dict[str, Block], dict[str, Block]]:
+    """Blocks by platform: of the federation's models, and of pooled training."""
+    ruler = Ruler(scenario)
+    stores = {agent.name: agent.store for agent in outcome.agents}
+    pool = {platform.name: PlatformMatrix.of(platform.training) for platform in platforms}
+    plan = scenario.plan.model_copy(update={"rounds": max(outcome.state.server_round, 1)})
+    pooled_state = train_pooled(pool, plan, secret)
+    measured: dict[str, Block] = {}
+    pooled: dict[str, Block] = {}
+    for platform in platforms:
+        model = stores[platform.name].load()
+        measured[platform.name] = {
+            "users": platform.training.train.n_users,
+            "items": len(platform.training.items),
+            "interactions": platform.interactions,
+            "cleaning": platform.report.as_dict(),
+            "verdict": _verdict(model.verdict.name, model.verdict.weight),
+            "own": measure_own(ruler, platform, model),
+            "cross": None,
+        }
+        pooled[platform.name] = measure_pooled(ruler, platform, pooled_state, plan, secret)
+        if platform.hidden is not None:
+            ground = CrossGround.of(platform, platform.hidden, outcome.state, secret)
+            ceiling, half = (
+                train_ceiling(platforms, ground, outcome.state, scenario, secret)
+                if scenario.cross.ceiling
+                else (None, None)
+            )
+            measured[platform.name]["cross"] = measure_cross(ruler, ground, model.shared, model.beta, ceiling, half)
+    return measured, pooled
+
+
+def _prepare(folder: Path, *, resume: bool) -> None:
+    """Make the folder; unless a run is to be resumed, remove what an earlier one of ours left, and nothing else."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        for name in ("platforms", "aggregator"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / "result.json").unlink(missing_ok=True)
+
+
+def _verdict(name: str, weight: float | None) -> str:
+    return name if weight is None else f"{name} {weight:g}"
+
+
+def load_result(folder: Path) -> Mapping[str, Any]:
+    """Read ``result.json`` back."""
+    content: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return content

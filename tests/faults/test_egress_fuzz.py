@@ -92,30 +92,47 @@ def _fits(arrays: Any, wanted: Any) -> bool:
     return shaped and b.dtype.str == "<i8" and g.dtype.str == "<f4" and bool(np.isfinite(g).all())
 
 
-def contribution_of(arrays: Any, draw: Any) -> object:
+GOOD_PARTS = {"kind": "statistics", "server_round": 1, "private": True, "releases": (RELEASE,), "masked": frozenset()}
+one_spoilt = st.builds(
+    lambda name, array: {**good(), name: array}, st.sampled_from(["b", "g"]), odd_arrays | python_things
+)
+one_missing = st.sampled_from(["b", "g"]).map(lambda name: {name: good()[name]})
+one_off = st.one_of(one_spoilt, one_missing, mappings)
+Call = dict[str, Any]
+
+
+def contribution_of(arrays: Any, parts: Call, shape: str) -> object:
     """A contribution as careless or hostile code in the agent's process might hand over."""
-    parts = {
-        "kind": draw(st.sampled_from(["statistics", "counts", "join", "masked_statistics"])),
-        "server_round": draw(st.sampled_from([1, 2, -1])),
-        "private": True,
-        "releases": draw(st.sampled_from([(RELEASE,), (), (RELEASE, RELEASE)])),
-        "masked": draw(st.sampled_from([frozenset(), frozenset({"b"})])),
-    }
-    shape = draw(st.sampled_from(["minted", "minted", "forged", "hollow", "namespace", "arrays", "class"]))
-    if (
-        shape == "minted"
-        and type(arrays) is dict
-        and all(type(a) is np.ndarray and a.nbytes < 1e6 for a in arrays.values())
-    ):
+    plain = type(arrays) is dict and all(type(a) is np.ndarray and a.nbytes < 1e6 for a in arrays.values())
+    if shape == "minted" and plain:
         return mint(**{**parts, "arrays": arrays, "grid_steps": {}})
-    if shape in ("minted", "forged"):
-        forged = object.__new__(draw(st.sampled_from([PrivatizedContribution, MaskedContribution])))
+    if shape in ("minted", "forged", "forged mask"):
+        forged = object.__new__(MaskedContribution if shape == "forged mask" else PrivatizedContribution)
         for name, value in {**parts, "arrays": arrays}.items():
             object.__setattr__(forged, name, value)
         return forged
     hollow = object.__new__(PrivatizedContribution)
     others = {"hollow": hollow, "namespace": SimpleNamespace(**parts, arrays=arrays), "class": PrivatizedContribution}
     return others.get(shape, arrays)
+
+
+@st.composite
+def calls(draw: Any, receipt: Receipt) -> Call:
+    """Arguments of ``send``: in four of five draws good but for one of them, else anything at all."""
+    bad: dict[str, Any] = {
+        "arrays": one_off,
+        "sizes": sizes,
+        "shape": st.sampled_from(["forged", "forged mask", "hollow", "namespace", "arrays", "class"]),
+        "receipt": st.sampled_from([None, "receipt", Receipt("run", 1, (RELEASE,), "", 9, "")]),
+        "asked": st.sampled_from(["counts", "join", "", None, 3]),
+        "kind": st.sampled_from(["counts", "join", "masked_statistics"]),
+        "server_round": st.sampled_from([2, -1]),
+        "releases": st.sampled_from([(), (RELEASE, RELEASE)]),
+        "masked": st.just(frozenset({"b"})),
+    }
+    spoilt = {draw(st.sampled_from(["arrays", "arrays", "arrays", *bad]))} if draw(st.integers(0, 4)) else set(bad)
+    call = {"arrays": good(), "sizes": {"items": ITEMS}, "shape": "minted", "receipt": receipt, "asked": "statistics"}
+    return {name: draw(bad[name]) if name in spoilt else good_ for name, good_ in {**call, **GOOD_PARTS}.items()}
 
 
 @pytest.fixture(scope="module")
@@ -138,20 +155,18 @@ def test_no_bad_contribution_passes_and_none_crashes_the_guard(
     guard: tuple[EgressGuard, EgressJournal, Receipt], data: st.DataObject
 ) -> None:
     egress, _, receipt = guard
-    arrays, wanted = data.draw(mappings), data.draw(sizes)
-    thing = contribution_of(arrays, data.draw)
-    shown = data.draw(st.sampled_from([receipt, receipt, None, "receipt", Receipt("run", 1, (RELEASE,), "", 9, "")]))
-    kind = data.draw(st.sampled_from(["statistics", "statistics", "counts", "join", "", None, 3]))
+    call = data.draw(calls(receipt))
+    thing = contribution_of(call["arrays"], {name: call[name] for name in GOOD_PARTS}, call["shape"])
     try:
-        egress.send(thing, kind=kind, sizes=wanted, receipt=shown)  # type: ignore[arg-type]
+        egress.send(thing, kind=call["asked"], sizes=call["sizes"], receipt=call["receipt"])  # type: ignore[arg-type]
     except (ContractError, LedgerError):
         return
-    assert type(thing) in (PrivatizedContribution, MaskedContribution)
-    assert kind == "statistics" == thing.kind  # type: ignore[attr-defined]
-    assert shown is receipt
-    assert thing.releases == (RELEASE,)  # type: ignore[attr-defined]
-    assert _fits(thing.arrays, wanted)  # type: ignore[attr-defined]
-    assert type(thing) is MaskedContribution or not thing.masked  # type: ignore[attr-defined]
+    assert isinstance(thing, PrivatizedContribution | MaskedContribution)
+    assert (call["asked"], thing.kind, thing.server_round) == ("statistics", "statistics", 1)
+    assert call["receipt"] is receipt
+    assert thing.releases == (RELEASE,)
+    assert _fits(thing.arrays, call["sizes"])
+    assert type(thing) is MaskedContribution or not call["masked"]
 
 
 @given(

@@ -137,6 +137,10 @@ def run_child(directory: Path, prepare: Callable[[], None], kill_after: float | 
 
 
 def check_remains(directory: Path, left: dict[int, bytes]) -> None:
+    if left:
+        # The witnesses knew before anything got out: set-up takes four entries of the ledger and one of the journal.
+        kept = [FileWitness(directory / name).recall() for name in ("ledger.store", "egress.store")]
+        assert [head.sequence >= n + len(left) for head, n in zip(kept, (4, 1), strict=True) if head] == [True, True]
     # Everything that got out was paid for, and is on record, before anybody mends anything.
     ledger, journal, _ = open_books(directory)
     assert ledger.spend().mu ** 2 >= len(left) / 100 - 1e-12

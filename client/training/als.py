@@ -27,10 +27,15 @@ class _AlternatingLeastSquares:
         self.kernels = kernels
         self._transposed: tuple[weakref.ref[UserItemMatrix], Entries] | None = None
 
+    def _entry_values(self, matrix: UserItemMatrix) -> NDArray[np.float32]:
+        """float32 ``[nnz]``: what the entries stand for, weights or ratings."""
+        return matrix.values
+
     def _by_item(self, matrix: UserItemMatrix) -> Entries:
-        """The matrix by columns; indices are users, weights and targets the values. Kept while the matrix is."""
+        """The matrix by columns; indices are users, weights and targets the entry values. Kept while the matrix is."""
         if self._transposed is None or self._transposed[0]() is not matrix:
-            rows = sp.csr_array((matrix.values, matrix.indices, matrix.indptr), (matrix.n_users, matrix.n_items))
+            shape = (matrix.n_users, matrix.n_items)
+            rows = sp.csr_array((self._entry_values(matrix), matrix.indices, matrix.indptr), shape)
             columns = rows.tocsc()
             users = columns.indices.astype(np.int32, copy=False)
             entries = Entries(columns.indptr.astype(np.int64, copy=False), users, columns.data, columns.data)
@@ -73,7 +78,7 @@ class ImplicitTrainer(_AlternatingLeastSquares):
         item_factors: NDArray[np.float32],
         warm_start: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        entries = Entries(matrix.indptr, matrix.indices, matrix.values, np.ones_like(matrix.values))
+        entries = self._user_entries(matrix)
         ridge = self._user_ridge(matrix, self.config.unobserved_weight)
         return self._solve(self._systems(entries, item_factors, ridge, None), warm_start)
 
@@ -94,7 +99,7 @@ class ImplicitTrainer(_AlternatingLeastSquares):
     def objective(
         self, matrix: UserItemMatrix, user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]
     ) -> float:
-        entries = Entries(matrix.indptr, matrix.indices, matrix.values, np.ones_like(matrix.values))
+        entries = self._user_entries(matrix)
         observed = self.kernels.squared_error(entries, user_factors, item_factors)
         # Σ_u Σ_i (uᵀv_i)² = ⟨UᵀU, VᵀV⟩: n·m scores are never formed.
         unobserved = float(np.vdot(gram(user_factors), gram(item_factors)))
@@ -110,6 +115,12 @@ class ImplicitTrainer(_AlternatingLeastSquares):
         self, user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         return user_factors, item_factors
+
+    def _entry_values(self, matrix: UserItemMatrix) -> NDArray[np.float32]:
+        return recency_weights(matrix, self.config.recency_boost, self.config.recency_span)
+
+    def _user_entries(self, matrix: UserItemMatrix) -> Entries:
+        return Entries(matrix.indptr, matrix.indices, self._entry_values(matrix), np.ones_like(matrix.values))
 
     def _item_entries(self, matrix: UserItemMatrix) -> Entries:
         by_item = self._by_item(matrix)
@@ -213,6 +224,18 @@ class ExplicitTrainer(_AlternatingLeastSquares):
             shape=np.ones(self.width) if anchor is None else anchor.shape,
             anchors=None if anchor is None else anchor.item_factors,
         )
+
+
+def recency_weights(matrix: UserItemMatrix, boost: float, span: float) -> NDArray[np.float32]:
+    """w_ui·(1 + β·exp(−a/τ)), float32 ``[nnz]``, where a counts the user's interactions after this one.
+
+    Only the order within the user's own row is read, so a user's weights depend on that user alone.
+    """
+    if boost == 0:
+        return matrix.values
+    after = np.repeat(matrix.indptr[1:], matrix.row_lengths) - 1 - np.arange(matrix.nnz)
+    weights: NDArray[np.float32] = (matrix.values * (1 + boost * np.exp(-after / span))).astype(np.float32)
+    return weights
 
 
 def rating_sum_and_count(matrix: UserItemMatrix) -> tuple[float, int]:

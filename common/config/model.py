@@ -29,10 +29,14 @@ class FactorizationConfig(FrozenModel):
     """ν: scales λ_u by (|Ω_u| + α₀|C_p|)^ν and λ_i by (n_i + α₀ N_i)^ν; 0 leaves λ (Rendle et al. 2021, eq. 5)."""
     unobserved_weight: Annotated[float, Field(ge=0)] = 1.0
     """α₀: weight of a pair that was not observed."""
+    recency_boost: Annotated[float, Field(ge=0)] = 0.0
+    """β: a user's a-th last interaction weighs w_ui·(1 + β·exp(−a/τ)); 0 weighs all alike. Implicit feedback only."""
+    recency_span: Positive = 10.0
+    """τ: how many interactions the boost of recent ones reaches back."""
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 10
     """Sweeps of local or pooled training; the number of server rounds of a federation is set there."""
     solver: Literal["cholesky", "cg"] = "cholesky"
-    cg_steps: Annotated[int, Field(ge=1, le=100)] = 3
+    cg_steps: Annotated[int, Field(ge=1, le=100)] = 4
     init_scale: Positive = 0.1
     """Standard deviation of an initial item factor, times 1/√d."""
     backend: Literal["auto", "tensorflow", "numba"] = "auto"

@@ -2,7 +2,8 @@
 
 Notation: h_j = 1 where the item at rank j (from 1) is one that the user held back, T the set of those items. Every
 per-user function returns float64 ``[n]`` with NaN where T is empty: such a user says nothing about a ranking. Values
-agree with TREC's and ranx's definitions (Bassani 2022, "ranx: a blazing-fast Python library for ranking evaluation").
+agree with TREC's and ranx's definitions (Bassani 2022, "ranx: a blazing-fast Python library for ranking evaluation"),
+except ``recall``: as in the field's papers it is divided by min(k, |T|), and TREC's is called ``plain_recall``.
 """
 
 from __future__ import annotations
@@ -61,20 +62,21 @@ def judge(ranked: NDArray[np.integer], indptr: NDArray[np.integer], indices: NDA
 
 
 def recall(judgement: Judgement, k: int) -> NDArray[np.float64]:
-    """Recall@k = Σ_{j≤k} h_j / |T| (Manning, Raghavan & Schütze 2008, eq. 8.2).
+    """Recall@k = Σ_{j≤k} h_j / min(k, |T|), so that every user can reach 1 (Liang et al. 2018, section 4.2).
 
-    The divisor is |T| and not min(k, |T|): see :func:`capped_recall`.
-    """
-    return _divide(_hits_within(judgement, k), judgement.relevant)
-
-
-def capped_recall(judgement: Judgement, k: int) -> NDArray[np.float64]:
-    """Σ_{j≤k} h_j / min(k, |T|), so that 1 can be reached by every user (Liang et al. 2018, eq. 8).
-
-    "Variational autoencoders for collaborative filtering" and the papers that share its splits print it as Recall@k. It
-    exceeds :func:`recall` for users with more than k held-back items; the two must not be compared.
+    What "Variational autoencoders for collaborative filtering" and the papers on implicit feedback that share its
+    splits print as Recall@k (iALS of Rendle et al. 2021 and EASE of Steck 2019 among them). For users who hold back
+    more than k items it exceeds :func:`plain_recall`; the two must not be compared. For all others they agree.
     """
     return _divide(_hits_within(judgement, k), np.minimum(judgement.relevant, k))
+
+
+def plain_recall(judgement: Judgement, k: int) -> NDArray[np.float64]:
+    """Σ_{j≤k} h_j / |T|, information retrieval's recall (Manning, Raghavan & Schütze 2008, eq. 8.2), as ranx has it.
+
+    A user who holds back more than k items cannot reach 1: see :func:`recall`.
+    """
+    return _divide(_hits_within(judgement, k), judgement.relevant)
 
 
 def precision(judgement: Judgement, k: int) -> NDArray[np.float64]:
@@ -83,8 +85,8 @@ def precision(judgement: Judgement, k: int) -> NDArray[np.float64]:
 
 
 def f1(judgement: Judgement, k: int) -> NDArray[np.float64]:
-    """F1@k = 2·P·R / (P + R) per user, 0 where both are 0 (van Rijsbergen 1979, ch. 7, β = 1)."""
-    found, asked = precision(judgement, k), recall(judgement, k)
+    """F1@k = 2·P·R / (P + R) per user, R the :func:`plain_recall`, 0 where both are 0 (van Rijsbergen 1979, ch. 7)."""
+    found, asked = precision(judgement, k), plain_recall(judgement, k)
     total = found + asked
     return np.divide(2 * found * asked, total, out=np.where(np.isnan(total), np.nan, 0.0), where=total > 0)
 
@@ -117,7 +119,7 @@ def reciprocal_rank(judgement: Judgement) -> NDArray[np.float64]:
 def average_precision(judgement: Judgement, k: int) -> NDArray[np.float64]:
     """AP@k = Σ_{j≤k} h_j·P@j / |T|; its mean over users is MAP@k (Manning et al. 2008, eq. 8.8, cut at k).
 
-    The divisor is |T| and not min(k, |T|), as for :func:`recall`.
+    The divisor is |T| and not min(k, |T|), as for :func:`plain_recall`.
     """
     hits = _within(judgement, k)
     ranks = np.arange(1, k + 1)
@@ -126,7 +128,7 @@ def average_precision(judgement: Judgement, k: int) -> NDArray[np.float64]:
 
 _AT_K: dict[str, Callable[[Judgement, int], NDArray[np.float64]]] = {
     "recall": recall,
-    "capped_recall": capped_recall,
+    "plain_recall": plain_recall,
     "precision": precision,
     "f1": f1,
     "ndcg": ndcg,

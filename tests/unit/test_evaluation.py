@@ -64,7 +64,7 @@ def test_full_ranking_equals_sorting_all_candidates_user_by_user(seed: int, scor
         result = evaluate(
             TableScorer(table),
             EvaluationSlice(users, matrix(history), matrix(truth)),
-            metrics=["recall@3", "mrr"],
+            metrics=["plain_recall@3", "mrr"],
             depth=5,
             candidates=candidates,
         )
@@ -75,7 +75,7 @@ def test_full_ranking_equals_sorting_all_candidates_user_by_user(seed: int, scor
         order = worst_ranking(table[user], candidates & ~history[user], truth[user])
         hits = [truth[user, item] for item in order[:5]]
         assert result.ranked[row].tolist() == (order + [-1] * 5)[:5]
-        assert result.values["recall@3"][row] == pytest.approx(sum(hits[:3]) / (truth[user] & candidates).sum())
+        assert result.values["plain_recall@3"][row] == pytest.approx(sum(hits[:3]) / (truth[user] & candidates).sum())
         assert result.values["mrr"][row] == pytest.approx(1 / (hits.index(True) + 1) if any(hits) else 0)
 
 

@@ -16,7 +16,7 @@ from common.errors import ConfigError, ContractError
 from common.metrics import METRICS, coverage, judge, mae, novelty, per_user_metrics, rmse
 
 ALL = [
-    f"{kind}@{k}" for kind in ("recall", "capped_recall", "precision", "f1", "ndcg", "hr", "map") for k in (1, 3, 5)
+    f"{kind}@{k}" for kind in ("recall", "plain_recall", "precision", "f1", "ndcg", "hr", "map") for k in (1, 3, 5)
 ] + ["mrr"]
 
 # Three users: hits at ranks 2 and 4 of five held-back items; no hit; nothing held back.
@@ -33,8 +33,10 @@ def evaluated(ranked: np.ndarray, indptr: np.ndarray, indices: np.ndarray, names
     ("name", "by_hand"),
     [
         ("recall@1", 0.0),
-        ("recall@3", 1 / 5),
+        ("recall@3", 1 / 3),
         ("recall@5", 2 / 5),
+        ("plain_recall@3", 1 / 5),
+        ("plain_recall@5", 2 / 5),
         ("precision@3", 1 / 3),
         ("precision@5", 2 / 5),
         ("f1@3", 2 * (1 / 3) * (1 / 5) / (1 / 3 + 1 / 5)),
@@ -63,10 +65,10 @@ def test_ideal_gain_stops_at_the_number_of_held_back_items() -> None:
     assert value[0] == 1.0
 
 
-def test_recall_divides_by_all_held_back_items_even_where_more_than_k() -> None:
-    values = evaluated(np.array([[0, 1]]), np.array([0, 4]), np.arange(4), ["recall@2", "capped_recall@2"])
-    assert values["recall@2"][0] == 0.5
-    assert values["capped_recall@2"][0] == 1.0
+def test_recall_can_be_1_where_more_than_k_items_are_held_back_and_plain_recall_cannot() -> None:
+    values = evaluated(np.array([[0, 1]]), np.array([0, 4]), np.arange(4), ["recall@2", "plain_recall@2"])
+    assert values["recall@2"][0] == 1.0
+    assert values["plain_recall@2"][0] == 0.5
 
 
 def test_padding_is_never_a_hit() -> None:
@@ -117,8 +119,8 @@ def by_definition(ranked: list[int], truth: set[int], k: int) -> dict[str, float
     p, r = sum(hits) / k, sum(hits) / len(truth)
     ideal = sum(1 / math.log2(j + 2) for j in range(min(k, len(truth))))
     return {
-        f"recall@{k}": r,
-        f"capped_recall@{k}": sum(hits) / min(k, len(truth)),
+        f"recall@{k}": sum(hits) / min(k, len(truth)),
+        f"plain_recall@{k}": r,
         f"precision@{k}": p,
         f"f1@{k}": 2 * p * r / (p + r) if p + r else 0.0,
         f"ndcg@{k}": sum(1 / math.log2(j + 2) for j, hit in enumerate(hits) if hit) / ideal,
@@ -150,7 +152,7 @@ def test_metrics_are_bounded_grow_with_k_and_follow_their_users(
     values = evaluated(ranked, indptr, indices, ALL)
     for value in values.values():
         assert ((value >= 0) & (value <= 1) | np.isnan(value)).all()
-    for kind in ("recall", "hr", "map"):
+    for kind in ("plain_recall", "hr", "map"):
         assert (np.nan_to_num(np.diff([values[f"{kind}@{k}"] for k in (1, 3, 5)], axis=0)) >= 0).all()
 
     order = list(range(len(ranked)))
@@ -190,9 +192,10 @@ def test_metrics_equal_ranx() -> None:
     ranked = np.stack([rng.permutation(60)[:20] for _ in range(40)]).astype(np.int32)
     truths = [rng.permutation(60)[: rng.integers(1, 30)] for _ in range(40)]
     indptr = np.concatenate([[0], np.cumsum([len(truth) for truth in truths])])
-    ours = evaluated(ranked, indptr, np.concatenate(truths), list(METRICS))
-
-    their_names = {name: name.replace("hr@", "hit_rate@") for name in METRICS}
+    # ranx has no recall of Liang et al.; its own is our plain_recall.
+    asked = [name.replace("recall@", "plain_recall@") for name in METRICS]
+    their_names = {name: name.replace("hr@", "hit_rate@").removeprefix("plain_") for name in asked}
+    ours = evaluated(ranked, indptr, np.concatenate(truths), list(their_names))
     case = {
         "qrels": {f"u{user:02}": {str(item): 1 for item in truth} for user, truth in enumerate(truths)},
         "run": {f"u{user:02}": {str(item): 20.0 - j for j, item in enumerate(row)} for user, row in enumerate(ranked)},

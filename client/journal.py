@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from client.ledger import KEY_FILE, BudgetLedger, Receipt
 from client.sealed_log import Entry, SealedLog, Writer, load_key
-from client.witness import FileWitness, Head, HeadWitness, replace_durably
+from client.witness import FileWitness, Head, HeadWitness
 from common.errors import EgressRefusedError, LedgerError
+from common.files import write_atomically
 
 JOURNAL_FILE, JOURNAL_HEAD_FILE, CONTENT_FOLDER = "egress.db", "egress.head", "egress"
 Arrays = dict[str, NDArray[Any]]
@@ -86,6 +87,10 @@ class EgressJournal:
         """Keep ``arrays`` and journal them under ``receipt``; returns what may leave.
 
         That is ``arrays``, or what left before under the same receipt, whichever process was first.
+
+        Raises:
+            LedgerError: ledger or journal cannot be trusted or written; nothing may leave.
+            StoreError: the bytes cannot be kept, for lack of space most likely; nothing may leave.
         """
         content = pack(arrays)
         digest = hashlib.sha256(content).hexdigest()
@@ -93,7 +98,7 @@ class EgressJournal:
         with self._log.writing() as writer:
             earlier = _find(writer.entries, receipt)
             if earlier is None:
-                replace_durably(self._content / digest, content)
+                write_atomically(self._content / digest, content)
                 charge = {"sequence": receipt.sequence, "mac": receipt.mac}
                 entry = {**summary, "event": "sent", "digest": digest, "receipt": charge}
                 self._append(writer, entry, head)

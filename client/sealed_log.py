@@ -58,10 +58,15 @@ def load_key(path: Path) -> bytes:
     Raises:
         LedgerError: the file is readable by others or not 32 bytes long.
     """
-    if not path.exists():
-        create_durably(path, secrets.token_bytes(_KEY_BYTES))
-    require_private(path)
-    key = path.read_bytes()
+    try:
+        if not path.exists():
+            create_durably(path, secrets.token_bytes(_KEY_BYTES))
+        require_private(path)
+        key = path.read_bytes()
+    except OSError as error:
+        raise LedgerError(
+            f"{path.name} cannot be read or made ({error.strerror}): check its folder and owner"
+        ) from error
     if len(key) != _KEY_BYTES:
         raise LedgerError(f"{path.name} is damaged: restore it from a backup, nothing else can vouch for the log")
     return key
@@ -112,7 +117,7 @@ class SealedLog:
         """Make the file with its first entry, whole or not at all; does nothing if another process was faster."""
         part = part_name(self._path)
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        with self._sqlite_errors(), closing(sqlite3.connect(part, isolation_level=None)) as connection:
+        with self._file_errors(), closing(sqlite3.connect(part, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous=EXTRA")
             connection.executescript(_SCHEMA)
             self.insert(connection, 1, "", {**content, "log_id": log_id or secrets.token_hex(16)})
@@ -254,12 +259,12 @@ class SealedLog:
                 f"{self.name} is missing; put it back from a backup, or run `crossfed-client privacy restore` to go on "
                 "with all that its kept head says was spent"
             )
-        require_private(self._path)
         location = f"{self._path.resolve().as_uri()}?mode=rw"
         with (
-            self._sqlite_errors(),
+            self._file_errors(),
             closing(sqlite3.connect(location, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)) as connection,
         ):
+            require_private(self._path)
             connection.execute("PRAGMA synchronous=EXTRA")
             connection.execute("PRAGMA fullfsync=ON")
             connection.execute(begin)
@@ -272,10 +277,10 @@ class SealedLog:
             connection.execute("COMMIT")
 
     @contextmanager
-    def _sqlite_errors(self) -> Iterator[None]:
+    def _file_errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise LedgerError(f"{self.name} cannot be used ({error}); nothing was written") from error
 
     def _mac(self, sequence: int, previous: str, text: str) -> str:

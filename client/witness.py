@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from common.errors import LedgerError
+from common.files import sync_folder, write_atomically
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,11 @@ class HeadWitness(Protocol):
     """A place that remembers a log's head independently of the log: the model store, a peer's receipts."""
 
     def remember(self, head: Head) -> None:
-        """Keep ``head``; return only once it is durable."""
+        """Keep ``head``; return only once it is durable.
+
+        Raises:
+            StoreError: it cannot be kept.
+        """
 
     def recall(self) -> Head | None:
         """The head last remembered; None if there never was one.
@@ -68,24 +73,17 @@ class FileWitness:
         self._path = path
 
     def remember(self, head: Head) -> None:
-        replace_durably(self._path, head.to_json().encode())
+        write_atomically(self._path, head.to_json().encode())
 
     def recall(self) -> Head | None:
         try:
             return Head.from_json(self._path.read_text("utf-8"))
         except FileNotFoundError:
             return None
-        except (UnicodeDecodeError, LedgerError) as error:
+        except (OSError, UnicodeDecodeError, LedgerError) as error:
             raise LedgerError(
-                f"{self._path.name} is damaged; move it away and run `crossfed-client privacy restore`"
+                f"{self._path.name} is damaged or not readable; move it away and run `crossfed-client privacy restore`"
             ) from error
-
-
-def replace_durably(path: Path, content: bytes) -> None:
-    """Replace ``path`` by ``content`` (mode 0600): after a crash there is the old file or the new one, never a part."""
-    part = _write_part(path, content)
-    part.replace(path)
-    sync_directory(path.parent)
 
 
 def create_durably(path: Path, content: bytes) -> bool:
@@ -104,7 +102,7 @@ def link_durably(part: Path, path: Path) -> bool:
         return False
     finally:
         part.unlink()
-        sync_directory(path.parent)
+        sync_folder(path.parent)
     return True
 
 
@@ -121,15 +119,6 @@ def _write_part(path: Path, content: bytes) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return part
-
-
-def sync_directory(directory: Path) -> None:
-    """Make names that were added to or removed from ``directory`` durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def require_private(path: Path) -> None:

@@ -36,9 +36,18 @@ ROUNDS = 3
 POLICY = BudgetPolicy(epsilon=3.0, delta=1e-5)
 RELEASE = Release(kind="item_vectors", mechanism="gaussian", noise_multiplier=10.0)
 CONTRACT = EgressContract((MessageSpec("statistics", (ArraySpec("item_vectors", "int64", (64,)),)),), ())
+ROOT = Path(__file__).parents[2]
 CODE = frozenset(
-    str(Path(__file__).parents[2] / "client" / f"{name}.py")
-    for name in ("account", "egress", "journal", "ledger", "sealed_log", "witness")
+    str(ROOT / f"{name}.py")
+    for name in (
+        "client/account",
+        "client/egress",
+        "client/journal",
+        "client/ledger",
+        "client/sealed_log",
+        "client/witness",
+        "common/files",
+    )
 )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ import client.sealed_log
 from client.budget import BudgetPolicy, SubsampledBudget
 from client.ledger import BudgetLedger, Receipt
 from client.witness import FileWitness, Head
-from common.errors import BudgetExceededError, LedgerError, PrivacyError
+from common.errors import BudgetExceededError, LedgerError, PrivacyError, StoreError
 from common.privacy.contribution import Release
 from common.privacy.gdp import mu_from_epsilon
 
@@ -363,6 +364,31 @@ def test_files_are_for_the_owner_alone_and_refused_otherwise(tmp_path: Path) -> 
         with pytest.raises(LedgerError, match="chmod 600"):
             BudgetLedger.open(tmp_path / "ledger", POLICY)
         file.chmod(0o600)
+
+
+def test_a_full_disk_stops_a_charge_and_a_retry_pays_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = _three_charges(tmp_path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match="No space left"):
+            ledger.charge("run", 4, [gaussian(10.0)], digest(4))
+    receipt = ledger.charge("run", 4, [gaussian(10.0)], digest(4))
+    assert receipt.sequence == ledger.verify() == 6
+    assert ledger.spend().mu == pytest.approx(0.2)
+
+
+def test_a_folder_that_cannot_be_written_is_a_ledger_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "open", refused)
+        with pytest.raises(LedgerError, match="cannot be read or made"):
+            BudgetLedger.open(tmp_path, POLICY)
 
 
 def test_a_head_that_a_stranger_made_is_refused(tmp_path: Path) -> None:

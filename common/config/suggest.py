@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -27,6 +27,7 @@ def nearest_key(model: type[BaseModel], location: Sequence[int | str]) -> str | 
     unknown = str(location[-1])
     types: list[Any] = [model]
     for part in location[:-1]:
+        # A part that no type has is the tag of a union's member, which pydantic puts into the location: stay.
         types = [inner for outer in types for inner in _step(outer, part)] or types
     siblings = [name for candidate in types if _is_model(candidate) for name in _fields(candidate)]
     beside = difflib.get_close_matches(unknown, siblings, n=1, cutoff=_CLOSE)
@@ -86,15 +87,8 @@ def _reachable_models(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
 
 
 def _step(candidate: Any, part: int | str) -> list[Any]:
-    """The types below ``candidate`` at ``part``; a union's tag narrows the candidates instead of descending."""
+    """The types below ``candidate`` at ``part``; none where it has no such part."""
     if _is_model(candidate):
-        if part in _fields(candidate):
-            return _members(_fields(candidate)[str(part)])
-        return [candidate] if part in _tags(candidate) else []
+        return _members(_fields(candidate)[str(part)]) if part in _fields(candidate) else []
     element = _element(candidate)
     return [] if element is None else _members(element)
-
-
-def _tags(model: type[BaseModel]) -> set[Any]:
-    literals = [annotation for annotation in _fields(model).values() if get_origin(annotation) is Literal]
-    return {model.__name__, *(value for literal in literals for value in get_args(literal))}

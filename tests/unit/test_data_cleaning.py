@@ -52,11 +52,12 @@ def histories(data: PlatformData) -> dict[str, list[tuple[str, float, int]]]:
 
 rows_of_anyone = st.lists(
     st.tuples(
-        st.sampled_from(["ann", "bob", "cy", "", None]),
-        st.sampled_from(["a", "b", "c", "d", "z", None]),
-        st.sampled_from([0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 9.0, math.nan, math.inf, None]),
+        st.sampled_from(["ann", "bob", "cy"] * 4 + ["", None]),
+        st.sampled_from(["a", "b", "c", "d"] * 4 + ["z", None]),
+        st.sampled_from([1.0, 2.0, 3.0, 4.0, 5.0] * 4 + [0.5, 9.0, math.nan, math.inf, None]),
         st.sampled_from([1, 2, 3, 4, None]),
     ),
+    min_size=1,
     max_size=40,
 )
 rules = st.fixed_dictionaries(
@@ -219,6 +220,15 @@ def test_without_a_time_column_the_order_of_rows_counts(tmp_path: Path) -> None:
     config = DataConfig.model_validate({"interactions": {"path": path}, "items": {"namespace": "x"}})
     data = load_platform_data(config)
     assert histories(data)["u"] == [("x:a", 1.0, 0), ("x:b", 1.0, 1), ("x:c", 1.0, 2)]
+
+
+def test_a_row_without_a_time_comes_first_at_its_own_users_earliest_time(tmp_path: Path) -> None:
+    rows: list[Row] = [("u", "a", 1.0, 7), ("u", "b", 1.0, None), ("v", "a", 1.0, 2), ("w", "a", 1.0, None)]
+    assert histories(load(tmp_path, rows)) == {
+        "u": [("x:b", 1.0, 7), ("x:a", 1.0, 7)],
+        "v": [("x:a", 1.0, 2)],
+        "w": [("x:a", 1.0, 0)],
+    }
 
 
 def test_users_come_in_the_order_of_their_first_row(tmp_path: Path) -> None:

@@ -19,29 +19,23 @@ from collections.abc import Callable, Mapping
 from logging import getLogger
 
 import numpy as np
-from numpy.typing import NDArray
 
-from client.data.split import EvaluationSlice
+from client.contributor import Make, make_contributor
 from client.data.training import TrainingData
-from client.evaluation import evaluate
+from client.masking import MaskedContribution
 from client.membership import Membership
 from client.outbox import Outbox
 from client.personalize import FederationView, Personalizer
 from client.platform_model import FactorModel
-from client.recommend.scorer import SolvedFactorScorer
+from client.secure_member import SecureMember
 from client.store import PlatformStore
-from client.training.als import rating_sum_and_count
-from client.training.factory import make_trainer
-from client.training.trainer import Trainer
 from common.catalogue import FederationSecret, pack_blobs
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
-from common.errors import ContractError, CrossfedError, InternalError, PlanMismatchError
+from common.errors import ContractError, CrossfedError, InternalError, PlanMismatchError, PrivacyError
 from common.exchange import OK, AgentReply, AgentRequest, Arrays, Json, value_mean_of
-from common.linalg import packed_size
 from common.privacy.contribution import PrivatizedContribution
-from common.privacy.mechanism import PlainMechanism
-from common.protocol import open_sizes, request_contract, spec_of
+from common.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, request_contract, spec_of
 
 _log = getLogger(__name__)
 
@@ -60,6 +54,7 @@ class PlatformAgent:
         outbox: budget ledger and egress guard, the only way out.
         store: where the finished model goes.
         personalization: how the platform's own model is built.
+        secure_member: its part in the secure sum, where the plan has one.
     """
 
     def __init__(
@@ -72,6 +67,7 @@ class PlatformAgent:
         outbox: Outbox,
         store: PlatformStore,
         personalization: PersonalizationConfig,
+        secure_member: SecureMember | None = None,
     ) -> None:
         self.name = name
         self.plan = plan
@@ -79,17 +75,19 @@ class PlatformAgent:
         self.store = store
         self._secret = secret
         self._outbox = outbox
-        self._mechanism = PlainMechanism()
+        self._secure_member = secure_member
+        self._contributor = make_contributor(plan, data)
         self._personalizer = Personalizer(name, data, plan.model, personalization)
         self._requests = request_contract()
-        self._matrix = data.train.select_items(data.shared_columns)
         self._membership: Membership | None = None
-        self._user_factors: NDArray[np.float32] | None = None
         self._steps: Mapping[str, Callable[[AgentRequest], Answer]] = {
             "join": self._join,
             "vocabulary": self._take_vocabulary,
-            "counts": self._contribute_counts,
-            "statistics": self._contribute_statistics,
+            "secure_sum": self._take_part_in_secure_sum,
+            "counts": lambda request: self._contribute(request, self._contributor.counts),
+            "masked_counts": lambda request: self._contribute(request, self._contributor.counts),
+            "statistics": lambda request: self._contribute(request, self._contributor.statistics),
+            "masked_statistics": lambda request: self._contribute(request, self._contributor.statistics),
             "finish": self._finish,
         }
 
@@ -109,8 +107,9 @@ class PlatformAgent:
 
     def _admit(self, request: AgentRequest) -> None:
         """Refuse what the contract does not declare, before anything is computed."""
-        sizes = open_sizes(request.arrays) if request.kind == "vocabulary" else self._sizes()
-        spec_of(self._requests, request.kind).check(dict(request.arrays), sizes)
+        spec = spec_of(self._requests, request.kind)
+        handshake = request.kind in ("vocabulary", "secure_sum")
+        spec.check(dict(request.arrays), open_sizes(request.arrays) if handshake else self._sizes())
 
     def _join(self, request: AgentRequest) -> Answer:
         """Compare plans, set the run's budget aside, and say which items this platform shares."""
@@ -119,12 +118,14 @@ class PlatformAgent:
             raise PlanMismatchError(
                 f"the aggregator's plan differs from this platform's in {', '.join(differences)}; agree on one of them"
             )
-        self._reserve(request.run_id)
+        self._outbox.reserve(request.run_id, self._contributor.run_releases(), self.plan)
         digests = self._secret.digests(self.data.items.keys[column] for column in self.data.shared_columns)
         cards, card_offsets = pack_blobs(self._secret.seal_cards(self.data.cards(), digests))
-        arrays = {"digests": digests, "cards": cards, "card_offsets": card_offsets}
-        fields: dict[str, Json] = {"secret_fingerprint": self._secret.fingerprint}
-        return self._outbox.reply("join", arrays, fields, self._sizes() | open_sizes(arrays))
+        member = self._secure_member
+        identity = np.zeros(IDENTITY_BYTES, dtype=np.uint8) if member is None else member.public_key
+        arrays: Arrays = {"digests": digests, "cards": cards, "card_offsets": card_offsets, "identity": identity}
+        fields: Fields = {"secret_fingerprint": self._secret.fingerprint}
+        return self._outbox.reply("join", arrays, fields, self._sizes())
 
     def _take_vocabulary(self, request: AgentRequest) -> Answer:
         """Find the own items in the vocabulary and open the others' cards."""
@@ -132,45 +133,31 @@ class PlatformAgent:
         if not isinstance(names, list):
             raise ContractError("the vocabulary message does not list the platforms")
         platforms = tuple(str(name) for name in names)
+        if self.plan.private and len(platforms) != self.plan.platforms:
+            raise PrivacyError(
+                f"{len(platforms)} platforms have joined, and noise was agreed for {self.plan.platforms}; wait for the "
+                "others, or agree on another plan.platforms"
+            )
         self._membership = Membership.of(self.name, platforms, request.arrays, self.data, self._secret)
         return self._outbox.reply("vocabulary", {}, {}, self._sizes())
 
-    def _contribute_counts(self, request: AgentRequest) -> Answer:
-        """How many users have each shared item, and the totals over them."""
+    def _take_part_in_secure_sum(self, request: AgentRequest) -> Answer:
+        """Answer one step of the secure sum: keys, sealed shares, signatures; nothing that depends on interactions."""
+        message = self._member().answer(request, len(self._joined().owners))
+        return self._outbox.reply("secure_sum", {"message": message}, {}, self._sizes())
 
-        def make() -> PrivatizedContribution:
-            value_sum, interactions = rating_sum_and_count(self._matrix)
-            totals = np.array([self._matrix.n_users, interactions, value_sum], dtype=np.float64)
-            arrays = {"item_counts": self._matrix.item_counts().astype(np.float64), "totals": totals}
-            return self._mechanism.release("counts", request.server_round, arrays)
+    def _contribute(self, request: AgentRequest, make: Make) -> Answer:
+        """Charge, then compute and privatise, then mask where the noise is shared, then send."""
 
-        return self._outbox.contribute(request, self._mechanism.releases("counts"), make, self._sizes()), {}
+        def contribution() -> PrivatizedContribution | MaskedContribution:
+            released = make(request, self._joined())
+            return self._member().mask(released, request.run_id) if released.masked else released
 
-    def _contribute_statistics(self, request: AgentRequest) -> Answer:
-        """One server round: solve the users at the current item parameters, contribute the sums over them."""
-
-        def make() -> PrivatizedContribution:
-            trainer = make_trainer(self.plan.model, global_mean=value_mean_of(request))
-            items = request.arrays["item_parameters"][self._joined().shared_positions]
-            users = trainer.solve_users(self._matrix, items, self._user_factors)
-            self._user_factors = users
-            statistics = trainer.item_statistics(self._matrix, users)
-            arrays = {
-                "gram": statistics.gram_packed,
-                "rhs": statistics.rhs,
-                "user_gram": statistics.user_gram,
-                "objective": np.array([trainer.objective(self._matrix, users, items)]),
-                "evaluation": self._validation_recall(trainer, items),
-            }
-            return self._mechanism.release("statistics", request.server_round, arrays)
-
-        return self._outbox.contribute(request, self._mechanism.releases("statistics"), make, self._sizes()), {}
+        return self._outbox.contribute(request, self._contributor.releases(request), contribution, self._sizes()), {}
 
     def _finish(self, request: AgentRequest) -> Answer:
         """Build, judge and store the platform's own model; say only that it is done."""
         membership = self._joined()
-        elsewhere = request.arrays["item_counts"].copy()
-        elsewhere[membership.shared_positions] -= self._matrix.item_counts()
         view = FederationView(
             server_round=request.server_round,
             platforms=membership.platforms,
@@ -179,43 +166,28 @@ class PlatformAgent:
             own_positions=membership.own_positions,
             shared=FactorModel(
                 item_parameters=request.arrays["item_parameters"],
-                config=self.plan.model,
+                config=self.plan.training,
                 value_mean=value_mean_of(request),
             ),
-            elsewhere=elsewhere,
+            elsewhere=request.arrays["item_counts"],
         )
         self.store.commit(self._personalizer.build(view))
         return self._outbox.reply("finish", {}, {}, self._sizes())
-
-    def _reserve(self, run_id: str) -> None:
-        self._outbox.reserve(run_id, self._mechanism.releases("counts"), epsilon=None, delta=1e-5)
-
-    def _validation_recall(self, trainer: Trainer, items: NDArray[np.float32]) -> NDArray[np.float64]:
-        """float64 ``[2]``: sum of Recall@20 over the validation users, on shared items, and how many they are."""
-        if self.plan.model.feedback == "explicit" or not self.plan.evaluate_rounds:
-            return np.zeros(2)
-        columns, held_out = self.data.shared_columns, self.data.validation
-        history = held_out.history.select_items(columns)
-        users = trainer.solve_users(history, items)
-        on_shared = EvaluationSlice(held_out.users, history, held_out.truth.select_items(columns))
-        measured = evaluate(SolvedFactorScorer(users, items), on_shared, metrics=("recall@20",), depth=20)
-        return np.array([measured.values["recall@20"].sum(), len(measured.users)])
 
     def _joined(self) -> Membership:
         if self._membership is None:
             raise ContractError("no vocabulary yet: the aggregator skipped the handshake")
         return self._membership
 
+    def _member(self) -> SecureMember:
+        if self._secure_member is None:
+            raise ContractError("this platform has no part in a secure sum: privacy.noise is not secure_sum here")
+        return self._secure_member
+
     def _sizes(self) -> dict[str, int]:
         """The contract's named sizes, as this platform knows them."""
-        sizes = {
-            "catalogue": len(self.data.shared_columns),
-            "row": self.plan.row,
-            "packed": packed_size(self.plan.row),
-        }
-        if self._membership is not None:
-            sizes |= {"vocabulary": len(self._membership.owners), "platforms": len(self._membership.platforms)}
-        return sizes
+        vocabulary = None if self._membership is None else len(self._membership.owners)
+        return plan_sizes(self.plan, catalogue=len(self.data.shared_columns), vocabulary=vocabulary)
 
     def _answer(
         self, request: AgentRequest, *, code: str = OK, arrays: Arrays | None = None, fields: Fields | None = None

@@ -6,6 +6,7 @@ carries a request to the platform's own agent and the agent's answer back. It im
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -43,21 +44,27 @@ def make_courier(connect: Connect) -> ClientApp:
 
 
 def agent_on_socket(context: Context) -> AbstractContextManager[AgentConnection]:
-    """Reach the agent on the socket that the node's own configuration names.
-
-    ``agent-socket`` in the SuperNode's node config is a path. Flower's simulation engine gives nodes no config of their
-    own but a ``partition-id``; there the run config's ``agent-sockets`` names a folder with one socket a partition.
+    """Reach the agent on the socket that the SuperNode's own configuration names (``agent-socket``).
 
     Raises:
-        ConfigError: neither is set.
+        ConfigError: it names none.
     """
-    own = context.node_config.get("agent-socket")
-    if own is not None:
-        return RemoteAgent(Path(str(own)))
-    folder, partition = context.run_config.get("agent-sockets"), context.node_config.get("partition-id")
-    if folder is None or partition is None:
+    path = context.node_config.get("agent-socket")
+    if path is None:
         raise ConfigError("the SuperNode's node config lacks 'agent-socket': the path of the platform agent's socket")
-    return RemoteAgent(Path(str(folder)) / f"{partition}.sock")
+    return RemoteAgent(Path(str(path)))
+
+
+def socket_of_partition(context: Context) -> AbstractContextManager[AgentConnection]:
+    """Reach the agent of a simulated node: socket ``PARTITION.sock`` in the folder ``$CROSSFED_AGENT_SOCKETS``.
+
+    Raises:
+        ConfigError: no simulation has set the folder.
+    """
+    folder = os.environ.get("CROSSFED_AGENT_SOCKETS")
+    if folder is None:
+        raise ConfigError("CROSSFED_AGENT_SOCKETS is not set: only the simulator's ray backend runs this courier")
+    return RemoteAgent(Path(folder) / f"{context.node_config['partition-id']}.sock")
 
 
 app = make_courier(agent_on_socket)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
 from client.platform_model import ItemDescriptions
 from common.catalogue import FederationSecret, Vocabulary, unpack_blobs
@@ -60,6 +61,12 @@ class Membership:
             vocabulary=_describe(arrays, data, secret, own),
             own_positions=own,
             shared_positions=shared,
+        )
+
+    def on_vocabulary(self, shared: UserItemMatrix) -> UserItemMatrix:
+        """Interactions in columns of the shared items (n × m_p) in columns of the vocabulary (n × m)."""
+        return replace(
+            shared, indices=self.shared_positions[shared.indices].astype(np.int32), n_items=len(self.owners)
         )
 
 

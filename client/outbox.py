@@ -13,22 +13,22 @@ from client.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
 from client.journal import EgressJournal
 from client.ledger import BudgetLedger
 from client.masking import MaskedContribution
+from common.config.federation import FederationPlan
 from common.errors import CrossfedError
 from common.exchange import AgentRequest, Arrays, Json
 from common.privacy.contribution import PrivatizedContribution, Release
-from common.protocol import CONTRIBUTIONS, reply_contract
+from common.protocol import contribution_specs, open_sizes, reply_specs
 
+# Without privacy nothing is claimed at any δ; the ledger's plan has one all the same.
+_UNCLAIMED_DELTA = 1e-5
 _REPLY_FIELDS: Mapping[str, tuple[FieldSpec, ...]] = {"join": (FieldSpec("secret_fingerprint", "text", 32),)}
 
 
-def egress_contract() -> EgressContract:
+def egress_contract(plan: FederationPlan) -> EgressContract:
     """The federation's contract as the guard reads it: what is derived from interactions, and what is not."""
-    specs = reply_contract()
     return EgressContract(
-        contributions=tuple(specs[kind] for kind in CONTRIBUTIONS),
-        replies=tuple(
-            ReplySpec(spec, _REPLY_FIELDS.get(kind, ())) for kind, spec in specs.items() if kind not in CONTRIBUTIONS
-        ),
+        contributions=contribution_specs(plan),
+        replies=tuple(ReplySpec(spec, _REPLY_FIELDS.get(spec.kind, ())) for spec in reply_specs()),
     )
 
 
@@ -38,16 +38,25 @@ class Outbox:
     Args:
         folder: the platform's private folder; holds ledger and journal.
         policy: the platform's lifetime budget.
+        plan: says what may leave.
     """
 
-    def __init__(self, folder: Path, policy: BudgetPolicy) -> None:
+    def __init__(self, folder: Path, policy: BudgetPolicy, plan: FederationPlan) -> None:
         self.ledger = BudgetLedger.open(folder, policy)
         self.journal = EgressJournal(folder, self.ledger)
-        self._guard = EgressGuard(egress_contract(), self.journal, self.ledger)
+        self._guard = EgressGuard(egress_contract(plan), self.journal, self.ledger)
 
-    def reserve(self, run_id: str, releases: Sequence[Release], *, epsilon: float | None, delta: float) -> None:
-        """Set a whole run's budget aside before its first release; refuses a run that does not fit."""
-        self.ledger.reserve(run_id, releases, epsilon=epsilon, delta=delta)
+    def reserve(self, run_id: str, releases: Sequence[Release], plan: FederationPlan) -> None:
+        """Set a whole run's budget aside before its first release.
+
+        Raises:
+            BudgetExceededError: it does not fit; nothing is reserved.
+        """
+        if plan.private:
+            delta = plan.release_plan().delta
+            self.ledger.reserve(run_id, releases, epsilon=plan.privacy.epsilon, delta=delta)
+        else:
+            self.ledger.reserve(run_id, releases, epsilon=None, delta=_UNCLAIMED_DELTA)
 
     def contribute(
         self,
@@ -68,13 +77,15 @@ class Outbox:
         earlier = self._guard.replay(receipt)
         if earlier is not None:
             return earlier
-        return self._guard.send(make(), kind=request.kind, sizes=sizes, receipt=receipt)
+        contribution = make()
+        sizes = {**sizes, **open_sizes(contribution.arrays)}
+        return self._guard.send(contribution, kind=request.kind, sizes=sizes, receipt=receipt)
 
     def reply(
         self, kind: str, arrays: Arrays, fields: Mapping[str, Json], sizes: Mapping[str, int]
     ) -> tuple[Arrays, dict[str, Any]]:
         """Let out an answer that holds nothing derived from interactions."""
-        return self._guard.reply(kind, arrays, fields, sizes)
+        return self._guard.reply(kind, arrays, dict(fields), {**sizes, **open_sizes(arrays)})
 
     def refuse(self, kind: str, error: CrossfedError) -> str:
         """The code that answers a request that failed."""

@@ -9,7 +9,6 @@ point leaves the old version serving.
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import zipfile
@@ -24,7 +23,7 @@ from client.data.dataset import UserItemMatrix
 from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
 from common.config.model import FactorizationConfig
 from common.errors import NewerStoreError, StoreError
-from common.files import sync_folder, write_atomically
+from common.files import archive, sync_folder, write_atomically
 
 FORMAT: Final = 1
 _MODELS: Final = ("shared", "local", "anchored")
@@ -141,9 +140,7 @@ def _write(folder: Path, model: PlatformModel) -> None:
         "times": model.histories.times,
         **{f"{name}_parameters": part.item_parameters for name, part in models.items()},
     }
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_atomically(folder / "arrays.npz", buffer.getvalue())
+    write_atomically(folder / "arrays.npz", archive(arrays))
     write_atomically(folder / "manifest.json", json.dumps(manifest, ensure_ascii=False).encode())
 
 

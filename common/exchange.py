@@ -21,8 +21,9 @@ JsonScalar = str | int | float | bool | None
 Json = JsonScalar | list["Json"] | dict[str, "Json"]
 Arrays = Mapping[str, NDArray[Any]]
 
-Kind = Literal["join", "vocabulary", "counts", "statistics", "finish"]
-KINDS: tuple[Kind, ...] = ("join", "vocabulary", "counts", "statistics", "finish")
+Kind = Literal[
+    "join", "vocabulary", "secure_sum", "counts", "masked_counts", "statistics", "masked_statistics", "finish"
+]
 
 OK = "ok"
 
@@ -32,7 +33,7 @@ class AgentRequest:
     """One request of the aggregator.
 
     Attributes:
-        kind: which step of the protocol (:data:`KINDS`).
+        kind: which step of the protocol (:data:`Kind`).
         run_id: the federation run that it belongs to.
         server_round: 0 for the handshake, then 1, 2, …
         config: small public values.

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import StoreError
 
@@ -18,7 +24,9 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); check the folder and the free space") from error
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror}); check the folder and the free space"
+        ) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
@@ -30,6 +38,13 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise StoreError(f"{path}: cannot be written ({error.strerror}); check the free space") from error
+
+
+def archive(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Arrays in NumPy's ``.npz`` form."""
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,14 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from common.catalogue import DIGEST_BYTES
+from common.config.federation import FederationPlan
 from common.contract import ArraySpec, MessageSpec
 from common.errors import ContractError
 from common.exchange import Arrays
+from common.linalg import packed_size
+
+IDENTITY_BYTES = 32
 
 _SHARED_PARAMETERS = (
     ArraySpec("item_parameters", "float32", ("vocabulary", "row")),
     ArraySpec("item_counts", "float64", ("vocabulary",)),
 )
+
+_MESSAGE = (ArraySpec("message", "uint8", ("message_bytes",)),)
+"""One step of the secure sum, as its library makes it."""
 
 _REQUESTS = (
     MessageSpec("join", ()),
@@ -29,23 +36,30 @@ _REQUESTS = (
             ArraySpec("card_offsets", "int64", ("card_offsets",)),
         ),
     ),
+    MessageSpec("secure_sum", _MESSAGE),
     MessageSpec("counts", ()),
+    MessageSpec("masked_counts", ()),
     MessageSpec("statistics", _SHARED_PARAMETERS),
+    MessageSpec("masked_statistics", _SHARED_PARAMETERS),
     MessageSpec("finish", _SHARED_PARAMETERS),
 )
 
-_JOIN_REPLY = MessageSpec(
-    "join",
-    (
-        ArraySpec("digests", "uint8", ("catalogue", DIGEST_BYTES)),
-        ArraySpec("cards", "uint8", ("card_bytes",)),
-        ArraySpec("card_offsets", "int64", ("card_offsets",)),
+_REPLIES_WITHOUT_DATA = (
+    MessageSpec(
+        "join",
+        (
+            ArraySpec("digests", "uint8", ("catalogue", DIGEST_BYTES)),
+            ArraySpec("cards", "uint8", ("card_bytes",)),
+            ArraySpec("card_offsets", "int64", ("card_offsets",)),
+            ArraySpec("identity", "uint8", (IDENTITY_BYTES,)),  # Ed25519 public key; zeros where there is no secure sum
+        ),
     ),
+    MessageSpec("vocabulary", ()),
+    MessageSpec("secure_sum", _MESSAGE),
+    MessageSpec("finish", ()),
 )
 
-_PLAIN_REPLIES = (
-    _JOIN_REPLY,
-    MessageSpec("vocabulary", ()),
+_EXACT_CONTRIBUTIONS = (
     MessageSpec(
         "counts",
         (
@@ -63,8 +77,30 @@ _PLAIN_REPLIES = (
             ArraySpec("evaluation", "float64", (2,)),  # sum of validation Recall@20 over users, and their number
         ),
     ),
-    MessageSpec("finish", ()),
 )
+
+
+def _noisy_contributions(plan: FederationPlan) -> tuple[MessageSpec, ...]:
+    """Numbers of grid steps: of the own catalogue's items with all noise, or masked over the whole vocabulary."""
+    user_gram = ArraySpec("user_gram", "int64", ("packed",))
+    if plan.privacy.noise == "secure_sum":
+        masked = ArraySpec("masked", "uint8", ("masked_bytes",))
+        return MessageSpec("masked_counts", (masked,)), MessageSpec("masked_statistics", (masked, user_gram))
+    vectors = ArraySpec("item_vectors", "int64", ("catalogue", "row"))
+    grams = ArraySpec("item_grams", "int64", ("catalogue", "packed"))
+    extra = (grams,) if plan.privacy.release == "item_gram" else ()
+    counts = ArraySpec("counts", "int64", ("counts",))
+    return MessageSpec("counts", (counts,)), MessageSpec("statistics", (vectors, user_gram, *extra))
+
+
+def contribution_specs(plan: FederationPlan) -> tuple[MessageSpec, ...]:
+    """What is derived from interactions: made by a mechanism, charged, journaled."""
+    return _noisy_contributions(plan) if plan.private else _EXACT_CONTRIBUTIONS
+
+
+def reply_specs() -> tuple[MessageSpec, ...]:
+    """What leaves a platform besides: nothing that is derived from interactions."""
+    return _REPLIES_WITHOUT_DATA
 
 
 def request_contract() -> Mapping[str, MessageSpec]:
@@ -72,15 +108,9 @@ def request_contract() -> Mapping[str, MessageSpec]:
     return {spec.kind: spec for spec in _REQUESTS}
 
 
-def reply_contract() -> Mapping[str, MessageSpec]:
-    """What may leave a platform without privacy noise, by kind."""
-    return {spec.kind: spec for spec in _PLAIN_REPLIES}
-
-
-_OPEN_SIZES = {"digests": "vocabulary", "cards": "card_bytes", "card_offsets": "card_offsets"}
-
-CONTRIBUTIONS = ("counts", "statistics")
-"""Kinds of answers that are derived from interactions: made by a mechanism, charged, journaled."""
+def reply_contract(plan: FederationPlan) -> Mapping[str, MessageSpec]:
+    """All that may leave a platform under ``plan``, by kind."""
+    return {spec.kind: spec for spec in (*contribution_specs(plan), *_REPLIES_WITHOUT_DATA)}
 
 
 def spec_of(contract: Mapping[str, MessageSpec], kind: str) -> MessageSpec:
@@ -91,10 +121,26 @@ def spec_of(contract: Mapping[str, MessageSpec], kind: str) -> MessageSpec:
         raise ContractError(f"{kind!r} is not a request of this federation; known are {', '.join(contract)}") from None
 
 
+_OPEN_SIZES = {
+    "digests": "vocabulary",
+    "cards": "card_bytes",
+    "card_offsets": "card_offsets",
+    "message": "message_bytes",
+    "masked": "masked_bytes",
+}
+
+
 def open_sizes(arrays: Arrays) -> dict[str, int]:
-    """Sizes that a handshake message fixes by itself, before both sides know them."""
+    """Sizes that a message fixes by itself: both sides learn them from it, within the bound on its bytes."""
     sizes = {size: len(arrays[name]) for name, size in _OPEN_SIZES.items() if name in arrays}
     owners = arrays.get("owners")
     if owners is not None and owners.ndim == 2:
         sizes["platforms"] = owners.shape[1]
     return sizes
+
+
+def plan_sizes(plan: FederationPlan, *, catalogue: int, vocabulary: int | None = None) -> dict[str, int]:
+    """The contract's named sizes, as both sides know them from the plan."""
+    row = plan.row
+    sizes = {"catalogue": catalogue, "counts": catalogue + 1, "row": row, "packed": packed_size(row)}
+    return sizes if vocabulary is None else sizes | {"vocabulary": vocabulary}

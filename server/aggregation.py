@@ -6,16 +6,97 @@ however the users are spread (mechanism.md, "One round without privacy").
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config.federation import FederationPlan
 from common.config.model import FactorizationConfig
 from common.exchange import Arrays
 from common.linalg import pack_symmetric, packed_size, scaled_ridge, solve_posdef, unpack_symmetric
+from server.collect import Contribution
 from server.state import FederationState
 
 # Items solved at a time: bounds the unpacked d × d systems to tens of megabytes.
 _BLOCK = 2048
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Solved:
+    """What a round's contributions came to.
+
+    Attributes:
+        item_parameters: float32 ``[m, row]``.
+        platforms: who contributed.
+        objective: at the parameters that the round started from; None where privacy forbids to know it.
+        recall: mean validation Recall@20, or None as above.
+    """
+
+    item_parameters: NDArray[np.float32]
+    platforms: tuple[str, ...]
+    objective: float | None
+    recall: float | None
+
+
+class Aggregation(Protocol):
+    """Adds up contributions as they come, and solves."""
+
+    def count(self, state: FederationState, contributions: Iterable[Contribution]) -> FederationState:
+        """``state`` with item counts, user counts and the mean value."""
+
+    def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Solved:
+        """New item parameters from one round's statistics."""
+
+
+class ExactAggregation:
+    """Without privacy: pooled training's own sums.
+
+    Args:
+        plan: the factorisation.
+    """
+
+    def __init__(self, plan: FederationPlan) -> None:
+        self._plan = plan
+
+    def count(self, state: FederationState, contributions: Iterable[Contribution]) -> FederationState:
+        counts = np.zeros(len(state.vocabulary))
+        users: dict[str, float] = {}
+        interactions = values = 0.0
+        for part in contributions:
+            counts[part.positions] += part.arrays["item_counts"]
+            n_users, n_interactions, value_sum = part.arrays["totals"].tolist()
+            users[part.platforms[0]] = n_users
+            interactions, values = interactions + n_interactions, values + value_sum
+        explicit = self._plan.model.feedback == "explicit" and interactions > 0
+        mean = values / interactions if explicit else 0.0
+        return replace(state, item_counts=counts, user_counts=users, value_mean=mean)
+
+    def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Solved:
+        total = StatisticsSum(len(state.vocabulary), self._plan.row)
+        objective, recall = 0.0, np.zeros(2)
+        platforms: list[str] = []
+        for part in contributions:
+            total.add(part.positions, part.arrays)
+            objective += float(part.arrays["objective"][0])
+            recall += part.arrays["evaluation"]
+            platforms += part.platforms
+        if not platforms:
+            return Solved(item_parameters=state.item_parameters, platforms=(), objective=None, recall=None)
+        parameters = total.solve(
+            state.item_parameters,
+            self._plan.training,
+            item_counts=state.item_counts,
+            user_counts=np.array([state.user_counts.get(name, 0.0) for name in platforms]),
+        )
+        return Solved(
+            item_parameters=parameters,
+            platforms=tuple(platforms),
+            objective=objective + item_penalty(state, self._plan.training),
+            recall=float(recall[0] / recall[1]) if recall[1] else None,
+        )
 
 
 class StatisticsSum:
@@ -58,9 +139,7 @@ class StatisticsSum:
         Returns:
             float32 ``[m, row]``.
         """
-        members = np.zeros((len(self._rhs), len(self._catalogues)), dtype=bool)
-        for column, positions in enumerate(self._catalogues):
-            members[positions, column] = True
+        members = ownership(self._catalogues, len(self._rhs))
         covered = np.flatnonzero(members.any(axis=1))
         ridge = _item_ridge(config, item_counts, members @ user_counts)
         grams = np.asarray(self._user_grams)
@@ -75,6 +154,14 @@ class StatisticsSum:
             systems[:, np.arange(row), np.arange(row)] += ridge[items, None]
             solved[items] = solve_posdef(systems, self._rhs[items])
         return solved
+
+
+def ownership(catalogues: list[NDArray[np.int32]], n_items: int) -> NDArray[np.bool_]:
+    """Bool ``[m, P]``: which platform has which item."""
+    members = np.zeros((n_items, len(catalogues)), dtype=bool)
+    for column, positions in enumerate(catalogues):
+        members[positions, column] = True
+    return members
 
 
 def item_penalty(state: FederationState, config: FactorizationConfig) -> float:

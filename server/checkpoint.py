@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.errors import FederationError, NewerStoreError, StoreError
-from common.files import write_atomically
+from common.files import archive, write_atomically
 from server.state import FederationState, RoundRecord
 
 _FORMAT = 1
@@ -47,17 +48,15 @@ class CheckpointStore:
             "value_mean": state.value_mean,
             "history": [record.as_dict() for record in state.history],
         }
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            header=np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
-            digests=state.vocabulary.digests,
-            item_parameters=state.item_parameters,
-            item_counts=state.item_counts,
+        arrays: dict[str, NDArray[Any]] = {
+            "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
+            "digests": state.vocabulary.digests,
+            "item_parameters": state.item_parameters,
+            "item_counts": state.item_counts,
             **{f"owners_{index}": rows for index, rows in enumerate(state.vocabulary.owners.values())},
-        )
+        }
         path = self.folder / f"round-{state.server_round:06d}.npz"
-        write_atomically(path, buffer.getvalue())
+        write_atomically(path, archive(arrays))
         for old in self._files()[: -self._keep]:
             old.unlink()
         return path

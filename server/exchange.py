@@ -26,8 +26,7 @@ _POLL_SECONDS: Final = 0.2
 _MESSAGE_TYPES: Final[Mapping[str, str]] = {
     "join": MessageType.QUERY,
     "vocabulary": MessageType.QUERY,
-    "counts": MessageType.TRAIN,
-    "statistics": MessageType.TRAIN,
+    "secure_sum": MessageType.QUERY,
     "finish": MessageType.EVALUATE,
 }
 
@@ -88,6 +87,12 @@ class PlatformExchange:
         """
         return self.read(request.kind, self.send(self.messages(request, nodes)))
 
+    def ask_each(self, requests: Mapping[int, AgentRequest]) -> Iterator[tuple[int, AgentReply]]:
+        """Send each node a request of its own, all of one kind; yield as :meth:`ask` does."""
+        messages = [message for node, request in requests.items() for message in self.messages(request, [node])]
+        kind = next(iter(requests.values())).kind if requests else ""
+        return self.read(kind, self.send(messages))
+
     def messages(self, request: AgentRequest, nodes: Iterable[int] | None = None) -> list[Message]:
         """The Flower messages of :meth:`ask`. Their arrays are serialised once, whatever the number of platforms."""
         chosen = list(self.nodes if nodes is None else nodes)
@@ -97,7 +102,7 @@ class PlatformExchange:
             Message(
                 content=content,
                 dst_node_id=node,
-                message_type=_MESSAGE_TYPES[request.kind],
+                message_type=_MESSAGE_TYPES.get(request.kind, MessageType.TRAIN),
                 group_id=str(request.server_round),
                 ttl=self._deadline,
             )

@@ -89,9 +89,8 @@ def with_vocabulary(state: FederationState, vocabulary: Vocabulary, plan: Federa
     known = len(state.item_parameters)
     rng = np.random.default_rng([plan.seed, known])
     added = np.zeros((len(vocabulary) - known, plan.row), dtype=np.float32)
-    added[:, : plan.model.dimension] = initial_item_factors(
-        len(added), plan.model.dimension, rng, plan.model.init_scale
-    )
+    model = plan.training
+    added[:, : model.dimension] = initial_item_factors(len(added), model.dimension, rng, model.init_scale)
     counts = np.concatenate([state.item_counts, np.zeros(len(added))])
     parameters = np.concatenate([state.item_parameters, added])
     return replace(state, vocabulary=vocabulary, item_parameters=parameters, item_counts=counts)

@@ -13,7 +13,7 @@ below the quorum ends the run with an error, its last checkpoint intact.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from logging import getLogger
 
@@ -21,19 +21,17 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
-from numpy.typing import NDArray
 
 from common.catalogue import check_same_secret, pack_blobs
 from common.config.federation import FederationPlan
-from common.errors import ContractError, FederationError
+from common.errors import FederationError
 from common.exchange import AgentReply, AgentRequest, Arrays, Json, Kind
-from common.linalg import packed_size
 from common.messages import array_record
-from common.protocol import reply_contract
-from server.aggregation import StatisticsSum, item_penalty
 from server.cards import CardRelay
 from server.checkpoint import CheckpointStore
+from server.collect import make_collector
 from server.exchange import Observer, PlatformExchange, SilentObserver
+from server.private_aggregation import make_aggregation
 from server.state import RoundRecord, fresh_state, with_vocabulary
 
 _log = getLogger(__name__)
@@ -65,13 +63,14 @@ class FederatedFactorization(Strategy):
         self._checkpoints = checkpoints
         self._observer = observer or SilentObserver()
         self._deadline = deadline
-        self._contract = reply_contract()
+        self._collector = make_collector(plan, checkpoints.folder)
+        self._aggregation = make_aggregation(plan)
         self._exchange: PlatformExchange
         self._round_started = 0.0
 
     def summary(self) -> None:
         """Log what is about to run."""
-        _log.info("federation %s: at most %d rounds of %s", self.plan.federation, self.plan.rounds, self.plan.model)
+        _log.info("federation %s: at most %d rounds of %s", self.plan.federation, self.plan.server_rounds, self.plan.training)
 
     def start(  # type: ignore[override]  # the shared parameters come from the vocabulary, not from the caller
         self, grid: Grid
@@ -104,7 +103,7 @@ class FederatedFactorization(Strategy):
         self._cards.collect(joined.values())
         vocabulary = self.state.vocabulary
         cards, card_offsets = pack_blobs(self._cards.in_order_of(vocabulary))
-        arrays = {
+        arrays: Arrays = {
             "digests": vocabulary.digests,
             "owners": vocabulary.ownership().astype(np.uint8),
             "cards": cards,
@@ -113,22 +112,16 @@ class FederatedFactorization(Strategy):
         names: list[Json] = list(vocabulary.owners)
         answers = self._exchange.ask(self._request("vocabulary", 0, {"platforms": names}, arrays))
         self._require_quorum(len(list(answers)), "took the vocabulary")
+        identities = {name: reply.arrays["identity"].tobytes() for name, reply in joined.items()}
+        self._collector.enrol(self._exchange, self.state, identities)
 
     def count(self) -> None:
         """Sum the platforms' item counts: once a run, and again on resuming, where the answers are the same."""
-        counts = np.zeros(len(self.state.vocabulary))
-        totals: dict[str, list[float]] = {}
-        for reply, positions in self._contributions("counts", self._exchange.ask(self._request("counts", 0))):
-            counts[positions] += reply.arrays["item_counts"]
-            totals[reply.platform] = reply.arrays["totals"].tolist()
-        self._require_quorum(len(totals), "sent their counts")
-        _, interactions, values = np.sum(list(totals.values()), axis=0).tolist()
-        self.state = replace(
-            self.state,
-            item_counts=counts,
-            user_counts={name: users for name, (users, _, _) in totals.items()},
-            value_mean=values / interactions if self.plan.model.feedback == "explicit" and interactions else 0.0,
-        )
+        kind = self._collector.counts_kind
+        answers = self._exchange.ask(self._request(kind, 0))
+        parts = self._collector.contributions(self._exchange, self.state, kind, 0, answers)
+        self.state = self._aggregation.count(self.state, parts)
+        self._require_quorum(len(self._exchange.nodes) - len(self._exchange.failed), "sent their counts")
 
     def train_round(self, grid: Grid) -> None:
         """One server round: parameters out, statistics into the sum as they arrive, solve."""
@@ -140,7 +133,7 @@ class FederatedFactorization(Strategy):
 
     def settled(self) -> bool:
         """Whether the last round was the last: all are done, or the objective has stopped falling."""
-        if self.state.server_round >= self.plan.rounds:
+        if self.state.server_round >= self.plan.server_rounds:
             return True
         objectives = self.state.objectives
         if len(objectives) < 2 or self.plan.tolerance == 0:
@@ -157,40 +150,34 @@ class FederatedFactorization(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The messages of a round: the item parameters of :attr:`state`, to every platform of the run."""
-        return self._exchange.messages(self._request("statistics", server_round, {}, self._shared_parameters()))
+        kind = self._collector.statistics_kind
+        return self._exchange.messages(self._request(kind, server_round, {}, self._shared_parameters()))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Fold each platform's statistics into the sum, solve for the new item parameters, record the round."""
-        state = self.state
-        total = StatisticsSum(len(state.vocabulary), self.plan.row)
-        objective, recall = 0.0, np.zeros(2)
-        platforms: list[str] = []
-        for reply, positions in self._contributions("statistics", self._exchange.read("statistics", replies)):
-            total.add(positions, reply.arrays)
-            objective += float(reply.arrays["objective"][0])
-            recall += reply.arrays["evaluation"]
-            platforms.append(reply.platform)
-        self._require_quorum(len(platforms), f"contributed to round {server_round}")
-        parameters = total.solve(
-            state.item_parameters,
-            self.plan.model,
-            item_counts=state.item_counts,
-            user_counts=np.array([state.user_counts.get(name, 0.0) for name in platforms]),
-        )
+        kind = self._collector.statistics_kind
+        answers = self._exchange.read(kind, replies)
+        parts = self._collector.contributions(self._exchange, self.state, kind, server_round, answers)
+        solved = self._aggregation.solve(self.state, parts)
+        self._require_quorum(len(solved.platforms), f"contributed to round {server_round}")
         record = RoundRecord(
             round=server_round,
             seconds=time.monotonic() - self._round_started,
             bytes_up=self._exchange.bytes_up,
             bytes_down=self._exchange.bytes_down,
-            objective=objective + item_penalty(state, self.plan.model),
-            recall=float(recall[0] / recall[1]) if recall[1] else None,
-            platforms=tuple(platforms),
+            objective=solved.objective,
+            recall=solved.recall,
+            platforms=solved.platforms,
             failed=self._exchange.failed,
         )
-        history = (*state.history, record)
-        self.state = replace(state, server_round=server_round, item_parameters=parameters, history=history)
+        self.state = replace(
+            self.state,
+            server_round=server_round,
+            item_parameters=solved.item_parameters,
+            history=(*self.state.history, record),
+        )
         self._observer.on_round(record)
         return array_record(self._shared_parameters()), None
 
@@ -218,26 +205,6 @@ class FederatedFactorization(Strategy):
         self._require_quorum(len(nodes), "joined")
         self._exchange.nodes = {nodes[name]: name for name in sorted(nodes)}
         return {name: replies[name] for name in sorted(nodes)}
-
-    def _contributions(
-        self, kind: str, answers: Iterable[tuple[int, AgentReply]]
-    ) -> Iterator[tuple[AgentReply, NDArray[np.int32]]]:
-        """The answers that keep the contract, each with the positions of its platform's items in the vocabulary."""
-        spec, row = self._contract[kind], self.plan.row
-        for _, reply in answers:
-            positions = self.state.vocabulary.owners[reply.platform]
-            sizes = {
-                "vocabulary": len(self.state.vocabulary),
-                "catalogue": len(positions),
-                "row": row,
-                "packed": packed_size(row),
-            }
-            try:
-                spec.check(dict(reply.arrays), sizes)
-            except ContractError as error:
-                self._exchange.reject(reply, error)
-            else:
-                yield reply, positions
 
     def _request(
         self, kind: Kind, server_round: int, config: dict[str, Json] | None = None, arrays: Arrays | None = None

@@ -130,7 +130,8 @@ def _partitioned(source: PartitionSource, rng: np.random.Generator) -> list[_Par
 def _cuts(sizes: dict[str, float], total: int) -> NDArray[np.int64]:
     """Where to cut ``total`` things so that the parts are as the relative sizes say."""
     shares = np.cumsum(list(sizes.values()))
-    return np.round(shares[:-1] / shares[-1] * total).astype(np.int64)
+    cuts: NDArray[np.int64] = np.round(shares[:-1] / shares[-1] * total).astype(np.int64)
+    return cuts
 
 
 def _without(
@@ -189,7 +190,8 @@ def shared_items(items: ItemTable, config: CatalogueConfig) -> NDArray[np.bool_]
     genres = set(config.genres)
     by_genre = [not genres or bool(genres.intersection(own)) for own in items.genres]
     by_key = [not config.key_prefixes or key.startswith(config.key_prefixes) for key in items.keys]
-    return np.array(by_genre) & np.array(by_key)
+    shared: NDArray[np.bool_] = np.array(by_genre) & np.array(by_key)
+    return shared
 
 
 def _rng(scenario: Scenario, purpose: str) -> np.random.Generator:

@@ -14,9 +14,11 @@ from client.agent import PlatformAgent
 from client.app import make_courier
 from client.budget import BudgetPolicy
 from client.outbox import Outbox
+from client.secure_member import SecureMember
 from client.store import PlatformStore
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
+from common.privacy.secure_sum import PlatformIdentity
 from server.checkpoint import CheckpointStore
 from server.exchange import Observer
 from server.state import FederationState
@@ -27,7 +29,6 @@ from simulations.scenario import Scenario
 
 Backend = Literal["inline", "ray"]
 BACKENDS: tuple[Backend, ...] = ("inline", "ray")
-# No promise is made under mode none, so nothing is claimed at any δ.
 _NO_DELTA = 1e-5
 
 
@@ -65,6 +66,9 @@ def make_agents(
         betas: popularity weight by platform name, where one was tuned.
     """
     secret = simulation_secret(scenario.seed)
+    secure = scenario.plan.private and scenario.plan.privacy.noise == "secure_sum"
+    identities = {platform.name: _identity(folder / platform.name) for platform in platforms} if secure else {}
+    fingerprints = {name: identity.fingerprint for name, identity in identities.items()}
     agents = []
     for platform in platforms:
         home = folder / platform.name
@@ -76,12 +80,32 @@ def make_agents(
                 scenario.plan,
                 secret,
                 platform.training,
-                outbox=Outbox(home, BudgetPolicy(epsilon=None, delta=_NO_DELTA)),
+                outbox=Outbox(home, budget_policy(scenario.plan), scenario.plan),
                 store=PlatformStore(home / "store"),
+                secure_member=SecureMember(
+                    platform.name, identities[platform.name], fingerprints, scenario.plan, home
+                )
+                if secure
+                else None,
                 personalization=scenario.personalization.model_copy(update=own),
             )
         )
     return agents
+
+
+def _identity(home: Path) -> PlatformIdentity:
+    """The platform's key pair: made at the first start, the same for a run that is resumed."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = home / "identity.pem"
+    return PlatformIdentity.load(path) if path.exists() else PlatformIdentity.create(path)
+
+
+def budget_policy(plan: FederationPlan) -> BudgetPolicy:
+    """The lifetime budget that the plan names; without privacy none, and nothing is claimed at any δ."""
+    if not plan.private:
+        return BudgetPolicy(epsilon=None, delta=_NO_DELTA)
+    privacy = plan.privacy
+    return BudgetPolicy(epsilon=privacy.budget or privacy.epsilon, delta=plan.release_plan().delta)
 
 
 def run_federation(

@@ -28,7 +28,7 @@ from common.config.federation import FederationPlan
 from common.metrics import coverage, novelty, paired_bootstrap, summarise
 from server.state import FederationState
 from simulations.datasets import HiddenItems, SimulatedPlatform
-from simulations.pooled import PlatformMatrix, train_pooled
+from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.scenario import Scenario
 
 Block = dict[str, Any]
@@ -127,15 +127,12 @@ class CrossGround:
         """Lay out ``hidden`` over the vocabulary of a trained federation."""
         vocabulary, training = state.vocabulary, platform.training
         own = positions_of(training, vocabulary, secret)
-        elsewhere = state.item_counts.copy()
-        shared = PlatformMatrix.of(training)
-        elsewhere[vocabulary.owners[platform.name]] -= shared.matrix.item_counts()
         truth = on_vocabulary(hidden.interactions, lookup(hidden.keys, vocabulary, secret), len(vocabulary))
         return cls(
             platform=platform,
             own_positions=own,
             foreign=foreign_items(own, len(vocabulary)),
-            elsewhere=elsewhere,
+            elsewhere=state.item_counts,
             histories=on_vocabulary(training.known, own, len(vocabulary)),
             truth=truth,
         )
@@ -167,8 +164,9 @@ def tune_betas(platforms: list[SimulatedPlatform], scenario: Scenario, secret: F
             tuning[platform.name] = (reduced, hidden)
     if not tuning:
         return {}
-    state = train_pooled(pool, scenario.plan, secret)
-    model, ruler = shared_model(state, scenario.plan), Ruler(scenario)
+    plan = without_privacy(scenario.plan)
+    state = train_pooled(pool, plan, secret)
+    model, ruler = shared_model(state, plan), Ruler(scenario)
     chosen = {}
     for name, (reduced, hidden) in tuning.items():
         ground = CrossGround.of(reduced, hidden, state, secret)
@@ -238,13 +236,13 @@ def train_ceiling(
         (*own.keys, *(key_of[position] for position in hidden_positions)),
         beside(own.matrix, given.select_items(hidden_positions)),
     )
-    trained = train_pooled(pool, scenario.plan.model_copy(update={"rounds": state.server_round}), secret)
-    return shared_model(trained, scenario.plan), scored
+    plan = without_privacy(scenario.plan)
+    return shared_model(train_pooled(pool, plan, secret), plan), scored
 
 
 def shared_model(state: FederationState, plan: FederationPlan) -> FactorModel:
     """The shared factors of a state as platforms hold them."""
-    return FactorModel(item_parameters=state.item_parameters, config=plan.model, value_mean=state.value_mean)
+    return FactorModel(item_parameters=state.item_parameters, config=plan.training, value_mean=state.value_mean)
 
 
 def positions_of(training: TrainingData, vocabulary: Vocabulary, secret: FederationSecret) -> NDArray[np.int32]:

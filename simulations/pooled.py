@@ -41,7 +41,7 @@ def train_pooled(pool: Mapping[str, PlatformMatrix], plan: FederationPlan, secre
 
     Args:
         pool: by platform name.
-        plan: model, rounds and seed; privacy is not looked at.
+        plan: model, rounds and seed; it must be without privacy (:func:`without_privacy`).
         secret: fixes the order of the vocabulary, and with it the initial factors.
     """
     vocabulary = Vocabulary.empty().extended({name: secret.digests(part.keys) for name, part in pool.items()})
@@ -72,6 +72,12 @@ def train_pooled(pool: Mapping[str, PlatformMatrix], plan: FederationPlan, secre
         user_counts=users,
         value_mean=mean,
     )
+
+
+def without_privacy(plan: FederationPlan, *, rounds: int | None = None) -> FederationPlan:
+    """The plan as it would be with nothing to protect: its own model and rounds."""
+    privacy = plan.privacy.model_copy(update={"mode": "none"})
+    return plan.model_copy(update={"privacy": privacy, "rounds": rounds or plan.rounds})
 
 
 def _totals(

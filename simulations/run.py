@@ -25,7 +25,7 @@ from simulations.measure import (
     train_ceiling,
     tune_betas,
 )
-from simulations.pooled import PlatformMatrix, train_pooled
+from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.scenario import Scenario
 
 
@@ -77,6 +77,7 @@ def simulate(
     _prepare(folder, resume=resume)
     observer.on_stage("reading and splitting the data")
     platforms = make_platforms(scenario)
+    scenario = scenario.with_platforms(len(platforms))
     secret = simulation_secret(scenario.seed)
     betas: dict[str, float] = {}
     if scenario.cross.tune_beta and any(platform.hidden is not None for platform in platforms):
@@ -91,7 +92,7 @@ def simulate(
         "scenario": scenario.name,
         "seed": scenario.seed,
         "backend": backend,
-        "model": scenario.plan.model.model_dump(mode="json"),
+        "model": scenario.plan.training.model_dump(mode="json"),
         "split": scenario.split.model_dump(mode="json"),
         "privacy": {"mode": scenario.plan.privacy.mode},
         "vocabulary": {
@@ -118,7 +119,8 @@ def _measure(
     ruler = Ruler(scenario)
     stores = {agent.name: agent.store for agent in outcome.agents}
     pool = {platform.name: PlatformMatrix.of(platform.training) for platform in platforms}
-    plan = scenario.plan.model_copy(update={"rounds": max(outcome.state.server_round, 1)})
+    same_rounds = None if scenario.plan.private else max(outcome.state.server_round, 1)
+    plan = without_privacy(scenario.plan, rounds=same_rounds)
     pooled_state = train_pooled(pool, plan, secret)
     measured: dict[str, Block] = {}
     pooled: dict[str, Block] = {}

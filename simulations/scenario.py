@@ -111,6 +111,10 @@ class Scenario(FrozenModel):
             raise ValueError("protocol: sampled-99 needs split.protocol: leave-last-out")
         return self
 
+    def with_platforms(self, number: int) -> Self:
+        """The scenario with P in its plan, which noise shares depend on."""
+        return self.model_copy(update={"plan": self.plan.model_copy(update={"platforms": number})})
+
 
 def shipped_scenarios() -> dict[str, Path]:
     """Path by name of the scenarios that come with crossfed."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config.base import FrozenModel
 from common.config.model import FactorizationConfig
-from common.config.privacy import PrivacyConfig
+from common.config.privacy import PrivacyConfig, tuned_setting
+from common.errors import PrivacyError
+from common.privacy.plan import ReleasePlan, calibrate
 
 
 class FederationPlan(FrozenModel):
@@ -17,22 +19,75 @@ class FederationPlan(FrozenModel):
     federation: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "federation"
     """Name of the federation; digests, runs and ledgers are kept apart by it."""
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """Server rounds. Under differential privacy exactly this many; without, at most."""
+    """Server rounds, at most. Under differential privacy the tuned number for ε, exactly (``server_rounds``)."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 1e-4
     """Stop early once the objective falls by less than this share in a round; 0 never stops. Unused under privacy."""
     evaluate_rounds: bool = True
     """Whether platforms report their validation recall each round. Never under privacy: it would be a release."""
     min_platforms: Annotated[int, Field(ge=1)] = 1
     """Quorum: a round with fewer contributions is not counted."""
+    platforms: Annotated[int, Field(ge=1)] | None = None
+    """P: how many platforms take part. Needed under privacy, where shares of noise depend on it."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seeds the initial item factors, nothing private."""
     model: FactorizationConfig = FactorizationConfig()
+    """The factorisation; under privacy ``training`` says what is trained in its place."""
     privacy: PrivacyConfig = PrivacyConfig()
+
+    @property
+    def private(self) -> bool:
+        """Whether contributions carry noise."""
+        return self.privacy.mode == "user"
+
+    @property
+    def training(self) -> FactorizationConfig:
+        """The factorisation that is trained: ``model``, or under privacy what was found best for this ε."""
+        if not (self.private and self.privacy.tuned_training):
+            return self.model
+        tuned = tuned_setting(self.privacy.epsilon)
+        update = {
+            "dimension": tuned.dimension,
+            "regularization": tuned.regularization,
+            "item_regularization": tuned.item_regularization,
+            "unobserved_weight": tuned.unobserved_weight,
+            "regularization_exponent": 0.0,
+        }
+        return self.model.model_copy(update=update)
+
+    @property
+    def server_rounds(self) -> int:
+        """T: server rounds, at most; exactly, under privacy."""
+        tuned = self.private and self.privacy.tuned_training
+        return tuned_setting(self.privacy.epsilon).rounds if tuned else self.rounds
 
     @property
     def row(self) -> int:
         """Length of an item's row of shared parameters: d, and the item bias behind it for explicit feedback."""
-        return self.model.dimension + (1 if self.model.feedback == "explicit" else 0)
+        return self.training.dimension + (1 if self.model.feedback == "explicit" else 0)
+
+    def release_plan(self) -> ReleasePlan:
+        """Every release that a platform makes in a run, with its noise.
+
+        Raises:
+            PrivacyError: ``mode: none``, no number of platforms, or a combination that protects nobody.
+        """
+        if self.platforms is None:
+            raise PrivacyError("plan.platforms: under privacy the number of platforms must be set")
+        return calibrate(
+            self.privacy,
+            n_users_bound=self.privacy.user_bound,
+            rounds=self.server_rounds,
+            platforms=self.platforms,
+        )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.private and self.model.feedback == "explicit":
+            raise ValueError(
+                "privacy.mode: user works for implicit feedback; set model.feedback: implicit (ratings become events), "
+                "or keep explicit models at home"
+            )
+        return self
 
     def differences(self, other: FederationPlan) -> list[str]:
         """Dotted names of the fields in which two plans differ; empty when they agree.

@@ -114,6 +114,8 @@ class PrivacyConfig(FrozenModel):
     """A platform with fewer users contributes nothing: its noise would drown its users' say."""
     release: Literal["shared_gram", "item_gram"] = "shared_gram"
     """item_gram: also release each item's own Gram matrix A_i; pays from about 100,000 users on."""
+    tuned_training: bool = True
+    """Take dimension, rounds, λ and α₀ from the defaults found for this ε; false: from the plan, as without privacy."""
     round_schedule: tuple[Positive, ...] | None = None
     """Relative budgets (of μ²) of the server rounds, one each; equal unless given."""
     clip_norm: Positive | None = None

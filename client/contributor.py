@@ -1,0 +1,184 @@
+"""What a platform computes for the federation: user factors, which stay, and sums over users, which a mechanism releases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.dataset import UserItemMatrix
+from client.data.split import EvaluationSlice
+from client.data.training import TrainingData
+from client.evaluation import evaluate
+from client.membership import Membership
+from client.recommend.scorer import SolvedFactorScorer
+from client.training.als import rating_sum_and_count
+from client.training.factory import make_trainer
+from client.training.trainer import Trainer
+from common.config.federation import FederationPlan
+from common.errors import ContractError, PrivacyError
+from common.exchange import AgentRequest, value_mean_of
+from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.mechanism import PlainMechanism, UserLevelMechanism
+from common.privacy.plan import ReleasePlan
+from common.privacy.postprocess import item_weights
+
+Make = Callable[[AgentRequest, Membership], PrivatizedContribution]
+
+
+class Contributor(Protocol):
+    """Makes contributions of one platform."""
+
+    def run_releases(self) -> tuple[Release, ...]:
+        """Everything that a whole run releases: what the ledger sets aside before the first."""
+
+    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
+        """What answering ``request`` releases, known before anything is computed."""
+
+    def counts(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        """How many users have each shared item, and how many users there are."""
+
+    def statistics(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        """One server round's sums over users at the request's item parameters."""
+
+
+class PlainContributor:
+    """``mode: none``: exact sums. The result of the federation is then that of pooled training.
+
+    Args:
+        plan: public parameters.
+        data: the platform's.
+    """
+
+    def __init__(self, plan: FederationPlan, data: TrainingData) -> None:
+        self._plan = plan
+        self._data = data
+        self._matrix = data.train.select_items(data.shared_columns)
+        self._mechanism = PlainMechanism()
+        # Warm start of conjugate gradients; the exact solver does not look at it.
+        self._user_factors: NDArray[np.float32] | None = None
+
+    def run_releases(self) -> tuple[Release, ...]:
+        return self._mechanism.releases("counts") + self._mechanism.releases("statistics")
+
+    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
+        return self._mechanism.releases("counts" if request.kind == "counts" else "statistics")
+
+    def counts(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        value_sum, interactions = rating_sum_and_count(self._matrix)
+        totals = np.array([self._matrix.n_users, interactions, value_sum], dtype=np.float64)
+        arrays = {"item_counts": self._matrix.item_counts().astype(np.float64), "totals": totals}
+        return self._mechanism.release("counts", request.server_round, arrays)
+
+    def statistics(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        trainer = make_trainer(self._plan.training, global_mean=value_mean_of(request))
+        items = request.arrays["item_parameters"][membership.shared_positions]
+        users = trainer.solve_users(self._matrix, items, self._user_factors)
+        self._user_factors = users
+        sums = trainer.item_statistics(self._matrix, users)
+        arrays: dict[str, NDArray[np.floating]] = {
+            "gram": sums.gram_packed,
+            "rhs": sums.rhs,
+            "user_gram": sums.user_gram,
+            "objective": np.array([trainer.objective(self._matrix, users, items)]),
+            "evaluation": self._validation_recall(trainer, items),
+        }
+        return self._mechanism.release("statistics", request.server_round, arrays)
+
+    def _validation_recall(self, trainer: Trainer, items: NDArray[np.float32]) -> NDArray[np.float64]:
+        """float64 ``[2]``: sum of Recall@20 over the validation users, on shared items, and how many they are."""
+        if self._plan.model.feedback == "explicit" or not self._plan.evaluate_rounds:
+            return np.zeros(2)
+        columns, held_out = self._data.shared_columns, self._data.validation
+        history = held_out.history.select_items(columns)
+        users = trainer.solve_users(history, items)
+        on_shared = EvaluationSlice(held_out.users, history, held_out.truth.select_items(columns))
+        measured = evaluate(SolvedFactorScorer(users, items), on_shared, metrics=("recall@20",), depth=20)
+        return np.array([measured.values["recall@20"].sum(), len(measured.users)])
+
+
+class PrivateContributor:
+    """``mode: user``: what one user changes in a sum is bounded, and noise hides it.
+
+    Everything a user contributes depends on that user's history, released values and public parameters alone.
+
+    Args:
+        plan: public parameters, from the platform's own configuration.
+        data: the platform's.
+        release_plan: the run's releases and their noise.
+
+    Raises:
+        PrivacyError: the platform is too small or larger than the public bound, or δ is too large for it.
+    """
+
+    def __init__(self, plan: FederationPlan, data: TrainingData, release_plan: ReleasePlan) -> None:
+        users = data.train.n_users
+        if users < plan.privacy.minimum_users:
+            raise PrivacyError(
+                f"this platform has fewer than privacy.minimum_users = {plan.privacy.minimum_users} users: its noise "
+                "would drown what they have to say, so it contributes nothing; it can still take part as a reader "
+                "with catalogue.share: none"
+            )
+        if users > plan.privacy.user_bound:
+            raise PrivacyError(
+                f"this platform has more users than privacy.user_bound = {plan.privacy.user_bound}; agree on a higher "
+                "bound, on which δ and the ring of the secure sum rest"
+            )
+        if release_plan.delta > 1 / users:
+            raise PrivacyError("privacy.delta: is above 1/n for this platform; agree on a smaller one")
+        self._plan = plan
+        self._matrix = data.train.select_items(data.shared_columns)
+        self._release_plan = release_plan
+        self._mechanism = UserLevelMechanism(release_plan)
+
+    def run_releases(self) -> tuple[Release, ...]:
+        return self._release_plan.releases()
+
+    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
+        plan = self._release_plan
+        if request.kind.endswith("counts"):
+            return plan.releases()[:1]
+        if not 1 <= request.server_round <= len(plan.rounds):
+            raise ContractError(f"round {request.server_round}: the plan has rounds 1 to {len(plan.rounds)} only")
+        return plan.rounds[request.server_round - 1].releases()
+
+    def counts(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        matrix = self._laid_out(membership)
+        return self._mechanism.counts(matrix.indptr, matrix.indices, n_items=matrix.n_items)
+
+    def statistics(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        parameters = self._release_plan.parameters
+        weights = item_weights(
+            request.arrays["item_counts"],
+            kept_items=parameters.kept_items,
+            popularity_exponent=parameters.popularity_exponent,
+        )
+        positions = membership.shared_positions
+        kept = np.flatnonzero(weights[positions] > 0)
+        users = make_trainer(self._plan.training).solve_users(
+            self._matrix.select_items(kept), request.arrays["item_parameters"][positions[kept]]
+        )
+        matrix = self._laid_out(membership)
+        return self._mechanism.statistics(
+            request.server_round,
+            matrix.indptr,
+            matrix.indices,
+            users,
+            weights if self._dense else weights[positions],
+        )
+
+    @property
+    def _dense(self) -> bool:
+        # Under secure summation every platform adds noise to every item, so that who contributed to one does not show.
+        return self._plan.privacy.noise == "secure_sum"
+
+    def _laid_out(self, membership: Membership) -> UserItemMatrix:
+        """Shared interactions in columns of the vocabulary, or of the own shared items where each adds all noise."""
+        return membership.on_vocabulary(self._matrix) if self._dense else self._matrix
+
+
+def make_contributor(plan: FederationPlan, data: TrainingData) -> Contributor:
+    """The contributor for the plan's mode of privacy."""
+    return PrivateContributor(plan, data, plan.release_plan()) if plan.private else PlainContributor(plan, data)

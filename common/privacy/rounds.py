@@ -1,0 +1,67 @@
+"""The rounds of a run's secure sum, as every party computes them from the plan and the vocabulary's size alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from common.errors import SecureSumError
+from common.linalg import packed_size
+from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise, ReleasePlan
+from common.privacy.secure_sum import RingConfig, RoundSpec
+
+SHARE_STD = 2.0**LOG2_SHARE_STEPS
+"""Standard deviation, in grid steps, of the noise share that each platform adds."""
+_RINGS: tuple[Literal[32, 40], ...] = (32, 40)
+
+
+def masked_lengths(plan: ReleasePlan, *, n_items: int, row: int) -> tuple[int, ...]:
+    """How many values each round masks: first the counts, then each server round's statistics."""
+    with_grams = plan.rounds[0].item_grams is not None
+    statistics = n_items * (row + (packed_size(row) if with_grams else 0))
+    return (n_items + 1, *(statistics for _ in plan.rounds))
+
+
+def secure_rounds(plan: ReleasePlan, *, platforms: int, n_items: int, row: int) -> tuple[RoundSpec, ...]:
+    """One specification a round: what is summed, in the smallest ring that its public bounds fit.
+
+    Args:
+        plan: the run's releases.
+        platforms: P.
+        n_items: m, the vocabulary's size.
+        row: d.
+
+    Raises:
+        SecureSumError: the bounds fit no ring; lower ``privacy.user_bound``.
+    """
+    lengths = masked_lengths(plan, n_items=n_items, row=row)
+    noises: list[tuple[GaussianNoise, ...]] = [(plan.counts,)]
+    noises += [
+        (part.item_vectors,) if part.item_grams is None else (part.item_vectors, part.item_grams)
+        for part in plan.rounds
+    ]
+    labels = ["counts", *(f"statistics {index}" for index in range(1, len(plan.rounds) + 1))]
+    return tuple(
+        RoundSpec(label=label, ring=_ring(plan, noise, platforms, length), noise_std=SHARE_STD)
+        for label, noise, length in zip(labels, noises, lengths, strict=True)
+    )
+
+
+def _ring(plan: ReleasePlan, noises: tuple[GaussianNoise, ...], platforms: int, length: int) -> RingConfig:
+    per_user = max(math.ceil(noise.sensitivity / noise.grid_step) for noise in noises)
+    for bits in _RINGS:
+        try:
+            return RingConfig.from_public_bounds(
+                bits=bits,
+                platforms=platforms,
+                users_per_platform=plan.user_bound,
+                max_abs_per_user=per_user,
+                noise_std=SHARE_STD,
+                coordinates=length,
+            )
+        except SecureSumError:
+            continue
+    raise SecureSumError(
+        f"privacy.user_bound: sums over {platforms} platforms of up to {plan.user_bound} users each fit no ring of the "
+        "secure sum at this epsilon; lower user_bound to a bound that still holds for every platform"
+    )

@@ -1,0 +1,242 @@
+"""From the platforms' answers to what may be added up: open contributions one by one, or one sum that hides its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config.federation import FederationPlan
+from common.errors import ContractError, FederationError, SecureSumError
+from common.exchange import AgentReply, AgentRequest, Arrays, Kind
+from common.files import write_atomically
+from common.privacy.rounds import masked_lengths, secure_rounds
+from common.privacy.secure_sum import Roster, SecureSumRound, SecureSumServer
+from common.protocol import open_sizes, plan_sizes, reply_contract
+from server.exchange import PlatformExchange
+from server.state import FederationState
+
+_log = getLogger(__name__)
+Answers = Iterable[tuple[int, AgentReply]]
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """Something to add to a sum.
+
+    Attributes:
+        platforms: whose it is; several for a secure sum over them.
+        positions: int32, the items that the arrays' rows are about.
+        arrays: as the contract declares them, or unmasked.
+    """
+
+    platforms: tuple[str, ...]
+    positions: NDArray[np.int32]
+    arrays: Arrays
+
+
+class Collector(Protocol):
+    """Gathers the contributions of a round."""
+
+    counts_kind: Kind
+    statistics_kind: Kind
+
+    def enrol(self, exchange: PlatformExchange, state: FederationState, identities: Mapping[str, bytes]) -> None:
+        """Prepare for a run, after the vocabulary is agreed."""
+
+    def contributions(
+        self, exchange: PlatformExchange, state: FederationState, kind: Kind, server_round: int, answers: Answers
+    ) -> Iterator[Contribution]:
+        """What the answers contribute; those that break the contract are named in ``exchange.failed`` and left out."""
+
+
+class OpenCollector:
+    """Every platform's contribution is seen by itself: exact, or with all of its noise.
+
+    Args:
+        plan: fixes the contract.
+    """
+
+    counts_kind: Kind = "counts"
+    statistics_kind: Kind = "statistics"
+
+    def __init__(self, plan: FederationPlan) -> None:
+        self._plan = plan
+        self._contract = reply_contract(plan)
+
+    def enrol(self, exchange: PlatformExchange, state: FederationState, identities: Mapping[str, bytes]) -> None:
+        """Nothing to prepare."""
+
+    def contributions(
+        self, exchange: PlatformExchange, state: FederationState, kind: Kind, server_round: int, answers: Answers
+    ) -> Iterator[Contribution]:
+        """One contribution a platform, as it arrives."""
+        for _, reply in answers:
+            if self.keeps_contract(exchange, state, reply):
+                yield Contribution((reply.platform,), state.vocabulary.owners[reply.platform], reply.arrays)
+
+    def keeps_contract(self, exchange: PlatformExchange, state: FederationState, reply: AgentReply) -> bool:
+        """Check an answer's arrays; an answer that fails is named and left out."""
+        catalogue = len(state.vocabulary.owners[reply.platform])
+        sizes = plan_sizes(self._plan, catalogue=catalogue, vocabulary=len(state.vocabulary))
+        try:
+            self._contract[reply.kind].check(dict(reply.arrays), sizes | open_sizes(reply.arrays))
+        except ContractError as error:
+            exchange.reject(reply, error)
+            return False
+        return True
+
+
+class SecureCollector:
+    """Masked contributions in, their sum out; what each platform sent stays hidden.
+
+    A round takes one message where the plan tolerates no dropout, else two, and three when a platform is missing.
+
+    Args:
+        plan: noise, colluders, dropouts.
+        folder: where the enrolment is kept, for a run that is resumed.
+    """
+
+    counts_kind: Kind = "masked_counts"
+    statistics_kind: Kind = "masked_statistics"
+
+    def __init__(self, plan: FederationPlan, folder: Path) -> None:
+        self._plan = plan
+        self._open = OpenCollector(plan)
+        self._state_path = folder / "secure_sum.json"
+        self._server: SecureSumServer | None = None
+
+    def enrol(self, exchange: PlatformExchange, state: FederationState, identities: Mapping[str, bytes]) -> None:
+        """Agree on a roster; exchange keys and sealed shares. Once a run; a resumed run goes on with the same ones.
+
+        Raises:
+            SecureSumError: a platform refused the terms, or did not answer.
+        """
+        if self._state_path.exists():
+            server = SecureSumServer.from_state(self._state_path.read_bytes())
+            if server.roster.run_id == state.run_id:
+                self._server = server
+                return
+        roster = Roster.agree(
+            run_id=state.run_id,
+            identities=dict(identities),
+            colluders=self._plan.privacy.colluders,
+            dropouts=self._plan.privacy.dropouts,
+            rounds=secure_rounds(
+                self._plan.release_plan(),
+                platforms=len(identities),
+                n_items=len(state.vocabulary),
+                row=self._plan.row,
+            ),
+        )
+        _log.info("%s", roster.describe())
+        server = SecureSumServer(roster)
+        for name, data in self._step(exchange, state, 0, "advertise", roster.to_bytes(), exchange.nodes):
+            server.add_advert(name, data)
+        enrolment = server.enrolment()
+        for name, data in self._step(exchange, state, 0, "enrol", enrolment, exchange.nodes):
+            server.add_shares(name, data)
+        if roster.dropouts:
+            bags = {node: server.mailbag(name) for node, name in exchange.nodes.items()}
+            list(exchange.ask_each({node: self._request(state, 0, "receive", bag) for node, bag in bags.items()}))
+        write_atomically(self._state_path, server.to_state())
+        self._server = server
+
+    def contributions(
+        self, exchange: PlatformExchange, state: FederationState, kind: Kind, server_round: int, answers: Answers
+    ) -> Iterator[Contribution]:
+        """What each platform sent in the open (its noisy Gram matrix), then the sum of what was masked.
+
+        Raises:
+            SecureSumError: too few platforms are left, or one sent rubbish; the round is void and nobody can be named.
+        """
+        if self._server is None:
+            raise FederationError("the secure sum has no enrolment yet")
+        length = masked_lengths(self._plan.release_plan(), n_items=len(state.vocabulary), row=self._plan.row)
+        current = self._server.open_round(server_round, length[server_round])
+        for _, reply in answers:
+            if not self._open.keeps_contract(exchange, state, reply):
+                continue
+            try:
+                current.add_masked(reply.platform, reply.arrays["masked"].tobytes())
+            except SecureSumError as error:
+                exchange.reject(reply, ContractError(str(error)))
+                continue
+            in_the_open = {name: array for name, array in reply.arrays.items() if name != "masked"}
+            yield Contribution((reply.platform,), state.vocabulary.owners[reply.platform], in_the_open)
+        missing = exchange.failed
+        if self._server.roster.dropouts:
+            self._unmask(exchange, state, server_round, current)
+        # The round's own failures stand, whatever happened while it was unmasked.
+        exchange.failed = missing
+        everything = np.arange(len(state.vocabulary), dtype=np.int32)
+        yield Contribution(current.survivors, everything, self._split(kind, current.sum(), len(state.vocabulary)))
+
+    def _unmask(
+        self, exchange: PlatformExchange, state: FederationState, server_round: int, current: SecureSumRound
+    ) -> None:
+        survivors = [node for node, name in exchange.nodes.items() if name in current.survivors]
+        for name, data in self._step(
+            exchange, state, server_round, "survivors", current.survivor_list(), survivors, all_must=False
+        ):
+            current.add_survivor_reply(name, data)
+        if current.needs_certificate:
+            certificate = current.certificate()
+            for name, data in self._step(
+                exchange, state, server_round, "certificate", certificate, survivors, all_must=False
+            ):
+                current.add_survivor_reply(name, data)
+
+    def _step(  # noqa: PLR0917
+        self,
+        exchange: PlatformExchange,
+        state: FederationState,
+        server_round: int,
+        step: str,
+        message: bytes,
+        nodes: Iterable[int],
+        *,
+        all_must: bool = True,
+    ) -> Iterator[tuple[str, bytes]]:
+        """One step with every platform: (name, answer) pairs."""
+        wanted = list(nodes)
+        answered = 0
+        for _, reply in exchange.ask(self._request(state, server_round, step, message), wanted):
+            if self._open.keeps_contract(exchange, state, reply):
+                answered += 1
+                yield reply.platform, reply.arrays["message"].tobytes()
+        if all_must and answered < len(wanted):
+            missing = ", ".join(f"{name} ({code})" for name, code in sorted(exchange.failed.items()))
+            raise SecureSumError(f"step {step!r} of the secure sum failed at {missing}; start a new run when it is back")
+
+    def _request(self, state: FederationState, server_round: int, step: str, message: bytes) -> AgentRequest:
+        return AgentRequest(
+            kind="secure_sum",
+            run_id=state.run_id,
+            server_round=server_round,
+            config={"step": step},
+            arrays={"message": np.frombuffer(message, dtype=np.uint8)},
+        )
+
+    def _split(self, kind: Kind, total: NDArray[np.int64], n_items: int) -> Arrays:
+        """The arrays that were masked end to end, in order of their names."""
+        if kind == self.counts_kind:
+            return {"counts": total}
+        row = self._plan.row
+        vectors = total[-n_items * row :].reshape(n_items, row)
+        grams = total[: -n_items * row]
+        if len(grams) == 0:
+            return {"item_vectors": vectors}
+        return {"item_vectors": vectors, "item_grams": grams.reshape(n_items, -1)}
+
+
+def make_collector(plan: FederationPlan, folder: Path) -> Collector:
+    """Open or secure, as the plan says."""
+    secure = plan.private and plan.privacy.noise == "secure_sum"
+    return SecureCollector(plan, folder) if secure else OpenCollector(plan)
+

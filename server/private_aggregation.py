@@ -1,0 +1,118 @@
+"""The aggregator's solve under user-level privacy: noisy sums in, item factors out. All of it is post-processing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config.federation import FederationPlan
+from common.config.privacy import tuned_setting
+from common.privacy.postprocess import (
+    clamp_counts,
+    expected_weight_sums,
+    from_grid,
+    item_weights,
+    project_psd,
+    shrink_singular_values,
+    solve_items,
+    unpack_gram,
+)
+from server.aggregation import Aggregation, ExactAggregation, Solved, ownership
+from server.collect import Contribution
+from server.state import FederationState
+
+ALL_USERS = "all platforms"
+"""Key of the number of users where only the sum over platforms is known."""
+
+
+class SharedGramAggregation:
+    """v_i = ((w̄_i/n)·G + α₀ Σ_{p∋i} G_p + λI)⁻¹ b_i from released sums (mechanism.md, "shared Gram").
+
+    Args:
+        plan: noise and factorisation.
+    """
+
+    def __init__(self, plan: FederationPlan) -> None:
+        self._plan = plan
+        self._releases = plan.release_plan()
+        self._tuned = tuned_setting(plan.privacy.epsilon)
+
+    def count(self, state: FederationState, contributions: Iterable[Contribution]) -> FederationState:
+        step = self._releases.counts.grid_step
+        total = np.zeros(len(state.vocabulary) + 1)
+        users: dict[str, float] = {}
+        for part in contributions:
+            if "counts" not in part.arrays:
+                continue
+            counts = from_grid(part.arrays["counts"], step)
+            total[part.positions] += counts[:-1]
+            total[-1] += counts[-1]
+            users[part.platforms[0] if len(part.platforms) == 1 else ALL_USERS] = max(float(counts[-1]), 1.0)
+        item_counts, _ = clamp_counts(total)
+        return replace(state, item_counts=item_counts, user_counts=users)
+
+    def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Solved:
+        noise = self._releases.rounds[state.server_round]
+        n_items, row = len(state.vocabulary), self._plan.row
+        vectors = np.zeros((n_items, row))
+        grams: dict[str, NDArray[np.float64]] = {}
+        platforms: set[str] = set()
+        for part in contributions:
+            platforms.update(part.platforms)
+            if "item_vectors" in part.arrays:
+                vectors[part.positions] += from_grid(part.arrays["item_vectors"], noise.item_vectors.grid_step)
+            if "user_gram" in part.arrays:
+                packed = from_grid(part.arrays["user_gram"], noise.user_gram.grid_step)
+                grams[part.platforms[0]] = project_psd(unpack_gram(packed, row))
+        if not platforms:
+            return Solved(item_parameters=state.item_parameters, platforms=(), objective=None, recall=None)
+        sigma = noise.item_vectors.actual_sigma(len(platforms))
+        factors = self._factors(state, vectors, grams, sigma)
+        return Solved(
+            item_parameters=factors.astype(np.float32),
+            platforms=tuple(sorted(platforms)),
+            objective=None,
+            recall=None,
+        )
+
+    def _factors(
+        self,
+        state: FederationState,
+        vectors: NDArray[np.float64],
+        grams: dict[str, NDArray[np.float64]],
+        sigma: float,
+    ) -> NDArray[np.float64]:
+        parameters, config = self._releases.parameters, self._plan.training
+        weights = item_weights(
+            state.item_counts,
+            kept_items=parameters.kept_items,
+            popularity_exponent=parameters.popularity_exponent,
+        )
+        kept = np.flatnonzero(weights)
+        users = sum(state.user_counts.values())
+        sums = expected_weight_sums(state.item_counts, weights, users=users, weight_total=parameters.weight_total)
+        kept_vectors = vectors[kept]
+        if self._tuned.shrink_singular_values:
+            kept_vectors = shrink_singular_values(kept_vectors, sigma)
+        members = ownership([state.vocabulary.owners[name] for name in grams], len(vectors))
+        stacked = np.stack(list(grams.values()))
+        factors = np.zeros_like(vectors)
+        # Items that are not kept hold noise alone; their factor is zero, which scores nothing.
+        factors[kept] = solve_items(
+            kept_vectors,
+            stacked.sum(axis=0),
+            sums[kept],
+            np.tensordot(members[kept].astype(np.float64), stacked, axes=1),
+            users=users,
+            unobserved_weight=config.unobserved_weight,
+            regularization=config.item_regularization or config.regularization,
+        )
+        return factors
+
+
+def make_aggregation(plan: FederationPlan) -> Aggregation:
+    """Exact, or for noisy sums, as the plan says."""
+    return SharedGramAggregation(plan) if plan.private else ExactAggregation(plan)

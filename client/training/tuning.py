@@ -42,6 +42,8 @@ class SearchSpace:
         ridge: the mean user's λ_u; λ follows from it and ν, so that the two can be drawn independently.
         unobserved_weight: α₀.
         exponents: ν.
+        recency_boosts: β; several only where what comes next is predicted and histories are in order of time.
+        recency_spans: τ.
         firmness: λ_a/λ of an anchored model.
         free_dimensions: of an anchored model.
     """
@@ -50,6 +52,8 @@ class SearchSpace:
     ridge: tuple[float, float] = (0.3, 100.0)
     unobserved_weight: tuple[float, float] = (0.02, 1.5)
     exponents: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0)
+    recency_boosts: tuple[float, ...] = (0.0,)
+    recency_spans: tuple[float, ...] = (10.0,)
     firmness: tuple[float, float] = (0.1, 30.0)
     free_dimensions: tuple[int, ...] = (0, 8, 16, 32, 64)
 
@@ -213,13 +217,22 @@ def _draw_common(
     if near is None:
         alpha, exponent = _log_uniform(space.unobserved_weight, rng), float(rng.choice(space.exponents))
         ridge = _log_uniform(space.ridge, rng)
+        boost, span = float(rng.choice(space.recency_boosts)), float(rng.choice(space.recency_spans))
     else:
+        boost = _neighbour(space.recency_boosts, near.recency_boost, rng)
+        span = _neighbour(space.recency_spans, near.recency_span, rng)
         alpha = near.unobserved_weight * float(np.exp(0.4 * rng.standard_normal()))
         exponent = float(_neighbour(space.exponents, near.regularization_exponent, rng))
         ridge = near.regularization * _mean_scale(train, near.unobserved_weight, near.regularization_exponent)
         ridge *= float(np.exp(0.4 * rng.standard_normal()))
     regularization = ridge / _mean_scale(train, alpha, exponent)
-    return {"unobserved_weight": alpha, "regularization_exponent": exponent, "regularization": regularization}
+    return {
+        "unobserved_weight": alpha,
+        "regularization_exponent": exponent,
+        "regularization": regularization,
+        "recency_boost": boost,
+        "recency_span": span,
+    }
 
 
 def _draw_dimension(

@@ -76,9 +76,17 @@ class PlatformExchange:
         """Count bytes from here."""
         self.bytes_up = self.bytes_down = 0
 
-    def node_ids(self) -> list[int]:
-        """The nodes that are connected now."""
-        return sorted(self.grid.get_node_ids())
+    def wait_for_nodes(self, wanted: int, *, deadline: float) -> list[int]:
+        """The connected nodes, once there are ``wanted`` or ``deadline`` seconds have passed.
+
+        Flower's own waiting for a minimum of nodes has no deadline.
+        """
+        give_up = time.monotonic() + deadline
+        nodes = sorted(self.grid.get_node_ids())
+        while len(nodes) < wanted and time.monotonic() < give_up:
+            time.sleep(_POLL_SECONDS)
+            nodes = sorted(self.grid.get_node_ids())
+        return nodes
 
     def ask(self, request: AgentRequest, nodes: Iterable[int] | None = None) -> Iterator[tuple[int, AgentReply]]:
         """Send ``request`` to ``nodes`` (all platforms of the run) and yield (node, answer) as answers come.

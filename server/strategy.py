@@ -46,6 +46,7 @@ class FederatedFactorization(Strategy):
         run_id: of a new run; a resumed one keeps its own.
         observer: told of every answer and every round.
         deadline: seconds that platforms have for one answer.
+        join_deadline: seconds to wait for all platforms of the plan to connect; then those that are there begin.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class FederatedFactorization(Strategy):
         run_id: str,
         observer: Observer | None = None,
         deadline: float = 3600.0,
+        join_deadline: float = 300.0,
     ) -> None:
         self.plan = plan
         self.state = fresh_state(run_id, plan.row)
@@ -63,6 +65,7 @@ class FederatedFactorization(Strategy):
         self._checkpoints = checkpoints
         self._observer = observer or SilentObserver()
         self._deadline = deadline
+        self._join_deadline = join_deadline
         self._collector = make_collector(plan, checkpoints.folder)
         self._aggregation = make_aggregation(plan)
         self._exchange: PlatformExchange
@@ -198,7 +201,9 @@ class FederatedFactorization(Strategy):
         plan = self.plan.model_dump(mode="json")
         nodes: dict[str, int] = {}
         replies: dict[str, AgentReply] = {}
-        for node, reply in self._exchange.ask(self._request("join", 0, {"plan": plan}), self._exchange.node_ids()):
+        wanted = self.plan.platforms or self.plan.min_platforms
+        connected = self._exchange.wait_for_nodes(wanted, deadline=self._join_deadline)
+        for node, reply in self._exchange.ask(self._request("join", 0, {"plan": plan}), connected):
             if reply.platform in nodes:
                 raise FederationError(f"two platforms are named {reply.platform!r}; every platform needs its own name")
             nodes[reply.platform], replies[reply.platform] = node, reply

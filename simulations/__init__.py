@@ -1,0 +1,7 @@
+"""Simulate a whole federation on one machine."""
+
+import os
+
+# Read by gRPC when it is first imported: Ray forks while agents serve their sockets, and gRPC would log every fork.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

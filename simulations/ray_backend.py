@@ -6,6 +6,7 @@ couriers reach them over Unix sockets, exactly as in a deployment.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -26,7 +27,11 @@ from common.exchange import AgentReply, AgentRequest
 from server.strategy import FederatedFactorization
 
 SOCKETS = "CROSSFED_AGENT_SOCKETS"
-_SETTINGS = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+_SETTINGS = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 
 
 def run_on_ray(strategy: FederatedFactorization, agents: Sequence[PlatformAgent]) -> float:
@@ -54,7 +59,10 @@ def run_on_ray(strategy: FederatedFactorization, agents: Sequence[PlatformAgent]
                 server_app=server,
                 client_app=make_courier(socket_of_partition),
                 num_supernodes=len(clocked),
-                backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+                backend_config={
+                    "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+                    "init_args": {"log_to_driver": False, "logging_level": logging.ERROR},
+                },
             )
         except RuntimeError as error:
             cause = outcome[0] if outcome else error

@@ -1,0 +1,133 @@
+"""``crossfed-client``: a platform's own side of a federation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from client.privacy_report import (
+    egress_dicts,
+    egress_entry,
+    egress_entry_table,
+    egress_table,
+    privacy_dict,
+    privacy_report,
+    verify_books,
+)
+from client.recommend.recommender import Recommendation, Recommender, Scope
+from client.store import PlatformStore
+from common.cli import run_app, teach
+from common.errors import ConfigError
+
+app = typer.Typer(
+    name="crossfed-client",
+    help=teach(
+        """A platform's own side of a federation.
+
+        recommend shows what the platform's model recommends to a user; privacy shows the budget and what was spent of
+        it; egress shows what has left the platform.
+        """
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+egress = typer.Typer(no_args_is_help=True, help="What has left this platform: log, verify, show.")
+app.add_typer(egress, name="egress")
+
+Home = Annotated[
+    Path,
+    typer.Option(
+        "--home", help="The platform's private folder: holds ledger.db, egress.db and store/.", exists=True, file_okay=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command()
+def recommend(
+    store: Annotated[Path, typer.Option(help="The platform's model store.")],
+    user: Annotated[str, typer.Option(help="A user id of this platform.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
+    scope: Annotated[
+        str, typer.Option(help="own: this platform's items; cross: items of the others; all: both in one list.")
+    ] = "all",
+    as_json: AsJson = False,
+) -> None:
+    """Show the best items for a user: title, score, and the platforms that have it.
+
+    Example: crossfed-client recommend --store out/quickstart/platforms/cinema/store --user 2 -k 5 --scope cross
+    """
+    items = Recommender(PlatformStore(store).load()).recommend(user, k, _scope(scope))
+    if as_json:
+        typer.echo(json.dumps([item.__dict__ for item in items], ensure_ascii=False))
+    else:
+        Console().print(recommendation_table(items))
+
+
+@app.command()
+def privacy(
+    home: Home,
+    as_json: AsJson = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also check every entry of ledger and journal.")] = False,
+) -> None:
+    """Show the privacy budget, what each run and release has spent of it, and what is left."""
+    checked = verify_books(home) if verify else {}
+    if as_json:
+        typer.echo(json.dumps(privacy_dict(home) | checked))
+        return
+    Console().print(privacy_report(home))
+    if checked:
+        Console().print(f"verified: {checked}", style="green")
+
+
+@egress.command("log")
+def egress_log(home: Home, as_json: AsJson = False) -> None:
+    """List every message that left: names, bytes, noise, and the ledger entry that paid for it."""
+    if as_json:
+        typer.echo(json.dumps(egress_dicts(home)))
+    else:
+        Console().print(egress_table(home))
+
+
+@egress.command("verify")
+def egress_verify(home: Home) -> None:
+    """Check journal and ledger against each other; the first bad entry is named."""
+    Console().print(f"verified: {verify_books(home)}", style="green")
+
+
+@egress.command("show")
+def egress_show(number: Annotated[int, typer.Argument(help="As in the log.")], home: Home, as_json: AsJson = False) -> None:
+    """Show one message that left, in full."""
+    if as_json:
+        typer.echo(json.dumps(egress_entry(home, number)))
+    else:
+        Console().print(egress_entry_table(home, number))
+
+
+def recommendation_table(items: list[Recommendation]) -> Table:
+    """A list of recommendations for people."""
+    table = Table(box=None)
+    table.add_column("#", justify="right")
+    for heading in ("title", "genres", "from", "key"):
+        table.add_column(heading)
+    table.add_column("score", justify="right")
+    for rank, item in enumerate(items, start=1):
+        cells = (item.title, ", ".join(item.genres), ", ".join(item.platforms), item.key)
+        table.add_row(str(rank), *cells, f"{item.score:.3f}")
+    return table
+
+
+def _scope(name: str) -> Scope:
+    if name == "own" or name == "cross" or name == "all":  # noqa: PLR1714 -- mypy narrows comparisons, not membership
+        return name
+    raise ConfigError(f"--scope {name}: there are own, cross and all")
+
+
+def main() -> None:
+    """Entry point."""
+    run_app(app)

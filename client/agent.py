@@ -27,6 +27,7 @@ from client.membership import Membership
 from client.outbox import Outbox
 from client.personalize import FederationView, Personalizer
 from client.platform_model import FactorModel
+from client.privacy_card import PlatformSpend
 from client.secure_member import SecureMember
 from client.store import PlatformStore
 from common.catalogue import FederationSecret, pack_blobs
@@ -104,6 +105,10 @@ class PlatformAgent:
             _log.exception("%s: %s of round %d failed", self.name, request.kind, request.server_round)
             return self._answer(request, code=self._outbox.refuse(request.kind, InternalError(str(error))))
         return self._answer(request, arrays=arrays, fields=fields)
+
+    def spend(self) -> PlatformSpend:
+        """What this platform's ledger has charged and what its journal has seen leave."""
+        return self._outbox.spend()
 
     def _admit(self, request: AgentRequest) -> None:
         """Refuse what the contract does not declare, before anything is computed."""

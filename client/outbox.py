@@ -13,6 +13,7 @@ from client.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
 from client.journal import EgressJournal
 from client.ledger import BudgetLedger
 from client.masking import MaskedContribution
+from client.privacy_card import PlatformSpend
 from common.config.federation import FederationPlan
 from common.errors import CrossfedError
 from common.exchange import AgentRequest, Arrays, Json
@@ -86,6 +87,10 @@ class Outbox:
     ) -> tuple[Arrays, dict[str, Any]]:
         """Let out an answer that holds nothing derived from interactions."""
         return self._guard.reply(kind, arrays, dict(fields), {**sizes, **open_sizes(arrays)})
+
+    def spend(self) -> PlatformSpend:
+        """What was charged and what left, for the privacy card."""
+        return PlatformSpend.of(self.ledger.spend(), [dict(entry.content) for entry in self.journal.entries()])
 
     def refuse(self, kind: str, error: CrossfedError) -> str:
         """The code that answers a request that failed."""

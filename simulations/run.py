@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from client.privacy_card import card_content, card_text
 from common.catalogue import FederationSecret
 from common.files import write_atomically
 from server.exchange import Observer, SilentObserver
@@ -88,13 +89,15 @@ def simulate(
     outcome = run_federation(agents, scenario.plan, folder / "aggregator", backend=backend, observer=observer)
     observer.on_stage("measuring on test interactions")
     measured, pooled = _measure(scenario, platforms, outcome, secret)
+    card = card_content(scenario.plan, {agent.name: agent.spend() for agent in agents})
+    write_atomically(folder / "privacy.md", card_text(scenario.plan, card).encode(), mode=0o644)
     content = {
         "scenario": scenario.name,
         "seed": scenario.seed,
         "backend": backend,
         "model": scenario.plan.training.model_dump(mode="json"),
         "split": scenario.split.model_dump(mode="json"),
-        "privacy": {"mode": scenario.plan.privacy.mode},
+        "privacy": card,
         "vocabulary": {
             "items": len(outcome.state.vocabulary),
             "shared": outcome.state.vocabulary.shared_items(),

@@ -1,0 +1,60 @@
+# The targets that a person remembers. PIP_ARGS reaches pip, for instance to take PyTorch's CPU build from its own index:
+#   make setup PIP_ARGS="--extra-index-url URL"
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_ARGS ?=
+STAMP := $(VENV)/.installed
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export TF_CPP_MIN_LOG_LEVEL := 3
+
+.PHONY: help setup simulate test check faults bench demo proto clean
+
+help:
+	@echo "make setup      install into $(VENV)"
+	@echo "make simulate   set up, then run the quickstart federation"
+	@echo "make test       set up, then run checks and tests"
+	@echo "make check      ruff, mypy, import contracts, doctests"
+	@echo "make faults     killed processes, fuzzing, full disks (slow)"
+	@echo "make bench      the figures of the README (slow)"
+	@echo "make demo       an aggregator and three platforms as real processes on this machine"
+	@echo "make clean      remove what was built"
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: $(STAMP)
+
+simulate: setup
+	$(BIN)/crossfed-simulate run quickstart
+
+test: check
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q --doctest-modules --import-mode=importlib client common server simulations
+
+faults: setup
+	$(BIN)/pytest tests/faults
+
+bench: setup
+	$(BIN)/crossfed-simulate bench
+
+demo: setup
+	$(BIN)/crossfed-simulate demo
+
+proto: setup
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. common/proto/*.proto
+
+clean:
+	rm -rf $(VENV) build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find client common server simulations tests -name __pycache__ -type d -prune -exec rm -rf {} +

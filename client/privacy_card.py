@@ -1,0 +1,178 @@
+"""The privacy card: what a run promised, under which assumptions, what it spent, and what left. For lawyers and engineers.
+
+One card describes the promise (the same for all platforms of a run) and lists platforms; a platform that runs by itself
+has a card with one platform on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from client.spend import Spend
+from common.config.federation import FederationPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlatformSpend:
+    """One platform's line on the card.
+
+    Attributes:
+        spend: of its ledger.
+        messages: how many messages left.
+        bytes: of their arrays.
+        kinds: number of messages by kind.
+    """
+
+    spend: Spend
+    messages: int
+    bytes: int
+    kinds: Mapping[str, int]
+
+    @classmethod
+    def of(cls, spend: Spend, entries: list[dict[str, Any]]) -> PlatformSpend:
+        """From a ledger's report and the entries of the egress journal."""
+        sent = [entry for entry in entries if entry["event"] in ("sent", "replied")]
+        kinds: dict[str, int] = {}
+        for entry in sent:
+            kinds[entry["kind"]] = kinds.get(entry["kind"], 0) + 1
+        return cls(spend=spend, messages=len(sent), bytes=sum(entry["bytes"] for entry in sent), kinds=kinds)
+
+
+def card_content(
+    plan: FederationPlan, platforms: Mapping[str, PlatformSpend], audit: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The ``privacy`` part of result.json.
+
+    Args:
+        plan: the run's.
+        platforms: by name.
+        audit: what ``crossfed-simulate audit`` found for this configuration, if it was run.
+    """
+    content: dict[str, Any] = {
+        "mode": plan.privacy.mode,
+        "unit": "one user's whole history on one platform",
+        "neighbours": "data sets that differ by one user's whole history, added or removed",
+        "platforms": {name: _platform(part) for name, part in platforms.items()},
+        "audit": dict(audit) if audit else None,
+    }
+    if not plan.private:
+        return content | {"epsilon": None, "delta": None, "mechanism": None, "noise": None}
+    releases = plan.release_plan()
+    return content | {
+        "epsilon": releases.epsilon,
+        "delta": releases.delta,
+        "mu": releases.mu,
+        "mechanism": f"discrete Gaussian on clipped sums over users ({plan.privacy.release}), composed as Gaussian DP",
+        "noise": plan.privacy.noise,
+        "colluders": plan.privacy.colluders,
+        "dropouts": plan.privacy.dropouts,
+        "user_bound": plan.privacy.user_bound,
+        "parameters": releases.parameters.model_dump(),
+        "noise_multipliers": {
+            "counts": releases.counts.noise_multiplier,
+            "rounds": [
+                {release.kind: release.noise_multiplier for release in part.releases()} for part in releases.rounds
+            ],
+        },
+    }
+
+
+def _platform(part: PlatformSpend) -> dict[str, Any]:
+    return {
+        "epsilon_spent": part.spend.epsilon,
+        "delta": part.spend.policy.delta,
+        "budget": part.spend.policy.epsilon,
+        "messages": part.messages,
+        "bytes": part.bytes,
+        "kinds": dict(part.kinds),
+    }
+
+
+def card_text(plan: FederationPlan, content: Mapping[str, Any]) -> str:
+    """``privacy.md``: the same in words."""
+    promise = _private_promise(plan, content) if plan.private else _PLAIN_PROMISE
+    rows = [
+        f"| {name} | {_epsilon(part)} | {part['delta']:.3g} | {part['budget'] or 'no limit'} | {part['messages']} | "
+        f"{part['bytes']:,} |"
+        for name, part in content["platforms"].items()
+    ]
+    return "\n".join(
+        [
+            f"# Privacy card of federation {plan.federation}",
+            "",
+            promise,
+            "## What was spent and what left",
+            "",
+            "| platform | ε spent | at δ | lifetime budget (ε) | messages | bytes |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "Every message is listed by `crossfed-client egress log --home FOLDER`, every charge by `crossfed-client "
+            "privacy --home FOLDER`; `--verify` checks both chains.",
+            "",
+            _LIMITS,
+            "## Audit",
+            "",
+            _audit(content["audit"]),
+            "",
+        ]
+    )
+
+
+_PLAIN_PROMISE = """## No privacy guarantee
+
+**This run was made with `privacy.mode: none`. It is not private.** No raw interaction, user id or user factor left a
+platform, but exact sums over users did, and whoever sees them can tell whether a given person's history is among them.
+Use it for research on public data only. Each platform's ledger marks its data as spent without bound.
+"""
+
+_LIMITS = """## What this does not hide
+
+- The aggregator sees which pseudonymous items (digests) each platform shares and how many. Whoever holds the federation
+  secret can test whether a platform shares a given item.
+- The guarantee is about single users of one platform. Facts about a whole platform, such as what is popular on it, may
+  show in the shared parameters. A person who uses several platforms is protected on each by that platform's ε.
+- A platform's own model, its recommendations to its own users and its own logs are outside this card.
+- The aggregator can stop or spoil a run. It cannot make a platform exceed its budget.
+"""
+
+
+def _private_promise(plan: FederationPlan, content: Mapping[str, Any]) -> str:
+    noise = {
+        "secure_sum": (
+            f"Each platform adds a share of the noise and masks its sums; the aggregator sees only the total over all "
+            f"platforms. The promise holds against the aggregator together with up to {plan.privacy.colluders} "
+            f"platform(s), with up to {plan.privacy.dropouts} dropping out of a round."
+        ),
+        "per_platform": "Each platform adds all of the noise itself; nobody else needs to be trusted.",
+    }[plan.privacy.noise]
+    return f"""## The promise
+
+For each user of each platform: whatever anyone concludes from all that left the platform in this run, they would have
+concluded nearly the same had this user never been there. Formally, the run is (ε, δ)-differentially private with
+**ε = {content["epsilon"]:g}** and **δ = {content["delta"]:.3g}** (μ-GDP with μ = {content["mu"]:.4f}).
+
+- *Unit*: {content["unit"]}. *Neighbours*: {content["neighbours"]}.
+- *Mechanism*: {content["mechanism"]}; a user's factor is clipped to norm {content["parameters"]["clip_norm"]:g}, item
+  weights to total {content["parameters"]["weight_total"]:g}. Noise is exact integer noise from the operating system's
+  random number generator.
+- *Noise*: {noise}
+- *Assumptions*: no platform has more than {content["user_bound"]:,} users (δ rests on it); each platform runs this
+  software unmodified for its own users' sake; identity fingerprints were compared out of band.
+- *Every* release counts: item counts, item vectors and Gram matrices of all rounds. No metric, objective or verdict left.
+"""
+
+
+def _epsilon(part: Mapping[str, Any]) -> str:
+    return "without bound" if part["epsilon_spent"] is None else f"{part['epsilon_spent']:.4g}"
+
+
+def _audit(audit: Mapping[str, Any] | None) -> str:
+    if not audit:
+        return "Not run for this configuration. `crossfed-simulate audit` measures ε of the code that ships."
+    return (
+        f"Claimed ε = {audit['epsilon_claimed']:g}; measured ε̂ = {audit['epsilon_hat']:.3g}, 99 % lower bound "
+        f"{audit['epsilon_lower']:.3g}, in {audit['runs']:,} runs."
+    )

@@ -176,6 +176,10 @@ def item_penalty(state: FederationState, config: FactorizationConfig) -> float:
 def _item_ridge(
     config: FactorizationConfig, item_counts: NDArray[np.float64], users_per_item: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """float64 ``[m]``: λ_i = λ (n_i + α₀ N_i)^ν, N_i the users of the platforms that have item i."""
-    weights = item_counts + config.unobserved_weight * users_per_item
+    """float64 ``[m]``: λ_i = λ (n_i + α₀ N_i)^ν, N_i the users of the platforms that have item i.
+
+    Explicit feedback says nothing of unobserved pairs: there λ_i = λ n_i^ν, as on the platforms.
+    """
+    unobserved = config.unobserved_weight if config.feedback == "implicit" else 0.0
+    weights = item_counts + unobserved * users_per_item
     return scaled_ridge(config.item_regularization or config.regularization, weights, config.regularization_exponent)

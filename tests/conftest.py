@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+# Tests share their machine; tiny systems gain nothing from threads. Set before numpy and numba are imported.
+for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+# Ledgers and journals wait for the disk at every step. A roomy memory file system makes that free; no test here is
+# about whether the hardware keeps its promise.
+_MEMORY = Path("/dev/shm")  # noqa: S108
+if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))

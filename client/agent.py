@@ -165,6 +165,7 @@ class PlatformAgent:
         membership = self._joined()
         view = FederationView(
             server_round=request.server_round,
+            private=self.plan.private,
             platforms=membership.platforms,
             vocabulary=membership.vocabulary,
             owners=membership.owners,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 from rich.console import Console
@@ -123,9 +123,9 @@ def recommendation_table(items: list[Recommendation]) -> Table:
 
 
 def _scope(name: str) -> Scope:
-    if name == "own" or name == "cross" or name == "all":  # noqa: PLR1714 -- mypy narrows comparisons, not membership
-        return name
-    raise ConfigError(f"--scope {name}: there are own, cross and all")
+    if name not in get_args(Scope):
+        raise ConfigError(f"--scope {name}: there are {', '.join(get_args(Scope))}")
+    return cast("Scope", name)
 
 
 def main() -> None:

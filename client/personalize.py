@@ -23,7 +23,7 @@ from client.training.fit import fit
 from client.training.local import fit_anchored
 from client.training.tuning import tune_anchored, tune_local
 from common.config.model import AnchoredConfig, FactorizationConfig
-from common.config.platform import PersonalizationConfig
+from common.config.platform import PersonalizationConfig, shipped_beta
 
 RATING_METRIC = "-rmse"
 
@@ -33,6 +33,7 @@ class FederationView:
     """What the federation has told this platform: everything of a :class:`PlatformModel` that is not its own."""
 
     server_round: int
+    private: bool
     platforms: tuple[str, ...]
     vocabulary: ItemDescriptions
     owners: NDArray[np.bool_]
@@ -80,7 +81,7 @@ class Personalizer:
             local=local,
             anchored=anchored,
             verdict=undecided,
-            beta=self._config.beta,
+            beta=shipped_beta(private=view.private) if self._config.beta is None else self._config.beta,
             user_ids=self._data.user_ids,
             histories=self._data.known,
         )

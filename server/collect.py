@@ -192,7 +192,7 @@ class SecureCollector:
             ):
                 current.add_survivor_reply(name, data)
 
-    def _step(  # noqa: PLR0917
+    def _step(
         self,
         exchange: PlatformExchange,
         state: FederationState,

@@ -84,6 +84,14 @@ class FederatedFactorization(Strategy):
             FederationError: too few platforms joined or answered; the last checkpoint stays.
             SecretMismatchError: platforms hold different federation secrets.
         """
+        self.train(grid)
+        self.finish(grid)
+        result = Result()
+        result.arrays = array_record(self._shared_parameters())
+        return result
+
+    def train(self, grid: Grid) -> None:
+        """All but the finish: the shared parameters, and no platform's own model. Raises as :meth:`start`."""
         self.summary()
         self._exchange = PlatformExchange(grid, self._observer, deadline=self._deadline)
         self.state = self._checkpoints.latest(self.plan) or self.state
@@ -92,10 +100,6 @@ class FederatedFactorization(Strategy):
         while not self.settled():
             self.train_round(grid)
             self._checkpoints.save(self.state, self.plan)
-        self.finish(grid)
-        result = Result()
-        result.arrays = array_record(self._shared_parameters())
-        return result
 
     def enrol(self) -> None:
         """Round 0: learn who is there and what each shares; unite the digests; tell everyone the vocabulary."""

@@ -108,6 +108,13 @@ def budget_policy(plan: FederationPlan) -> BudgetPolicy:
     return BudgetPolicy(epsilon=privacy.budget or privacy.epsilon, delta=plan.release_plan().delta)
 
 
+def inline_grid(agents: Sequence[PlatformAgent]) -> InlineGrid:
+    """A grid whose nodes 1 … P are the agents, each behind the courier that is deployed."""
+    by_node = dict(enumerate(agents, start=1))
+    courier = make_courier(lambda context: nullcontext(by_node[context.node_id]))
+    return InlineGrid(courier, {node: {} for node in by_node})
+
+
 def run_federation(
     agents: Sequence[PlatformAgent],
     plan: FederationPlan,
@@ -140,9 +147,7 @@ def run_federation(
 
         platform_seconds = run_on_ray(strategy, agents)
     else:
-        by_node = dict(enumerate(agents, start=1))
-        courier = make_courier(lambda context: nullcontext(by_node[context.node_id]))
-        grid = InlineGrid(courier, {node: {} for node in by_node})
+        grid = inline_grid(agents)
         strategy.start(grid)
         platform_seconds = grid.platform_seconds
     return FederationOutcome(

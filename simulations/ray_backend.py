@@ -96,7 +96,7 @@ def _sockets(agents: Sequence[_Clocked]) -> Iterator[Path]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         for partition, agent in enumerate(agents):
             server = serve_agent(agent, agent.name, folder / f"{partition}.sock")
-            stack.callback(lambda running=server: running.stop(grace=None).wait())
+            stack.callback(server.stop, grace=None)
         os.environ[SOCKETS] = str(folder)
         stack.callback(os.environ.pop, SOCKETS, None)
         yield folder

@@ -91,8 +91,28 @@ def result_tables(content: Mapping[str, Any]) -> Group:
     parts: list[Table | Text] = [own]
     if cross.row_count:
         parts.append(cross)
+    if content["price"]:
+        parts.append(_price_table(content))
     parts.append(_closing_line(content))
     return Group(*parts)
+
+
+def _price_table(content: Mapping[str, Any]) -> Table:
+    """What privacy costs: local, shared without noise, and shared at each ε, side by side."""
+    table = Table(title="The price of privacy: Recall@20 on own items | on the others' items", title_justify="left")
+    table.add_column("platform")
+    for heading in ("local", "shared, no noise", *(f"shared, ε = {point['epsilon']:g}" for point in content["price"])):
+        table.add_column(heading, justify="right")
+    for name, part in content["platforms"].items():
+        cells = [_number(part["own"]["local"]["recall@20"]), _two(part["own"]["shared"], part["cross"])]
+        cells += [_two(point["own"][name], point["cross"].get(name)) for point in content["price"]]
+        table.add_row(name, *cells)
+    return table
+
+
+def _two(own: Mapping[str, Any], cross: Mapping[str, Any] | None) -> str:
+    elsewhere = "" if cross is None else f" | {_number(cross['final']['recall@20'])}"
+    return _number(own["recall@20"]) + elsewhere
 
 
 def _pair(block: Mapping[str, Any]) -> str:

@@ -27,6 +27,7 @@ from simulations.measure import (
     tune_betas,
 )
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
+from simulations.price import price_point
 from simulations.scenario import Scenario
 
 
@@ -81,7 +82,7 @@ def simulate(
     scenario = scenario.with_platforms(len(platforms))
     secret = simulation_secret(scenario.seed)
     betas: dict[str, float] = {}
-    if scenario.cross.tune_beta and any(platform.hidden is not None for platform in platforms):
+    if scenario.cross.tune_beta and not scenario.plan.private and any(platform.hidden is not None for platform in platforms):
         observer.on_stage("choosing β on items hidden for the purpose")
         betas = tune_betas(platforms, scenario, secret)
     observer.on_stage("federation")
@@ -89,6 +90,10 @@ def simulate(
     outcome = run_federation(agents, scenario.plan, folder / "aggregator", backend=backend, observer=observer)
     observer.on_stage("measuring on test interactions")
     measured, pooled = _measure(scenario, platforms, outcome, secret)
+    prices = []
+    for epsilon in scenario.price_at if not scenario.plan.private else ():
+        observer.on_stage(f"the price of privacy: training again at ε = {epsilon:g}")
+        prices.append(price_point(scenario, platforms, secret, epsilon).as_dict())
     card = card_content(scenario.plan, {agent.name: agent.spend() for agent in agents})
     write_atomically(folder / "privacy.md", card_text(scenario.plan, card).encode(), mode=0o644)
     content = {
@@ -104,6 +109,7 @@ def simulate(
         },
         "platforms": measured,
         "pooled": pooled,
+        "price": prices,
         "rounds": [record.as_dict() for record in outcome.state.history],
         "seconds": {
             "total": time.perf_counter() - started,

@@ -96,6 +96,8 @@ class Scenario(FrozenModel):
     plan: FederationPlan = FederationPlan()
     personalization: PersonalizationConfig = PersonalizationConfig()
     cross: CrossConfig = CrossConfig()
+    price_at: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    """Also train privately at these ε, and show beside the exact model what privacy costs; only under ``mode: none``."""
     protocol: Literal["full", "sampled-99"] = "full"
     """sampled-99 ranks one held-out item among 99 others, for comparison with papers only."""
 

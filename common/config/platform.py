@@ -33,7 +33,12 @@ class PersonalizationConfig(FrozenModel):
     """w of z(local) + w·z(shared)."""
     metric: Literal["recall@20", "ndcg@10", "hr@10"] = "ndcg@10"
     """What tuning and the verdict maximise for implicit feedback; explicit feedback minimises the rating error."""
-    beta: Annotated[float, Field(ge=0)] = 0.3
-    """Weight of log popularity in cross-platform scores; tuned in simulations on items hidden for the purpose."""
+    beta: Annotated[float, Field(ge=0)] | None = None
+    """β: weight of log popularity in cross-platform scores; null: the shipped constant (:func:`shipped_beta`)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seeds local training; the platform's name is mixed in."""
+
+
+def shipped_beta(*, private: bool) -> float:
+    """β where a platform has no items hidden to choose it on: popularity says more where noise blurs the factors."""
+    return 1.0 if private else 0.3

@@ -1,0 +1,103 @@
+"""What privacy costs: the same platforms' shared models without noise and at several ε, measured alike."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from client.platform_model import FactorModel, SharedOnOwn
+from client.recommend.scorer import PopularityScorer
+from common.catalogue import FederationSecret
+from common.config.federation import FederationPlan
+from common.config.platform import shipped_beta
+from common.config.privacy import PrivacyConfig
+from server.checkpoint import CheckpointStore
+from server.state import FederationState
+from server.strategy import FederatedFactorization
+from simulations.datasets import SimulatedPlatform
+from simulations.engine import inline_grid, make_agents
+from simulations.measure import Block, CrossGround, Ruler, positions_of, shared_model
+from simulations.scenario import Scenario
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PricePoint:
+    """One ε.
+
+    Attributes:
+        epsilon: of the run, None for none.
+        own: block M by platform, of the shared model on own test interactions.
+        cross: by platform with hidden items: blocks ``popularity`` (released at the same ε), ``shared`` and ``final``.
+    """
+
+    epsilon: float | None
+    own: dict[str, Block]
+    cross: dict[str, dict[str, Block]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def private_plan(plan: FederationPlan, epsilon: float) -> FederationPlan:
+    """The plan at ``epsilon``, with the defaults tuned for it, everything else of its privacy section kept."""
+    privacy = PrivacyConfig.model_validate(plan.privacy.model_dump() | {"mode": "user", "epsilon": epsilon})
+    return plan.model_copy(update={"privacy": privacy})
+
+
+def price_point(
+    scenario: Scenario,
+    platforms: Sequence[SimulatedPlatform],
+    secret: FederationSecret,
+    epsilon: float,
+) -> PricePoint:
+    """Run the whole private federation once and measure its shared model.
+
+    The platforms' ledgers live in a temporary folder: a simulation of a price spends nobody's budget.
+    """
+    plan = private_plan(scenario.plan, epsilon)
+    with tempfile.TemporaryDirectory(prefix="crossfed-price-") as folder:
+        state = _shared_state(scenario.model_copy(update={"plan": plan}), platforms, Path(folder))
+    return measure_point(scenario, platforms, secret, state, plan)
+
+
+def measure_point(
+    scenario: Scenario,
+    platforms: Sequence[SimulatedPlatform],
+    secret: FederationSecret,
+    state: FederationState,
+    plan: FederationPlan,
+) -> PricePoint:
+    """Measure a trained shared model on own and hidden items."""
+    ruler, model = Ruler(scenario), shared_model(state, plan)
+    beta = scenario.personalization.beta or shipped_beta(private=plan.private)
+    own: dict[str, Block] = {}
+    cross: dict[str, dict[str, Block]] = {}
+    for platform in platforms:
+        scorer = SharedOnOwn(model, positions_of(platform.training, state.vocabulary, secret))
+        own[platform.name] = ruler.block(ruler.per_user(scorer, platform.test))
+        if platform.hidden is not None:
+            ground = CrossGround.of(platform, platform.hidden, state, secret)
+            cross[platform.name] = _cross(ruler, ground, model, beta)
+    return PricePoint(epsilon=plan.privacy.epsilon if plan.private else None, own=own, cross=cross)
+
+
+def _cross(ruler: Ruler, ground: CrossGround, model: FactorModel, beta: float) -> dict[str, Block]:
+    held_out = ground.slice_of(ground.truth)
+    scorers = {
+        "popularity": PopularityScorer(ground.elsewhere),
+        "shared": ground.shared(model),
+        "final": ground.blended(model, beta),
+    }
+    return {name: ruler.block(ruler.per_user(one, held_out, ground.foreign)) for name, one in scorers.items()}
+
+
+def _shared_state(scenario: Scenario, platforms: Sequence[SimulatedPlatform], folder: Path) -> FederationState:
+    """The shared side after the last round; the platforms do not build their own models."""
+    agents = make_agents(platforms, scenario, folder / "platforms", {})
+    strategy = FederatedFactorization(scenario.plan, CheckpointStore(folder / "aggregator"), run_id="price")
+    strategy.train(inline_grid(agents))
+    return strategy.state
+

@@ -2,117 +2,251 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.dataset import UserItemMatrix
 from client.platform_model import PlatformModel
-from client.recommend.scorer import Scorer, z
-from client.recommend.topk import top_k
+from client.recommend.answers import (
+    NO_FILTER,
+    Contribution,
+    Explanation,
+    ItemFilter,
+    ModelShare,
+    Recommendation,
+    Scope,
+)
+from client.recommend.explain import ScoreShares, explain_score
+from client.recommend.feedback import Event
+from client.recommend.index import best_of
+from client.recommend.linear import Query
+from client.recommend.scopes import ItemScope, cross_scope, own_scope, shared_fold_in
+from client.recommend.similar import ItemSimilarity
 from common.errors import DataError
 
-Scope = Literal["own", "cross", "all"]
+__all__ = ["History", "PreparedHistory", "Recommendation", "Recommender", "Scope"]
+EXACT_UP_TO = 1_000_000
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """One item of a list.
+@dataclass(frozen=True, eq=False)
+class History:
+    """What a user is known to have.
 
     Attributes:
-        key, title, genres: of the item, as its card says; a digest-only item has an empty key.
-        score: comparable within one list only.
-        platforms: who has the item, this platform first where it does.
+        columns: int32 ``[n]``: own items, oldest first, unique.
+        values: float32 ``[n]``: weights or ratings.
+        elsewhere: int32 ``[e]``: rows of the cross scope; they are not recommended again, and move no factor.
     """
 
-    key: str
-    title: str
-    genres: tuple[str, ...]
-    score: float
-    platforms: tuple[str, ...]
+    columns: NDArray[np.int32]
+    values: NDArray[np.float32]
+    elsewhere: NDArray[np.int32]
+
+
+class PreparedHistory:
+    """A history with its queries, each solved when first needed: what is worth keeping per user.
+
+    Args:
+        history: of one user.
+        own, cross: the scopes of the model that will answer.
+    """
+
+    def __init__(self, history: History, own: ItemScope, cross: ItemScope) -> None:
+        self.history = history
+        self._scopes = {"own": own, "cross": cross}
+        self._queries: dict[str, Query] = {}
+
+    def query(self, scope: str) -> Query:
+        """The history's side of a scope's linear form."""
+        found = self._queries.get(scope)
+        if found is None:
+            found = self._scopes[scope].linear.query(self.history.columns, self.history.values)
+            self._queries[scope] = found
+        return found
 
 
 class Recommender:
-    """Answers for one loaded version of a platform's model.
+    """Answers for one loaded version of a platform's model. Safe to use from several threads.
 
     Args:
         model: as the store loads it.
+        approximate_above: from how many items of a scope on search is approximate.
     """
 
-    def __init__(self, model: PlatformModel) -> None:
+    def __init__(self, model: PlatformModel, *, approximate_above: int = EXACT_UP_TO) -> None:
         self.model = model
+        shared = shared_fold_in(model)
+        self.own = own_scope(model, shared, approximate_above=approximate_above)
+        self.cross = cross_scope(model, shared, approximate_above=approximate_above)
+        self._similarity = ItemSimilarity(model)
 
     @cached_property
-    def _rows(self) -> dict[str, int]:
+    def _users(self) -> dict[str, int]:
         return {user: row for row, user in enumerate(self.model.user_ids)}
 
-    @cached_property
-    def _own_scorer(self) -> Scorer:
-        return self.model.own_scorer()
+    @property
+    def implicit(self) -> bool:
+        """Whether values are weights, which must be above 0, and not ratings."""
+        return self.model.local.config.feedback == "implicit"
 
-    @cached_property
-    def _cross_scorer(self) -> Scorer:
-        return self.model.cross_scorer()
+    def warm_up(self) -> None:
+        """Compute now what the first requests would have to wait for."""
+        self._users.get("")
+        for scope in (self.own, self.cross):
+            scope.attributes.mask(NO_FILTER)
+            self.knows_item("")
+            scope.linear.query(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
+
+    def knows_item(self, key: str) -> bool:
+        return key in self.own.rows or key in self.cross.rows
+
+    def history_of(self, user_id: str, events: Sequence[Event] = ()) -> History:
+        """What the model and later ``events`` (as they were recorded) know of a user.
+
+        Raises:
+            DataError: neither knows the user.
+        """
+        row = self._users.get(user_id)
+        if row is None and not events:
+            raise DataError("this platform does not know that user; check the id, or recommend for a history instead")
+        histories = self.model.histories
+        known = slice(0, 0) if row is None else slice(histories.indptr[row], histories.indptr[row + 1])
+        return self._with_events(known, events)
+
+    def history_from(self, items: Iterable[tuple[str, float]]) -> tuple[History, tuple[str, ...]]:
+        """A history from item keys and values, oldest first, and the keys that the model does not know."""
+        events = [Event(item_key=key, value=value, time=place) for place, (key, value) in enumerate(items)]
+        ignored = tuple(event.item_key for event in events if not self.knows_item(event.item_key))
+        return self._with_events(slice(0, 0), events), ignored
+
+    def prepare(self, history: History) -> PreparedHistory:
+        return PreparedHistory(history, self.own, self.cross)
 
     def recommend(
-        self, user_id: str, k: int = 10, scope: Scope = "all", *, exclude_seen: bool = True
+        self,
+        user_id: str,
+        k: int = 10,
+        scope: Scope = "all",
+        *,
+        exclude_seen: bool = True,
+        wanted: ItemFilter = NO_FILTER,
     ) -> list[Recommendation]:
         """The k best items for a user, best first; fewer where the scope has fewer.
 
         Raises:
             DataError: the platform does not know the user.
         """
-        row = self._rows.get(user_id)
-        if row is None:
-            raise DataError("this platform does not know that user; check the id, or recommend for a history instead")
-        return self.recommend_for_history(
-            self.model.histories.select_users(np.array([row])), k, scope, exclude_seen=exclude_seen
-        )
+        prepared = self.prepare(self.history_of(user_id))
+        return self.recommend_for(prepared, k, scope, exclude_seen=exclude_seen, wanted=wanted)
 
-    def recommend_for_history(
-        self, history: UserItemMatrix, k: int = 10, scope: Scope = "all", *, exclude_seen: bool = True
+    def recommend_for(
+        self,
+        prepared: PreparedHistory,
+        k: int = 10,
+        scope: Scope = "all",
+        *,
+        exclude_seen: bool = True,
+        wanted: ItemFilter = NO_FILTER,
     ) -> list[Recommendation]:
-        """The same for any history of own items: one row, m_own columns."""
+        """The same for any history. Each scope is standardised over its own items, so that both stand in one list."""
         chosen: list[Recommendation] = []
-        if scope in ("own", "all"):
-            chosen += self._own(history, k, exclude_seen=exclude_seen)
-        if scope in ("cross", "all"):
-            chosen += self._cross(history, k)
+        for name, items, seen in (
+            ("own", self.own, prepared.history.columns),
+            ("cross", self.cross, prepared.history.elsewhere),
+        ):
+            if scope in (name, "all") and len(items.linear):
+                allowed = items.attributes.mask(wanted)
+                excluded = seen if exclude_seen else None
+                found = items.best(prepared.query(name), k, excluded=excluded, allowed=allowed)
+                chosen += [items.listed(row, score) for row, score in found]
         return sorted(chosen, key=lambda item: -item.score)[:k]
 
-    def _own(self, history: UserItemMatrix, k: int, *, exclude_seen: bool) -> list[Recommendation]:
-        # Each scope is standardised over its own candidates, so that the two can stand in one list.
-        scores = z(self._own_scorer.scores(history, np.array([0])))
-        ids, values = top_k(scores, k, history if exclude_seen else None)
-        own = self.model.own
-        return [
-            Recommendation(own.keys[i], own.titles[i], own.genres[i], float(value), self._owners_of_own(i))
-            for i, value in _listed(ids, values)
-        ]
+    def similar(
+        self, key: str, k: int = 10, scope: Scope = "all", *, wanted: ItemFilter = NO_FILTER
+    ) -> list[Recommendation]:
+        """The k items most like the item ``key``, most alike first; the score is the cosine.
 
-    def _cross(self, history: UserItemMatrix, k: int) -> list[Recommendation]:
-        model = self.model
-        if not model.foreign.any():
-            return []
-        scores = self._cross_scorer.scores(model.on_vocabulary(history), np.array([0]))
-        ids, values = top_k(z(scores, model.foreign), k, candidates=model.foreign)
-        items = model.vocabulary
-        return [
-            Recommendation(items.keys[i], items.titles[i], items.genres[i], float(value), self._owners(i))
-            for i, value in _listed(ids, values)
-        ]
+        Raises:
+            DataError: no item of the model has that key.
+        """
+        own, foreign = self._place(key)
+        chosen: list[Recommendation] = []
+        if scope in ("own", "all") and len(self.own.linear):
+            cosines = self._similarity.to_own(own) if own >= 0 else self._similarity.foreign_to_own(foreign)
+            chosen += _most_alike(self.own, cosines, k, own, wanted)
+        if scope in ("cross", "all") and len(self.cross.linear):
+            cosines = self._similarity.own_to_foreign(own) if own >= 0 else self._similarity.to_foreign(foreign)
+            chosen += _most_alike(self.cross, cosines, k, foreign, wanted)
+        return sorted(chosen, key=lambda item: -item.score)[:k]
 
-    def _owners(self, position: int) -> tuple[str, ...]:
-        return tuple(self.model.platforms[column] for column in np.flatnonzero(self.model.owners[position]))
+    def explain(self, history: History, key: str, *, limit: int | None = None) -> Explanation:
+        """Why the item ``key`` has its score for a history, the ``limit`` largest contributions listed.
 
-    def _owners_of_own(self, column: int) -> tuple[str, ...]:
-        position = self.model.own_positions[column]
-        others = self._owners(position) if position >= 0 else ()
-        return (self.model.platform, *(name for name in others if name != self.model.platform))
+        Raises:
+            DataError: no item of the model has that key.
+        """
+        own, foreign = self._place(key)
+        scope, row = (self.own, own) if own >= 0 else (self.cross, foreign)
+        shares = explain_score(scope.linear, row, history.columns, history.values)
+        largest = np.argsort(-np.abs(shares.contributions), kind="stable")[:limit]
+        listed = tuple(
+            Contribution(self.model.own.keys[column], self.model.own.titles[column], float(amount))
+            for column, amount in zip(history.columns[largest], shares.contributions[largest], strict=True)
+        )
+        popularity, decided_by, models = _decision(scope, row, shares)
+        return Explanation(
+            key=key,
+            title=scope.items.titles[row],
+            score=float(shares.by_part.sum()) + popularity,
+            contributions=listed,
+            others=float(shares.contributions.sum() - sum(item.amount for item in listed)),
+            item_bias=shares.item_bias,
+            popularity=popularity,
+            decided_by=decided_by,
+            models=models,
+        )
+
+    def _place(self, key: str) -> tuple[int, int]:
+        """Own column and row in the cross scope; −1 for the one that it has not."""
+        own, foreign = self.own.rows.get(key, -1), self.cross.rows.get(key, -1)
+        if own < 0 and foreign < 0:
+            raise DataError(f"no item of the model has the key {key!r}; keys look like imdb:0114709")
+        return own, foreign
+
+    def _with_events(self, known: slice, events: Sequence[Event]) -> History:
+        """The model's entries ``known`` and later events: the newest entry of each item, in order of time."""
+        histories = self.model.histories
+        own = [(self.own.rows[event.item_key], event) for event in events if event.item_key in self.own.rows]
+        columns = np.concatenate([histories.indices[known], np.array([column for column, _ in own], dtype=np.int32)])
+        values = np.concatenate(
+            [histories.values[known], np.array([event.value for _, event in own], dtype=np.float32)]
+        )
+        times = np.concatenate([histories.times[known], np.array([event.time for _, event in own], dtype=np.int64)])
+        order = np.argsort(times, kind="stable")[::-1]
+        _, newest = np.unique(columns[order], return_index=True)
+        kept = order[np.sort(newest)][::-1]
+        elsewhere = {self.cross.rows[event.item_key] for event in events if event.item_key in self.cross.rows}
+        return History(columns[kept], values[kept], np.array(sorted(elsewhere), dtype=np.int32))
 
 
-def _listed(ids: NDArray[np.int32], values: NDArray[np.float32]) -> list[tuple[int, float]]:
-    return [(int(i), float(value)) for i, value in zip(ids[0], values[0], strict=True) if i >= 0]
+def _most_alike(
+    scope: ItemScope, cosines: NDArray[np.float32], k: int, itself: int, wanted: ItemFilter
+) -> list[Recommendation]:
+    excluded = np.array([itself] if itself >= 0 else [], dtype=np.int64)
+    rows, found = best_of(cosines, k, excluded=excluded, allowed=scope.attributes.mask(wanted))
+    return [scope.listed(row, score) for row, score in zip(rows.tolist(), found.tolist(), strict=True)]
+
+
+def _decision(scope: ItemScope, row: int, shares: ScoreShares) -> tuple[float, str, Mapping[str, ModelShare]]:
+    """The popularity part, what decided, and the share of each model."""
+    parts = zip(scope.linear.parts, shares.by_part, strict=True)
+    models = {part.name: ModelShare(part.weight, float(amount)) for part, amount in parts}
+    if not shares.contributions.any() and not shares.item_bias:
+        popularity = float(scope.popularity[row])
+        return popularity, "popularity", {"popularity": ModelShare(1.0, popularity)}
+    if scope.linear.has_popularity:
+        models["popularity"] = ModelShare(scope.linear.beta, shares.popularity)
+    return shares.popularity, scope.decided_by, models

@@ -1,0 +1,109 @@
+"""What the recommender is asked and what it answers, as plain values: shared by service, client library and CLI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Scope = Literal["own", "cross", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFilter:
+    """Which items may be recommended; every condition that is given must hold.
+
+    Attributes:
+        any_genres: at least one of these genres; letter case does not matter.
+        no_genres: none of these.
+        key_prefixes: the key begins with one of these (``imdb:``).
+        platforms: at least one of these platforms has the item.
+    """
+
+    any_genres: tuple[str, ...] = ()
+    no_genres: tuple[str, ...] = ()
+    key_prefixes: tuple[str, ...] = ()
+    platforms: tuple[str, ...] = ()
+
+
+NO_FILTER = ItemFilter()
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One item of a list.
+
+    Attributes:
+        key, title, genres: of the item, as its card says; a digest-only item has an empty key.
+        score: comparable within one list only; of similar items the cosine.
+        platforms: who has the item, this platform first where it does.
+    """
+
+    key: str
+    title: str
+    genres: tuple[str, ...]
+    score: float
+    platforms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What one item of the history added to a score."""
+
+    key: str
+    title: str
+    amount: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShare:
+    """What one model added to a score.
+
+    Attributes:
+        weight: w of z(local) + w·z(shared), β of log popularity.
+        amount: in the score's units.
+    """
+
+    weight: float
+    amount: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why an item has its score: score = Σ contributions + others + item_bias + popularity = Σ models' amounts.
+
+    Attributes:
+        key, title: of the item explained.
+        score: as in the recommendation.
+        contributions: of the history's items, largest absolute amount first.
+        others: sum of the contributions that are not listed.
+        item_bias: of explicit feedback, else 0.
+        popularity: the part of popularity.
+        decided_by: ``local``, ``shared``, ``blend``, ``anchored`` or ``popularity``.
+        models: share of each model that took part.
+    """
+
+    key: str
+    title: str
+    score: float
+    contributions: tuple[Contribution, ...]
+    others: float
+    item_bias: float
+    popularity: float
+    decided_by: str
+    models: Mapping[str, ModelShare]
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackReceipt:
+    """That an event is on disk.
+
+    Attributes:
+        sequence: its position in the log.
+        duplicate: it had been recorded before; nothing was added.
+        reflected: the serving model knows the item, so that recommendations take it into account from now on.
+    """
+
+    sequence: int
+    duplicate: bool
+    reflected: bool

@@ -1,0 +1,222 @@
+"""What users did after the model was trained: an append-only log, on disk before it is acknowledged.
+
+A line of the log is one write followed by one fsync; events that arrive while a write is under way share the next one
+(:mod:`client.recommend.feedback_file` has the format). ``PATH.lock`` is held by the process that writes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from client.recommend.feedback_file import (
+    Event,
+    FeedbackEvent,
+    Interactions,
+    columns_of,
+    fold_into,
+    header,
+    line_of,
+    read_interactions,
+    read_log,
+)
+from common.errors import ContractError, StoreError
+from common.files import write_atomically
+
+__all__ = ["Event", "FeedbackEvent", "FeedbackLog", "Interactions", "fold_into", "read_interactions"]
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Events that share one write."""
+
+    events: list[FeedbackEvent] = field(default_factory=list)
+    done: bool = False
+    error: OSError | None = None
+
+
+class FeedbackLog:
+    """The log of one platform; one process writes, any may read (:func:`read_interactions`). Safe for threads.
+
+    Args:
+        path: the file; made, readable by its owner only, when it is not there.
+
+    Raises:
+        StoreError: another process writes it, it cannot be opened, or it is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._state = threading.Lock()
+        self._writing = threading.Lock()
+        self._open_batch = _Batch()
+        self._pending: dict[str, tuple[FeedbackEvent, _Batch]] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock_file = _locked(path.with_name(f"{path.name}.lock"))
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be opened ({error.strerror}); check the folder and its owner") from error
+        try:
+            events, size, following = self._opened()
+        except StoreError:
+            os.close(self._lock_file)
+            raise
+        self._size = size
+        self._remember(events, following)
+
+    def _opened(self) -> tuple[list[FeedbackEvent], int, int]:
+        """Open the file, a torn last line cut off; what :func:`read_log` found in it."""
+        try:
+            if not self.path.exists():
+                write_atomically(self.path, header(1))
+            found = read_log(self.path)
+            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND)
+            os.ftruncate(self._file, found[1])
+            os.fsync(self._file)
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be opened ({error.strerror}); check its owner") from error
+        return found
+
+    def record(self, event_id: str, user_id: str, item_key: str, value: float, time: int) -> tuple[int, bool]:
+        """Make an event durable and visible; returns its number and whether it had been recorded before.
+
+        Raises:
+            ContractError: the value is not finite, or the id was used for another event.
+            StoreError: it could not be written, and is not recorded.
+        """
+        if not math.isfinite(value):
+            raise ContractError("value: must be a finite number")
+        with self._state:
+            event = FeedbackEvent(self._next, event_id, user_id, item_key, value, time)
+            earlier, batch = self._known.get(event_id), None
+            if earlier is None and event_id in self._pending:
+                earlier, batch = self._pending[event_id]
+            if earlier is None:
+                batch = self._open_batch
+                batch.events.append(event)
+                self._pending[event_id] = (event, batch)
+                self._next += 1
+            elif not earlier.same_as(event):
+                raise ContractError("event_id: was used for another event; choose a new id for each event")
+        if batch is not None:
+            self._settle(batch)
+        return (event if earlier is None else earlier).sequence, earlier is not None
+
+    def events_of(self, user_id: str) -> tuple[Event, ...]:
+        """A user's durable events, in order of recording. The same tuple until there is another event."""
+        return self._by_user.get(user_id, ())
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def interactions(self) -> Interactions:
+        """All durable events."""
+        with self._state:
+            return columns_of(list(self._known.values()), self._next - 1)
+
+    def prune(self, through: int) -> None:
+        """Drop the events numbered up to ``through``: the serving model has learned them.
+
+        Raises:
+            StoreError: the log cannot be rewritten; it is as it was.
+        """
+        self._rewrite(lambda event: event.sequence > through)
+
+    def forget(self, user_id: str) -> None:
+        """Erase all events of a user.
+
+        Raises:
+            StoreError: the log cannot be rewritten; it is as it was.
+        """
+        self._rewrite(lambda event: event.user_id != user_id)
+
+    def close(self) -> None:
+        """Wait for a write under way and let go of the file."""
+        with self._writing:
+            os.close(self._file)
+            os.close(self._lock_file)
+
+    def __enter__(self) -> FeedbackLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _settle(self, batch: _Batch) -> None:
+        """Return when ``batch`` is on disk; whoever comes first writes for all that wait."""
+        with self._writing:
+            if not batch.done:
+                with self._state:
+                    self._open_batch = _Batch()
+                self._write(batch)
+        if batch.error is not None:
+            raise StoreError(
+                f"{self.path.name}: the event was not recorded ({batch.error.strerror}); free some space and send it again"
+            ) from batch.error
+
+    def _write(self, batch: _Batch) -> None:
+        line = line_of(batch.events)
+        try:
+            self._append(line)
+        except OSError as error:
+            batch.error = error
+        with self._state:
+            for event in batch.events:
+                del self._pending[event.event_id]
+                if batch.error is None:
+                    self._add(event)
+            batch.done = True
+
+    def _append(self, line: bytes) -> None:
+        # What an earlier failure left behind goes first: a torn line in the middle would be damage.
+        os.ftruncate(self._file, self._size)
+        left = memoryview(line)
+        try:
+            while left:
+                left = left[os.write(self._file, left) :]
+            os.fsync(self._file)
+        except OSError:
+            os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(line)
+
+    def _rewrite(self, keep: Callable[[FeedbackEvent], bool]) -> None:
+        with self._writing, self._state:
+            kept = [event for event in self._known.values() if keep(event)]
+            write_atomically(self.path, header(self._next) + (line_of(kept) if kept else b""))
+            os.close(self._file)
+            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND)
+            self._size = os.fstat(self._file).st_size
+            self._remember(kept, self._next)
+
+    def _remember(self, events: Iterable[FeedbackEvent], following: int) -> None:
+        self._next = following
+        self._known: dict[str, FeedbackEvent] = {}
+        self._by_user: dict[str, tuple[Event, ...]] = {}
+        for event in events:
+            self._add(event)
+
+    def _add(self, event: FeedbackEvent) -> None:
+        self._known[event.event_id] = event
+        seen = Event(event.item_key, event.value, event.time)
+        self._by_user[event.user_id] = (*self._by_user.get(event.user_id, ()), seen)
+
+
+def _locked(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise StoreError(
+            f"{path}: another process records feedback here; stop it, or give this one a log of its own"
+        ) from error
+    return descriptor

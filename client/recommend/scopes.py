@@ -1,0 +1,159 @@
+"""The two catalogues that a platform recommends from, ready to serve: its own items, and those that only others have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.platform_model import FactorModel, ItemDescriptions, PlatformModel
+from client.recommend.answers import Recommendation
+from client.recommend.filters import AttributeIndex
+from client.recommend.fold_in import FoldIn
+from client.recommend.index import ItemIndex, best_of, make_index
+from client.recommend.linear import LinearScope, Part, Query
+from client.recommend.scorer import z
+
+
+@dataclass(frozen=True, eq=False)
+class ItemScope:
+    """The items of one scope with everything a request asks of them.
+
+    Attributes:
+        decided_by: ``local``, ``shared``, ``blend`` or ``anchored``.
+        linear: their scores.
+        items: their descriptions, in order of row.
+        owners: bool ``[m, P]``.
+        platforms: the P names, this platform first.
+        popularity: float32 ``[m]``: standardised log popularity; ranks for a user of whom nothing is known.
+        index: finds the best rows.
+    """
+
+    decided_by: str
+    linear: LinearScope
+    items: ItemDescriptions
+    owners: NDArray[np.bool_]
+    platforms: tuple[str, ...]
+    popularity: NDArray[np.float32]
+    index: ItemIndex
+
+    @cached_property
+    def rows(self) -> dict[str, int]:
+        """Row of each item that has a key."""
+        return {key: row for row, key in enumerate(self.items.keys) if key}
+
+    @cached_property
+    def attributes(self) -> AttributeIndex:
+        return AttributeIndex(self.items.keys, self.items.genres, self.owners, self.platforms)
+
+    def best(
+        self, query: Query, k: int, *, excluded: NDArray[np.integer] | None, allowed: NDArray[np.bool_] | None
+    ) -> list[tuple[int, float]]:
+        """Rows and scores of the k best, best first."""
+        if query.vector.any():
+            rows, products = self.index.best(query.vector, k, excluded=excluded, allowed=allowed)
+            scores = products + np.float32(query.offset)
+        else:
+            rows, scores = best_of(self.popularity.copy(), k, excluded=excluded, allowed=allowed)
+        return list(zip(rows.tolist(), scores.tolist(), strict=True))
+
+    def listed(self, row: int, score: float) -> Recommendation:
+        items = self.items
+        owners = tuple(self.platforms[column] for column in np.flatnonzero(self.owners[row]))
+        return Recommendation(items.keys[row], items.titles[row], items.genres[row], score, owners)
+
+
+def own_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -> ItemScope:
+    """The own items, ranked by what the verdict chose.
+
+    Args:
+        model: as the store loads it.
+        shared: folds histories into the shared factors, see :func:`shared_fold_in`.
+        approximate_above: from how many items on search is approximate.
+    """
+    verdict = model.verdict
+    parts = []
+    if verdict.name in ("local", "blend"):
+        parts.append(_own_part("local", model.local))
+    elif verdict.name == "anchored" and model.anchored is not None:
+        parts.append(_own_part("anchored", model.anchored))
+    if verdict.name in ("shared", "blend"):
+        weight = 1.0 if verdict.weight is None or verdict.name == "shared" else verdict.weight
+        mean = model.shared.value_mean
+        parts.append(Part("shared", shared, shared_rows(model), _shared_on_own(model, shared), weight, mean))
+    linear = LinearScope(parts)
+    owners, platforms = _owners_of_own(model)
+    return ItemScope(
+        decided_by=verdict.name,
+        linear=linear,
+        items=model.own,
+        owners=owners,
+        platforms=platforms,
+        popularity=_standardised(np.log1p(model.histories.item_counts())),
+        index=make_index(linear.items, approximate_above=approximate_above),
+    )
+
+
+def cross_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -> ItemScope:
+    """The items that only other platforms have, ranked by the shared factors and popularity there."""
+    positions = np.flatnonzero(model.foreign)
+    # The floor of CrossScorer: noise must not make the logarithm blow up.
+    log_popularity = np.log(np.maximum(model.elsewhere[positions], 1.0))
+    items = model.shared.restricted(positions).scoring_items
+    part = Part("shared", shared, shared_rows(model), items, value_mean=model.shared.value_mean)
+    linear = LinearScope([part], log_popularity, model.beta)
+    described = model.vocabulary
+    return ItemScope(
+        decided_by="shared",
+        linear=linear,
+        items=ItemDescriptions(
+            keys=tuple(described.keys[i] for i in positions),
+            titles=tuple(described.titles[i] for i in positions),
+            genres=tuple(described.genres[i] for i in positions),
+        ),
+        owners=model.owners[positions],
+        platforms=model.platforms,
+        popularity=_standardised(log_popularity),
+        index=make_index(linear.items, approximate_above=approximate_above),
+    )
+
+
+def shared_fold_in(model: PlatformModel) -> FoldIn:
+    """Folds histories into the shared factors; the own items among them count as the catalogue."""
+    return model.shared.restricted(model.own_positions[model.own_positions >= 0])
+
+
+def shared_rows(model: PlatformModel) -> NDArray[np.int32]:
+    """int32 ``[m_own]``: each own item's row in :func:`shared_fold_in`, −1 where nobody shares it."""
+    known = model.own_positions >= 0
+    return np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)
+
+
+def _own_part(name: str, factors: FactorModel) -> Part:
+    fold_in = FoldIn(factors.item_parameters, factors.config, factors.value_mean)
+    return Part(name, fold_in, None, fold_in.scoring_items, value_mean=factors.value_mean)
+
+
+def _shared_on_own(model: PlatformModel, shared: FoldIn) -> NDArray[np.float32]:
+    """The own items' shared factors; an item that nobody shares has their mean, hence the user's mean score."""
+    known = model.own_positions >= 0
+    items = np.empty((len(known), shared.scoring_items.shape[1]), dtype=np.float32)
+    items[known] = shared.scoring_items
+    items[~known] = shared.scoring_items.mean(axis=0, dtype=np.float64)
+    return items
+
+
+def _owners_of_own(model: PlatformModel) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    others = [column for column, name in enumerate(model.platforms) if name != model.platform]
+    owners = np.zeros((len(model.own_positions), 1 + len(others)), dtype=np.bool_)
+    owners[:, 0] = True
+    shared = np.flatnonzero(model.own_positions >= 0)
+    owners[shared, 1:] = model.owners[model.own_positions[shared]][:, others]
+    return owners, (model.platform, *(model.platforms[column] for column in others))
+
+
+def _standardised(scores: NDArray[np.floating]) -> NDArray[np.float32]:
+    standardised: NDArray[np.float32] = z(scores.astype(np.float32)[None])[0]
+    return standardised

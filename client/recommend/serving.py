@@ -1,0 +1,185 @@
+"""The model that serves: an immutable snapshot of one store version, swapped for the next without a failed request.
+
+A request takes the snapshot once and finishes on it, whatever is swapped in meanwhile. What users did since training is
+kept by item key in the feedback log, outside the snapshots, so a swap loses none of it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from logging import getLogger
+from typing import Annotated
+
+from pydantic import Field
+
+from client.recommend.feedback import Event, FeedbackLog
+from client.recommend.recommender import EXACT_UP_TO, PreparedHistory, Recommender
+from client.store import PlatformStore
+from common.config.base import FrozenModel
+from common.errors import CrossfedError, StoreError
+
+_log = getLogger(__name__)
+
+
+class ServingConfig(FrozenModel):
+    """How the platform's applications are served."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; one that others can reach needs TLS and a token."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0 takes a free one."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 4
+    """Threads that answer requests."""
+    max_waiting: Annotated[int, Field(ge=1)] = 256
+    """Requests at a time, waiting ones included; more are refused at once with RESOURCE_EXHAUSTED."""
+    max_message_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    max_k: Annotated[int, Field(ge=1)] = 1000
+    max_history: Annotated[int, Field(ge=1)] = 10_000
+    """Most items in the history of one request."""
+    approximate_above: Annotated[int, Field(ge=1)] = EXACT_UP_TO
+    """From how many items of a catalogue on search is approximate (usearch)."""
+    cached_users: Annotated[int, Field(ge=0)] = 10_000
+    """Users whose factors are kept; the others' are solved anew in well under a millisecond."""
+    poll_seconds: Annotated[float, Field(gt=0)] = 2.0
+    """How often the store is looked at for a new version."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 10.0
+    """How long requests under way may take once the service is stopping."""
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """One loaded version.
+
+    Attributes:
+        version: its number in the store.
+        loaded_at: seconds since 1970.
+        recommender: answers for it.
+    """
+
+    version: int
+    loaded_at: float
+    recommender: Recommender
+    cached_users: int
+    _cache: OrderedDict[str, tuple[tuple[Event, ...], PreparedHistory]] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def prepared(self, user_id: str, events: tuple[Event, ...]) -> PreparedHistory:
+        """A user's history with ``events``, the user's later ones; kept until there are others.
+
+        Raises:
+            DataError: neither the model nor the events know the user.
+        """
+        with self._lock:
+            kept = self._cache.get(user_id)
+            # The log hands out the same tuple until there is another event.
+            if kept is not None and kept[0] is events:
+                self._cache.move_to_end(user_id)
+                return kept[1]
+        prepared = self.recommender.prepare(self.recommender.history_of(user_id, events))
+        with self._lock:
+            self._cache[user_id] = (events, prepared)
+            while len(self._cache) > self.cached_users:
+                self._cache.popitem(last=False)
+        return prepared
+
+
+class ServingModel:
+    """Holds the snapshot that serves, and the feedback since.
+
+    Args:
+        store: versions of the platform's model; may hold none yet.
+        feedback: what users did since training.
+        config: sizes and intervals.
+        on_change: called after each swap, and after each failure with None.
+    """
+
+    def __init__(
+        self,
+        store: PlatformStore,
+        feedback: FeedbackLog,
+        config: ServingConfig,
+        *,
+        on_change: Callable[[Snapshot | None], None] = lambda _: None,
+    ) -> None:
+        self.feedback = feedback
+        self._store = store
+        self._config = config
+        self._on_change = on_change
+        self._snapshot: Snapshot | None = None
+        self._loading = threading.Lock()
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="store-watch", daemon=True)
+
+    @property
+    def ready(self) -> bool:
+        return self._snapshot is not None
+
+    def snapshot(self) -> Snapshot:
+        """The version that serves.
+
+        Raises:
+            StoreError: there is none yet.
+        """
+        found = self._snapshot
+        if found is None:
+            raise StoreError("no model yet: it is there once the platform has finished its first federation")
+        return found
+
+    def prepared(self, snapshot: Snapshot, user_id: str) -> PreparedHistory:
+        """What is known of a user, recorded feedback included.
+
+        Raises:
+            DataError: the user is not known.
+        """
+        return snapshot.prepared(user_id, self.feedback.events_of(user_id))
+
+    def reload(self) -> bool:
+        """Load the store's current version and serve it, if it is not what serves; whether it was swapped.
+
+        Raises:
+            StoreError: it cannot be loaded; what served goes on serving.
+        """
+        with self._loading:
+            version = self._store.current()
+            if self._snapshot is not None and self._snapshot.version == version:
+                return False
+            recommender = self._loaded(version)
+            self._snapshot = Snapshot(version, time.time(), recommender, self._config.cached_users)
+        self._on_change(self._snapshot)
+        return True
+
+    def _loaded(self, version: int) -> Recommender:
+        model = self._store.load(version)
+        try:
+            recommender = Recommender(model, approximate_above=self._config.approximate_above)
+            recommender.warm_up()
+        except (ValueError, IndexError) as error:
+            raise StoreError(f"version {version} of the store does not hold together ({error}); train again") from error
+        return recommender
+
+    def start(self) -> None:
+        """Load what is there, then watch the store in the background."""
+        self._try_reload()
+        self._watcher.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(self._config.poll_seconds):
+            self._try_reload()
+
+    def _try_reload(self) -> None:
+        try:
+            self.reload()
+        except CrossfedError as error:
+            # Before the first federation an empty store is no failure.
+            if self._store.versions():
+                _log.warning("the new version cannot be served: %s", error)
+                self._on_change(None)

@@ -38,7 +38,7 @@ def make_kernels(config: FactorizationConfig) -> Kernels:
     """The backend that the configuration asks for, imported here and not before."""
     if choose_backend(config) == "numba":
         return _numba_kernels()
-    from client.training.tensorflow_kernels import TensorFlowKernels  # noqa: PLC0415 - takes seconds
+    from client.training.tensorflow_kernels import TensorFlowKernels
 
     kernels = TensorFlowKernels(config.device)
     if config.backend == "auto" and kernels.device == "/CPU:0":  # a GPU that TensorFlow cannot use
@@ -47,7 +47,7 @@ def make_kernels(config: FactorizationConfig) -> Kernels:
 
 
 def _numba_kernels() -> Kernels:
-    from client.training.numba_kernels import NumbaKernels  # noqa: PLC0415 - not needed where TensorFlow runs
+    from client.training.numba_kernels import NumbaKernels
 
     return NumbaKernels()
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from client.training.numba_loops import cg_blocks, cholesky_blocks, squared_error_blocks, statistics_blocks
+from client.training.numba_cg import cg_blocks, squared_error_blocks
+from client.training.numba_exact import MAX_WIDTH, cholesky_blocks, statistics_blocks
 from common.errors import ConfigError
 from common.linalg import packed_size
 
@@ -36,7 +37,7 @@ class NumbaKernels:
     name = "numba"
 
     def solve_cholesky(self, systems: RowSystems) -> NDArray[np.float32]:
-        entries, p = systems.entries, systems.factors.shape[1]
+        entries, p = systems.entries, _checked_width(systems.factors)
         out = np.empty((entries.n_rows, p), dtype=np.float32)
         anchors = systems.anchors if systems.anchors is not None else np.empty((0, p), dtype=np.float32)
         with _LAUNCH:
@@ -78,7 +79,7 @@ class NumbaKernels:
     def statistics(
         self, entries: Entries, factors: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        p = factors.shape[1]
+        p = _checked_width(factors)
         packed = np.empty((entries.n_rows, packed_size(p)), dtype=np.float32)
         rhs = np.empty((entries.n_rows, p), dtype=np.float32)
         with _LAUNCH:
@@ -102,3 +103,11 @@ def _arrays(
     entries: Entries,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
     return entries.indptr, entries.indices, entries.weights, entries.targets
+
+
+def _checked_width(factors: NDArray[np.float32]) -> int:
+    """p, unless the compiled loops' scratch memory is too short for it."""
+    width = int(factors.shape[1])
+    if width > MAX_WIDTH:
+        raise ConfigError(f"model.dimension: factors of width {width} exceed {MAX_WIDTH}; lower it")
+    return width

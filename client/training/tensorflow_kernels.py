@@ -98,15 +98,13 @@ def _normal_equations(factors: Any, indices: Any, weights: Any, targets: Any) ->
     return tf.matmul(weighted, f, transpose_a=True), tf.linalg.matvec(weighted, targets, transpose_a=True)
 
 
-def _cholesky_step(  # noqa: PLR0917 - a traced graph takes tensors and no objects
-    factors: Any, indices: Any, weights: Any, targets: Any, base: Any, ridge: Any, prior: Any
-) -> Any:
+def _cholesky_step(factors: Any, indices: Any, weights: Any, targets: Any, base: Any, ridge: Any, prior: Any) -> Any:
     gram, rhs = _normal_equations(factors, indices, weights, targets)
     lower = tf.linalg.cholesky(tf.linalg.set_diag(gram + base, tf.linalg.diag_part(gram + base) + ridge))
     return tf.linalg.cholesky_solve(lower, (rhs + prior)[:, :, None])[:, :, 0]
 
 
-def _cg_step(  # noqa: PLR0917
+def _cg_step(
     factors: Any, indices: Any, weights: Any, targets: Any, base: Any, ridge: Any, prior: Any, x: Any, steps: Any
 ) -> Any:
     f = tf.gather(factors, indices)

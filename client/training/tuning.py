@@ -176,7 +176,7 @@ def tune_anchored(
     return _search(draw, start, train, histories, score, rng, budget)
 
 
-def _search(  # noqa: PLR0917
+def _search(
     draw: Callable[[FactorizationConfig | None], FactorizationConfig],
     start: Callable[[FactorizationConfig, int], _Candidate],
     train: UserItemMatrix,

@@ -36,7 +36,7 @@ class FactorizationConfig(FrozenModel):
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 10
     """Sweeps of local or pooled training; the number of server rounds of a federation is set there."""
     solver: Literal["cholesky", "cg"] = "cholesky"
-    cg_steps: Annotated[int, Field(ge=1, le=100)] = 4
+    cg_steps: Annotated[int, Field(ge=1, le=100)] = 3
     init_scale: Positive = 0.1
     """Standard deviation of an initial item factor, times 1/√d."""
     backend: Literal["auto", "tensorflow", "numba"] = "auto"

@@ -71,7 +71,7 @@ def implicit_model(config: FactorizationConfig, *, threads: int = 2, **options: 
     It minimises Σ c(1 − s)² over observed, Σ s² over other pairs and λ′ of both factors. With c = 1 + 1/α₀ and
     λ′ = λ(1 + α₀)/α₀ its minimisers are ours times √(1 + α₀), for ν = 0 and weights of 1.
     """
-    from implicit.cpu.als import AlternatingLeastSquares  # noqa: PLC0415 - only the comparison needs it
+    from implicit.cpu.als import AlternatingLeastSquares
 
     alpha = config.unobserved_weight
     return AlternatingLeastSquares(
@@ -86,6 +86,7 @@ def implicit_model(config: FactorizationConfig, *, threads: int = 2, **options: 
 
 def one_blas_thread() -> AbstractContextManager[Any]:
     """One thread for matrix products, as ``implicit`` asks for: both contenders run threads of their own."""
+    import_module("implicit.cpu.als")  # brings a BLAS of its own, which must be there to be limited
     limits: AbstractContextManager[Any] = import_module("threadpoolctl").threadpool_limits(1, "blas")
     return limits
 
@@ -100,10 +101,10 @@ def iteration_against_implicit(
     Returns:
         ``ratio``: median over all pairs of our time divided by its; ``ratios``: the median of each repeat;
         ``seconds``: both medians; ``objective``: both, after each iteration; ``never_above``: whether ours is at
-        most its at each one.
+        most its at each one, to float32 rounding (1e-6): with the same number of CG steps the two are the same method.
     """
     config = config or FactorizationConfig(
-        dimension=64, regularization=10.0, unobserved_weight=0.3, solver="cg", cg_steps=4, backend="numba"
+        dimension=64, regularization=10.0, unobserved_weight=0.3, solver="cg", backend="numba"
     )
     trainer = make_trainer(config)
     times: list[list[tuple[float, float]]] = []
@@ -118,7 +119,7 @@ def iteration_against_implicit(
         "ratios": [float(np.median([a / b for a, b in pairs])) for pairs in times],
         "seconds": {"crossfed": float(np.median(ours)), "implicit": float(np.median(theirs))},
         "objective": {"crossfed": [a for a, _ in objectives], "implicit": [b for _, b in objectives]},
-        "never_above": all(a <= b * (1 + 1e-7) for a, b in objectives),
+        "never_above": all(a <= b * (1 + 1e-6) for a, b in objectives),
     }
 
 
@@ -173,7 +174,8 @@ def strong_generalisation_quality(
             train, validation.history, judge_validation, np.random.default_rng(seed + 1), budget=budget,
             base=STRONG, space=SearchSpace(dimensions=(STRONG.dimension,)),
         ).config  # fmt: skip
-        result["implicit"] = _tuned_implicit(train, validation, test, np.random.default_rng(seed + 1), budget)
+        with one_blas_thread():
+            result["implicit"] = _tuned_implicit(train, validation, test, np.random.default_rng(seed + 1), budget)
     trainer = make_trainer(config)
     items = fit(train, config, np.random.default_rng(seed), trainer=trainer).item_factors
     popularity = np.tile(train.item_counts().astype(np.float32)[:, None], 1)

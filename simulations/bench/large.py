@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,7 @@ from client.training.factory import make_trainer
 from common.config.model import FactorizationConfig
 from simulations.bench.als import implicit_model, one_blas_thread
 
-CONFIG = FactorizationConfig(
-    dimension=64, regularization=10.0, unobserved_weight=0.3, solver="cg", cg_steps=4, backend="numba"
-)
+CONFIG = FactorizationConfig(dimension=64, regularization=10.0, unobserved_weight=0.3, solver="cg", backend="numba")
 
 
 def write_synthetic(path: Path, *, users: int, items: int, interactions: int, seed: int = 0) -> int:
@@ -112,7 +111,8 @@ def _crossfed(path: Path, solver: str, *, federated: bool) -> float:
 
 def _implicit(path: Path) -> float:
     matrix = _load(path)
-    ratings: Any = sp.csr_matrix((matrix.values, matrix.indices, matrix.indptr), shape=(matrix.n_users, matrix.n_items))
+    shape = (matrix.n_users, matrix.n_items)
+    ratings = sp.csr_matrix(sp.csr_array((matrix.values, matrix.indices, matrix.indptr), shape=shape))
     model: Any = implicit_model(CONFIG.model_copy(update={"iterations": 1}), random_state=0)
     with one_blas_thread():
         start = time.perf_counter()
@@ -126,7 +126,7 @@ def _peak_gib() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 2**20
 
 
-_CONTENDERS = {
+_CONTENDERS: dict[str, Callable[[Path], float]] = {
     "crossfed": lambda path: _crossfed(path, "cg", federated=False),
     "implicit": _implicit,
     "crossfed_exact": lambda path: _crossfed(path, "cholesky", federated=False),

@@ -18,7 +18,9 @@ from client.data.dataset import UserItemMatrix
 from client.training.als import ImplicitTrainer, rating_sum_and_count
 from client.training.factory import choose_backend, make_trainer
 from client.training.fit import fit
+from client.training.numba_exact import MAX_WIDTH
 from client.training.numba_kernels import NumbaKernels
+from client.training.systems import Entries
 from client.training.trainer import Trainer
 from common.config.model import FactorizationConfig
 from common.errors import ConfigError
@@ -272,6 +274,28 @@ def test_non_finite_factors_are_refused_by_both_backends(bad: float) -> None:
             trainer.solve_users(matrix, items)
 
 
+def test_rows_longer_than_a_panel_and_odd_widths_agree_with_numpy() -> None:
+    rng = np.random.default_rng(0)
+    lengths = np.array([0, 1, 3, 4, 31, 32, 33, 100])
+    for width in (1, 2, 5, 8, 67):
+        factors = rng.standard_normal((150, width), dtype=np.float32)
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        indices = np.concatenate([rng.permutation(150)[:k] for k in lengths]).astype(np.int32)
+        weights, targets = rng.random((2, len(indices)), dtype=np.float32)
+        packed, rhs = NumbaKernels().statistics(Entries(indptr, indices, weights, targets), factors)
+        for row, (start, stop) in enumerate(itertools.pairwise(indptr)):
+            f, w = factors[indices[start:stop]].astype(float), weights[start:stop].astype(float)
+            np.testing.assert_allclose(unpack_symmetric(packed[row], width), f.T @ (w[:, None] * f), atol=1e-5)
+            np.testing.assert_allclose(rhs[row], f.T @ (w * targets[start:stop]), atol=1e-5)
+
+
+def test_factors_wider_than_the_scratch_memory_are_refused() -> None:
+    too_wide = np.zeros((17, MAX_WIDTH + 1), dtype=np.float32)
+    entries = Entries(np.zeros(2, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.float32))
+    with pytest.raises(ConfigError, match="2113"):
+        NumbaKernels().statistics(entries, too_wide)
+
+
 def test_auto_takes_tensorflow_for_a_gpu_and_numba_for_a_cpu() -> None:
     auto = FactorizationConfig()
     assert choose_backend(auto, gpu=True) == "tensorflow"
@@ -312,7 +336,7 @@ assert "numba" in sys.modules and "tensorflow" not in sys.modules
 def test_kernels_compile_without_a_disk_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     import numba
 
-    from client.training import numba_loops
+    from client.training import numba_compile
 
     real = numba.njit
 
@@ -322,7 +346,7 @@ def test_kernels_compile_without_a_disk_cache(monkeypatch: pytest.MonkeyPatch) -
         return real(function, **options)
 
     monkeypatch.setattr(numba, "njit", read_only)
-    assert numba_loops._jit(lambda x: x + 1)(1) == 2
+    assert numba_compile.jit(lambda x: x + 1)(1) == 2
 
 
 def test_implicit_trainer_is_what_make_trainer_returns_for_implicit_feedback() -> None:

@@ -396,6 +396,19 @@ def test_tampered_swapped_or_missing_envelopes_are_refused():
         world.clients[NAMES[0]].mask(0, UNITS, noise_std=2.0)
 
 
+def test_platforms_that_were_shown_different_keys_of_a_third_open_nothing_from_each_other():
+    world = World(NAMES[:5], dropouts=1, enrol=False)
+    adverts = own_adverts(world)
+    other = [*adverts[:2], wire.Advert.from_bytes(world.join(NAMES[2]).advertise()), *adverts[3:]]
+    bundles = {
+        name: wire.ShareBundle.from_bytes(world.clients[name].enrol(enrolment(shown))).envelopes
+        for name, shown in ((NAMES[0], adverts), (NAMES[1], other), (NAMES[3], adverts), (NAMES[4], adverts))
+    }
+    received = {name: bundles[name][NAMES[0]] for name in (NAMES[1], NAMES[3], NAMES[4])}
+    with pytest.raises(SecureSumError, match=f"shares from '{NAMES[1]}'.*accepted other adverts"):
+        world.clients[NAMES[0]].receive_shares(wire.Mailbag(envelopes={**received, NAMES[2]: b"x" * 40}).to_bytes())
+
+
 def test_envelopes_show_no_share_to_the_aggregator():
     world = World(NAMES[:5], dropouts=1)
     held = [part for name in NAMES[1:5] for pair in world.clients[NAMES[0]]._state.held[name] for part in pair]
@@ -531,7 +544,26 @@ def test_enrolment_on_the_aggregator_refuses_strangers_latecomers_and_partial_bu
         server.open_round(2, 5)
 
 
-def test_a_transcript_tells_platforms_and_keys_apart():
-    one, two = World(NAMES[:5], dropouts=1), World(NAMES[:5], dropouts=1)
-    fewer = Transcript(one.roster, one.server.transcript.adverts[:4])
-    assert len({one.server.transcript.digest, two.server.transcript.digest, fewer.digest}) == 3
+def test_a_transcript_tells_runs_platforms_and_every_key_apart():
+    world = World(NAMES[:5], dropouts=1)
+    adverts = world.server.transcript.adverts
+    rejoined = wire.Advert.from_bytes(world.join(NAMES[2]).advertise())
+    digests = {
+        world.server.transcript.digest,
+        World(NAMES[:5], dropouts=1).server.transcript.digest,
+        Transcript(world.roster, adverts[:4]).digest,
+        Transcript(world.roster, (*adverts[:2], rejoined, *adverts[3:])).digest,
+    }
+    assert len(digests) == 4
+
+
+def test_a_platform_joins_only_with_its_own_identity_key():
+    world = World(NAMES[:5], dropouts=1, enrol=False)
+    with pytest.raises(SecureSumError, match="not this platform's own"):
+        SecureSumClient.join(
+            world.roster,
+            platform=NAMES[0],
+            identity=world.people[NAMES[1]],
+            policy=world.policy,
+            save=lambda state: None,
+        )

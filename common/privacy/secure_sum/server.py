@@ -235,10 +235,9 @@ class SecureSumRound:
         roster = self._transcript.roster
         if not roster.dropouts and not self.complete:
             raise SecureSumError(f"round {self._index}: platforms are missing and this roster tolerates no dropout")
-        words = self._words.copy()
         if roster.dropouts:
-            masks.add_streams(words, self._surviving_masks())
-        total = self._spec.ring.decode(words)
+            masks.add_streams(self._words, self._surviving_masks())
+        total = self._spec.ring.decode(self._words)
         self._spec.ring.check_sum(total, len(self._arrived))
         self._total = total
         return total

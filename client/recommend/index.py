@@ -1,9 +1,9 @@
 """The best items for a query vector: exactly, or approximately where a catalogue is too large for that.
 
 Exact search is one product with all item rows and one partial sort: a fraction of a millisecond for 50,000 items, tens
-of milliseconds for a million. Beyond, a graph index (HNSW, Malkov & Yashunin 2018, in usearch) visits a few thousand rows.
-HNSW wants a metric; the largest inner product becomes the smallest angle once each row gets one more entry
-√(M² − ‖x‖²), with M the largest norm, and each query a 0 (Bachrach et al. 2014, "Speeding up the Xbox recommender").
+of milliseconds for a million. Beyond, a graph (HNSW, Malkov & Yashunin 2018, in usearch) visits a few thousand rows. The
+graph is built on inner products themselves (ip-NSW, Morozov & Babenko 2018): reducing the largest product to the
+smallest angle by one more dimension (Bachrach et al. 2014) found 14-88 % of the best 20 where this finds 98-100 %.
 """
 
 from __future__ import annotations
@@ -88,17 +88,15 @@ class ApproximateIndex:
             ) from error
         self._items = items
         self._exact = ExactIndex(items)
-        norms = np.einsum("ij,ij->i", items, items)
-        gap = np.sqrt(np.maximum(norms.max(initial=0.0) - norms, 0.0))
         self._graph = Index(
-            ndim=items.shape[1] + 1,
-            metric="cos",
+            ndim=items.shape[1],
+            metric="ip",
             dtype="f32",
             connectivity=connectivity,
             expansion_add=128,
             expansion_search=expansion,
         )
-        self._graph.add(np.arange(len(items)), np.column_stack([items, gap]), threads=threads)
+        self._graph.add(np.arange(len(items)), items, threads=threads)
 
     def best(
         self,
@@ -111,7 +109,7 @@ class ApproximateIndex:
         wanted = k + (0 if excluded is None else len(excluded))
         if allowed is not None or wanted > min(_MOST_FROM_GRAPH, len(self._items)) or not vector.any():
             return self._exact.best(vector, k, excluded=excluded, allowed=allowed)
-        near = self._graph.search(np.append(vector, np.float32(0)), wanted, threads=1).keys.astype(np.intp)
+        near = self._graph.search(vector, wanted, threads=1).keys.astype(np.intp)
         rows = np.sort(near if excluded is None else np.setdiff1d(near, excluded))
         places, scores = best_of(self._items[rows] @ vector, k)
         return rows[places], scores

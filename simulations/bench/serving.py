@@ -86,7 +86,7 @@ def random_platform_model(
 
 def _histories(rng: np.random.Generator, users: int, items: int, each: int, feedback: str) -> UserItemMatrix:
     rows = [np.sort(rng.choice(items, size=each, replace=False)) for _ in range(users)]
-    values = rng.integers(1, 6, users * each) if feedback == "explicit" else np.ones(users * each)
+    values = rng.integers(1, 6, users * each).astype(np.float64) if feedback == "explicit" else np.ones(users * each)
     return UserItemMatrix.from_entries(
         np.repeat(np.arange(users), each),
         np.concatenate(rows),

@@ -194,7 +194,8 @@ def test_similar_to_a_foreign_item_uses_the_shared_space():
     listed = Recommender(model).similar(model.vocabulary.keys[i], k=500, scope="own")
     shared = model.shared.item_parameters / np.linalg.norm(model.shared.item_parameters, axis=1, keepdims=True)
     expected = {
-        key: float(shared[p] @ shared[i]) if p >= 0 else 0.0 for key, p in zip(model.own.keys, model.own_positions)
+        key: float(shared[p] @ shared[i]) if p >= 0 else 0.0
+        for key, p in zip(model.own.keys, model.own_positions, strict=True)
     }
     np.testing.assert_allclose([item.score for item in listed], [expected[item.key] for item in listed], atol=1e-5)
 

@@ -85,9 +85,11 @@ class FederationSecret:
         rows = [hmac.digest(self._digest_key, check_key(key).encode(), hashlib.sha256) for key in keys]
         return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), DIGEST_BYTES)
 
-    def seal_cards(self, cards: Sequence[ItemCard], digests: NDArray[np.uint8]) -> list[bytes]:
-        """Encrypt each card for the holders of the secret, bound to its digest (AES-256-GCM-SIV)."""
-        return [self._seal(card, digest.tobytes()) for card, digest in zip(cards, digests, strict=True)]
+    def seal_cards(self, cards: Sequence[ItemCard | None], digests: NDArray[np.uint8]) -> list[bytes]:
+        """Encrypt each card for the holders of the secret, bound to its digest (AES-256-GCM-SIV); None stays empty."""
+        return [
+            self._seal(card, digest.tobytes()) if card else b"" for card, digest in zip(cards, digests, strict=True)
+        ]
 
     def open_cards(self, sealed: Sequence[bytes], digests: NDArray[np.uint8]) -> list[ItemCard | None]:
         """Decrypt cards; an empty one (an item nobody described) is None.

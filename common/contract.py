@@ -65,7 +65,7 @@ class ArraySpec:
         """The shape with every named size filled in.
 
         Raises:
-            ContractError: a size is not given or is not a positive integer.
+            ContractError: a size is not given or is not an integer of at least 0.
         """
         return tuple(self._length(axis, sizes) for axis in self.shape)
 
@@ -73,9 +73,9 @@ class ArraySpec:
         if isinstance(axis, int):
             return axis
         length = sizes.get(axis)
-        if length is None or not _is_length(length):
-            raise ContractError(f"array {self.name!r}: size {axis!r} must be given as a positive integer")
-        return int(length)
+        if type(length) is not int or not 0 <= length < 2**63:
+            raise ContractError(f"array {self.name!r}: size {axis!r} must be given as an integer of at least 0")
+        return length
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class MessageSpec:
 
         Args:
             arrays: name → array; a plain ``dict`` or a read-only view of one.
-            sizes: name → positive length for every size named in a shape; others are ignored.
+            sizes: name → length for every size named in a shape; others are ignored.
 
         Raises:
             ContractError: the message names the array and what is wrong with it; no other exception is raised.
@@ -171,7 +171,7 @@ def _value_problem(array: NDArray[np.generic], spec: ArraySpec) -> str | None:
     if spec.finite and array.dtype.kind == "f" and not np.isfinite(array).all():
         return "holds NaN or an infinity"
     # A bool byte has 256 values; seven of its bits could carry anything.
-    if array.dtype.kind == "b" and array.view(np.uint8).max() > 1:
+    if array.dtype.kind == "b" and (array.view(np.uint8) > 1).any():
         return "holds a bool that is neither 0 nor 1"
     return None
 

@@ -132,7 +132,7 @@ _OPEN_SIZES = {
 
 def open_sizes(arrays: Arrays) -> dict[str, int]:
     """Sizes that a message fixes by itself: both sides learn them from it, within the bound on its bytes."""
-    sizes = {size: len(arrays[name]) for name, size in _OPEN_SIZES.items() if name in arrays}
+    sizes = {size: len(arrays[name]) for name, size in _OPEN_SIZES.items() if name in arrays and arrays[name].ndim}
     owners = arrays.get("owners")
     if owners is not None and owners.ndim == 2:
         sizes["platforms"] = owners.shape[1]

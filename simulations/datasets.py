@@ -162,6 +162,7 @@ def _split(part: _Part, scenario: Scenario) -> SimulatedPlatform:
         train=split.train,
         validation=split.validation,
         shared=shared_items(data.items, part.catalogue),
+        cards_shared=part.catalogue.cards,
     )
     return SimulatedPlatform(name=part.name, training=training, test=split.test, hidden=part.hidden, report=data.report)
 

@@ -26,6 +26,7 @@ class TrainingData:
         train: n users × m_own items.
         validation: users and interactions for choices (tuning, the verdict); never for measuring.
         shared: bool ``[m_own]``; the items whose digests and statistics the platform shares.
+        cards_shared: whether titles and genres of the shared items go to the other platforms, encrypted.
     """
 
     user_ids: tuple[str, ...]
@@ -33,6 +34,7 @@ class TrainingData:
     train: UserItemMatrix
     validation: EvaluationSlice
     shared: NDArray[np.bool_]
+    cards_shared: bool = True
 
     def __post_init__(self) -> None:
         if len(self.items) != self.train.n_items or len(self.shared) != self.train.n_items:
@@ -47,8 +49,10 @@ class TrainingData:
         """int64: columns of the shared items, in order."""
         return np.flatnonzero(self.shared)
 
-    def cards(self) -> list[ItemCard]:
-        """The cards of the shared items, in order of column."""
+    def cards(self) -> list[ItemCard | None]:
+        """The cards of the shared items, in order of column; None for all where the platform keeps its cards."""
+        if not self.cards_shared:
+            return [None] * len(self.shared_columns)
         return [
             ItemCard(key=self.items.keys[i], title=self.items.titles[i], genres=self.items.genres[i])
             for i in self.shared_columns

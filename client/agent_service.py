@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from logging import getLogger
 from pathlib import Path
 
 import grpc
 
 from client.remote import CHANNEL_OPTIONS
-from common.errors import ContractError, StoreError
+from common.errors import CrossfedError, InternalError, StoreError
 from common.exchange import AgentConnection, AgentReply
 from common.proto import agent_pb2, agent_pb2_grpc
 from common.proto.convert import reply_to_proto, request_from_proto
+
+_log = getLogger(__name__)
 
 
 class AgentServicer(agent_pb2_grpc.PlatformAgentServicer):
@@ -27,11 +30,16 @@ class AgentServicer(agent_pb2_grpc.PlatformAgentServicer):
     ) -> agent_pb2.ExchangeReply:
         try:
             reply = self._agent.exchange(request_from_proto(request))
-        except ContractError as error:
-            reply = AgentReply(
-                platform=self._platform, kind=request.kind, server_round=request.server_round, code=error.code
-            )
+        except CrossfedError as error:
+            reply = self._refusal(request, error.code)
+        except Exception:
+            # gRPC would send the text of an exception to the courier, which the platform does not trust.
+            _log.exception("%s: %s of round %d failed", self._platform, request.kind, request.server_round)
+            reply = self._refusal(request, InternalError.code)
         return reply_to_proto(reply)
+
+    def _refusal(self, request: agent_pb2.ExchangeRequest, code: str) -> AgentReply:
+        return AgentReply(platform=self._platform, kind=request.kind, server_round=request.server_round, code=code)
 
 
 def serve_agent(agent: AgentConnection, platform: str, socket: Path, *, mode: int = 0o600) -> grpc.Server:

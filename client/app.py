@@ -9,15 +9,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from logging import getLogger
 from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.remote import RemoteAgent
-from common.errors import ConfigError, CrossfedError
+from common.errors import ConfigError, CrossfedError, InternalError
 from common.exchange import AgentConnection, AgentReply
 from common.messages import reply_content, request_of
+
+_log = getLogger(__name__)
 
 Connect = Callable[[Context], AbstractContextManager[AgentConnection]]
 
@@ -27,20 +30,27 @@ def make_courier(connect: Connect) -> ClientApp:
     app = ClientApp()
 
     def relay(message: Message, context: Context) -> Message:
-        group = message.metadata.group_id
         try:
             request = request_of(message)
             with connect(context) as agent:
                 reply = agent.exchange(request)
         except CrossfedError as error:
-            # Only the code may cross the wire: the text can name files of the platform.
-            reply = AgentReply(platform="", kind="", server_round=int(group or 0), code=error.code)
+            reply = _refusal(message, error.code)
+        except Exception:
+            # This is the wire's edge: Flower would send the text of an exception to the aggregator.
+            _log.exception("the courier failed")
+            reply = _refusal(message, InternalError.code)
         return Message(reply_content(reply), reply_to=message)
 
     app.query()(relay)
     app.train()(relay)
     app.evaluate()(relay)
     return app
+
+
+def _refusal(message: Message, code: str) -> AgentReply:
+    # Only the code may cross the wire: the text can name files of the platform.
+    return AgentReply(platform="", kind="", server_round=int(message.metadata.group_id or 0), code=code)
 
 
 def agent_on_socket(context: Context) -> AbstractContextManager[AgentConnection]:

@@ -7,15 +7,17 @@ in the record and not in Flower's message type, so that a courier has nothing to
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from numpy.typing import NDArray
 
 from common.errors import ContractError
-from common.exchange import AgentReply, AgentRequest, Arrays
+from common.exchange import AgentReply, AgentRequest, Arrays, Json
 
 _ARRAYS: Final = "arrays"
 _HEADER: Final = "crossfed"
+_NPY: Final = b"\x93NUMPY"
 
 
 def request_content(request: AgentRequest, arrays: ArrayRecord | None = None) -> RecordDict:
@@ -43,11 +45,16 @@ def request_of(message: Message) -> AgentRequest:
             kind=str(header["kind"]),
             run_id=str(header["run-id"]),
             server_round=int(str(header["server-round"])),
-            config=json.loads(str(header["config"])),
+            config=_config(header),
             arrays=arrays,
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ContractError("the message's header is not that of a crossfed request") from error
+
+
+def kind_of(message: Message) -> str:
+    """The kind of request that a message of :func:`request_content` carries."""
+    return str(message.content.config_records[_HEADER]["kind"])
 
 
 def reply_content(reply: AgentReply) -> RecordDict:
@@ -73,10 +80,10 @@ def reply_of(message: Message) -> AgentReply:
             kind=str(header["kind"]),
             server_round=int(str(header["server-round"])),
             code=str(header["code"]),
-            config=json.loads(str(header["config"])),
+            config=_config(header),
             arrays=arrays,
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise ContractError("the message's header is not that of a crossfed reply") from error
 
 
@@ -85,11 +92,25 @@ def array_record(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({name: Array(array) for name, array in arrays.items()})
 
 
+def _config(header: ConfigRecord) -> dict[str, Json]:
+    config = json.loads(str(header["config"]))
+    if not isinstance(config, dict):
+        raise ValueError("not a JSON object")
+    return config
+
+
 def _parts(content: RecordDict) -> tuple[ConfigRecord, Arrays]:
     header, record = content.get(_HEADER), content.get(_ARRAYS)
     if not isinstance(header, ConfigRecord) or not isinstance(record, ArrayRecord):
         raise ContractError("the message is not one of crossfed's: it lacks its header or its arrays")
+    return header, {name: _array(array) for name, array in record.items()}
+
+
+def _array(array: Array) -> NDArray[Any]:
     try:
-        return header, {name: array.numpy() for name, array in record.items()}
-    except (TypeError, ValueError, EOFError) as error:
+        # NumPy would also open an archive of several arrays, which is no array.
+        if not array.data.startswith(_NPY):
+            raise ValueError("not in NumPy's format")
+        return array.numpy()
+    except (TypeError, ValueError, EOFError, OverflowError, MemoryError, RecursionError) as error:
         raise ContractError("an array of the message cannot be read") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,22 @@ from numpy.typing import NDArray
 from common.errors import ContractError
 from common.exchange import AgentReply, AgentRequest, Arrays, Json
 from common.proto import agent_pb2
+
+_NAMES: Final = [
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "float32",
+    "float64",
+]
+_DTYPES: Final = {dtype.str: dtype for dtype in (np.dtype(name).newbyteorder("<") for name in _NAMES)}
 
 
 def request_to_proto(request: AgentRequest) -> agent_pb2.ExchangeRequest:
@@ -30,7 +48,7 @@ def request_from_proto(message: agent_pb2.ExchangeRequest) -> AgentRequest:
         run_id=message.run_id,
         server_round=message.server_round,
         config=_config(message.config_json),
-        arrays={array.name: _array(array) for array in message.arrays},
+        arrays=_arrays(message.arrays),
     )
 
 
@@ -53,14 +71,14 @@ def reply_from_proto(message: agent_pb2.ExchangeReply) -> AgentReply:
         server_round=message.server_round,
         code=message.code,
         config=_config(message.config_json),
-        arrays={array.name: _array(array) for array in message.arrays},
+        arrays=_arrays(message.arrays),
     )
 
 
 def _config(text: str) -> dict[str, Json]:
     try:
         config = json.loads(text or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ContractError("the config of a message is not JSON") from error
     if not isinstance(config, dict):
         raise ContractError("the config of a message is not a JSON object")
@@ -79,14 +97,22 @@ def _arrays_to_proto(arrays: Arrays) -> list[agent_pb2.NamedArray]:
     ]
 
 
+def _arrays(messages: Iterable[agent_pb2.NamedArray]) -> dict[str, NDArray[np.generic]]:
+    arrays: dict[str, NDArray[np.generic]] = {}
+    for message in messages:
+        if message.name in arrays:
+            raise ContractError(f"array {message.name!r}: comes twice")
+        arrays[message.name] = _array(message)
+    return arrays
+
+
 def _array(message: agent_pb2.NamedArray) -> NDArray[np.generic]:
-    try:
-        dtype = np.dtype(message.dtype)
-    except TypeError as error:
-        raise ContractError(f"array {message.name!r}: unknown dtype") from error
-    shape = tuple(message.shape)
-    if dtype.kind not in "biuf" or min(shape, default=0) < 0:
+    dtype, shape = _DTYPES.get(message.dtype), tuple(message.shape)
+    if dtype is None or min(shape, default=0) < 0:
         raise ContractError(f"array {message.name!r}: dtype or shape is not allowed")
     if math.prod(shape) * dtype.itemsize != len(message.data):
         raise ContractError(f"array {message.name!r}: {len(message.data)} bytes do not make {dtype} {shape}")
-    return np.frombuffer(message.data, dtype=dtype).reshape(shape)
+    try:
+        return np.frombuffer(message.data, dtype=dtype).reshape(shape)
+    except ValueError as error:
+        raise ContractError(f"array {message.name!r}: no array has the shape {shape}") from error

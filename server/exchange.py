@@ -14,9 +14,9 @@ from typing import Final, Protocol
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from common.errors import ContractError, PlatformError
+from common.errors import ContractError, CrossfedError, PlatformError
 from common.exchange import OK, AgentReply, AgentRequest, nbytes
-from common.messages import array_record, reply_of, request_content
+from common.messages import array_record, kind_of, reply_of, request_content
 from server.state import RoundRecord
 
 _log = getLogger(__name__)
@@ -153,7 +153,7 @@ class PlatformExchange:
             self._observer.on_reply(reply.server_round, kind, reply.platform, OK, reply.nbytes)
             yield question.metadata.dst_node_id, reply
 
-    def reject(self, reply: AgentReply, error: ContractError) -> None:
+    def reject(self, reply: AgentReply, error: CrossfedError) -> None:
         """Leave out an answer that turned out not to keep the contract."""
         _log.warning("round %d: %s of %s left out: %s", reply.server_round, reply.kind, reply.platform, error)
         self.failed[reply.platform] = error.code
@@ -179,7 +179,7 @@ class PlatformExchange:
         name, server_round = self._name(question), int(question.metadata.group_id)
         _log.warning("round %d: %s is left out: %s", server_round, name, code)
         self.failed[name] = code
-        self._observer.on_reply(server_round, question.metadata.message_type, name, code, 0)
+        self._observer.on_reply(server_round, kind_of(question), name, code, 0)
 
     def _check(self, kind: str, question: Message, answer: Message) -> AgentReply:
         if answer.has_error():

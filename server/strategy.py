@@ -24,13 +24,14 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from common.catalogue import check_same_secret, pack_blobs
 from common.config.federation import FederationPlan
-from common.errors import FederationError
+from common.errors import CatalogueError, ContractError, FederationError
 from common.exchange import AgentReply, AgentRequest, Arrays, Json, Kind
 from common.messages import array_record
 from server.cards import CardRelay
 from server.checkpoint import CheckpointStore
 from server.collect import make_collector
 from server.exchange import Observer, PlatformExchange, SilentObserver
+from server.greeting import check_greeting
 from server.private_aggregation import make_aggregation
 from server.state import RoundRecord, fresh_state, with_vocabulary
 
@@ -73,7 +74,9 @@ class FederatedFactorization(Strategy):
 
     def summary(self) -> None:
         """Log what is about to run."""
-        _log.info("federation %s: at most %d rounds of %s", self.plan.federation, self.plan.server_rounds, self.plan.training)
+        _log.info(
+            "federation %s: at most %d rounds of %s", self.plan.federation, self.plan.server_rounds, self.plan.training
+        )
 
     def start(  # type: ignore[override]  # the shared parameters come from the vocabulary, not from the caller
         self, grid: Grid
@@ -142,10 +145,13 @@ class FederatedFactorization(Strategy):
         """Whether the last round was the last: all are done, or the objective has stopped falling."""
         if self.state.server_round >= self.plan.server_rounds:
             return True
-        objectives = self.state.objectives
-        if len(objectives) < 2 or self.plan.tolerance == 0:
+        if len(self.state.history) < 2 or self.plan.tolerance == 0:
             return False
-        return objectives[-2] - objectives[-1] < self.plan.tolerance * abs(objectives[-2])
+        before, last = self.state.history[-2:]
+        # Objectives over different platforms do not compare: one that was left out for a round is no progress.
+        if before.objective is None or last.objective is None or before.platforms != last.platforms:
+            return False
+        return before.objective - last.objective < self.plan.tolerance * abs(before.objective)
 
     def finish(self, grid: Grid) -> None:
         """Send the final parameters; every platform builds, judges and stores its own model."""
@@ -208,6 +214,11 @@ class FederatedFactorization(Strategy):
         wanted = self.plan.platforms or self.plan.min_platforms
         connected = self._exchange.wait_for_nodes(wanted, deadline=self._join_deadline)
         for node, reply in self._exchange.ask(self._request("join", 0, {"plan": plan}), connected):
+            try:
+                check_greeting(reply, self.plan)
+            except (ContractError, CatalogueError) as error:
+                self._exchange.reject(reply, error)
+                continue
             if reply.platform in nodes:
                 raise FederationError(f"two platforms are named {reply.platform!r}; every platform needs its own name")
             nodes[reply.platform], replies[reply.platform] = node, reply

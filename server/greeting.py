@@ -1,0 +1,29 @@
+"""A platform's first answer, checked before anything is built on it."""
+
+from __future__ import annotations
+
+from common.catalogue import Vocabulary, unpack_blobs
+from common.config.federation import FederationPlan
+from common.errors import ContractError
+from common.exchange import AgentReply
+from common.protocol import open_sizes, plan_sizes, reply_contract, spec_of
+
+FINGERPRINT = "secret_fingerprint"
+
+
+def check_greeting(reply: AgentReply, plan: FederationPlan) -> None:
+    """Refuse a ``join`` answer that the union of catalogues or the cards' relay could not use.
+
+    Raises:
+        ContractError: its arrays are not those that the contract declares, or it has no fingerprint of its secret.
+        CatalogueError: it repeats an item, or its cards do not fit its items.
+    """
+    sizes = open_sizes(reply.arrays)
+    sizes |= plan_sizes(plan, catalogue=sizes.get("vocabulary", 0))
+    spec_of(reply_contract(plan), "join").check(dict(reply.arrays), sizes)
+    if not isinstance(reply.config.get(FINGERPRINT), str):
+        raise ContractError(f"the answer lacks {FINGERPRINT}")
+    digests, offsets = reply.arrays["digests"], reply.arrays["card_offsets"]
+    Vocabulary.empty().extended({reply.platform: digests})
+    if len(unpack_blobs(reply.arrays["cards"], offsets)) != len(digests):
+        raise ContractError(f"{len(offsets) - 1} item cards for {len(digests)} items")

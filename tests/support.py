@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
+from flwr.app import Message, RecordDict
 from numpy.typing import NDArray
 
 from client.agent import PlatformAgent
+from client.app import make_courier
 from client.data.dataset import ItemTable, UserItemMatrix
 from client.data.report import CleaningReport
 from client.data.split import EvaluationSlice
@@ -26,6 +29,7 @@ from server.exchange import SilentObserver
 from server.state import RoundRecord
 from simulations.datasets import SimulatedPlatform
 from simulations.engine import FederationOutcome, make_agents, run_federation, simulation_secret
+from simulations.grid import InlineGrid
 from simulations.scenario import PartitionSource, Scenario
 
 SEED = 5
@@ -171,6 +175,12 @@ def run_platforms(
     return federate(agents_of(platforms, plan, folder), plan, folder, **options)
 
 
+def flower_message(content: RecordDict, server_round: int = 0, kind: str = "train") -> Message:
+    """A message as a grid would deliver it; Flower makes messages only in processes that have a task."""
+    InlineGrid(make_courier(lambda context: pytest.fail("no agent is here")), {})
+    return Message(content, dst_node_id=1, message_type=kind, group_id=str(server_round))
+
+
 Tamper = Callable[[AgentRequest, AgentReply], AgentReply]
 
 
@@ -196,9 +206,7 @@ class Recorder:
 class Tampered:
     """Answers of ``kind`` (in ``rounds``, by default all) are changed on their way to the aggregator."""
 
-    def __init__(
-        self, agent: AgentConnection, kind: str, tamper: Tamper, rounds: Iterable[int] | None = None
-    ) -> None:
+    def __init__(self, agent: AgentConnection, kind: str, tamper: Tamper, rounds: Iterable[int] | None = None) -> None:
         self._agent = agent
         self._kind = kind
         self._tamper = tamper

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from client.data.training import TrainingData
 from common.config.federation import FederationPlan
-from tests.support import SECRET, Recorder, agents_of, factors_by_key, federate, random_platforms, run_platforms, small_plan
+from tests.support import (
+    SECRET,
+    Recorder,
+    agents_of,
+    factors_by_key,
+    federate,
+    random_platforms,
+    small_plan,
+)
 
 Factors = dict[str, NDArray[np.float64]]
 SKEWED = {1: [60], 3: [50, 9, 2], 10: [40, 12, 9, 7, 5, 3, 2, 2, 1, 1]}
@@ -56,7 +64,9 @@ class DensePool:
             solved[row] = np.linalg.solve(system, on.sum(axis=0))
         return solved
 
-    def explicit_side(self, others: NDArray[np.float64], values: Any, listed: Any, weight: float) -> NDArray[np.float64]:
+    def explicit_side(
+        self, others: NDArray[np.float64], values: Any, listed: Any, weight: float
+    ) -> NDArray[np.float64]:
         """Rows [f, bias] from the others' [g, bias]: least squares of r − μ − bias on [g, 1]."""
         solved = np.zeros((len(values), self.model.dimension + 1))
         for row in range(len(values)):

@@ -112,6 +112,7 @@ class RecommenderClient(_Connection):
         token: the API token, where the recommender asks for one.
         root_certificates: PEM file of the CA that signed the recommender's certificate; None: no TLS.
         timeout: seconds to wait for one answer, retries included.
+        retry: whether to ask again, up to three times, while the recommender is not available.
 
     Raises:
         ConfigError: a token would go to another host unencrypted, or the CA file cannot be read.
@@ -124,9 +125,15 @@ class RecommenderClient(_Connection):
     """
 
     def __init__(
-        self, target: str, *, token: str | None = None, root_certificates: Path | None = None, timeout: float = 5.0
+        self,
+        target: str,
+        *,
+        token: str | None = None,
+        root_certificates: Path | None = None,
+        timeout: float = 5.0,
+        retry: bool = True,
     ) -> None:
-        super().__init__(_channel(target, token, root_certificates))
+        super().__init__(_channel(target, token, root_certificates, retry=retry))
         self._stub = RecommenderStub(self._channel)
         self._timeout = timeout
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
@@ -217,8 +224,8 @@ class RecommenderClient(_Connection):
             raise kind(f"the recommender answered {error.code().name}: {error.details()}") from None
 
 
-def _channel(target: str, token: str | None, root_certificates: Path | None) -> grpc.Channel:
-    options = (("grpc.service_config", _RETRY), ("grpc.enable_retries", 1))
+def _channel(target: str, token: str | None, root_certificates: Path | None, *, retry: bool) -> grpc.Channel:
+    options = (("grpc.service_config", _RETRY), ("grpc.enable_retries", 1)) if retry else (("grpc.enable_retries", 0),)
     if root_certificates is not None:
         try:
             credentials = grpc.ssl_channel_credentials(root_certificates.read_bytes())

@@ -31,6 +31,8 @@ from common.files import write_atomically
 
 __all__ = ["Event", "FeedbackEvent", "FeedbackLog", "Interactions", "fold_into", "read_interactions"]
 
+_CLOSED = -1
+
 
 @dataclass(eq=False)
 class _Batch:
@@ -137,10 +139,12 @@ class FeedbackLog:
         self._rewrite(lambda event: event.user_id != user_id)
 
     def close(self) -> None:
-        """Wait for a write under way and let go of the file."""
+        """Wait for a write under way and let go of the file; nothing can be recorded afterwards."""
         with self._writing:
-            os.close(self._file)
-            os.close(self._lock_file)
+            if self._file != _CLOSED:
+                os.close(self._file)
+                os.close(self._lock_file)
+                self._file = _CLOSED
 
     def __enter__(self) -> FeedbackLog:
         return self

@@ -1,0 +1,455 @@
+"""The recommender's service over a real channel on loopback."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import logging
+import threading
+import urllib.request
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from client.metrics_export import ServingMetrics, expose_metrics
+from client.recommend.answers import ItemFilter
+from client.recommend.recommender import Recommender
+from client.recommend.serving import ServingConfig
+from client.remote import RecommenderClient
+from client.serving_service import SERVICE, RecommenderServer, TlsFiles, serve_recommender
+from client.store import PlatformStore
+from common.errors import ConfigError, ContractError, DataError, PlatformError, StoreError
+from common.proto import recommender_pb2 as pb
+from common.proto.recommender_pb2_grpc import RecommenderStub
+from simulations.bench.serving import random_platform_model
+
+TOKEN = "a secret token"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PlatformStore:
+    store = PlatformStore(tmp_path / "store")
+    store.commit(random_platform_model(np.random.default_rng(0)))
+    return store
+
+
+@pytest.fixture
+def server(store: PlatformStore):
+    with serve_recommender(store.root, token=TOKEN) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RecommenderServer):
+    with RecommenderClient(server.target, token=TOKEN) as asking:
+        yield asking
+
+
+@pytest.fixture
+def stub(server: RecommenderServer):
+    """Calls without the client library, for what it would not send; the token goes along."""
+    with grpc.insecure_channel(server.target) as channel:
+        yield RecommenderStub(channel), (("authorization", f"Bearer {TOKEN}"),)
+
+
+def status_of(call) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return caught.value.code(), caught.value.details()
+
+
+def test_answers_what_the_recommender_answers_in_process(store, client):
+    direct = Recommender(store.load())
+    for scope in ("own", "cross", "all"):
+        got, expected = client.recommend("user-1", k=7, scope=scope), direct.recommend("user-1", k=7, scope=scope)
+        assert [(item.key, item.title, item.genres, item.platforms) for item in got] == [
+            (item.key, item.title, item.genres, item.platforms) for item in expected
+        ]
+        np.testing.assert_allclose([item.score for item in got], [item.score for item in expected], rtol=1e-6)
+    wanted = ItemFilter(any_genres=("Drama",), platforms=("there",))
+    assert client.recommend("user-1", wanted=wanted) == direct.recommend("user-1", wanted=wanted)
+    history = [(direct.own.items.keys[i], 1.0) for i in (3, 5, 8)]
+    expected = direct.recommend_for(direct.prepare(direct.history_from(history)[0]), k=5)
+    assert [item.key for item in client.recommend_for_history(history, k=5)] == [item.key for item in expected]
+    key = direct.own.items.keys[3]
+    assert [item.key for item in client.similar_items(key, k=5)] == [item.key for item in direct.similar(key, k=5)]
+    assert client.explain("user-1", key, limit=3) == direct.explain(direct.history_of("user-1"), key, limit=3)
+    assert client.explain_for_history(history, key).score == direct.explain(direct.history_from(history)[0], key).score
+    assert len(client.recommend("user-1")) == 10
+
+
+def test_feedback_is_in_the_next_recommendation(client):
+    before = client.recommend("user-1", k=5, scope="own")
+    receipt = client.record_feedback("user-1", before[0].key, event_id="event")
+    assert (receipt.sequence, receipt.duplicate, receipt.reflected) == (1, False, True)
+    after = client.recommend("user-1", k=5, scope="own")
+    assert before[0].key not in {item.key for item in after}
+    assert [item.score for item in after] != [item.score for item in before[1:]]  # the factor moved, too
+    assert client.record_feedback("user-1", before[0].key, event_id="event").duplicate
+    assert client.recommend("user-1", k=5, scope="own") == after
+
+
+def test_feedback_makes_a_user_known_and_a_foreign_item_seen(client):
+    with pytest.raises(DataError, match="does not know that user"):
+        client.recommend("someone new")
+    liked = client.recommend("user-1", k=2, scope="own")
+    foreign = client.recommend("user-1", k=1, scope="cross")[0].key
+    for key in (liked[0].key, foreign):
+        client.record_feedback("someone new", key)
+    listed = client.recommend("someone new", k=500)
+    assert not {liked[0].key, foreign} & {item.key for item in listed}
+    assert client.recommend("someone new", k=3, scope="own")[0].score > 0
+    assert client.explain("someone new", liked[1].key).contributions[0].key == liked[0].key
+
+
+def test_feedback_on_an_item_that_no_model_knows_is_kept_for_the_next(client, server):
+    assert not client.record_feedback("user-1", "imdb:brand-new").reflected
+    assert server.model.feedback.interactions().item_keys == ("imdb:brand-new",)
+
+
+def test_feedback_is_there_after_a_restart(store):
+    with serve_recommender(store.root) as server, RecommenderClient(server.target) as client:
+        key = client.recommend("user-1", k=1, scope="own")[0].key
+        client.record_feedback("user-1", key, event_id="event")
+        expected = client.recommend("user-1", k=5)
+    with serve_recommender(store.root) as server, RecommenderClient(server.target) as client:
+        assert client.recommend("user-1", k=5) == expected
+        assert client.record_feedback("user-1", key, event_id="event").duplicate
+
+
+def test_every_answer_is_whole_and_of_one_version_while_models_are_swapped(store, server):
+    versions = {1: store.load()}
+    for seed in (1, 2):
+        versions[seed + 1] = random_platform_model(np.random.default_rng(seed))
+    expected = {
+        number: [item.key for item in Recommender(model).recommend("user-3", k=5)] for number, model in versions.items()
+    }
+    stop = threading.Event()
+
+    def ask(_: int) -> list[tuple[int, list[str]]]:
+        answers = []
+        with grpc.insecure_channel(server.target) as channel:
+            stub = RecommenderStub(channel)
+            request = pb.RecommendRequest(user_id="user-3", k=5)
+            while not stop.is_set() or len(answers) < 100:
+                reply = stub.Recommend(request, metadata=(("authorization", f"Bearer {TOKEN}"),), timeout=30)
+                answers.append((reply.model.version, [item.key for item in reply.items]))
+        return answers
+
+    with ThreadPoolExecutor(3) as pool:
+        asking = [pool.submit(ask, number) for number in range(3)]
+        for number in (2, 3):
+            store.commit(versions[number])
+            assert server.model.reload()
+        stop.set()
+        answers = [answer for each in asking for answer in each.result()]
+    assert len(answers) >= 300
+    assert all(keys == expected[version] for version, keys in answers)
+    assert answers[-1][0] == 3
+
+
+def test_feedback_outlives_a_swap(store, server, client):
+    key = client.recommend("user-1", k=1, scope="own")[0].key
+    client.record_feedback("user-1", key)
+    store.commit(random_platform_model(np.random.default_rng(0)))
+    assert server.model.reload()
+    assert key not in {item.key for item in client.recommend("user-1", k=500)}
+
+
+def test_the_store_is_watched(tmp_path):
+    store = PlatformStore(tmp_path / "store")
+    with (
+        serve_recommender(store.root, config=ServingConfig(poll_seconds=0.01)) as server,
+        grpc.insecure_channel(server.target) as channel,
+        RecommenderClient(server.target) as client,
+    ):
+        assert health_of(channel, SERVICE) == "NOT_SERVING"
+        with pytest.raises(PlatformError, match="UNAVAILABLE: no model yet"):
+            client.recommend("user-1")
+        assert not client.record_feedback("user-1", "imdb:0000001").reflected  # durable all the same
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=30)
+        store.commit(random_platform_model(np.random.default_rng(0)))
+        assert any(change.status == health_pb2.HealthCheckResponse.SERVING for change in watched)
+        assert client.recommend("user-1")
+
+
+def test_a_version_that_cannot_be_read_leaves_the_old_one_serving(store, server, client):
+    number = store.commit(random_platform_model(np.random.default_rng(5)))
+    (store.root / "versions" / f"{number:06d}" / "manifest.json").write_text("{")
+    with pytest.raises(StoreError):
+        server.model.reload()
+    assert client.recommend("user-1")
+    model = random_platform_model(np.random.default_rng(6))
+    store.commit(replace(model, own_positions=model.own_positions[:-2]))
+    with pytest.raises(StoreError, match="does not hold together"):
+        server.model.reload()
+    assert client.recommend("user-1")
+
+
+def test_without_the_token_nothing_is_answered_but_health(store, server):
+    for token in (None, "wrong", TOKEN + " "):
+        with RecommenderClient(server.target, token=token) as client, pytest.raises(ConfigError, match="API token"):
+            client.recommend("user-1")
+    with grpc.insecure_channel(server.target) as channel:
+        assert health_of(channel) == "SERVING"
+        with pytest.raises(grpc.RpcError) as caught:
+            ProtoReflectionDescriptorDatabase(channel).get_services()
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        twice = (("authorization", f"Bearer {TOKEN}"), ("authorization", "Bearer other"))
+        request = pb.RecommendRequest(user_id="user-1")
+        assert (
+            status_of(lambda: RecommenderStub(channel).Recommend(request, metadata=twice))[0].name == "UNAUTHENTICATED"
+        )
+
+
+def test_reflection_lists_the_service(store):
+    with serve_recommender(store.root) as server, grpc.insecure_channel(server.target) as channel:
+        assert SERVICE in ProtoReflectionDescriptorDatabase(channel).get_services()
+
+
+def test_what_is_wrong_with_a_request_is_said_by_field_and_without_the_user(stub, caplog):
+    calls, token = stub
+    caplog.set_level(logging.DEBUG)
+    user = "anna@example.org"
+    history = [pb.HistoryItem(item_key="imdb:0000001", value=float("nan"))]
+    wrong = [
+        (calls.Recommend, pb.RecommendRequest(), "INVALID_ARGUMENT", "user_id"),
+        (calls.Recommend, pb.RecommendRequest(user_id=user), "NOT_FOUND", "does not know that user"),
+        (calls.Recommend, pb.RecommendRequest(user_id="user-1", k=-1), "INVALID_ARGUMENT", "k: must lie in 1 … 1000"),
+        (calls.Recommend, pb.RecommendRequest(user_id="user-1", k=1001), "INVALID_ARGUMENT", "k: must lie in"),
+        (calls.Recommend, pb.RecommendRequest(user_id="user-1", scope=9), "INVALID_ARGUMENT", "scope"),
+        (
+            calls.Recommend,
+            pb.RecommendRequest(user_id="user-1", filter=pb.ItemFilter(platforms=["nowhere"])),
+            "INVALID_ARGUMENT",
+            r"filter.platforms: nowhere",
+        ),
+        (
+            calls.Recommend,
+            pb.RecommendRequest(user_id="user-1", filter=pb.ItemFilter(any_genres=["x"] * 101)),
+            "INVALID_ARGUMENT",
+            "filter: at most 100",
+        ),
+        (calls.RecommendForHistory, pb.RecommendForHistoryRequest(history=history), "INVALID_ARGUMENT", "value"),
+        (
+            calls.RecommendForHistory,
+            pb.RecommendForHistoryRequest(history=[pb.HistoryItem(item_key="a:b")] * 10_001),
+            "INVALID_ARGUMENT",
+            "history: at most 10000",
+        ),
+        (calls.SimilarItems, pb.SimilarItemsRequest(item_key="imdb:none"), "NOT_FOUND", "imdb:none"),
+        (calls.Explain, pb.ExplainRequest(item_key="imdb:1"), "INVALID_ARGUMENT", "user_id, history"),
+        (calls.Explain, pb.ExplainRequest(user_id=user, item_key="imdb:1"), "NOT_FOUND", "does not know that user"),
+        (calls.Explain, pb.ExplainRequest(user_id="user-1", item_key="x:y"), "NOT_FOUND", "x:y"),
+        (
+            calls.RecordFeedback,
+            pb.RecordFeedbackRequest(user_id=user, item_key="imdb:1"),
+            "INVALID_ARGUMENT",
+            "event_id",
+        ),
+        (
+            calls.RecordFeedback,
+            pb.RecordFeedbackRequest(event_id="e", user_id=user, item_key="no namespace"),
+            "INVALID_ARGUMENT",
+            "namespace:id",
+        ),
+        (
+            calls.RecordFeedback,
+            pb.RecordFeedbackRequest(event_id="e", user_id=user, item_key="imdb:1", value=-1),
+            "INVALID_ARGUMENT",
+            "value",
+        ),
+    ]
+    for call, request, code, text in wrong:
+        got, details = status_of(lambda call=call, request=request: call(request, metadata=token))
+        assert (got.name, text in details) == (code, True), (code, details)
+        assert user not in details
+    assert user not in caplog.text
+
+
+def test_an_event_id_is_good_for_one_event(client):
+    event = str(uuid.uuid4())
+    client.record_feedback("user-1", "imdb:0000001", event_id=event)
+    with pytest.raises(ContractError, match="event_id"):
+        client.record_feedback("user-1", "imdb:0000002", event_id=event)
+
+
+def test_a_defect_is_answered_without_its_text(server, stub, monkeypatch, caplog):
+    calls, token = stub
+
+    user = "".join(["an", "na"])
+
+    def fail(*_, **__):
+        raise KeyError(user)
+
+    monkeypatch.setattr(server.model.snapshot().recommender, "recommend_for", fail)
+    request = pb.RecommendRequest(user_id="user-1")
+    code, details = status_of(lambda: calls.Recommend(request, metadata=token))
+    assert (code.name, "anna" in details, "anna" in caplog.text) == ("INTERNAL", False, False)
+    assert "Recommend failed with KeyError" in caplog.text
+
+
+def test_malformed_and_oversized_messages_are_refused(server):
+    with grpc.insecure_channel(server.target, options=(("grpc.max_send_message_length", -1),)) as channel:
+        raw = channel.unary_unary(f"/{SERVICE}/Recommend")
+        token = (("authorization", f"Bearer {TOKEN}"),)
+        assert status_of(lambda: raw(b"\xff\xff\xff not protobuf", metadata=token))[0].name == "INTERNAL"
+        assert status_of(lambda: raw(b"\0" * (2 << 20), metadata=token))[0].name == "RESOURCE_EXHAUSTED"
+        assert health_of(channel) == "SERVING"
+
+
+def test_a_request_whose_deadline_passed_in_the_queue_is_not_answered(store):
+    config = ServingConfig(workers=1)
+    with serve_recommender(store.root, config=config) as server, grpc.insecure_channel(server.target) as channel:
+        blocked, released = threading.Event(), threading.Event()
+        recommender = server.model.snapshot().recommender
+        original, asked = recommender.recommend_for, []
+
+        def slow(*args, **kwargs):
+            asked.append(1)
+            blocked.set()
+            released.wait(30)
+            return original(*args, **kwargs)
+
+        recommender.recommend_for = slow
+        stub = RecommenderStub(channel)
+        first = stub.Recommend.future(pb.RecommendRequest(user_id="user-1"), timeout=30)
+        assert blocked.wait(30)
+        late = stub.Recommend.future(pb.RecommendRequest(user_id="user-2"), timeout=0.05)
+        assert late.exception().code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        released.set()
+        assert first.result().items
+        assert stub.Recommend(pb.RecommendRequest(user_id="user-3"), timeout=30).items
+        assert len(asked) == 2
+
+
+def test_stopping_finishes_requests_under_way_and_takes_no_more(store):
+    with serve_recommender(store.root) as server, grpc.insecure_channel(server.target) as channel:
+        started, released = threading.Event(), threading.Event()
+        recommender = server.model.snapshot().recommender
+        original = recommender.recommend_for
+
+        def slow(*args, **kwargs):
+            started.set()
+            released.wait(30)
+            return original(*args, **kwargs)
+
+        recommender.recommend_for = slow
+        under_way = RecommenderStub(channel).Recommend.future(pb.RecommendRequest(user_id="user-1"), timeout=30)
+        assert started.wait(30)
+        watched = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE), timeout=30)
+        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        released.set()
+        assert under_way.result().items
+        watched.cancel()
+        stopping.join()
+        later = RecommenderStub(channel).Recommend.future(pb.RecommendRequest(user_id="user-1"), timeout=5)
+        assert later.exception().code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_metrics_count_requests_and_errors_and_show_the_version_and_no_user(store):
+    metrics = ServingMetrics()
+    port, stop = expose_metrics(metrics.registry, port=0)
+    with serve_recommender(store.root, metrics=metrics) as server, RecommenderClient(server.target) as client:
+        client.recommend("user-1")
+        with pytest.raises(DataError):
+            client.recommend("anna@example.org")
+        client.record_feedback("user-1", "imdb:0000001")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            text = answer.read().decode()
+    stop()
+    assert 'crossfed_requests_total{code="OK",method="Recommend"} 1.0' in text
+    assert 'crossfed_requests_total{code="NOT_FOUND",method="Recommend"} 1.0' in text
+    assert 'crossfed_request_seconds_count{method="Recommend"} 2.0' in text
+    assert "crossfed_model_version 1.0" in text
+    assert "crossfed_model_age_seconds 0." in text
+    assert "crossfed_feedback_events_total 1.0" in text
+    assert "user" not in text.replace("user id", "")
+    assert "anna" not in text
+
+
+def test_tls_with_the_right_ca_and_with_a_wrong_one(store, tmp_path):
+    ca, other = (make_certificate(tmp_path / name) for name in ("ours", "other"))
+    config = ServingConfig(host="127.0.0.1")
+    with serve_recommender(store.root, token=TOKEN, tls=ca, config=config) as server:
+        target = f"localhost:{server.port}"
+        with RecommenderClient(target, token=TOKEN, root_certificates=ca.certificate) as client:
+            assert client.recommend("user-1")
+        with (
+            RecommenderClient(target, token=TOKEN, root_certificates=other.certificate, timeout=5) as client,
+            pytest.raises(PlatformError, match=r"UNAVAILABLE|DEADLINE"),
+        ):
+            client.recommend("user-1")
+        with (
+            RecommenderClient(server.target, token=TOKEN, timeout=2) as client,
+            pytest.raises(PlatformError, match=r"UNAVAILABLE|DEADLINE"),
+        ):
+            client.recommend("user-1")
+        # Renewed files serve the next connection without a restart.
+        ca.key.write_bytes(other.key.read_bytes())
+        ca.certificate.write_bytes(other.certificate.read_bytes())
+        with RecommenderClient(target, token=TOKEN, root_certificates=other.certificate) as client:
+            assert client.recommend("user-1")
+
+
+def test_refuses_to_be_reachable_without_tls_and_token(store, tmp_path):
+    tls = make_certificate(tmp_path / "tls")
+    for given in ({}, {"token": TOKEN}, {"tls": tls}):
+        with pytest.raises(ConfigError, match="can be reached from other hosts"):
+            serve_recommender(store.root, config=ServingConfig(host="0.0.0.0"), **given)
+    with pytest.raises(ConfigError, match="unencrypted"):
+        RecommenderClient("recommender.example.org:443", token=TOKEN)
+
+
+def test_a_taken_port_and_missing_certificates_are_named(store, tmp_path):
+    with serve_recommender(store.root) as server, pytest.raises(ConfigError, match="cannot be opened"):
+        serve_recommender(store.root, port=server.port, feedback=tmp_path / "other.log")
+    with pytest.raises(ConfigError, match=r"no\.pem"):
+        serve_recommender(store.root, tls=TlsFiles(tmp_path / "no.pem", tmp_path / "no.pem"))
+    serve_recommender(store.root).stop()  # the log was let go of
+
+
+def health_of(channel: grpc.Channel, service: str = "") -> str:
+    reply = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
+
+
+def make_certificate(folder: Path) -> TlsFiles:
+    """A self-signed certificate of localhost."""
+    folder.mkdir()
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = TlsFiles(folder / "certificate.pem", folder / "key.pem")
+    files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    files.key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return files

@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
 from common.config.model import FactorizationConfig
 from common.errors import NewerStoreError, StoreError
-from common.files import archive, sync_folder, write_atomically
+from common.files import archive, read_archive, sync_folder, write_atomically
 
 FORMAT: Final = 1
 _MODELS: Final = ("shared", "local", "anchored")
@@ -106,9 +104,10 @@ class PlatformStore:
                 raise NewerStoreError(
                     f"{folder}: has format {manifest['format']}, this crossfed reads up to {FORMAT}; upgrade crossfed"
                 )
-            with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
-                return _model_of(manifest, {name: arrays[name] for name in arrays.files})
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            return _model_of(manifest, read_archive(folder / "arrays.npz"))
+        except NewerStoreError:
+            raise
+        except (StoreError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{folder}: cannot be read; restore it, or set CURRENT to an older version") from error
 
 

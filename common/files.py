@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import StoreError
+
+# What a spoilt archive makes NumPy and zipfile raise: any byte may be wrong, flags and compression methods included.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+)
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -45,6 +65,19 @@ def archive(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
+
+
+def read_archive(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of :func:`archive`, each checked against its checksum.
+
+    Raises:
+        StoreError: the file is not there, or damaged.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except _DAMAGED as error:
+        raise StoreError(f"{path}: is missing or damaged") from error
 
 
 def sync_folder(folder: Path) -> None:

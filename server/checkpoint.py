@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.errors import FederationError, NewerStoreError, StoreError
-from common.files import archive, write_atomically
+from common.files import archive, read_archive, write_atomically
 from server.state import FederationState, RoundRecord
 
 _FORMAT = 1
@@ -77,31 +76,37 @@ class CheckpointStore:
 
     def _load(self, path: Path, plan: FederationPlan) -> FederationState:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                header = json.loads(arrays["header"].tobytes())
-                if header["format"] > _FORMAT:
-                    raise NewerStoreError(f"{path}: written by a newer crossfed; upgrade this one to resume the run")
-                owners = {name: arrays[f"owners_{index}"] for index, name in enumerate(header["platforms"])}
-                vocabulary = Vocabulary(arrays["digests"], owners)
-                parameters, counts = arrays["item_parameters"], arrays["item_counts"]
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            arrays = read_archive(path)
+            header = json.loads(arrays["header"].tobytes())
+            if header["format"] > _FORMAT:
+                raise NewerStoreError(f"{path}: written by a newer crossfed; upgrade this one to resume the run")
+            started_with, state = _plan_and_state(header, arrays)
+        except NewerStoreError:
+            raise
+        except (StoreError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{path}: cannot be read; move it away to resume from the round before") from error
-        differences = plan.differences(FederationPlan.model_validate(header["plan"]))
+        differences = plan.differences(started_with)
         if differences:
             raise FederationError(
                 f"{path}: this run was started with another plan (differs in {', '.join(differences)}); "
                 f"restore the plan, or use a new folder"
             )
-        return FederationState(
-            run_id=header["run_id"],
-            server_round=header["server_round"],
-            vocabulary=vocabulary,
-            item_parameters=parameters,
-            item_counts=counts,
-            user_counts=header["user_counts"],
-            value_mean=header["value_mean"],
-            history=tuple(_record(entry) for entry in header["history"]),
-        )
+        return state
+
+
+def _plan_and_state(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> tuple[FederationPlan, FederationState]:
+    owners = {name: arrays[f"owners_{index}"] for index, name in enumerate(header["platforms"])}
+    state = FederationState(
+        run_id=header["run_id"],
+        server_round=header["server_round"],
+        vocabulary=Vocabulary(arrays["digests"], owners),
+        item_parameters=arrays["item_parameters"],
+        item_counts=arrays["item_counts"],
+        user_counts=header["user_counts"],
+        value_mean=header["value_mean"],
+        history=tuple(_record(entry) for entry in header["history"]),
+    )
+    return FederationPlan.model_validate(header["plan"]), state
 
 
 def _record(entry: dict[str, object]) -> RoundRecord:

@@ -16,6 +16,7 @@ from client.data.split import EvaluationSlice
 from client.data.training import TrainingData
 from client.evaluation import Candidate, PerUserMetrics, choose_verdict, evaluate
 from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
+from client.recommend.demand import expected_demand
 from client.recommend.scorer import BlendScorer, Scorer, SolvedFactorScorer
 from client.recommend.topk import block_rows
 from client.training.als import rating_sum_and_count
@@ -75,7 +76,7 @@ class Personalizer:
             vocabulary=view.vocabulary,
             owners=view.owners,
             shared=view.shared,
-            elsewhere=view.elsewhere,
+            elsewhere=self._demand(view),
             own=describe(self._data),
             own_positions=view.own_positions,
             local=local,
@@ -86,6 +87,18 @@ class Personalizer:
             histories=self._data.known,
         )
         return replace(model, verdict=self._judge(model))
+
+    def _demand(self, view: FederationView) -> NDArray[np.float64]:
+        """float64 ``[m]``: how much own users would want each item of the vocabulary, judged by the others' users."""
+        if view.private:
+            # The sum holds this platform's clipped and noised counts: its own part cannot be taken out exactly.
+            return view.elsewhere
+        columns = self._data.shared_columns
+        own = self._data.train.item_counts()[columns]
+        common = view.own_positions[columns]
+        others = view.elsewhere.copy()
+        others[common] -= own
+        return expected_demand(own, others, common, view.vocabulary.titles, view.vocabulary.genres)
 
     def local(self) -> FactorModel:
         """The local model, tuned and trained once: it does not depend on the federation."""

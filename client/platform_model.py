@@ -73,8 +73,8 @@ class PlatformModel:
         vocabulary: the m items of the federation.
         owners: bool ``[m, P]``: who shares which item.
         shared: the federation's factors, over the vocabulary.
-        elsewhere: float64 ``[m]``: users who have each item (noisy under privacy); of an item that this platform does
-            not have these are users of others.
+        elsewhere: float64 ``[m]``: popularity of each item that this platform does not have: users of others who have it
+            (noisy, under privacy), corrected for what is popular here (:mod:`client.recommend.demand`) without privacy.
         own: the platform's m_own items.
         own_positions: int32 ``[m_own]``: each one's place in the vocabulary, −1 where nobody shares it.
         local: the platform's own factors.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.data.items import select_items
 from client.data.split import EvaluationSlice, halve_per_user
 from client.data.training import TrainingData
 from client.evaluation import PerUserMetrics, evaluate, evaluate_ratings, gap_closed
@@ -25,7 +24,7 @@ from client.platform_model import (
 from client.recommend.scorer import CrossScorer, PopularityScorer, Scorer
 from common.catalogue import FederationSecret, Vocabulary
 from common.config.federation import FederationPlan
-from common.metrics import coverage, novelty, paired_bootstrap, summarise
+from common.metrics import METRICS, coverage, novelty, paired_bootstrap, summarise
 from server.state import FederationState
 from simulations.datasets import HiddenItems, SimulatedPlatform
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
@@ -50,11 +49,15 @@ class Ruler:
         return np.random.default_rng([self.scenario.seed, 20])
 
     def per_user(
-        self, scorer: Scorer, held_out: EvaluationSlice, candidates: NDArray[np.bool_] | None = None
+        self,
+        scorer: Scorer,
+        held_out: EvaluationSlice,
+        candidates: NDArray[np.bool_] | None = None,
+        metrics: Sequence[str] = METRICS,
     ) -> PerUserMetrics:
-        """Every metric of every user who has something to find."""
+        """Every metric, unless some are named, of every user who has something to find."""
         protocol = self.scenario.protocol if candidates is None else "full"
-        return evaluate(scorer, held_out, candidates=candidates, protocol=protocol, rng=self._rng())
+        return evaluate(scorer, held_out, metrics=metrics, candidates=candidates, protocol=protocol, rng=self._rng())
 
     def block(self, measured: PerUserMetrics) -> Block:
         """Means and 95 % intervals: the ``M`` of result.json."""
@@ -107,8 +110,11 @@ class CrossGround:
     Attributes:
         platform: whose users.
         own_positions: int32 ``[m_own]``.
-        foreign: bool ``[m]``: the candidates.
+        foreign: bool ``[m]``: the items that the platform does not have.
+        candidates: bool ``[m]``: the hidden items, which are ranked. Of other foreign items the truth is not known: users
+            who would have wanted one had no way to say so.
         elsewhere: float64 ``[m]``: popularity on the other platforms.
+        demand: float64 ``[m]``: the popularity that goes into the blend; ``elsewhere`` unless given.
         histories: n × m; what the platform knows of its users.
         truth: n × m; what they did with items that the platform does not have.
     """
@@ -116,25 +122,35 @@ class CrossGround:
     platform: SimulatedPlatform
     own_positions: NDArray[np.int32]
     foreign: NDArray[np.bool_]
+    candidates: NDArray[np.bool_]
     elsewhere: NDArray[np.float64]
+    demand: NDArray[np.float64]
     histories: UserItemMatrix
     truth: UserItemMatrix
 
     @classmethod
     def of(
-        cls, platform: SimulatedPlatform, hidden: HiddenItems, state: FederationState, secret: FederationSecret
+        cls,
+        platform: SimulatedPlatform,
+        hidden: HiddenItems,
+        state: FederationState,
+        secret: FederationSecret,
+        demand: NDArray[np.float64] | None = None,
     ) -> CrossGround:
         """Lay out ``hidden`` over the vocabulary of a trained federation."""
         vocabulary, training = state.vocabulary, platform.training
         own = positions_of(training, vocabulary, secret)
-        truth = on_vocabulary(hidden.interactions, lookup(hidden.keys, vocabulary, secret), len(vocabulary))
+        positions = lookup(hidden.keys, vocabulary, secret)
+        candidates = ~foreign_items(positions, len(vocabulary))
         return cls(
             platform=platform,
             own_positions=own,
             foreign=foreign_items(own, len(vocabulary)),
+            candidates=candidates,
             elsewhere=state.item_counts,
+            demand=state.item_counts if demand is None else demand,
             histories=on_vocabulary(training.known, own, len(vocabulary)),
-            truth=truth,
+            truth=on_vocabulary(hidden.interactions, positions, len(vocabulary)),
         )
 
     def slice_of(self, truth: UserItemMatrix) -> EvaluationSlice:
@@ -145,40 +161,7 @@ class CrossGround:
         return SharedOnVocabulary(model, self.own_positions)
 
     def blended(self, model: FactorModel, beta: float) -> Scorer:
-        return CrossScorer(self.shared(model), self.elsewhere, beta, candidates=self.foreign)
-
-
-def tune_betas(platforms: list[SimulatedPlatform], scenario: Scenario, secret: FederationSecret) -> dict[str, float]:
-    """β of each platform that has hidden items, from a federation that hides further shared items and is thrown away.
-
-    Only training and validation interactions are used; the scored hidden interactions are not looked at.
-    """
-    key_sets = {platform.name: set(PlatformMatrix.of(platform.training).keys) for platform in platforms}
-    pool: dict[str, PlatformMatrix] = {}
-    tuning: dict[str, tuple[SimulatedPlatform, HiddenItems]] = {}
-    for index, platform in enumerate(platforms):
-        others = set().union(*(keys for name, keys in key_sets.items() if name != platform.name))
-        reduced, hidden = _hide_further(platform, others, scenario, index)
-        pool[platform.name] = PlatformMatrix.of(reduced.training)
-        if platform.hidden is not None and hidden.interactions.nnz:
-            tuning[platform.name] = (reduced, hidden)
-    if not tuning:
-        return {}
-    plan = without_privacy(scenario.plan)
-    state = train_pooled(pool, plan, secret)
-    model, ruler = shared_model(state, plan), Ruler(scenario)
-    chosen = {}
-    for name, (reduced, hidden) in tuning.items():
-        ground = CrossGround.of(reduced, hidden, state, secret)
-        held_out = ground.slice_of(ground.truth)
-        scores = [
-            float(
-                np.mean(ruler.per_user(ground.blended(model, beta), held_out, ground.foreign).values[FIGURE_OF_MERIT])
-            )
-            for beta in scenario.cross.betas
-        ]
-        chosen[name] = scenario.cross.betas[int(np.argmax(scores))]
-    return chosen
+        return CrossScorer(self.shared(model), self.demand, beta, candidates=self.foreign)
 
 
 def measure_cross(
@@ -189,7 +172,7 @@ def measure_cross(
     ceiling: FactorModel | None,
     scored_half: UserItemMatrix | None,
 ) -> Block:
-    """Hidden items: popularity elsewhere, shared, final; and against the ceiling on one half of the truth."""
+    """Hidden items alone: popularity elsewhere, shared, final; and against the ceiling on one half of the truth."""
     scorers = {
         "popularity": PopularityScorer(ground.elsewhere),
         "shared": ground.shared(model),
@@ -197,13 +180,13 @@ def measure_cross(
     }
     held_out = ground.slice_of(ground.truth)
     blocks: Block = {
-        name: ruler.block(ruler.per_user(scorer, held_out, ground.foreign)) for name, scorer in scorers.items()
+        name: ruler.block(ruler.per_user(scorer, held_out, ground.candidates)) for name, scorer in scorers.items()
     }
     blocks |= {"beta": beta, "ceiling": None, "gap_closed": None}
     if ceiling is not None and scored_half is not None:
         half = ground.slice_of(scored_half)
         on_half = {
-            name: ruler.block(ruler.per_user(scorer, half, ground.foreign))
+            name: ruler.block(ruler.per_user(scorer, half, ground.candidates))
             for name, scorer in (scorers | {"ceiling": ground.shared(ceiling)}).items()
         }
         blocks["ceiling"] = on_half["ceiling"]
@@ -266,26 +249,3 @@ def beside(left: UserItemMatrix, right: UserItemMatrix) -> UserItemMatrix:
         n_users=left.n_users,
         n_items=left.n_items + right.n_items,
     )
-
-
-def _hide_further(
-    platform: SimulatedPlatform, others: set[str], scenario: Scenario, index: int
-) -> tuple[SimulatedPlatform, HiddenItems]:
-    """The platform without a share of the items that others have too, and what its users did with those."""
-    training = platform.training
-    common = np.array([column for column, key in enumerate(training.items.keys) if key in others], dtype=np.int64)
-    rng = np.random.default_rng([scenario.seed, 22, index])
-    chosen = np.sort(rng.permutation(common)[: round(scenario.cross.tuning_share * len(common))])
-    kept = np.setdiff1d(np.arange(len(training.items)), chosen)
-    validation = training.validation
-    reduced = TrainingData(
-        user_ids=training.user_ids,
-        items=select_items(training.items, kept),
-        train=training.train.select_items(kept),
-        validation=EvaluationSlice(
-            validation.users, validation.history.select_items(kept), validation.truth.select_items(kept)
-        ),
-        shared=training.shared[kept],
-    )
-    keys = tuple(training.items.keys[column] for column in chosen)
-    return replace(platform, training=reduced), HiddenItems(keys, training.known.select_items(chosen))

@@ -24,11 +24,11 @@ from simulations.measure import (
     measure_own,
     measure_pooled,
     train_ceiling,
-    tune_betas,
 )
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.price import price_point
 from simulations.scenario import Scenario
+from simulations.tuning import tune_betas
 
 
 class RunObserver(Observer, Protocol):
@@ -82,7 +82,11 @@ def simulate(
     scenario = scenario.with_platforms(len(platforms))
     secret = simulation_secret(scenario.seed)
     betas: dict[str, float] = {}
-    if scenario.cross.tune_beta and not scenario.plan.private and any(platform.hidden is not None for platform in platforms):
+    if (
+        scenario.cross.tune_beta
+        and not scenario.plan.private
+        and any(platform.hidden is not None for platform in platforms)
+    ):
         observer.on_stage("choosing β on items hidden for the purpose")
         betas = tune_betas(platforms, scenario, secret)
     observer.on_stage("federation")
@@ -146,7 +150,7 @@ def _measure(
         }
         pooled[platform.name] = measure_pooled(ruler, platform, pooled_state, plan, secret)
         if platform.hidden is not None:
-            ground = CrossGround.of(platform, platform.hidden, outcome.state, secret)
+            ground = CrossGround.of(platform, platform.hidden, outcome.state, secret, model.elsewhere)
             ceiling, half = (
                 train_ceiling(platforms, ground, outcome.state, scenario, secret)
                 if scenario.cross.ceiling

@@ -16,8 +16,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from client.metrics_export import ServingMetrics
-from client.recommend.blas import limit_blas_threads
 from client.recommend.feedback import FeedbackLog
+from client.recommend.process import limit_blas_threads, prefer_short_waits
 from client.recommend.serving import ServingConfig, ServingModel, Snapshot
 from client.recommender_service import RecommenderServicer
 from client.store import PlatformStore
@@ -110,6 +110,7 @@ def serve_recommender(
     if not _is_loopback(settings.host) and (tls is None or not token):
         raise ConfigError(f"serving.host: {settings.host} can be reached from other hosts; set TLS files and a token")
     limit_blas_threads()
+    prefer_short_waits()
     statuses = health.HealthServicer()
     log = FeedbackLog(store_root / "feedback.log" if feedback is None else feedback)
     model = ServingModel(PlatformStore(store_root), log, settings, on_change=_reporter(statuses, counts))

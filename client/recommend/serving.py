@@ -17,6 +17,7 @@ from typing import Annotated
 from pydantic import Field
 
 from client.recommend.feedback import Event, FeedbackLog
+from client.recommend.process import collector_paused
 from client.recommend.recommender import EXACT_UP_TO, PreparedHistory, Recommender
 from client.store import PlatformStore
 from common.config.base import FrozenModel
@@ -147,7 +148,8 @@ class ServingModel:
             version = self._store.current()
             if self._snapshot is not None and self._snapshot.version == version:
                 return False
-            recommender = self._loaded(version)
+            with collector_paused():
+                recommender = self._loaded(version)
             self._snapshot = Snapshot(version, time.time(), recommender, self._config.cached_users)
         self._on_change(self._snapshot)
         return True

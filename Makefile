@@ -44,7 +44,7 @@ check: setup
 	$(BIN)/pytest -q --doctest-modules --import-mode=importlib client common server simulations
 
 faults: setup
-	$(BIN)/pytest tests/faults
+	CROSSFED_KILLS=200 CROSSFED_FUZZ=100000 $(BIN)/pytest tests/faults
 
 bench: setup
 	$(BIN)/crossfed-simulate bench

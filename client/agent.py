@@ -172,12 +172,13 @@ class PlatformAgent:
             own_positions=membership.own_positions,
             shared=FactorModel(
                 item_parameters=request.arrays["item_parameters"],
-                config=self.plan.training,
+                config=self.plan.serving,
                 value_mean=value_mean_of(request),
             ),
             elsewhere=request.arrays["item_counts"],
         )
         self.store.commit(self._personalizer.build(view))
+        self._outbox.close(request.run_id)
         return self._outbox.reply("finish", {}, {}, self._sizes())
 
     def _joined(self) -> Membership:

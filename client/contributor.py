@@ -22,7 +22,6 @@ from common.errors import ContractError, PrivacyError
 from common.exchange import AgentRequest, value_mean_of
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.mechanism import PlainMechanism, UserLevelMechanism
-from common.privacy.plan import ReleasePlan
 from common.privacy.postprocess import item_weights
 
 Make = Callable[[AgentRequest, Membership], PrivatizedContribution]
@@ -107,13 +106,13 @@ class PrivateContributor:
     Args:
         plan: public parameters, from the platform's own configuration.
         data: the platform's.
-        release_plan: the run's releases and their noise.
+        mechanism: holds the run's releases and their noise.
 
     Raises:
         PrivacyError: the platform is too small or larger than the public bound, or δ is too large for it.
     """
 
-    def __init__(self, plan: FederationPlan, data: TrainingData, release_plan: ReleasePlan) -> None:
+    def __init__(self, plan: FederationPlan, data: TrainingData, mechanism: UserLevelMechanism) -> None:
         users = data.train.n_users
         if users < plan.privacy.minimum_users:
             raise PrivacyError(
@@ -126,12 +125,12 @@ class PrivateContributor:
                 f"this platform has more users than privacy.user_bound = {plan.privacy.user_bound}; agree on a higher "
                 "bound, on which δ and the ring of the secure sum rest"
             )
-        if release_plan.delta > 1 / users:
+        if mechanism.plan.delta > 1 / users:
             raise PrivacyError("privacy.delta: is above 1/n for this platform; agree on a smaller one")
         self._plan = plan
         self._matrix = data.train.select_items(data.shared_columns)
-        self._release_plan = release_plan
-        self._mechanism = UserLevelMechanism(release_plan)
+        self._release_plan = mechanism.plan
+        self._mechanism = mechanism
 
     def run_releases(self) -> tuple[Release, ...]:
         return self._release_plan.releases()
@@ -181,4 +180,6 @@ class PrivateContributor:
 
 def make_contributor(plan: FederationPlan, data: TrainingData) -> Contributor:
     """The contributor for the plan's mode of privacy."""
-    return PrivateContributor(plan, data, plan.release_plan()) if plan.private else PlainContributor(plan, data)
+    if plan.private:
+        return PrivateContributor(plan, data, UserLevelMechanism(plan.release_plan()))
+    return PlainContributor(plan, data)

@@ -14,6 +14,7 @@ from client.journal import EgressJournal
 from client.ledger import BudgetLedger
 from client.masking import MaskedContribution
 from client.privacy_card import PlatformSpend
+from client.witness import FileWitness
 from common.config.federation import FederationPlan
 from common.errors import CrossfedError
 from common.exchange import AgentRequest, Arrays, Json
@@ -33,6 +34,11 @@ def egress_contract(plan: FederationPlan) -> EgressContract:
     )
 
 
+def witnesses(folder: Path) -> tuple[FileWitness, FileWitness]:
+    """The heads of ledger and journal that ``folder`` keeps."""
+    return FileWitness(folder / "ledger.head"), FileWitness(folder / "egress.head")
+
+
 class Outbox:
     """A platform's ledger and egress guard, used in the one order that is safe.
 
@@ -40,11 +46,15 @@ class Outbox:
         folder: the platform's private folder; holds ledger and journal.
         policy: the platform's lifetime budget.
         plan: says what may leave.
+        witness_folder: another place that keeps the heads of both, so that putting back old copies of the private folder
+            shows; the model store's.
     """
 
-    def __init__(self, folder: Path, policy: BudgetPolicy, plan: FederationPlan) -> None:
-        self.ledger = BudgetLedger.open(folder, policy)
-        self.journal = EgressJournal(folder, self.ledger)
+    def __init__(self, folder: Path, policy: BudgetPolicy, plan: FederationPlan, witness_folder: Path) -> None:
+        witness_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ledger_witness, journal_witness = witnesses(witness_folder)
+        self.ledger = BudgetLedger.open(folder, policy, witnesses=[ledger_witness])
+        self.journal = EgressJournal(folder, self.ledger, witnesses=[journal_witness])
         self._guard = EgressGuard(egress_contract(plan), self.journal, self.ledger)
 
     def reserve(self, run_id: str, releases: Sequence[Release], plan: FederationPlan) -> None:
@@ -58,6 +68,10 @@ class Outbox:
             self.ledger.reserve(run_id, releases, epsilon=plan.privacy.epsilon, delta=delta)
         else:
             self.ledger.reserve(run_id, releases, epsilon=None, delta=_UNCLAIMED_DELTA)
+
+    def close(self, run_id: str) -> None:
+        """End a run: what it had reserved and not used is free again, and nothing more may leave under it."""
+        self.ledger.close(run_id)
 
     def contribute(
         self,

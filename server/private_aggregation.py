@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config.federation import FederationPlan
-from common.config.privacy import tuned_setting
 from common.privacy.postprocess import (
+    ReleasedSums,
     clamp_counts,
-    expected_weight_sums,
     from_grid,
+    item_factors,
     item_weights,
+    normalised_factors,
     project_psd,
-    shrink_singular_values,
-    solve_items,
     unpack_gram,
 )
 from server.aggregation import Aggregation, ExactAggregation, Solved, ownership
@@ -29,7 +28,7 @@ ALL_USERS = "all platforms"
 
 
 class SharedGramAggregation:
-    """v_i = ((w̄_i/n)·G + α₀ Σ_{p∋i} G_p + λI)⁻¹ b_i from released sums (mechanism.md, "shared Gram").
+    """Item factors from released counts, item vectors and Gram matrices ("shared Gram"; see ``common.privacy.postprocess``).
 
     Args:
         plan: noise and factorisation.
@@ -38,7 +37,6 @@ class SharedGramAggregation:
     def __init__(self, plan: FederationPlan) -> None:
         self._plan = plan
         self._releases = plan.release_plan()
-        self._tuned = tuned_setting(plan.privacy.epsilon)
 
     def count(self, state: FederationState, contributions: Iterable[Contribution]) -> FederationState:
         step = self._releases.counts.grid_step
@@ -52,7 +50,21 @@ class SharedGramAggregation:
             total[-1] += counts[-1]
             users[part.platforms[0] if len(part.platforms) == 1 else ALL_USERS] = max(float(counts[-1]), 1.0)
         item_counts, _ = clamp_counts(total)
-        return replace(state, item_counts=item_counts, user_counts=users)
+        return replace(
+            state,
+            item_counts=item_counts,
+            user_counts=users,
+            item_parameters=self._first_factors(state, item_counts),
+        )
+
+    def _first_factors(self, state: FederationState, item_counts: NDArray[np.float64]) -> NDArray[np.float32]:
+        """The random factors of the kept items, on the scale in which the users' ridge is meant."""
+        mechanism = self._releases.parameters
+        weights = item_weights(
+            item_counts, kept_items=mechanism.kept_items, popularity_exponent=mechanism.popularity_exponent
+        )
+        kept = state.item_parameters * (weights > 0)[:, None]
+        return normalised_factors(kept.astype(np.float64)).astype(np.float32)
 
     def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Solved:
         noise = self._releases.rounds[state.server_round]
@@ -85,32 +97,17 @@ class SharedGramAggregation:
         grams: dict[str, NDArray[np.float64]],
         sigma: float,
     ) -> NDArray[np.float64]:
-        parameters, config = self._releases.parameters, self._plan.training
-        weights = item_weights(
-            state.item_counts,
-            kept_items=parameters.kept_items,
-            popularity_exponent=parameters.popularity_exponent,
-        )
-        kept = np.flatnonzero(weights)
-        users = sum(state.user_counts.values())
-        sums = expected_weight_sums(state.item_counts, weights, users=users, weight_total=parameters.weight_total)
-        kept_vectors = vectors[kept]
-        if self._tuned.shrink_singular_values:
-            kept_vectors = shrink_singular_values(kept_vectors, sigma)
-        members = ownership([state.vocabulary.owners[name] for name in grams], len(vectors))
         stacked = np.stack(list(grams.values()))
-        factors = np.zeros_like(vectors)
-        # Items that are not kept hold noise alone; their factor is zero, which scores nothing.
-        factors[kept] = solve_items(
-            kept_vectors,
-            stacked.sum(axis=0),
-            sums[kept],
-            np.tensordot(members[kept].astype(np.float64), stacked, axes=1),
-            users=users,
-            unobserved_weight=config.unobserved_weight,
-            regularization=config.item_regularization or config.regularization,
+        members = ownership([state.vocabulary.owners[name] for name in grams], len(vectors))
+        released = ReleasedSums(
+            counts=state.item_counts,
+            users=sum(state.user_counts.values()),
+            item_vectors=vectors,
+            item_sigma=sigma,
+            user_gram=stacked.sum(axis=0),
+            catalogue_gram=np.tensordot(members.astype(np.float64), stacked, axes=1),
         )
-        return factors
+        return item_factors(released, self._plan.setting)
 
 
 def make_aggregation(plan: FederationPlan) -> Aggregation:

@@ -99,7 +99,8 @@ class FederatedFactorization(Strategy):
         self._exchange = PlatformExchange(grid, self._observer, deadline=self._deadline)
         self.state = self._checkpoints.latest(self.plan) or self.state
         self.enrol()
-        self.count()
+        if self.state.server_round == 0:
+            self.count()
         while not self.settled():
             self.train_round(grid)
             self._checkpoints.save(self.state, self.plan)
@@ -126,7 +127,7 @@ class FederatedFactorization(Strategy):
         self._collector.enrol(self._exchange, self.state, identities)
 
     def count(self) -> None:
-        """Sum the platforms' item counts: once a run, and again on resuming, where the answers are the same."""
+        """Sum the platforms' item counts, once a run."""
         kind = self._collector.counts_kind
         answers = self._exchange.ask(self._request(kind, 0))
         parts = self._collector.contributions(self._exchange, self.state, kind, 0, answers)

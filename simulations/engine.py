@@ -18,6 +18,7 @@ from client.secure_member import SecureMember
 from client.store import PlatformStore
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
+from common.exchange import AgentConnection
 from common.privacy.secure_sum import PlatformIdentity
 from server.checkpoint import CheckpointStore
 from server.exchange import Observer
@@ -80,7 +81,7 @@ def make_agents(
                 scenario.plan,
                 secret,
                 platform.training,
-                outbox=Outbox(home, budget_policy(scenario.plan), scenario.plan),
+                outbox=Outbox(home, budget_policy(scenario.plan), scenario.plan, home / "store"),
                 store=PlatformStore(home / "store"),
                 secure_member=SecureMember(
                     platform.name, identities[platform.name], fingerprints, scenario.plan, home
@@ -108,7 +109,7 @@ def budget_policy(plan: FederationPlan) -> BudgetPolicy:
     return BudgetPolicy(epsilon=privacy.budget or privacy.epsilon, delta=plan.release_plan().delta)
 
 
-def inline_grid(agents: Sequence[PlatformAgent]) -> InlineGrid:
+def inline_grid(agents: Sequence[AgentConnection]) -> InlineGrid:
     """A grid whose nodes 1 … P are the agents, each behind the courier that is deployed."""
     by_node = dict(enumerate(agents, start=1))
     courier = make_courier(lambda context: nullcontext(by_node[context.node_id]))

@@ -53,13 +53,9 @@ def price_point(
     secret: FederationSecret,
     epsilon: float,
 ) -> PricePoint:
-    """Run the whole private federation once and measure its shared model.
-
-    The platforms' ledgers live in a temporary folder: a simulation of a price spends nobody's budget.
-    """
+    """Run the whole private federation once and measure its shared model."""
     plan = private_plan(scenario.plan, epsilon)
-    with tempfile.TemporaryDirectory(prefix="crossfed-price-") as folder:
-        state = _shared_state(scenario.model_copy(update={"plan": plan}), platforms, Path(folder))
+    state = train_shared(scenario.model_copy(update={"plan": plan}), platforms)
     return measure_point(scenario, platforms, secret, state, plan)
 
 
@@ -94,10 +90,13 @@ def _cross(ruler: Ruler, ground: CrossGround, model: FactorModel, beta: float) -
     return {name: ruler.block(ruler.per_user(one, held_out, ground.foreign)) for name, one in scorers.items()}
 
 
-def _shared_state(scenario: Scenario, platforms: Sequence[SimulatedPlatform], folder: Path) -> FederationState:
-    """The shared side after the last round; the platforms do not build their own models."""
-    agents = make_agents(platforms, scenario, folder / "platforms", {})
-    strategy = FederatedFactorization(scenario.plan, CheckpointStore(folder / "aggregator"), run_id="price")
-    strategy.train(inline_grid(agents))
-    return strategy.state
+def train_shared(scenario: Scenario, platforms: Sequence[SimulatedPlatform]) -> FederationState:
+    """The shared side after the last round of the scenario's federation; platforms do not build their own models.
 
+    Ledgers and checkpoints live in a temporary folder: this spends nobody's budget.
+    """
+    with tempfile.TemporaryDirectory(prefix="crossfed-") as folder:
+        agents = make_agents(platforms, scenario, Path(folder) / "platforms", {})
+        strategy = FederatedFactorization(scenario.plan, CheckpointStore(Path(folder) / "aggregator"), run_id="shared")
+        strategy.train(inline_grid(agents))
+    return strategy.state

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from common.config.base import FrozenModel
 from common.config.model import FactorizationConfig
-from common.config.privacy import PrivacyConfig, tuned_setting
+from common.config.privacy import PrivacyConfig, TunedSetting, tuned_setting
 from common.errors import PrivacyError
 from common.privacy.plan import ReleasePlan, calibrate
 
@@ -40,16 +40,39 @@ class FederationPlan(FrozenModel):
         return self.privacy.mode == "user"
 
     @property
-    def training(self) -> FactorizationConfig:
-        """The factorisation that is trained: ``model``, or under privacy what was found best for this ε."""
-        if not (self.private and self.privacy.tuned_training):
-            return self.model
+    def setting(self) -> TunedSetting:
+        """Under privacy, what is trained and how: the defaults for this ε, or ``model`` and ``rounds`` where these count."""
         tuned = tuned_setting(self.privacy.epsilon)
+        update: dict[str, object] = {"mechanism": self.privacy.resolved()}
+        if not self.privacy.tuned_training:
+            own = self.model
+            update |= {
+                "dimension": own.dimension,
+                "rounds": self.rounds,
+                "regularization": own.regularization,
+                "fold_in_regularization": own.regularization,
+                "item_regularization": own.item_regularization or own.regularization,
+                "unobserved_weight": own.unobserved_weight,
+            }
+        return tuned.model_copy(update=update)
+
+    @property
+    def training(self) -> FactorizationConfig:
+        """The factorisation that is trained: ``model``, or under privacy that of ``setting``."""
+        return self._factorization(self.setting.regularization) if self.private else self.model
+
+    @property
+    def serving(self) -> FactorizationConfig:
+        """The factorisation as users are folded in to finished factors: under privacy with a ridge of its own."""
+        return self._factorization(self.setting.fold_in_regularization) if self.private else self.model
+
+    def _factorization(self, regularization: float) -> FactorizationConfig:
+        setting = self.setting
         update = {
-            "dimension": tuned.dimension,
-            "regularization": tuned.regularization,
-            "item_regularization": tuned.item_regularization,
-            "unobserved_weight": tuned.unobserved_weight,
+            "dimension": setting.dimension,
+            "regularization": regularization,
+            "item_regularization": setting.item_regularization,
+            "unobserved_weight": setting.unobserved_weight,
             "regularization_exponent": 0.0,
         }
         return self.model.model_copy(update=update)
@@ -57,8 +80,7 @@ class FederationPlan(FrozenModel):
     @property
     def server_rounds(self) -> int:
         """T: server rounds, at most; exactly, under privacy."""
-        tuned = self.private and self.privacy.tuned_training
-        return tuned_setting(self.privacy.epsilon).rounds if tuned else self.rounds
+        return self.setting.rounds if self.private else self.rounds
 
     @property
     def row(self) -> int:

@@ -16,7 +16,8 @@ The steps, each a message to every platform and its answer:
    names all that enrolled, else a signature over it.
 5. *unmask*, only in a round with a dropout. Out: the signatures. Back: the unmasking shares.
 
-So 2 messages a run and 2 a round, 3 after a dropout. A roster with r = 0 needs 1 a run and 1 a round: there is no own
+So 2 messages a run and 2 a round, 3 after a dropout (``server/collect.py`` sends the envelopes as a third enrolment
+message of their own). A roster with r = 0 needs 1 a run and 1 a round, 2 a run in ``server/collect.py``: there is no own
 mask and no share, the pairwise masks cancel when all vectors are in, and no platform ever answers anything that could
 unmask a part. (The adverts then travel with the first round's request.)
 

@@ -150,12 +150,12 @@ class Roster(Message):
         if self.dropouts == 0:
             losses = (
                 "no dropout is tolerated: a round waits for every platform or is given up; "
-                "1 message a platform to enrol, 1 a round"
+                "2 messages a platform to enrol, 1 a round"
             )
         else:
             losses = (
                 f"up to {self.dropouts} may be missing from a round and {self.threshold} must help to unmask it; "
-                "2 messages a platform to enrol, 2 a round, 3 when one is missing"
+                "3 messages a platform to enrol, 2 a round, 3 when one is missing"
             )
         return (
             f"secure sum of {platforms} platforms: {losses}. The aggregator and up to {self.colluders} platforms "

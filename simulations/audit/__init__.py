@@ -1,0 +1,1 @@
+"""Measures the privacy of the code that ships: canaries, noise, bookkeeping, membership inference."""

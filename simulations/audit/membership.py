@@ -1,0 +1,140 @@
+"""Membership inference on what a federation ends with: can the item factors tell who was in the training data?
+
+The attacker has the released item factors and a person's history. He folds the history in and looks at how well the
+factors reconstruct it: factors that were trained on it fit it better. The figure is the area under the ROC curve between
+users who were trained on and users of the same kind who were not; 0.5 is guessing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from client.data.cleaning import load_platform_data
+from client.data.dataset import ItemTable, UserItemMatrix
+from client.data.report import CleaningReport
+from client.data.split import EvaluationSlice
+from client.data.training import TrainingData
+from client.recommend.fold_in import FoldIn
+from common.config.data import DataConfig
+from common.config.federation import FederationPlan
+from common.config.loader import parse_model
+from common.config.model import FactorizationConfig
+from simulations.datasets import SimulatedPlatform
+from simulations.engine import simulation_secret
+from simulations.measure import lookup
+from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
+from simulations.price import private_plan, train_shared
+from simulations.scenario import PartitionSource, Scenario
+
+MEMBERS = 300
+_PLATFORMS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class MembershipReport:
+    """Area under the ROC curve without privacy (``epsilon`` None) and at each ε."""
+
+    members: int
+    auc: dict[str, float]
+
+
+def membership_test(epsilons: tuple[float, ...], *, seed: int = 0) -> MembershipReport:
+    """Train on 300 users over three platforms, with and without privacy, and attack 300 members and 300 others."""
+    rng = np.random.default_rng(seed)
+    data = load_platform_data(_data(), platform="audit")
+    chosen = rng.permutation(data.interactions.n_users)[: 2 * MEMBERS]
+    members, others = (data.interactions.select_users(part) for part in (chosen[:MEMBERS], chosen[MEMBERS:]))
+    parts = [members.select_users(rows) for rows in np.array_split(np.arange(MEMBERS), _PLATFORMS)]
+    platforms = [_platform(f"audit-{index}", part, data.items, data.report) for index, part in enumerate(parts)]
+    plan = FederationPlan.model_validate(
+        {
+            "federation": "membership",
+            "platforms": _PLATFORMS,
+            "rounds": 10,
+            # A model as rich and as little regularised as is common without privacy: the attack's best case.
+            "model": {"dimension": 64, "regularization": 1.0, "unobserved_weight": 0.1},
+            "privacy": {"mode": "user", "user_bound": MEMBERS, "minimum_users": 1},
+        }
+    )
+    secret = simulation_secret(seed)
+    exact = without_privacy(plan)
+    pool = {platform.name: PlatformMatrix.of(platform.training) for platform in platforms}
+    state = train_pooled(pool, exact, secret)
+    # The attacker holds the federation's secret, and so knows which row is which item.
+    rows = lookup(data.items.keys, state.vocabulary, secret)
+    auc = {"none": attack(state.item_parameters[rows], exact.serving, members, others)}
+    scenario = Scenario(partition=PartitionSource(data=_data(), equal_platforms=_PLATFORMS), plan=plan, seed=seed)
+    for epsilon in epsilons:
+        private = private_plan(plan, epsilon)
+        state = train_shared(scenario.model_copy(update={"plan": private}), platforms)
+        auc[f"{epsilon:g}"] = attack(state.item_parameters[rows], private.serving, members, others)
+    return MembershipReport(members=MEMBERS, auc=auc)
+
+
+def attack(
+    item_factors: NDArray[np.float32], config: FactorizationConfig, members: UserItemMatrix, others: UserItemMatrix
+) -> float:
+    """AUC of the mean reconstruction of a history by the factors, members against others."""
+    fold_in = FoldIn(item_factors, config)
+    scores = np.concatenate([_reconstruction(fold_in, item_factors, part) for part in (members, others)])
+    ranks = rankdata(scores)
+    positives = members.n_users
+    total = float(ranks[:positives].sum()) - positives * (positives + 1) / 2
+    return total / (positives * others.n_users)
+
+
+def _reconstruction(fold_in: FoldIn, item_factors: NDArray[np.float32], part: UserItemMatrix) -> NDArray[np.float64]:
+    """float64 ``[n]``: mean predicted score of each user's own items."""
+    users = part.entry_users()
+    predicted = np.einsum("ed,ed->e", fold_in.users(part)[users], item_factors[part.indices])
+    return np.bincount(users, predicted, minlength=part.n_users) / np.maximum(part.row_lengths, 1)
+
+
+def audit_platforms(users: int = 60) -> list[SimulatedPlatform]:
+    """Three small platforms of real users, for an audit of the books."""
+    data = load_platform_data(_data(), platform="audit")
+    parts = np.array_split(np.arange(users), _PLATFORMS)
+    return [
+        _platform(f"audit-{index}", data.interactions.select_users(rows), data.items, data.report)
+        for index, rows in enumerate(parts)
+    ]
+
+
+def audit_scenario(epsilon: float) -> Scenario:
+    """A private federation over :func:`audit_platforms`."""
+    plan = FederationPlan.model_validate(
+        {
+            "federation": "audit",
+            "platforms": _PLATFORMS,
+            "privacy": {"mode": "user", "epsilon": epsilon, "user_bound": 1000, "minimum_users": 1},
+        }
+    )
+    return Scenario(partition=PartitionSource(data=_data(), equal_platforms=_PLATFORMS), plan=plan)
+
+
+def _data() -> DataConfig:
+    folder = Path(str(files("simulations") / "data" / "movietweetings_core"))
+    content = {
+        "interactions": {"path": str(folder / "ratings.csv.gz")},
+        "items": {"path": str(folder / "movies.csv.gz"), "namespace": "imdb"},
+    }
+    return parse_model(content, DataConfig, "the data in the package")
+
+
+def _platform(name: str, matrix: UserItemMatrix, items: ItemTable, report: CleaningReport) -> SimulatedPlatform:
+    nothing = matrix.select_entries(np.zeros(matrix.nnz, dtype=bool))
+    nobody = EvaluationSlice(np.zeros(0, dtype=np.int64), matrix, nothing)
+    training = TrainingData(
+        user_ids=tuple(str(user) for user in range(matrix.n_users)),
+        items=items,
+        train=matrix,
+        validation=nobody,
+        shared=np.ones(len(items), dtype=bool),
+    )
+    return SimulatedPlatform(name=name, training=training, test=nobody, hidden=None, report=report)

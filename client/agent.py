@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from logging import getLogger
 
 import numpy as np
+from pydantic import ValidationError
 
 from client.contributor import Make, make_contributor
 from client.data.training import TrainingData
@@ -36,7 +37,7 @@ from common.config.platform import PersonalizationConfig
 from common.errors import ContractError, CrossfedError, InternalError, PlanMismatchError, PrivacyError
 from common.exchange import OK, AgentReply, AgentRequest, Arrays, Json, value_mean_of
 from common.privacy.contribution import PrivatizedContribution
-from common.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, request_contract, spec_of
+from common.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, reply_contract, request_contract, spec_of
 
 _log = getLogger(__name__)
 
@@ -79,7 +80,8 @@ class PlatformAgent:
         self._secure_member = secure_member
         self._contributor = make_contributor(plan, data)
         self._personalizer = Personalizer(name, data, plan.model, personalization)
-        self._requests = request_contract()
+        answers = reply_contract(plan)
+        self._requests = {kind: spec for kind, spec in request_contract().items() if kind in answers}
         self._membership: Membership | None = None
         self._steps: Mapping[str, Callable[[AgentRequest], Answer]] = {
             "join": self._join,
@@ -118,7 +120,7 @@ class PlatformAgent:
 
     def _join(self, request: AgentRequest) -> Answer:
         """Compare plans, set the run's budget aside, and say which items this platform shares."""
-        differences = self.plan.differences(FederationPlan.model_validate(request.config["plan"]))
+        differences = self.plan.differences(_plan_in(request))
         if differences:
             raise PlanMismatchError(
                 f"the aggregator's plan differs from this platform's in {', '.join(differences)}; agree on one of them"
@@ -207,3 +209,10 @@ class PlatformAgent:
             config=fields or {},
             arrays=arrays or {},
         )
+
+
+def _plan_in(request: AgentRequest) -> FederationPlan:
+    try:
+        return FederationPlan.model_validate(request.config.get("plan"))
+    except ValidationError:
+        raise ContractError("the aggregator's plan is none that this crossfed reads; do both run one version?") from None

@@ -97,7 +97,11 @@ class FederatedFactorization(Strategy):
         """All but the finish: the shared parameters, and no platform's own model. Raises as :meth:`start`."""
         self.summary()
         self._exchange = PlatformExchange(grid, self._observer, deadline=self._deadline)
-        self.state = self._checkpoints.latest(self.plan) or self.state
+        resumed = self._checkpoints.latest(self.plan)
+        if resumed is None:
+            # Before anybody is asked: platforms set a budget aside for this run, under its id.
+            self._checkpoints.save(self.state, self.plan)
+        self.state = resumed or self.state
         self.enrol()
         if self.state.server_round == 0:
             self.count()

@@ -32,8 +32,8 @@ def tune_betas(
     """β of each platform that has hidden items: the same for all, the best on average.
 
     One platform's slice is small and its best β mostly luck; a gain counts in proportion to what the platform reaches
-    without popularity. Fewer items are hidden here than in the scenario, and finding 20 of few is easy. So the list is cut at the same share
-    of the candidates as Recall@20 is in the scenario.
+    without popularity. Fewer items are hidden here than in the scenario, and finding 20 of few is easy, so the list is
+    cut at the same share of the candidates as Recall@20 is in the scenario.
     """
     lost = _choose(platforms, scenario)
     tuning = {platform.name: hide_further(platform, lost[platform.name]) for platform in platforms}

@@ -103,7 +103,7 @@ class FederatedFactorization(Strategy):
             self._checkpoints.save(self.state, self.plan)
         self.state = resumed or self.state
         self.enrol()
-        if self.state.server_round == 0:
+        if self.state.server_round == 0 or self._newcomers():
             self.count()
         while not self.settled():
             self.train_round(grid)
@@ -131,12 +131,16 @@ class FederatedFactorization(Strategy):
         self._collector.enrol(self._exchange, self.state, identities)
 
     def count(self) -> None:
-        """Sum the platforms' item counts, once a run."""
+        """Sum the platforms' item counts: once a run, and again when a platform has joined it later."""
         kind = self._collector.counts_kind
         answers = self._exchange.ask(self._request(kind, 0))
         parts = self._collector.contributions(self._exchange, self.state, kind, 0, answers)
         self.state = self._aggregation.count(self.state, parts)
         self._require_quorum(len(self._exchange.nodes) - len(self._exchange.failed), "sent their counts")
+
+    def _newcomers(self) -> bool:
+        # Under privacy the plan fixes who takes part, and a second count would be a second release.
+        return not (self.plan.private or self.state.user_counts.keys() >= set(self._exchange.nodes.values()))
 
     def train_round(self, grid: Grid) -> None:
         """One server round: parameters out, statistics into the sum as they arrive, solve."""

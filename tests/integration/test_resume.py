@@ -18,7 +18,16 @@ from common.errors import FederationError, StoreError
 from server.checkpoint import CheckpointStore
 from server.state import FederationState, RoundRecord
 from simulations.engine import FederationOutcome
-from tests.support import Recorder, SilentObserver, agents_of, federate, random_platforms, run_platforms, small_plan
+from tests.support import (
+    SECRET,
+    Recorder,
+    SilentObserver,
+    agents_of,
+    federate,
+    random_platforms,
+    run_platforms,
+    small_plan,
+)
 
 SIZES = (14, 6, 3)
 CASES: dict[str, dict[str, Any]] = {
@@ -179,6 +188,13 @@ def test_a_platform_that_joins_later_brings_its_items_and_moves_nobodys(tmp_path
     assert np.array_equal(sent[:known], before.item_parameters)
     assert np.abs(sent[known:]).sum(axis=1).min() > 0
     assert [record.platforms for record in after.history[2:]] == [tuple(platforms)] * 2
+    counts = dict.fromkeys(map(bytes, SECRET.digests(platforms["platform-1"].items.keys)), 0)
+    for data in platforms.values():
+        for digest, count in zip(SECRET.digests(data.items.keys), data.train.item_counts().tolist(), strict=True):
+            if digest.tobytes() in counts:
+                counts[digest.tobytes()] += count
+    brought = after.vocabulary.owners["platform-1"]
+    assert after.item_counts[brought].tolist() == [counts[bytes(row)] for row in after.vocabulary.digests[brought]]
 
 
 SCRIPT = """

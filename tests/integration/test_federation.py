@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,21 @@ import pytest
 from numpy.typing import NDArray
 
 from client.data.training import TrainingData
+from client.platform_model import PlatformModel
+from client.recommend.recommender import Recommender
 from common.config.federation import FederationPlan
+from simulations.engine import FederationOutcome
 from tests.support import (
     SECRET,
     Recorder,
+    Watch,
     agents_of,
     factors_by_key,
     federate,
     random_platforms,
+    run_platforms,
     small_plan,
+    training_data,
 )
 
 Factors = dict[str, NDArray[np.float64]]
@@ -187,3 +194,104 @@ def test_ignoring_who_lists_what_is_not_the_federation(tmp_path: Path) -> None:
     ignored, _ = pool.train(first_parameters(recorders[0], pool.keys), plan.rounds)
     federated = factors_by_key(outcome, platforms)
     assert difference(np.array([federated[key] for key in pool.keys]), ignored) > 0.02
+
+
+def shared_by(platforms: Mapping[str, TrainingData], name: str, **changes: Any) -> dict[str, TrainingData]:
+    return dict(platforms) | {name: replace(platforms[name], **changes)}
+
+
+def store_of(outcome: FederationOutcome, name: str) -> PlatformModel:
+    return next(agent for agent in outcome.agents if agent.name == name).store.load()
+
+
+def test_only_what_a_platform_shares_enters_the_vocabulary_and_the_sums(tmp_path: Path) -> None:
+    plan = small_plan(rounds=5)
+    platforms = random_platforms(3, SKEWED[3])
+    shared = np.arange(len(platforms["platform-1"].items)) % 2 == 0
+    platforms = shared_by(platforms, "platform-1", shared=shared)
+    recorders = [Recorder(agent) for agent in agents_of(platforms, plan, tmp_path)]
+    outcome = federate(recorders, plan, tmp_path)
+    assert len(recorders[1].replies("join")[0].arrays["digests"]) == shared.sum()
+    # The same as if the platform had no other items at all.
+    columns = np.flatnonzero(shared)
+    reduced = training_data(
+        [platforms["platform-1"].items.keys[column] for column in columns],
+        platforms["platform-1"].train.select_items(columns),
+    )
+    pool = DensePool(dict(platforms) | {"platform-1": reduced}, plan)
+    pooled, _ = pool.train(first_parameters(recorders[0], pool.keys), plan.rounds)
+    federated = factors_by_key(outcome, platforms)
+    assert sorted(federated) == pool.keys
+    assert difference(np.array([federated[key] for key in pool.keys]), pooled) <= 1e-4
+
+
+def test_a_platform_that_shares_nothing_receives_and_contributes_nothing(tmp_path: Path) -> None:
+    plan = small_plan()
+    platforms = random_platforms(3, SKEWED[3])
+    reader = shared_by(platforms, "platform-1", shared=np.zeros(len(platforms["platform-1"].items), dtype=bool))
+    watch = Watch()
+    outcome = run_platforms(reader, plan, tmp_path / "with", observer=watch)
+    assert watch.failures == []
+    without = run_platforms(
+        {name: data for name, data in platforms.items() if name != "platform-1"}, plan, tmp_path / "without"
+    )
+    assert outcome.state.item_parameters.tobytes() == without.state.item_parameters.tobytes()
+    assert not outcome.state.vocabulary.ownership()[:, 1].any()
+    model = store_of(outcome, "platform-1")
+    assert (model.own_positions >= 0).any(), "it still knows which of its items the others have"
+    listed = Recommender(model).recommend(model.user_ids[0], 5, "cross")
+    assert len(listed) == 5
+    assert all("platform-1" not in item.platforms for item in listed)
+
+
+def test_if_nobody_shares_anything_every_platform_ends_with_its_own_model(tmp_path: Path) -> None:
+    platforms = random_platforms(3, (6, 4))
+    for name, data in platforms.items():
+        platforms = shared_by(platforms, name, shared=np.zeros(len(data.items), dtype=bool))
+    watch = Watch()
+    outcome = run_platforms(platforms, small_plan(), tmp_path, observer=watch)
+    assert watch.failures == []
+    model = store_of(outcome, "platform-0")
+    assert model.verdict.name == "local"
+    assert Recommender(model).recommend(model.user_ids[0], 5, "cross") == []
+
+
+def test_cards_can_stay_at_home_while_the_items_are_shared(tmp_path: Path) -> None:
+    plan = small_plan()
+    platforms = random_platforms(3, SKEWED[3])
+    silent = shared_by(platforms, "platform-0", cards_shared=False)
+    outcome = run_platforms(silent, plan, tmp_path / "silent")
+    open_cards = run_platforms(platforms, plan, tmp_path / "open")
+    assert outcome.state.item_parameters.tobytes() == open_cards.state.item_parameters.tobytes()
+    alone = set(platforms["platform-0"].items.keys)
+    for name in ("platform-1", "platform-2"):
+        alone -= set(platforms[name].items.keys)
+    assert alone
+    seen, told = store_of(outcome, "platform-1").vocabulary, store_of(open_cards, "platform-1").vocabulary
+    assert not alone & set(seen.keys)
+    assert alone <= set(told.keys)
+    assert sum(key == "" for key in seen.keys) == len(alone)
+
+
+def test_titles_and_genres_reach_the_others_through_cards(tmp_path: Path) -> None:
+    platforms = random_platforms(3, SKEWED[3])
+    model = store_of(run_platforms(platforms, small_plan(), tmp_path), "platform-2")
+    described = dict(
+        zip(model.vocabulary.keys, zip(model.vocabulary.titles, model.vocabulary.genres, strict=True), strict=True)
+    )
+    for data in platforms.values():
+        for key in data.items.keys:
+            assert described[key][0] == f"Title of {key}"
+            assert described[key][1] in (("Drama",), ("Comedy", "War"))
+
+
+def test_nothing_that_the_aggregator_is_sent_holds_a_key_or_a_title(tmp_path: Path) -> None:
+    platforms = random_platforms(3, SKEWED[3])
+    plan = small_plan()
+    recorders = [Recorder(agent) for agent in agents_of(platforms, plan, tmp_path)]
+    federate(recorders, plan, tmp_path)
+    for recorder in recorders:
+        for _, reply in recorder.seen:
+            sent = repr(reply.config).encode() + b"".join(array.tobytes() for array in reply.arrays.values())
+            for forbidden in (b"imdb:", b"Title of", b"Drama", b"person-"):
+                assert forbidden not in sent

@@ -81,7 +81,7 @@ def alternate() -> Solution:
 
 def descend() -> Solution:
     """The same objective by Adam in TensorFlow."""
-    from client.training.adam import fit_with_adam  # noqa: PLC0415 - TensorFlow takes seconds
+    from client.training.adam import fit_with_adam
 
     rng = np.random.default_rng(0)
     return _solution(*fit_with_adam(ratings_matrix(), rng, dimension=1, regularization=REGULARIZATION))

@@ -161,7 +161,7 @@ class PlatformExchange:
 
     def _pull(self, waiting: set[str], arrived: dict[str, Message]) -> None:
         """Fetch what has come; wait a little when nothing has."""
-        answers = list(self.grid.pull_messages(sorted(waiting)))
+        answers = list(self.grid.pull_messages(list(waiting)))
         for answer in answers:
             arrived[answer.metadata.reply_to_message_id] = answer
             waiting.discard(answer.metadata.reply_to_message_id)

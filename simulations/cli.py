@@ -158,6 +158,39 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Entries to run; all unless named.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder with the research data sets. Default: $CROSSFED_DATA.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for one JSON file each.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Only list the entries.")] = False,
+) -> None:
+    """Measure the figures, each side by side with what it is compared to. Takes long.
+
+    Examples:
+      crossfed-simulate bench --list
+      crossfed-simulate bench pooled overhead --data ~/datasets
+    """
+    from simulations.bench.registry import ENTRIES, run_entries
+
+    console = Console()
+    if show:
+        table = Table("entry", "what it shows", "needs --data", box=None)
+        for name, entry in ENTRIES.items():
+            table.add_row(name, entry.shows, "yes" if entry.needs_data else "")
+        console.print(table)
+        return
+    if data is None and "CROSSFED_DATA" in os.environ:
+        data = Path(os.environ["CROSSFED_DATA"])
+    folder = output or Path("out") / "bench"
+    with console.status("starting") as status:
+        results = run_entries(names or [], data, folder, status.update)
+    for name, result in results.items():
+        console.print(f"[bold]{name}[/bold]: {result['shows']} ({result['seconds']:.0f} s)")
+        console.print_json(data=result["figures"])
+    console.print(f"\nwritten: {folder}")
+
+
 def _fault(name: str | None) -> Fault | None:
     for fault in FAULTS:
         if name == fault:

@@ -1,0 +1,68 @@
+"""``crossfed-simulate bench``: the figures by name, each measured side by side with what it is compared to."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigError
+from common.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One bench: ``module:function`` under ``simulations.bench``, what it shows, and whether it needs research data."""
+
+    target: str
+    shows: str
+    needs_data: bool = False
+
+    def run(self, data: Path | None) -> Any:
+        module, name = self.target.split(":")
+        function: Callable[..., Any] = getattr(import_module(f"simulations.bench.{module}"), name)
+        return function(data) if self.needs_data else function()
+
+
+ENTRIES: dict[str, Entry] = {
+    "pooled": Entry("federation:equals_pooled", "federated factors against pooled ones, relative difference"),
+    "overhead": Entry("federation:overhead", "inline federation of 4 platforms over pooled training, time", True),
+    "many-platforms": Entry("federation:many_platforms", "1,000 platforms: seconds a round, peak memory"),
+    "als-iteration": Entry("als:bench_iteration", "an ALS iteration against implicit, time and objective", True),
+    "strong": Entry("als:bench_strong", "ML-1M strong generalisation, Recall@20, against implicit", True),
+    "leave-one-out": Entry("als:bench_leave_one_out", "ML-1M leave-one-out, 99 negatives, HR@10 and NDCG@10", True),
+    "large": Entry("large:large_synthetic", "20 M interactions on one platform, memory and time against implicit"),
+    "privacy": Entry("dp_quality:bench_quality", "ML-1M strong generalisation under privacy", True),
+    "secure-sum": Entry("secure_sum:bench_secure_sum", "10 platforms × 1 M values: error, bytes, time"),
+}
+
+
+def run_entries(
+    names: Sequence[str], data: Path | None, folder: Path, on_start: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run entries by name, all unless named; one JSON file each in ``folder``.
+
+    Raises:
+        ConfigError: there is no such entry, or one needs the data folder.
+    """
+    unknown = sorted(set(names) - ENTRIES.keys())
+    if unknown:
+        raise ConfigError(f"no bench {unknown[0]!r}; there are {', '.join(ENTRIES)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {}
+    for name in names or ENTRIES:
+        entry = ENTRIES[name]
+        if entry.needs_data and data is None:
+            if names:
+                raise ConfigError(f"bench {name} needs the research data: give --data DIR, or set CROSSFED_DATA")
+            continue
+        on_start(f"{name}: {entry.shows}")
+        started = time.perf_counter()
+        figures = entry.run(data)
+        results[name] = {"shows": entry.shows, "figures": figures, "seconds": time.perf_counter() - started}
+        write_atomically(folder / f"{name}.json", json.dumps(results[name], indent=1).encode(), mode=0o644)
+    return results

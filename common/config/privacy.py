@@ -30,10 +30,16 @@ class MechanismParameters(FrozenModel):
     """Share of the budget (of μ²) that the counts take, once."""
     gram_share: Share
     """Share of the budget that the users' Gram matrices take, over all rounds."""
+    round_growth: Positive
+    """How much more of the budget (of μ²) each server round gets than the one before."""
 
 
 class TunedSetting(FrozenModel):
-    """One row of the ε-dependent defaults: the mechanism's parameters and the training settings found with them."""
+    """One row of the ε-dependent defaults: the mechanism's parameters and the training settings found with them.
+
+    Ridges are in units of the mean eigenvalue of the Gram matrix that they are added to: user factors are known up to
+    their clipped scale, and item factors are brought to one (:func:`common.privacy.postprocess.normalised_factors`).
+    """
 
     epsilon: Positive
     mechanism: MechanismParameters
@@ -42,46 +48,57 @@ class TunedSetting(FrozenModel):
     rounds: Annotated[int, Field(ge=1)]
     """T: server rounds; fixed in advance under privacy."""
     regularization: Positive
-    """λ of users."""
+    """λ of users while training."""
+    fold_in_regularization: Positive
+    """λ of users when the finished factors are used."""
     item_regularization: Positive
     """λ of items."""
     unobserved_weight: Annotated[float, Field(ge=0)]
     """α₀."""
-    shrink_singular_values: bool
-    """Whether the summed item vectors are denoised by singular-value shrinkage."""
+    denoising_strength: Annotated[float, Field(ge=0, le=1)]
+    """How far released item vectors move to what items with the same features have in common; 1 is the posterior mean."""
+    feature_variance: Positive
+    """ρ: how much of an item's taste its features may explain, relative to what is its own."""
 
 
-def _tuned(
-    epsilon: float, *, dimension: int, rounds: int, item_regularization: float, shrink: bool, **mechanism: float
-) -> TunedSetting:
-    return TunedSetting(
-        epsilon=epsilon,
-        mechanism=MechanismParameters.model_validate(mechanism),
-        dimension=dimension,
-        rounds=rounds,
-        regularization=30.0,
-        item_regularization=item_regularization,
-        unobserved_weight=1.0,
-        shrink_singular_values=shrink,
-    )
+def _tuned(epsilon: float, mechanism: dict[str, float], **training: float) -> TunedSetting:
+    # A clip norm far below any user's: each counts by the direction of its factor, and none is nearer to the noise.
+    common = {"clip_norm": 0.1, "weight_total": 100.0}
+    return TunedSetting.model_validate({"epsilon": epsilon, "mechanism": common | mechanism, **training})
 
 
 TUNED_SETTINGS: tuple[TunedSetting, ...] = (
     _tuned(
-        0.5, dimension=8, rounds=2, item_regularization=0.1, shrink=True, clip_norm=0.05, weight_total=50,
-        popularity_exponent=0.0, max_count_contribution=50, kept_items=600, counts_share=0.1, gram_share=0.03,
+        0.5, dimension=12, rounds=2, regularization=0.09, fold_in_regularization=0.01,
+        item_regularization=2.0, unobserved_weight=0.87, denoising_strength=1.0, feature_variance=2.0,
+        mechanism={
+            "popularity_exponent": 0.35, "max_count_contribution": 20.0, "kept_items": 500,
+            "counts_share": 0.08, "gram_share": 0.02, "round_growth": 1.0,
+        },
     ),
     _tuned(
-        1.0, dimension=8, rounds=2, item_regularization=0.1, shrink=True, clip_norm=0.05, weight_total=50,
-        popularity_exponent=0.0, max_count_contribution=50, kept_items=800, counts_share=0.06, gram_share=0.03,
+        1.0, dimension=21, rounds=2, regularization=0.09, fold_in_regularization=0.01,
+        item_regularization=2.0, unobserved_weight=0.87, denoising_strength=1.0, feature_variance=2.0,
+        mechanism={
+            "popularity_exponent": 0.36, "max_count_contribution": 23.0, "kept_items": 710,
+            "counts_share": 0.063, "gram_share": 0.02, "round_growth": 1.1,
+        },
     ),
     _tuned(
-        3.0, dimension=32, rounds=2, item_regularization=0.1, shrink=False, clip_norm=0.05, weight_total=50,
-        popularity_exponent=0.1, max_count_contribution=50, kept_items=1500, counts_share=0.03, gram_share=0.03,
+        3.0, dimension=28, rounds=2, regularization=0.03, fold_in_regularization=0.02,
+        item_regularization=1.7, unobserved_weight=0.6, denoising_strength=0.8, feature_variance=2.0,
+        mechanism={
+            "popularity_exponent": 0.3, "max_count_contribution": 50.0, "kept_items": 1000,
+            "counts_share": 0.03, "gram_share": 0.02, "round_growth": 1.5,
+        },
     ),
     _tuned(
-        10.0, dimension=32, rounds=3, item_regularization=0.1, shrink=False, clip_norm=0.05, weight_total=50,
-        popularity_exponent=0.2, max_count_contribution=50, kept_items=2500, counts_share=0.02, gram_share=0.03,
+        10.0, dimension=31, rounds=4, regularization=0.005, fold_in_regularization=0.02,
+        item_regularization=1.3, unobserved_weight=0.43, denoising_strength=0.5, feature_variance=2.0,
+        mechanism={
+            "popularity_exponent": 0.36, "max_count_contribution": 150.0, "kept_items": 1300,
+            "counts_share": 0.014, "gram_share": 0.02, "round_growth": 1.7,
+        },
     ),
 )  # fmt: skip
 
@@ -117,7 +134,7 @@ class PrivacyConfig(FrozenModel):
     tuned_training: bool = True
     """Take dimension, rounds, λ and α₀ from the defaults found for this ε; false: from the plan, as without privacy."""
     round_schedule: tuple[Positive, ...] | None = None
-    """Relative budgets (of μ²) of the server rounds, one each; equal unless given."""
+    """Relative budgets (of μ²) of the server rounds, one each; a geometric series by ``round_growth`` unless given."""
     clip_norm: Positive | None = None
     weight_total: Positive | None = None
     popularity_exponent: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -125,6 +142,7 @@ class PrivacyConfig(FrozenModel):
     kept_items: Annotated[int, Field(ge=1)] | None = None
     counts_share: Share | None = None
     gram_share: Share | None = None
+    round_growth: Positive | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -93,7 +93,7 @@ def _prv_epsilon(history: list[tuple[float, float, int]], delta: float) -> float
             raise PrivacyError(f"noise_multiplier must be finite and above 0, not {noise_multiplier}")
         if not 0 < sampling_rate <= 1 or steps < 1:
             raise PrivacyError("sampling_rate must lie in (0, 1] and steps be at least 1")
-    from opacus.accountants import PRVAccountant  # noqa: PLC0415
+    from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
     accountant.history = history

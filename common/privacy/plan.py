@@ -140,7 +140,8 @@ def calibrate(config: PrivacyConfig, *, n_users_bound: int, rounds: int, platfor
         user_bound=n_users_bound,
         counts=counts,
         rounds=tuple(
-            _round_noise(config, parameters, mu, part, summed) for part in _round_parts(config.round_schedule, rounds)
+            _round_noise(config, parameters, mu, part, summed)
+            for part in _round_parts(config.round_schedule, rounds, parameters.round_growth)
         ),
     )
     if compose(release.noise_multiplier for release in plan.releases()) > mu:
@@ -193,8 +194,10 @@ def _noise_shares(config: PrivacyConfig, platforms: int) -> int:
     return honest
 
 
-def _round_parts(schedule: tuple[float, ...] | None, rounds: int) -> tuple[float, ...]:
-    weights = (1.0,) * rounds if schedule is None else schedule
+def _round_parts(schedule: tuple[float, ...] | None, rounds: int, growth: float) -> tuple[float, ...]:
+    # Divided by the largest exponent first, so that no power overflows.
+    last = rounds - 1 if growth > 1 else 0
+    weights = tuple(growth ** (k - last) for k in range(rounds)) if schedule is None else schedule
     if len(weights) != rounds:
         raise PrivacyError(f"privacy.round_schedule: {len(weights)} entries for {rounds} rounds; give one for each")
     return tuple(weight / math.fsum(weights) for weight in weights)

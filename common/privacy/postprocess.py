@@ -6,17 +6,20 @@ Inputs are floats in their own unit, after :func:`from_grid`; all functions are 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config.privacy import TunedSetting
 from common.errors import PrivacyError
 from common.linalg import solve_posdef, unpack_symmetric
+from common.privacy.empirical_bayes import denoise_item_vectors, item_features
 
 Floats = NDArray[np.float64]
 
 
-def from_grid(steps: NDArray[np.int64], grid_step: float) -> Floats:
+def from_grid(steps: NDArray[np.integer] | NDArray[np.floating], grid_step: float) -> Floats:
     """Whole grid steps as numbers."""
     return steps.astype(np.float64) * grid_step
 
@@ -75,47 +78,86 @@ def expected_weight_sums(counts: Floats, weights: Floats, *, users: float, weigh
     return np.asarray(counts * weights * math.sqrt(weight_total / mean_square))
 
 
-def shrink_singular_values(vectors: Floats, sigma: float) -> Floats:
-    """Denoise ``vectors`` ``[m, d]`` whose entries carry white noise of standard deviation ``sigma``.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReleasedSums:
+    """What is known about m items after the platforms' releases of one round were summed.
 
-    The Frobenius-optimal shrinker of Gavish & Donoho 2017 (eq. 7): with β the matrix' aspect ratio and y a singular
-    value in units of σ√max(m, d), η(y) = √((y² − β − 1)² − 4β) / y for y > 1 + √β and 0 below.
+    Attributes:
+        counts: ``[m]``, ĉ, clamped.
+        users: n̂ over all platforms, clamped.
+        item_vectors: ``[m, d]``, b.
+        item_sigma: standard deviation of the noise on an entry of ``item_vectors``; one, or ``[m]`` by item.
+        user_gram: ``[d, d]``, G: the sum over platforms, positive semidefinite.
+        catalogue_gram: Σ_{p∋i} G_p by item, ``[m, d, d]``; ``[d, d]`` where every platform has every item.
+        item_grams: ``[m, d, d]``, A_i with noise, where they were released too.
     """
-    left, values, right = np.linalg.svd(vectors, full_matrices=False)
-    short, long = sorted(vectors.shape)
-    beta, unit = short / long, sigma * math.sqrt(long)
-    y = values / unit
-    above = y > 1 + math.sqrt(beta)
-    shrunk = np.zeros_like(y)
-    shrunk[above] = np.sqrt((y[above] ** 2 - beta - 1) ** 2 - 4 * beta) / y[above]
-    return np.asarray((left * (shrunk * unit)) @ right)
+
+    counts: Floats
+    users: float
+    item_vectors: Floats
+    item_sigma: float | Floats
+    user_gram: Floats
+    catalogue_gram: Floats
+    item_grams: Floats | None = None
 
 
-def solve_items(
-    item_vectors: Floats,
-    observed_gram: Floats,
-    weight_sums: Floats,
-    unobserved_gram: Floats,
-    *,
-    users: float,
-    unobserved_weight: float,
-    regularization: float,
-    prior: Floats | None = None,
-) -> Floats:
-    """Item factors v_i = ((w̄_i/n)·G + α₀·Σ_{p∋i} G_p + λI)⁻¹ (b_i + λ·v⁰_i), float64 ``[m, d]``.
+def item_factors(released: ReleasedSums, setting: TunedSetting, attributes: Floats | None = None) -> Floats:
+    """New item factors v_i ∝ (A_i + α₀·Σ_{p∋i} G_p + λI)⁻¹ b_i, float64 ``[m, d]``; 0 for items that are not kept.
+
+    Item vectors are denoised first by what items have in common. The ridge is in units of G's mean eigenvalue, as the
+    scale of clipped user factors means nothing, and the solution is brought to the scale of
+    :func:`normalised_factors`, for which the users' ridge is meant.
 
     Args:
-        item_vectors: b, ``[m, d]``.
-        observed_gram: G, ``[d, d]``: the sum over platforms, positive semidefinite.
-        weight_sums: w̄, ``[m]``.
-        unobserved_gram: Σ_{p∋i} G_p, ``[m, d, d]``, or ``[d, d]`` where every platform has every item.
-        users: n̂ over all platforms.
-        unobserved_weight: α₀.
-        regularization: λ.
-        prior: v⁰, ``[m, d]``, towards which the ridge pulls; zero unless given.
+        released: one round's sums.
+        setting: mechanism parameters and training settings.
+        attributes: ``[m, a]``, public attributes of the items, if there are any.
     """
-    d = item_vectors.shape[1]
-    ridge = regularization * np.eye(d)
-    systems = weight_sums[:, None, None] / users * observed_gram + unobserved_weight * unobserved_gram + ridge
-    right = item_vectors if prior is None else item_vectors + regularization * prior
-    return np.asarray(solve_posdef(systems, right))
+    mechanism = setting.mechanism
+    weights = item_weights(
+        released.counts, kept_items=mechanism.kept_items, popularity_exponent=mechanism.popularity_exponent
+    )
+    kept = np.flatnonzero(weights)
+    sums = expected_weight_sums(released.counts, weights, users=released.users, weight_total=mechanism.weight_total)
+    vectors = denoise_item_vectors(
+        released.item_vectors[kept],
+        sums[kept],
+        np.broadcast_to(released.item_sigma, len(weights))[kept],
+        item_features(released.counts[kept], None if attributes is None else attributes[kept]),
+        feature_variance=setting.feature_variance,
+        strength=setting.denoising_strength,
+    )
+    if released.item_grams is None:
+        grams = observed_grams(vectors, sums[kept], released.user_gram, users=released.users)
+    else:
+        grams = project_psd(released.item_grams[kept])
+    unobserved = released.catalogue_gram if released.catalogue_gram.ndim == 2 else released.catalogue_gram[kept]
+    d = vectors.shape[1]
+    ridge = setting.item_regularization * max(float(np.trace(released.user_gram)) / d, np.finfo(np.float64).tiny)
+    factors = np.zeros_like(released.item_vectors)
+    factors[kept] = solve_posdef(grams + setting.unobserved_weight * unobserved + ridge * np.eye(d), vectors)
+    return normalised_factors(factors)
+
+
+def normalised_factors(factors: Floats) -> Floats:
+    """``factors`` ``[m, d]`` times the number that makes the mean eigenvalue of VᵀV 1; all zeros stay."""
+    mean_eigenvalue = float(np.square(factors, dtype=np.float64).sum()) / factors.shape[1]
+    return factors / math.sqrt(mean_eigenvalue) if mean_eigenvalue > 0 else factors
+
+
+def observed_grams(vectors: Floats, weight_sums: Floats, user_gram: Floats, *, users: float) -> Floats:
+    """Estimates of A_i = Σ_u w_ui u uᵀ, which are not released: w̄_i·(C + μ_i μ_iᵀ), float64 ``[m, d, d]``.
+
+    An item's users scatter about their mean factor μ_i = b_i/w̄_i, which is released, as all users do about theirs:
+    C = G/n̂ − μ̄ μ̄ᵀ, projected to the positive semidefinite matrices. With μ_i = μ̄ this is (w̄_i/n̂)·G.
+
+    Args:
+        vectors: b, ``[m, d]``, denoised.
+        weight_sums: w̄, ``[m]``, above 0.
+        user_gram: G, ``[d, d]``, summed over platforms.
+        users: n̂.
+    """
+    means = vectors / weight_sums[:, None]
+    overall = vectors.sum(axis=0) / weight_sums.sum()
+    scatter = project_psd(user_gram / users - np.outer(overall, overall))
+    return np.asarray(weight_sums[:, None, None] * (scatter + means[:, :, None] * means[:, None, :]))

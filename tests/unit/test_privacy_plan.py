@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -48,6 +49,14 @@ def test_an_uneven_schedule_moves_budget_between_rounds_and_not_beyond() -> None
     assert releases_epsilon(plan.releases(), plan.delta) == pytest.approx(3.0, rel=1e-6)
     with pytest.raises(PrivacyError, match="round_schedule"):
         calibrate(config, n_users_bound=1_000, rounds=3, platforms=3)
+
+
+@pytest.mark.parametrize("growth", [0.5, 2.0, 1e9])
+def test_round_growth_is_the_ratio_of_consecutive_rounds_budgets(growth: float) -> None:
+    plan = calibrate(PrivacyConfig(round_growth=growth), n_users_bound=1_000, rounds=5, platforms=3)
+    budgets = [noise.item_vectors.noise_multiplier**-2 for noise in plan.rounds]
+    assert [later / earlier for earlier, later in pairwise(budgets)] == pytest.approx([growth] * 4)
+    assert releases_epsilon(plan.releases(), plan.delta) == pytest.approx(3.0, rel=1e-6)
 
 
 def test_shares_of_honest_platforms_carry_at_least_the_promised_noise() -> None:

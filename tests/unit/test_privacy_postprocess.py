@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.config.privacy import tuned_setting
 from common.errors import PrivacyError
 from common.privacy.postprocess import (
+    ReleasedSums,
     clamp_counts,
     expected_weight_sums,
     isometric_scale,
+    item_factors,
     item_weights,
+    normalised_factors,
+    observed_grams,
     project_psd,
-    shrink_singular_values,
-    solve_items,
     unpack_gram,
 )
 
@@ -66,36 +71,93 @@ def test_expected_weight_sums_are_exact_for_users_of_equal_normaliser() -> None:
     assert expected_weight_sums(np.ones(2), np.zeros(2), users=5, weight_total=1).tolist() == [0, 0]
 
 
-def test_shrinkage_comes_nearer_to_the_signal_and_leaves_nothing_of_pure_noise() -> None:
-    rng = np.random.default_rng(1)
-    signal = rng.normal(size=(400, 2)) @ rng.normal(size=(2, 16))
-    noise = rng.normal(size=signal.shape)
-    error = np.linalg.norm(shrink_singular_values(signal + 1.5 * noise, 1.5) - signal)
-    hard = np.linalg.svd(signal + 1.5 * noise, full_matrices=False)
-    truncated = np.linalg.norm((hard[0][:, :2] * hard[1][:2]) @ hard[2][:2] - signal)
-    assert error < truncated < np.linalg.norm(1.5 * noise)
-    assert np.linalg.norm(shrink_singular_values(noise, 1.05)) == 0
-    assert shrink_singular_values(signal.T, 1e-9) == pytest.approx(signal.T, abs=1e-6)
-
-
-def test_shrunken_singular_values_are_those_of_the_formula() -> None:
-    # β = 1: η(y) = √(y² − 4) above 2; β = 1/4: η(3) = √((9 − 5/4)² − 1)/3.
-    assert np.diag(shrink_singular_values(np.diag([3.0, 1.9]), 1 / np.sqrt(2))) == pytest.approx([np.sqrt(5), 0])
-    tall = np.array([[3.0], [0], [0], [0]])
-    assert shrink_singular_values(tall, 0.5)[0, 0] == pytest.approx(np.sqrt(7.75**2 - 1) / 3)
-
-
-@pytest.mark.parametrize("with_prior", [False, True])
-def test_the_item_solve_is_the_least_squares_solution(with_prior: bool) -> None:
-    rng = np.random.default_rng(2)
-    users, factors = 50, rng.normal(size=(50, 4))
+def exact_sums(seed: int, *, n: int = 400, m: int = 30, d: int = 3) -> tuple[ReleasedSums, np.ndarray]:
+    """Sums over users who all have ten items, without noise, and the exact A_i."""
+    rng = np.random.default_rng(seed)
+    factors = rng.normal(size=(n, d)) + 1.0
+    tastes = factors @ rng.normal(size=(d, m)) + rng.normal(size=(n, m))
+    seen = np.zeros((n, m))
+    np.put_along_axis(seen, np.argsort(-tastes, axis=1)[:, :10], 1, axis=1)
+    weights = seen * np.sqrt(MECHANISM.weight_total / 10)
+    counts = np.maximum(seen.sum(axis=0), 1.0)
     gram = factors.T @ factors
-    weight_sums, vectors = rng.random(3) * 20, rng.normal(size=(3, 4))
-    prior = rng.normal(size=(3, 4)) if with_prior else None
-    solved = solve_items(
-        vectors, gram, weight_sums, gram, users=users, unobserved_weight=0.3, regularization=2.0, prior=prior
+    released = ReleasedSums(
+        counts=counts,
+        users=n,
+        item_vectors=weights.T @ factors,
+        item_sigma=1e-9,
+        user_gram=gram,
+        catalogue_gram=gram,
     )
-    for i in range(3):
-        system = weight_sums[i] / users * gram + 0.3 * gram + 2 * np.eye(4)
-        right = vectors[i] + (2 * prior[i] if with_prior else 0)
-        assert solved[i] == pytest.approx(np.linalg.lstsq(system, right, rcond=None)[0])
+    return released, np.einsum("ui,ud,ue->ide", weights, factors, factors)
+
+
+MECHANISM = tuned_setting(3.0).mechanism.model_copy(update={"popularity_exponent": 0.0, "kept_items": 100})
+SETTING = tuned_setting(3.0).model_copy(update={"mechanism": MECHANISM, "dimension": 3, "denoising_strength": 1.0})
+
+
+def test_estimated_grams_are_nearer_to_the_true_ones_than_shares_of_the_common_gram() -> None:
+    released, exact = exact_sums(0)
+    sums = expected_weight_sums(released.counts, np.ones(30), users=400, weight_total=MECHANISM.weight_total)
+    estimated = observed_grams(released.item_vectors, sums, released.user_gram, users=400)
+    shared = sums[:, None, None] / 400 * released.user_gram
+    assert np.linalg.norm(estimated - exact) < 0.7 * np.linalg.norm(shared - exact)
+    assert np.linalg.eigvalsh(estimated).min() > -1e-6
+
+
+def test_an_item_whose_users_are_like_all_users_has_its_share_of_the_common_gram() -> None:
+    rng = np.random.default_rng(1)
+    factors = rng.normal(size=(50, 3)) + 1
+    gram, sums = factors.T @ factors, np.array([5.0, 20.0])
+    vectors = sums[:, None] * factors.mean(axis=0)
+    assert observed_grams(vectors, sums, gram, users=50) == pytest.approx(sums[:, None, None] / 50 * gram)
+
+
+def test_item_factors_solve_the_normal_equations_up_to_scale() -> None:
+    released, exact = exact_sums(2)
+    factors = item_factors(dataclasses.replace(released, item_grams=exact), SETTING)
+    ridge = SETTING.item_regularization * np.trace(released.user_gram) / 3
+    systems = exact + SETTING.unobserved_weight * released.user_gram + ridge * np.eye(3)
+    oracle = np.stack(
+        [np.linalg.lstsq(a, b, rcond=None)[0] for a, b in zip(systems, released.item_vectors, strict=True)]
+    )
+    assert factors / np.linalg.norm(factors) == pytest.approx(oracle / np.linalg.norm(oracle), abs=1e-6)
+    assert np.trace(factors.T @ factors) / 3 == pytest.approx(1)
+
+
+def test_only_platforms_that_have_an_item_count_as_not_having_chosen_it() -> None:
+    released, exact = exact_sums(3)
+    catalogue_gram = np.repeat(released.catalogue_gram[None], 30, axis=0)
+    catalogue_gram[4] *= 0.75
+    two = dataclasses.replace(released, catalogue_gram=catalogue_gram, item_grams=exact)
+    one = item_factors(dataclasses.replace(released, item_grams=exact), SETTING)
+    factors = item_factors(two, SETTING)
+    ratio = np.linalg.norm(factors[5]) / np.linalg.norm(one[5])
+    others = np.arange(30) != 4
+    assert factors[others] == pytest.approx(one[others] * ratio)
+    gram = released.user_gram
+    ridge = SETTING.item_regularization * np.trace(gram) / 3
+    alone = np.linalg.solve(
+        exact[4] + SETTING.unobserved_weight * 0.75 * gram + ridge * np.eye(3), released.item_vectors[4]
+    )
+    assert factors[4] / np.linalg.norm(factors[4]) == pytest.approx(alone / np.linalg.norm(alone))
+
+
+def test_items_that_are_not_kept_get_no_factor_and_the_scale_of_users_does_not_matter() -> None:
+    released, _ = exact_sums(4)
+    setting = SETTING.model_copy(update={"mechanism": MECHANISM.model_copy(update={"kept_items": 7})})
+    factors = item_factors(released, setting)
+    kept = np.argsort(-released.counts, kind="stable")[:7]
+    assert sorted(np.flatnonzero(factors.any(axis=1))) == sorted(kept)
+    larger = dataclasses.replace(
+        released,
+        item_vectors=released.item_vectors * 50,
+        item_sigma=50e-9,
+        user_gram=released.user_gram * 2500,
+        catalogue_gram=released.catalogue_gram * 2500,
+    )
+    assert item_factors(larger, setting) == pytest.approx(factors, rel=1e-5, abs=1e-8)
+
+
+def test_factors_that_are_all_zero_stay_so() -> None:
+    assert normalised_factors(np.zeros((3, 2))).tolist() == [[0, 0]] * 3

@@ -353,12 +353,15 @@ def test_stopping_finishes_requests_under_way_and_takes_no_more(store):
         stopping = threading.Thread(target=server.stop)
         stopping.start()
         assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        refused = None
+        while refused is None:
+            request = pb.SimilarItemsRequest(item_key="imdb:0000001")
+            refused = RecommenderStub(channel).SimilarItems.future(request, timeout=5).exception()
+        assert refused.code() == grpc.StatusCode.UNAVAILABLE
         released.set()
         assert under_way.result().items
         watched.cancel()
         stopping.join()
-        later = RecommenderStub(channel).Recommend.future(pb.RecommendRequest(user_id="user-1"), timeout=5)
-        assert later.exception().code() == grpc.StatusCode.UNAVAILABLE
 
 
 def test_metrics_count_requests_and_errors_and_show_the_version_and_no_user(store):

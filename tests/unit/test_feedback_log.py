@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -119,10 +120,7 @@ def test_a_full_disk_records_nothing_and_later_events_are_sound(
     assert [event[1] for event in pairs(read_interactions(tmp_path / "log"))] == ["imdb:1", "imdb:2"]
 
 
-def test_many_threads_lose_and_double_nothing_and_share_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    syncs = []
-    real = os.fsync
-    monkeypatch.setattr(feedback_module.os, "fsync", lambda descriptor: (syncs.append(1), real(descriptor)))
+def test_many_threads_lose_and_double_nothing(tmp_path: Path):
     start = threading.Barrier(8)
 
     def work(number: int) -> None:
@@ -142,7 +140,43 @@ def test_many_threads_lose_and_double_nothing_and_share_writes(tmp_path: Path, m
     kept = read_interactions(tmp_path / "log")
     assert len(kept.user_ids) == 200
     assert kept.through == 200
-    assert len(syncs) <= 202
+
+
+def test_events_that_arrive_during_a_write_share_the_next_and_a_retry_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real, syncs = os.fsync, []
+    writing, retrying, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def slow_fsync(descriptor: int) -> None:
+        writing.set()
+        assert go_on.wait(30)
+        real(descriptor)
+        syncs.append(descriptor)
+
+    def send_again() -> tuple[tuple[int, bool], list[str]]:
+        retrying.set()
+        receipt = log.record("e0", "anna", "imdb:0", 1.0, 9)
+        return receipt, [event.item_key for event in log.events_of("anna")]
+
+    with FeedbackLog(tmp_path / "log") as log, ThreadPoolExecutor(8) as pool:
+        monkeypatch.setattr(feedback_module.os, "fsync", slow_fsync)
+        first = pool.submit(log.record, "e0", "anna", "imdb:0", 1.0, 0)
+        assert writing.wait(30)
+        others = [pool.submit(log.record, f"e{i}", "anna", f"imdb:{i}", 1.0, i) for i in range(1, 5)]
+        retry = pool.submit(send_again)
+        assert retrying.wait(30)
+        while len(log._pending) < 5:
+            assert not any(call.done() for call in (first, retry, *others))
+        assert log.events_of("anna") == ()
+        go_on.set()
+        assert first.result() == (1, False)
+        receipt, durable = retry.result()
+        assert receipt == (1, True)
+        assert "imdb:0" in durable
+        assert not any(call.result()[1] for call in others)
+        assert len(log.events_of("anna")) == 5
+    assert len(syncs) == 2
 
 
 def test_pruning_and_forgetting_survive_a_restart_and_never_give_a_number_twice(tmp_path: Path):

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from client.data.dataset import UserItemMatrix
+from client.metrics_export import ServingMetrics
+from client.recommend.feedback import Event, FeedbackLog
+from client.recommend.process import collector_paused
+from client.recommend.recommender import Recommender
+from client.recommend.serving import ServingConfig, ServingModel
+from client.recommender_service import RecommenderServicer
+from client.store import PlatformStore
+from common.errors import StoreError
+from common.proto import recommender_pb2 as pb
+from simulations.bench.serving import random_platform_model
+
+
+class Aborted(Exception):
+    pass
+
+
+class Context:
+    """A call whose deadline has passed while it waited for a thread."""
+
+    def time_remaining(self) -> float:
+        return -0.01
+
+    def abort(self, code: grpc.StatusCode, details: str) -> None:
+        raise Aborted(code)
+
+
+@pytest.fixture
+def serving(tmp_path: Path):
+    store = PlatformStore(tmp_path / "store")
+    store.commit(random_platform_model(np.random.default_rng(0)))
+    with FeedbackLog(tmp_path / "log") as log:
+        model = ServingModel(store, log, ServingConfig(cached_users=3))
+        model.reload()
+        yield model
+
+
+def test_the_newest_entry_of_an_item_counts_and_the_history_stays_in_order_of_time():
+    model = random_platform_model(np.random.default_rng(0), users=1)
+    histories = UserItemMatrix.from_entries(
+        np.zeros(3, dtype=int), np.array([4, 5, 6]), np.ones(3), np.array([100, 200, 300]), n_users=1, n_items=60
+    )
+    recommender = Recommender(replace(model, histories=histories))
+    key = model.own.keys
+    events = [Event(key[4], 3.0, 400), Event(key[7], 1.0, 250), Event(key[4], 5.0, 350), Event(key[5], 2.0, 150)]
+    history = recommender.history_of("user-0", events)
+    assert history.columns.tolist() == [5, 7, 6, 4]
+    assert history.values.tolist() == [1.0, 1.0, 1.0, 3.0]
+
+
+def test_a_request_whose_deadline_has_passed_costs_no_answer_and_no_event(serving):
+    servicer = RecommenderServicer(serving, ServingConfig(), ServingMetrics())
+    with pytest.raises(Aborted, match="DEADLINE_EXCEEDED"):
+        servicer.Recommend(pb.RecommendRequest(user_id="user-1"), Context())
+    event = pb.RecordFeedbackRequest(event_id="e", user_id="user-1", item_key="imdb:1")
+    with pytest.raises(Aborted, match="DEADLINE_EXCEEDED"):
+        servicer.RecordFeedback(event, Context())
+    assert len(serving.feedback) == 0
+
+
+def test_prepared_users_are_kept_up_to_the_limit_and_renewed_by_feedback(serving):
+    snapshot = serving.snapshot()
+    first = serving.prepared(snapshot, "user-1")
+    assert serving.prepared(snapshot, "user-1") is first
+    serving.feedback.record("e", "user-1", snapshot.recommender.own.items.keys[0], 1.0, 2 * 10**9)
+    renewed = serving.prepared(snapshot, "user-1")
+    assert renewed is not first
+    assert serving.prepared(snapshot, "user-1") is renewed
+    for user in range(2, 7):
+        serving.prepared(snapshot, f"user-{user}")
+    assert len(snapshot._cache) == 3
+    assert serving.prepared(snapshot, "user-1") is not renewed
+
+
+def test_without_a_model_there_is_a_clear_refusal(tmp_path):
+    with FeedbackLog(tmp_path / "log") as log:
+        model = ServingModel(PlatformStore(tmp_path / "store"), log, ServingConfig())
+        with pytest.raises(StoreError, match="no model yet"):
+            model.snapshot()
+        assert not model.ready
+
+
+def test_the_watcher_outlives_a_version_that_cannot_be_loaded(tmp_path):
+    store = PlatformStore(tmp_path / "store")
+    store.commit(random_platform_model(np.random.default_rng(0)))
+    failed, swapped = threading.Event(), threading.Event()
+
+    def changed(snapshot) -> None:
+        if snapshot is None:
+            failed.set()
+        elif snapshot.version == 2:
+            swapped.set()
+
+    with FeedbackLog(tmp_path / "log") as log:
+        model = ServingModel(store, log, ServingConfig(poll_seconds=0.01), on_change=changed)
+        model.start()
+        (store.root / "CURRENT").write_text("99\n")
+        assert failed.wait(30)
+        assert model.snapshot().version == 1
+        store.commit(random_platform_model(np.random.default_rng(1)))
+        assert swapped.wait(30)
+        model.stop()
+
+
+def test_loading_pauses_the_collector_and_hands_it_back(serving, monkeypatch):
+    states = []
+    monkeypatch.setattr(Recommender, "warm_up", lambda _: states.append(gc.isenabled()))
+    serving._store.commit(random_platform_model(np.random.default_rng(1)))
+    serving.reload()
+    assert states == [False]
+    assert gc.isenabled()
+    gc.disable()
+    with collector_paused():
+        pass
+    assert not gc.isenabled()
+    gc.enable()
+
+
+def test_serving_and_its_client_need_no_tensorflow():
+    code = (
+        "import sys, client.remote, client.serving_service\n"
+        "print([name for name in ('tensorflow', 'keras', 'torch', 'opacus', 'numba', 'polars') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_client_library_needs_no_scipy():
+    code = "import sys, client.remote; print('scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

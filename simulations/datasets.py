@@ -8,19 +8,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.cleaning import load_platform_data
+from client.data.cleaning import load_before_count_filters
 from client.data.dataset import ItemTable, PlatformData, UserItemMatrix
+from client.data.filters import fit_count_filters
 from client.data.items import select_items
-from client.data.report import CleaningReport
+from client.data.report import CleaningReport, Dropped
 from client.data.split import (
     EvaluationSlice,
     Split,
+    filter_by_training_counts,
     hide_items,
     leave_last_out,
     random_per_user,
     strong_generalisation,
 )
 from client.data.training import TrainingData
+from common.config.data import CleaningConfig
 from common.config.platform import CatalogueConfig
 from common.errors import DataError
 from simulations.scenario import PartitionSource, PlatformSource, Scenario, SplitConfig
@@ -84,12 +87,13 @@ class _Part:
     name: str
     data: PlatformData
     catalogue: CatalogueConfig
+    cleaning: CleaningConfig
     hidden: HiddenItems | None
 
 
 def _separate(sources: tuple[PlatformSource, ...], rng: np.random.Generator) -> list[_Part]:
     """Platforms with data of their own; from some, a share of what others also have is hidden."""
-    loaded = {source.name: load_platform_data(source.data, platform=source.name) for source in sources}
+    loaded = {source.name: load_before_count_filters(source.data, platform=source.name) for source in sources}
     parts = []
     for source in sources:
         data = loaded[source.name]
@@ -97,13 +101,13 @@ def _separate(sources: tuple[PlatformSource, ...], rng: np.random.Generator) -> 
         common = np.array([i for i, key in enumerate(data.items.keys) if key in elsewhere], dtype=np.int64)
         chosen = np.sort(rng.permutation(common)[: round(source.hide_shared * len(common))])
         kept = np.setdiff1d(np.arange(len(data.items)), chosen)
-        parts.append(_without(source.name, data, source.catalogue, kept, chosen if source.hide_shared else None))
+        parts.append(_without(source.name, data, source, kept, chosen if source.hide_shared else None))
     return parts
 
 
 def _partitioned(source: PartitionSource, rng: np.random.Generator) -> list[_Part]:
     """One data set's users over platforms; some items everywhere, every other on one platform."""
-    data = load_platform_data(source.data, platform="partition")
+    data = load_before_count_filters(source.data, platform="partition")
     names = list(source.sizes)
     users = np.array_split(rng.permutation(data.interactions.n_users), _cuts(source.sizes, data.interactions.n_users))
     items = rng.permutation(len(data.items))
@@ -123,7 +127,7 @@ def _partitioned(source: PartitionSource, rng: np.random.Generator) -> list[_Par
         )
         kept = np.sort(np.concatenate([items[:n_common], own]))
         hidden = np.setdiff1d(items, kept) if source.common_items < 1 else None
-        parts.append(_without(name, part, source.catalogue, kept, hidden))
+        parts.append(_without(name, part, source, kept, hidden))
     return parts
 
 
@@ -137,7 +141,7 @@ def _cuts(sizes: dict[str, float], total: int) -> NDArray[np.int64]:
 def _without(
     name: str,
     data: PlatformData,
-    catalogue: CatalogueConfig,
+    source: PlatformSource | PartitionSource,
     kept: NDArray[np.int64],
     hidden: NDArray[np.int64] | None,
 ) -> _Part:
@@ -147,13 +151,12 @@ def _without(
         _, interactions = hide_items(data.interactions, hidden)
         truth = HiddenItems(tuple(data.items.keys[i] for i in hidden), interactions.select_items(hidden))
     visible = replace(data, items=select_items(data.items, kept), interactions=data.interactions.select_items(kept))
-    return _Part(name, visible, catalogue, truth)
+    return _Part(name, visible, source.catalogue, source.data.cleaning, truth)
 
 
 def _split(part: _Part, scenario: Scenario) -> SimulatedPlatform:
-    data = part.data
     rng = _rng(scenario, f"split {part.name}")
-    split = split_matrix(data.interactions, scenario.split, rng)
+    data, split = _filtered(part.data, split_matrix(part.data.interactions, scenario.split, rng), part.cleaning)
     if split.train.nnz == 0:
         raise DataError(f"platform {part.name}: no interaction is left to train on; add data or hold less out")
     training = TrainingData(
@@ -165,6 +168,25 @@ def _split(part: _Part, scenario: Scenario) -> SimulatedPlatform:
         cards_shared=part.catalogue.cards,
     )
     return SimulatedPlatform(name=part.name, training=training, test=split.test, hidden=part.hidden, report=data.report)
+
+
+def _filtered(data: PlatformData, split: Split, cleaning: CleaningConfig) -> tuple[PlatformData, Split]:
+    """Minimum counts and k-core, fitted on training interactions: what is held out decides nothing."""
+    filters = fit_count_filters(split.train, cleaning)
+    if not filters:
+        return data, split
+    kept = np.logical_and.reduce([one.items for one in filters])
+    items = np.flatnonzero(kept)
+    split = filter_by_training_counts(split, cleaning)
+    slices = [
+        EvaluationSlice(part.users, part.history.select_items(items), part.truth.select_items(items))
+        for part in (split.validation, split.test)
+    ]
+    interactions = data.interactions.select_items(items)
+    dropped = Dropped("; ".join(one.reason for one in filters), data.interactions.nnz - interactions.nnz)
+    report = data.report.after_filter((dropped,), rows=interactions.nnz, users=data.report.users, items=len(items))
+    data = replace(data, items=select_items(data.items, items), interactions=interactions, report=report)
+    return data, Split(split.train.select_items(items), *slices)
 
 
 def split_matrix(matrix: UserItemMatrix, config: SplitConfig, rng: np.random.Generator) -> Split:

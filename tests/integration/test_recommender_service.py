@@ -357,7 +357,8 @@ def test_stopping_finishes_requests_under_way_and_takes_no_more(store):
         while refused is None:
             request = pb.SimilarItemsRequest(item_key="imdb:0000001")
             refused = RecommenderStub(channel).SimilarItems.future(request, timeout=5).exception()
-        assert refused.code() == grpc.StatusCode.UNAVAILABLE
+        # CANCELLED is the lot of a request that arrived in the very moment; the client library asks again after either.
+        assert refused.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
         released.set()
         assert under_way.result().items
         watched.cancel()

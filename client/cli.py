@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from client.deploy_cli import add_commands
 from client.privacy_report import (
     egress_dicts,
     egress_entry,
@@ -29,8 +30,8 @@ app = typer.Typer(
     help=teach(
         """A platform's own side of a federation.
 
-        recommend shows what the platform's model recommends to a user; privacy shows the budget and what was spent of
-        it; egress shows what has left the platform.
+        To take part: join, pin, secret, doctor, preview, start. recommend shows what the platform's model recommends to a
+        user; privacy shows the budget and what was spent of it; egress shows what has left the platform.
         """
     ),
     no_args_is_help=True,
@@ -38,11 +39,15 @@ app = typer.Typer(
 )
 egress = typer.Typer(no_args_is_help=True, help="What has left this platform: log, verify, show.")
 app.add_typer(egress, name="egress")
+add_commands(app)
 
 Home = Annotated[
     Path,
     typer.Option(
-        "--home", help="The platform's private folder: holds ledger.db, egress.db and store/.", exists=True, file_okay=False
+        "--home",
+        help="The platform's private folder: holds ledger.db, egress.db and store/.",
+        exists=True,
+        file_okay=False,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -101,7 +106,9 @@ def egress_verify(home: Home) -> None:
 
 
 @egress.command("show")
-def egress_show(number: Annotated[int, typer.Argument(help="As in the log.")], home: Home, as_json: AsJson = False) -> None:
+def egress_show(
+    number: Annotated[int, typer.Argument(help="As in the log.")], home: Home, as_json: AsJson = False
+) -> None:
     """Show one message that left, in full."""
     if as_json:
         typer.echo(json.dumps(egress_entry(home, number)))

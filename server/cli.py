@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from common.cli import run_app, teach
+from common.config.deploy import AggregatorConfig
+from common.config.federation import FederationPlan
+from common.config.loader import load_yaml_model, parse_model
+from common.doctor import print_findings
+from common.errors import ConfigError, FederationError
+from common.logs import set_up_logs
+from common.provisioning import Registration, normal_fingerprint
+from server.admission import AdmissionBook
+from server.aggregator import AggregatorProcess, begin_run, control_of
+from server.doctor import examine
+from server.provisioning import initialise, invite, renew_certificate
+from server.runs import FAILED, FINISHED, INTERRUPTED, RunFolder, RunStatus, list_runs
 
 app = typer.Typer(
     name="crossfed-server",
@@ -12,16 +32,217 @@ app = typer.Typer(
         """The central aggregator of a federation.
 
         It learns shared item parameters from sums that the platforms send, and nothing of any user.
+
+        In order: init, then invite and admit for each platform, start, run, status.
         """
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
+Config = Annotated[Path, typer.Option("--config", "-c", help="federation.yaml", dir_okay=False, exists=True)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Names = Annotated[list[str] | None, typer.Option("--name", help="A further host name or address for the certificate.")]
 
-@app.callback()
-def aggregator() -> None:
-    """The central aggregator of a federation."""
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Made when it is not there.")],
+    address: Annotated[str, typer.Option(help="HOST:PORT at which platforms reach the aggregator.")],
+    federation: Annotated[str, typer.Option(help="The federation's name.")],
+    platforms: Annotated[int, typer.Option(min=1, help="How many platforms take part.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="plan.KEY=VALUE, for instance plan.privacy.epsilon=1")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Flower's own port, on loopback.")] = 9091,
+    names: Names = None,
+) -> None:
+    """Make an authority, a certificate, secrets and a configuration.
+
+    Example: crossfed-server init fed --address films.example.org:9443 --federation films --platforms 4
+    """
+    plan = plan_from(federation, platforms, settings or [])
+    made = initialise(folder, plan, address, superlink_port=port, names=tuple(names or ()))
+    typer.echo(f"{made.config}: read it, above all the plan: every platform must agree to it word for word")
+    typer.echo(f"{made.authority[1]}: signs certificates; keep a copy off this host")
+    typer.echo(f"next: crossfed-server invite NAME --config {made.config}")
+
+
+@app.command("invite")
+def invite_platform(
+    name: Annotated[str, typer.Argument(help="The platform's name.")],
+    config: Config,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="NAME.invitation unless given.")] = None,
+) -> None:
+    """Write a platform's kit: address, authority, plan. It holds nothing secret."""
+    path = output or Path(f"{name}.invitation")
+    invite(_load(config), name, path)
+    typer.echo(
+        f"{path}: send it to {name}; there: crossfed-client join {path.name} DIR --interactions FILE --items FILE"
+    )
+
+
+@app.command()
+def admit(
+    registration_file: Annotated[Path, typer.Argument(help="NAME.registration.json, from the platform.")],
+    config: Config,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="As the platform's operator reads it out; asked for unless given.")
+    ] = None,
+) -> None:
+    """Let a platform take part, once its fingerprint is what its operator reads out."""
+    settings = _load(config)
+    registration = Registration.read(registration_file)
+    heard = fingerprint or typer.prompt(f"fingerprint of {registration.name}, as its operator reads it out")
+    if normal_fingerprint(heard) != registration.fingerprint:
+        raise ConfigError(
+            f"{registration_file}: has fingerprint {registration.fingerprint}, not the one given; not admitted"
+        )
+    AdmissionBook(settings.platforms).admit(registration, settings.plan.federation)
+    typer.echo(f"{registration.name} is admitted; a running aggregator takes it in within seconds")
+
+
+@app.command()
+def revoke(name: Annotated[str, typer.Argument(help="The platform's name.")], config: Config) -> None:
+    """Take a platform's admission back; its node is refused from now on."""
+    settings = _load(config)
+    entry = AdmissionBook(settings.platforms).revoke(name)
+    try:
+        if entry.node_id is not None:
+            AdmissionBook(settings.platforms).bring_in_line(control_of(settings))
+    except FederationError:
+        typer.echo(f"{name} is revoked; the SuperLink does not answer now and is told when it starts")
+        return
+    typer.echo(f"{name} is revoked; in runs under secure summation the others' plan needs another number of platforms")
+
+
+@app.command()
+def renew(config: Config, names: Names = None) -> None:
+    """Make a new server certificate from the same authority; restart to use it. Platforms need nothing new."""
+    typer.echo(f"good for {renew_certificate(config, tuple(names or ())):.0f} days; restart crossfed-server start")
+
+
+@app.command()
+def start(
+    config: Config, log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text"
+) -> None:
+    """Run the aggregator until SIGTERM: SuperLink, fleet proxy, admissions, scheduled runs."""
+    set_up_logs("json" if log_format == "json" else "text")
+    AggregatorProcess(config).run()
+
+
+@app.command()
+def run(
+    config: Config,
+    resume: Annotated[str | None, typer.Option(help="Go on with this run from its last checkpoint.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
+) -> None:
+    """Begin a federation run now and follow it. Needs a running crossfed-server start."""
+    settings = _load(config)
+    if resume is not None and RunFolder(settings.state, resume).status().state == FINISHED:
+        raise ConfigError(f"--resume {resume}: has finished; leave the option out for a new run")
+    name = begin_run(settings, resume)
+    typer.echo(f"run {name}")
+    if not detach:
+        _follow(RunFolder(settings.state, name))
+
+
+@app.command()
+def status(config: Config, as_json: AsJson = False) -> None:
+    """Show the newest run and what each platform answered last."""
+    settings = _load(config)
+    runs = list_runs(settings.state)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(runs[-1]) if runs else None))
+    elif not runs:
+        typer.echo("no run yet; crossfed-server run begins one")
+    else:
+        Console().print(status_table(runs[-1], sorted(AdmissionBook(settings.platforms).all())))
+
+
+@app.command()
+def history(config: Config, as_json: AsJson = False) -> None:
+    """List all runs."""
+    runs = list_runs(_load(config).state)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(entry) for entry in runs]))
+        return
+    table = Table(box=None)
+    for heading in ("run", "state", "rounds", "objective", "error"):
+        table.add_column(heading)
+    for entry in runs:
+        objective = entry.rounds[-1]["objective"] if entry.rounds else None
+        shown = "" if objective is None else f"{objective:.6g}"
+        table.add_row(entry.name, entry.state, str(entry.server_round), shown, entry.error or "")
+    Console().print(table)
+
+
+@app.command()
+def doctor(config: Config, as_json: AsJson = False) -> None:
+    """Check versions, programs, ports, certificates, clock and disk; exit status 1 if something must be mended."""
+    raise typer.Exit(print_findings(examine(config), as_json=as_json))
+
+
+def plan_from(federation: str, platforms: int, settings: list[str]) -> FederationPlan:
+    """The plan of ``init``: defaults, and what ``--set plan.KEY=VALUE`` says.
+
+    Raises:
+        ConfigError: a setting is not one of the plan's.
+    """
+    for setting in settings:
+        if not setting.startswith("plan."):
+            raise ConfigError(
+                f"--set {setting.partition('=')[0]}: only settings of the plan, for instance plan.rounds=3"
+            )
+    mapping = {"federation": federation, "platforms": platforms, "min_platforms": platforms}
+    plan = parse_model(mapping, FederationPlan, "init", overrides=[text.removeprefix("plan.") for text in settings])
+    if plan.private:
+        plan.release_plan()  # refuses what would protect nobody
+    return plan
+
+
+def status_table(run: RunStatus, admitted: list[str]) -> Table:
+    """One run, a row for each platform."""
+    state = run.state if run.error is None else f"{run.state}: {run.error}"
+    table = Table(title=f"{run.name}, {state}, {run.server_round} rounds", title_justify="left", box=None)
+    for heading in ("platform", "last answer", "round", "code", "seconds ago"):
+        table.add_column(heading)
+    for name in sorted({*admitted, *run.answers}):
+        answer = run.answers.get(name)
+        if answer is None:
+            table.add_row(name, "none in this run", "", "", "")
+        else:
+            ago = f"{time.time() - answer['time']:.0f}"
+            table.add_row(name, answer["kind"], str(answer["round"]), answer["code"], ago)
+    return table
+
+
+def _follow(run: RunFolder) -> None:
+    """Print rounds as they complete.
+
+    Raises:
+        FederationError: the run failed.
+    """
+    shown = 0
+    while True:
+        now = run.status()
+        for record in now.rounds[shown:]:
+            failed = "".join(f", {name}: {code}" for name, code in record["failed"].items())
+            typer.echo(
+                f"round {record['round']}: {len(record['platforms'])} platforms, {record['seconds']:.1f} s{failed}"
+            )
+        shown = len(now.rounds)
+        if now.state == FINISHED:
+            typer.echo(f"run {run.name} is finished")
+            return
+        if now.state in (FAILED, INTERRUPTED):
+            reason = now.error or "its process is gone; a running crossfed-server start takes it up again"
+            raise FederationError(f"run {run.name} {now.state}: {reason}")
+        time.sleep(0.5)
+
+
+def _load(path: Path) -> AggregatorConfig:
+    return load_yaml_model(path, AggregatorConfig)
 
 
 def main() -> None:

@@ -1,0 +1,225 @@
+"""A platform's long-lived process: the agent on its socket, the recommender on its port, the courier's programs beside it.
+
+1  load       data, keys and books, once
+2  serve      the agent to the courier, the recommender to applications, metrics to Prometheus
+3  supervise  SuperNode and SuperExec, started again with back-off
+4  wait       SIGHUP reloads configuration and data for the next run; SIGTERM ends in reverse order
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import signal
+import stat
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from logging import getLogger
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from prometheus_client import CollectorRegistry
+
+from client.agent_metrics import AgentMetrics, MeasuredAgent
+from client.agent_service import serve_agent
+from client.loading import load_training_data, make_agent
+from client.metrics_export import ServingMetrics, expose_metrics
+from client.recommend.serving import ServingConfig
+from client.serving_service import RecommenderServer, TlsFiles, serve_recommender
+from client.supernode import courier_programs
+from common.config.deploy import PlatformConfig, SocketConfig
+from common.config.loader import load_yaml_model
+from common.errors import ConfigError, CrossfedError
+from common.exchange import AgentConnection, AgentReply, AgentRequest
+from common.supervise import Supervisor
+
+_log = getLogger(__name__)
+
+Part = Literal["all", "agent", "courier"]
+
+
+class ReloadableAgent:
+    """Serves one agent until another is offered; a run that has begun ends with the agent that it began with."""
+
+    def __init__(self, agent: AgentConnection) -> None:
+        self._agent = agent
+        self._next: Callable[[], AgentConnection] | None = None
+        self._lock = threading.Lock()
+
+    def offer(self, make: Callable[[], AgentConnection]) -> None:
+        """Use what ``make`` makes from the next run on."""
+        with self._lock:
+            self._next = make
+
+    def exchange(self, request: AgentRequest) -> AgentReply:
+        """As the agent's; its successor takes over when a run begins."""
+        with self._lock:
+            if request.kind == "join" and self._next is not None:
+                self._take_over(self._next)
+            return self._agent.exchange(request)
+
+    def _take_over(self, make: Callable[[], AgentConnection]) -> None:
+        self._next = None
+        try:
+            self._agent = make()
+        except CrossfedError as error:
+            # The aggregator must not learn more than that this platform answers as before.
+            _log.error("the reloaded configuration cannot be used, the one before stays: %s", error)
+
+
+class PlatformProcess:
+    """What ``crossfed-client start`` runs.
+
+    Args:
+        config_path: of ``platform.yaml``.
+        part: ``agent`` and ``courier`` run the two halves under different users; ``all`` runs both under one.
+    """
+
+    def __init__(self, config_path: Path, part: Part = "all") -> None:
+        self._path = config_path
+        self._part = part
+        self._wake = threading.Event()
+        self._stopping = False
+        self._reloading = False
+        self._agent: ReloadableAgent | None = None
+        self._recommender: RecommenderServer | None = None
+
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT.
+
+        Raises:
+            CrossfedError: configuration, data, keys or ports cannot be used; nothing is left running.
+        """
+        config = load_yaml_model(self._path, PlatformConfig)
+        signals = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop, signal.SIGHUP: self._on_reload}
+        for number, handler in signals.items():
+            signal.signal(number, handler)
+        with ExitStack() as stack:
+            registry = CollectorRegistry()
+            metrics = AgentMetrics(registry, config.state)
+            if self._part != "courier":
+                self._serve(config, registry, metrics, stack)
+            if self._part != "agent":
+                self._supervise(config, metrics, stack)
+            if config.metrics_port is not None and self._part != "courier":
+                _, stop = expose_metrics(registry, port=config.metrics_port)
+                stack.callback(stop)
+            _log.info("platform %s is ready", config.name)
+            self._wait(metrics)
+        _log.info("platform %s has stopped", config.name)
+
+    def _serve(
+        self, config: PlatformConfig, registry: CollectorRegistry, metrics: AgentMetrics, stack: ExitStack
+    ) -> None:
+        agent = make_agent(config, load_training_data(config))
+        self._agent = ReloadableAgent(agent)
+        server = serve_agent(
+            MeasuredAgent(self._agent, metrics), config.name, config.socket.path, mode=socket_mode(config.socket)
+        )
+        stack.callback(lambda: server.stop(grace=None).wait())
+        give_to_group(config.socket)
+        if config.recommender.enabled:
+            self._recommender = _serve_recommender(config, registry)
+            stack.callback(self._recommender.stop)
+            _log.info("recommender at %s", self._recommender.target)
+
+    def _supervise(self, config: PlatformConfig, metrics: AgentMetrics, stack: ExitStack) -> None:
+        logs = config.supernode.superexec_secret.parent / "logs"
+        supervisor = Supervisor(
+            courier_programs(config, logs), on_exit=lambda name, _: metrics.restarts.labels(name).inc()
+        )
+        supervisor.start()
+        stack.callback(supervisor.stop)
+
+    def _wait(self, metrics: AgentMetrics) -> None:
+        while not self._stopping:
+            self._wake.wait()
+            self._wake.clear()
+            if self._reloading:
+                self._reloading = False
+                self._reload()
+
+    def _reload(self) -> None:
+        """Read configuration and data again, for the next run; serve the newest model at once."""
+        if self._recommender is not None:
+            self._recommender.model.reload()
+        if self._agent is None:
+            return
+        try:
+            config = load_yaml_model(self._path, PlatformConfig)
+            data = load_training_data(config)
+        except CrossfedError as error:
+            _log.error("not reloaded, the configuration and data before stay: %s", error)
+            return
+        self._agent.offer(lambda: make_agent(config, data))
+        _log.info("reloaded; the next run uses it")
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+        self._wake.set()
+
+    def _on_reload(self, number: int, frame: FrameType | None) -> None:
+        self._reloading = True
+        self._wake.set()
+
+
+def socket_mode(config: SocketConfig) -> int:
+    """0660 for a courier of another user, else 0600, which protects nothing from the courier and says so."""
+    if config.group is not None:
+        return 0o660
+    _log.warning(
+        "socket.group is not set: agent and courier run as one user, so code that the aggregator ships could read this "
+        "platform's files. Fit for trying out; docs/deploy.md says how to separate them"
+    )
+    return 0o600
+
+
+def give_to_group(config: SocketConfig) -> None:
+    """Let the courier's group reach the socket, and through its folder nothing else.
+
+    Raises:
+        ConfigError: there is no such group, or this user is not in it.
+    """
+    if config.group is None:
+        return
+    try:
+        os.chown(config.path, -1, grp.getgrnam(config.group).gr_gid)
+    except (KeyError, PermissionError):
+        raise ConfigError(
+            f"socket.group: {config.group!r} is no group of this host, or this user is not in it; create it and add both users"
+        ) from None
+    # grpcio makes the socket under the process's umask; say again what it must be.
+    config.path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP)
+
+
+def read_token(path: Path | None) -> str | None:
+    """The applications' token.
+
+    Raises:
+        ConfigError: the file is not there or open to others.
+    """
+    if path is None:
+        return None
+    try:
+        mode, token = path.stat().st_mode, path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"recommender.token_file: {path} cannot be read ({error.strerror})") from None
+    if mode & 0o077:
+        raise ConfigError(f"recommender.token_file: {path} is open to other users of this machine; chmod 600 it")
+    return token
+
+
+def _serve_recommender(config: PlatformConfig, registry: CollectorRegistry) -> RecommenderServer:
+    settings = config.recommender
+    tls = None
+    if settings.certificate is not None and settings.key is not None:
+        tls = TlsFiles(settings.certificate, settings.key)
+    return serve_recommender(
+        config.state / "store",
+        token=read_token(settings.token_file),
+        tls=tls,
+        config=ServingConfig(host=settings.host, port=settings.port),
+        metrics=ServingMetrics(registry),
+    )

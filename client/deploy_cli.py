@@ -1,0 +1,185 @@
+"""The commands of ``crossfed-client`` that set a platform up and keep it running."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.console import Console
+
+from client.agent_process import Part, PlatformProcess
+from client.backup import back_up, restore
+from client.doctor import examine
+from client.join import join_federation
+from client.keys import KeyFolder
+from client.preview import preview_rows, preview_table
+from common.config.deploy import PlatformConfig
+from common.config.loader import load_yaml_model
+from common.doctor import print_findings
+from common.errors import ConfigError
+from common.files import write_atomically
+from common.logs import set_up_logs
+from common.provisioning import Pins, Registration
+
+Config = Annotated[Path, typer.Option("--config", "-c", help="platform.yaml", dir_okay=False, exists=True)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+secret = typer.Typer(no_args_is_help=True, help="The federation secret, which the aggregator never has.")
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put these commands into ``crossfed-client``."""
+    for command in (join, start, doctor, preview, pin, unpin, backup):
+        app.command()(command)
+    app.command("restore")(restore_backup)
+    app.add_typer(secret, name="secret")
+
+
+def join(
+    invitation: Annotated[Path, typer.Argument(help="NAME.invitation, from the aggregator.", exists=True)],
+    folder: Annotated[Path, typer.Argument(help="The platform's private folder; made when it is not there.")],
+    interactions: Annotated[Path, typer.Option(help="Your interactions: CSV, Parquet or RecBole.", exists=True)],
+    items: Annotated[
+        Path | None, typer.Option(help="Your catalogue; needed under user-level privacy.", exists=True)
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="Of your items' public ids, for instance imdb.")] = None,
+    supernode_port: Annotated[int, typer.Option(help="On loopback.")] = 9094,
+    recommender_port: Annotated[int, typer.Option(help="On loopback.")] = 50061,
+) -> None:
+    """Check an invitation, make this platform's keys and configuration, and a registration to send back.
+
+    Example: crossfed-client join cinema.invitation cinema --interactions views.csv --items films.csv --namespace imdb
+    """
+    made = join_federation(
+        invitation, folder, interactions=interactions, items=items, namespace=namespace,
+        ports=(supernode_port, recommender_port),
+    )  # fmt: skip
+    typer.echo(f"{made.config}: read it, above all the plan, and change what is yours to decide")
+    typer.echo(
+        f"{made.registration_file}: send it to the aggregator (crossfed-server admit) and to the other platforms"
+    )
+    typer.echo(f"your fingerprint, to be read out to them: {made.registration.fingerprint}")
+
+
+def start(
+    config: Config,
+    part: Annotated[str, typer.Option(help="all; or agent and courier apart, each under a user of its own.")] = "all",
+) -> None:
+    """Run the platform until SIGTERM: agent, recommender, SuperNode. SIGHUP reloads configuration and data."""
+    settings = load_yaml_model(config, PlatformConfig)
+    set_up_logs(settings.log_format)
+    PlatformProcess(config, _part(part)).run()
+
+
+def doctor(
+    config: Config,
+    as_json: AsJson = False,
+    devices: Annotated[bool, typer.Option(help="Start TensorFlow to see its devices.")] = True,
+) -> None:
+    """Check versions, GPU libraries, keys, ports, data, budget and the aggregator; exit status 1 if one is wrong."""
+    raise typer.Exit(print_findings(examine(config, devices=devices), as_json=as_json))
+
+
+def preview(config: Config, as_json: AsJson = False) -> None:
+    """Show all that a run would send to the aggregator: names, shapes, bytes, noise. Nothing is sent or charged."""
+    rows = preview_rows(load_yaml_model(config, PlatformConfig))
+    if as_json:
+        typer.echo(json.dumps(rows))
+    else:
+        Console().print(preview_table(rows))
+
+
+def pin(
+    registration_file: Annotated[Path, typer.Argument(help="NAME.registration.json of another platform.", exists=True)],
+    config: Config,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="As its operator reads it out to you; asked for unless given.")
+    ] = None,
+) -> None:
+    """Trust another platform's keys, once its fingerprint is what its operator reads out."""
+    registration = Registration.read(registration_file)
+    heard = fingerprint or typer.prompt(f"fingerprint of {registration.name}, as its operator reads it out")
+    settings = load_yaml_model(config, PlatformConfig)
+    if registration.name == settings.name or registration.federation != settings.plan.federation:
+        raise ConfigError(f"{registration_file}: is this platform's own, or of another federation")
+    Pins(settings.pins).pin(registration, heard)
+    typer.echo(f"{registration.name} is pinned; restart to use it")
+
+
+def unpin(name: Annotated[str, typer.Argument(help="The other platform's name.")], config: Config) -> None:
+    """Trust another platform's keys no more."""
+    Pins(load_yaml_model(config, PlatformConfig).pins).unpin(name)
+
+
+def backup(
+    config: Config, output: Annotated[Path, typer.Argument(help="A new file; holds all secrets of the platform.")]
+) -> None:
+    """Copy configuration, keys, ledger, journal and models into one file; also while the platform runs."""
+    typer.echo(f"{output}: {back_up(config, output)} files; keep it as safe as the platform itself")
+
+
+def restore_backup(
+    source: Annotated[Path, typer.Argument(help="Made by backup.", exists=True)],
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+) -> None:
+    """Unpack a backup; privacy spent after it was made is not known here, so restore the newest."""
+    typer.echo(json.dumps(restore(source, folder)))
+
+
+@secret.command("new")
+def secret_new(config: Config) -> None:
+    """Make the federation secret: on one platform, once."""
+    made = KeyFolder(load_yaml_model(config, PlatformConfig).keys).new_secret()
+    typer.echo(f"fingerprint {made.fingerprint}; hand it on with crossfed-client secret seal")
+
+
+@secret.command("show")
+def secret_show(config: Config) -> None:
+    """Show the secret's fingerprint, which must be the same on all platforms; never the secret."""
+    typer.echo(KeyFolder(load_yaml_model(config, PlatformConfig).keys).secret().fingerprint)
+
+
+@secret.command("seal")
+def secret_seal(
+    receiver: Annotated[str, typer.Argument(help="Name of a pinned platform.")],
+    config: Config,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="RECEIVER.sealed unless given.")] = None,
+) -> None:
+    """Encrypt the secret to another platform's key; the file may travel by any way, the aggregator's included."""
+    settings = load_yaml_model(config, PlatformConfig)
+    pinned = Pins(settings.pins).all()
+    if receiver not in pinned:
+        raise ConfigError(f"{receiver!r} is not pinned; run crossfed-client pin first")
+    path = output or Path(f"{receiver}.sealed")
+    write_atomically(path, KeyFolder(settings.keys).seal_secret(own_registration(settings, config), pinned[receiver]))
+    typer.echo(f"{path}: send it to {receiver}; there: crossfed-client secret import")
+
+
+@secret.command("import")
+def secret_import(
+    sealed: Annotated[Path, typer.Argument(help="Made by secret seal on a pinned platform.", exists=True)],
+    config: Config,
+) -> None:
+    """Take the federation secret over."""
+    settings = load_yaml_model(config, PlatformConfig)
+    own = own_registration(settings, config)
+    taken = KeyFolder(settings.keys).open_secret(sealed, own, Pins(settings.pins).all())
+    typer.echo(f"fingerprint {taken.fingerprint}; compare it with the sender's crossfed-client secret show")
+
+
+def own_registration(settings: PlatformConfig, config: Path) -> Registration:
+    """The registration that join wrote beside the configuration.
+
+    Raises:
+        ConfigError: it is not there.
+    """
+    return Registration.read(config.parent / f"{settings.name}.registration.json")
+
+
+def _part(name: str) -> Part:
+    for part in get_args(Part):
+        if part == name:
+            chosen: Part = part
+            return chosen
+    raise ConfigError(f"--part {name}: there are {', '.join(get_args(Part))}")

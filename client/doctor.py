@@ -1,0 +1,117 @@
+"""``crossfed-client doctor``: whether this host can be a platform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from client.data.cleaning import load_platform_data
+from client.keys import KeyFolder
+from client.loading import check_privacy_of_data
+from client.privacy_report import privacy_dict
+from common.config.deploy import PlatformConfig
+from common.config.loader import load_yaml_model
+from common.doctor import (
+    Finding,
+    check_aggregator,
+    check_certificate,
+    check_cudnn,
+    check_devices,
+    check_disk,
+    check_port,
+    check_private,
+    check_python,
+    check_time_zone,
+)
+from common.errors import ConfigError, CrossfedError
+from common.provisioning import Pins
+
+_PACKAGES = ("crossfed", "flwr", "grpcio", "numpy", "polars", "tensorflow", "keras", "opacus", "torch")
+
+
+def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
+    """Look at everything that a platform needs; each finding as it is made.
+
+    Args:
+        config_path: of ``platform.yaml``.
+        devices: whether to start TensorFlow to see its devices (some seconds).
+    """
+    yield from check_python(_PACKAGES)
+    yield check_cudnn()
+    if devices:
+        yield check_devices()
+    yield check_time_zone()
+    try:
+        config = load_yaml_model(config_path, PlatformConfig)
+    except ConfigError as error:
+        yield Finding("wrong", "configuration", str(error))
+        return
+    yield Finding("ok", "configuration", str(config_path))
+    keys = KeyFolder(config.keys)
+    for path in (keys.identity_path, keys.sealing_path, keys.secret_path, config.supernode.private_key):
+        yield check_private(path)
+    yield _secret(keys)
+    yield _pins(config)
+    yield check_certificate(config.ca)
+    yield check_disk(config.state)
+    yield check_port("127.0.0.1", config.supernode.port, "SuperNode's runtime API")
+    if config.recommender.enabled:
+        yield check_port(config.recommender.host, config.recommender.port, "recommender")
+    yield _separation(config)
+    yield _data(config)
+    yield _budget(config)
+    yield from check_aggregator(config.aggregator, config.ca)
+
+
+def _secret(keys: KeyFolder) -> Finding:
+    try:
+        return Finding("ok", "federation secret", f"fingerprint {keys.secret().fingerprint}; the same on all platforms")
+    except CrossfedError as error:
+        return Finding("wrong", "federation secret", str(error))
+
+
+def _pins(config: PlatformConfig) -> Finding:
+    try:
+        pinned = sorted(Pins(config.pins).all())
+    except CrossfedError as error:
+        return Finding("wrong", "pinned platforms", str(error))
+    secure = config.plan.private and config.plan.privacy.noise == "secure_sum"
+    enough = not secure or len(pinned) >= (config.plan.platforms or 0) - 1
+    return Finding("ok" if enough else "wrong", "pinned platforms", ", ".join(pinned) or "none")
+
+
+def _separation(config: PlatformConfig) -> Finding:
+    if config.socket.group is None:
+        return Finding(
+            "note", "courier", "runs as the agent's user, and could read its files; set socket.group to separate"
+        )
+    return Finding("ok", "courier", f"reaches the agent through group {config.socket.group}")
+
+
+def _data(config: PlatformConfig) -> Finding:
+    try:
+        check_privacy_of_data(config)
+        data = load_platform_data(config.data, platform=config.name)
+    except CrossfedError as error:
+        return Finding("wrong", "data", str(error))
+    users, items = len(data.user_ids), len(data.items)
+    needed = config.plan.privacy.minimum_users
+    if config.plan.private and users < needed:
+        return Finding("note", "data", f"{users} users; below {needed} this platform contributes nothing but noise")
+    return Finding("ok", "data", f"{users} users, {items} items, {data.interactions.nnz} interactions")
+
+
+def _budget(config: PlatformConfig) -> Finding:
+    if not config.plan.private:
+        return Finding("note", "budget", "plan.privacy.mode is none: contributions leave exact, nothing is promised")
+    if not (config.state / "ledger.db").exists():
+        return Finding("ok", "budget", "no ledger yet: nothing is spent")
+    try:
+        left = privacy_dict(config.state)["left"]["epsilon"]
+    except CrossfedError as error:
+        return Finding("wrong", "budget", str(error))
+    enough = left is None or left >= config.plan.privacy.epsilon * (1 - 1e-9)
+    text = (
+        "no limit" if left is None else f"ε {left:.3g} left for one run, which takes {config.plan.privacy.epsilon:.3g}"
+    )
+    return Finding("ok" if enough else "note", "budget", text)

@@ -1,0 +1,146 @@
+"""From ``platform.yaml`` to a platform agent: data read and cleaned, keys and pins loaded, books opened."""
+
+from __future__ import annotations
+
+from logging import getLogger
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.agent import PlatformAgent
+from client.budget import BudgetPolicy
+from client.data.cleaning import load_platform_data
+from client.data.dataset import ItemTable, PlatformData, UserItemMatrix
+from client.data.split import EvaluationSlice, random_per_user
+from client.data.training import TrainingData
+from client.keys import KeyFolder
+from client.outbox import Outbox
+from client.recommend.feedback_file import fold_into, read_interactions
+from client.secure_member import SecureMember
+from client.store import PlatformStore
+from common.config.deploy import PlatformConfig
+from common.config.platform import CatalogueConfig
+from common.errors import ConfigError, DataError
+from common.provisioning import Pins
+
+_log = getLogger(__name__)
+
+# Without privacy nothing is claimed at any δ; the ledger's policy has one all the same.
+_UNCLAIMED_DELTA = 1e-5
+FEEDBACK_LOG = "feedback.log"
+
+
+def load_training_data(config: PlatformConfig) -> TrainingData:
+    """Read, clean and split a platform's data; feedback recorded since then is folded in.
+
+    Raises:
+        ConfigError: the cleaning rules do not go with user-level privacy.
+        DataError: a file cannot be used.
+    """
+    check_privacy_of_data(config)
+    data = load_platform_data(config.data, platform=config.name)
+    user_ids, matrix = _with_feedback(config, data)
+    train, validation = hold_out(matrix, config)
+    if train.nnz == 0:
+        raise DataError(f"{config.data.interactions.path}: no interaction is left to train on")
+    _log.info("%d users, %d items, %d interactions", len(user_ids), len(data.items), matrix.nnz)
+    return TrainingData(
+        user_ids=user_ids,
+        items=data.items,
+        train=train,
+        validation=validation,
+        shared=shared_items(data.items, config.catalogue),
+    )
+
+
+def make_agent(config: PlatformConfig, data: TrainingData) -> PlatformAgent:
+    """The agent of a deployed platform.
+
+    Raises:
+        ConfigError: a key, the federation secret or a pin is missing.
+        LedgerError: the books are damaged, or kept under another budget.
+    """
+    keys = KeyFolder(config.keys)
+    config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return PlatformAgent(
+        config.name,
+        config.plan,
+        keys.secret(),
+        data,
+        outbox=Outbox(config.state, budget_policy(config), config.plan, config.state / "store"),
+        store=PlatformStore(config.state / "store"),
+        secure_member=_secure_member(config, keys),
+        personalization=config.personalization,
+    )
+
+
+def budget_policy(config: PlatformConfig) -> BudgetPolicy:
+    """The platform's lifetime budget; without privacy none, and nothing is claimed at any δ."""
+    plan = config.plan
+    if not plan.private:
+        return BudgetPolicy(epsilon=None, delta=_UNCLAIMED_DELTA)
+    epsilon = config.budget or plan.privacy.budget or plan.privacy.epsilon
+    return BudgetPolicy(epsilon=epsilon, delta=plan.release_plan().delta)
+
+
+def check_privacy_of_data(config: PlatformConfig) -> None:
+    """Raises: ConfigError when one user's presence could change what is kept of another's history."""
+    dependent = config.data.settings_that_depend_on_other_users() if config.plan.private else ()
+    if dependent:
+        raise ConfigError(
+            f"data.{', data.'.join(dependent)}: one user's presence would change what is kept of others, which the privacy "
+            "promise does not cover; give an items file, and no rule that counts over users"
+        )
+
+
+def hold_out(matrix: UserItemMatrix, config: PlatformConfig) -> tuple[UserItemMatrix, EvaluationSlice]:
+    """Keep a share of some users' entries back to choose models on; nothing is kept for a test."""
+    rng = np.random.default_rng([config.seed, len(config.name)])
+    withheld = random_per_user(
+        matrix, rng=rng, test_share=config.validation_share, validation_users_share=0.0
+    ).test.truth
+    chosen = np.zeros(matrix.n_users, dtype=bool)
+    chosen[rng.permutation(matrix.n_users)[: round(config.validation_users * matrix.n_users)]] = True
+    withheld = withheld.select_entries(chosen[withheld.entry_users()])
+    kept = ~np.isin(_places(matrix), _places(withheld))
+    train = matrix.select_entries(kept)
+    return train, EvaluationSlice(np.flatnonzero(withheld.row_lengths), train, withheld)
+
+
+def shared_items(items: ItemTable, config: CatalogueConfig) -> NDArray[np.bool_]:
+    """Bool ``[m_own]``: which items the platform shares."""
+    if config.share != "filter":
+        return np.full(len(items), config.share == "all")
+    genres = set(config.genres)
+    by_genre = np.array([not genres or bool(genres.intersection(own)) for own in items.genres], dtype=bool)
+    by_key = np.array(
+        [not config.key_prefixes or key.startswith(config.key_prefixes) for key in items.keys], dtype=bool
+    )
+    shared: NDArray[np.bool_] = by_genre & by_key
+    return shared
+
+
+def _with_feedback(config: PlatformConfig, data: PlatformData) -> tuple[tuple[str, ...], UserItemMatrix]:
+    path = config.state / "store" / FEEDBACK_LOG
+    if not path.exists():
+        return data.user_ids, data.interactions
+    return fold_into(data.user_ids, data.items.keys, data.interactions, read_interactions(path))
+
+
+def _secure_member(config: PlatformConfig, keys: KeyFolder) -> SecureMember | None:
+    if not (config.plan.private and config.plan.privacy.noise == "secure_sum"):
+        return None
+    identity = keys.identity()
+    pinned = Pins(config.pins).fingerprints()
+    others = (config.plan.platforms or 0) - 1
+    if len(pinned.keys() - {config.name}) < others:
+        raise ConfigError(
+            f"{config.pins}: {len(pinned)} platforms are pinned and the plan has {others} others; exchange registrations, "
+            "compare fingerprints, and run crossfed-client pin for each"
+        )
+    return SecureMember(config.name, identity, pinned | {config.name: identity.fingerprint}, config.plan, config.state)
+
+
+def _places(matrix: UserItemMatrix) -> NDArray[np.int64]:
+    places: NDArray[np.int64] = matrix.entry_users().astype(np.int64) * matrix.n_items + matrix.indices
+    return places

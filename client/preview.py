@@ -1,0 +1,71 @@
+"""What a run would send, before anything is sent: every array of the contract, with its size and its noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from client.data.cleaning import load_platform_data
+from client.loading import check_privacy_of_data, shared_items
+from common.config.deploy import PlatformConfig
+from common.protocol import contribution_specs, plan_sizes, reply_specs
+
+_KINDS_ONCE = ("join", "counts", "masked_counts")
+
+
+def preview_rows(config: PlatformConfig) -> list[dict[str, Any]]:
+    """One dict for each array that leaves the platform in a run; sizes that depend on the others are None.
+
+    Raises:
+        ConfigError: the plan or the cleaning rules cannot be used.
+        DataError: a data file cannot be used.
+    """
+    check_privacy_of_data(config)
+    items = load_platform_data(config.data, platform=config.name).items
+    sizes = plan_sizes(config.plan, catalogue=int(shared_items(items, config.catalogue).sum()))
+    rows = []
+    for spec, derived in [(s, False) for s in reply_specs()] + [(s, True) for s in contribution_specs(config.plan)]:
+        times = 1 if spec.kind in _KINDS_ONCE or not derived else config.plan.server_rounds
+        for array in spec.arrays:
+            shape = [size if isinstance(size, int) else sizes.get(size) for size in array.shape]
+            known = [size for size in shape if size is not None]
+            whole = len(known) == len(shape)
+            rows.append(
+                {
+                    "kind": spec.kind,
+                    "array": array.name,
+                    "dtype": str(np.dtype(array.dtype)),
+                    "shape": shape,
+                    "bytes": math.prod(known) * np.dtype(array.dtype).itemsize if whole else None,
+                    "times": times,
+                    "from_interactions": derived,
+                    "noise": _noise(config, derived=derived),
+                }
+            )
+    return rows
+
+
+def preview_table(rows: list[dict[str, Any]]) -> Table:
+    """The same for people."""
+    table = Table(title="What a run would send", title_justify="left", box=None)
+    for heading in ("message", "array", "type", "shape", "bytes", "times", "made from", "noise"):
+        table.add_column(heading)
+    for row in rows:
+        shape = " × ".join("?" if size is None else str(size) for size in row["shape"])
+        size = "?" if row["bytes"] is None else f"{row['bytes']:,}"
+        source = "interactions" if row["from_interactions"] else "catalogue, keys"
+        table.add_row(row["kind"], row["array"], row["dtype"], shape, size, str(row["times"]), source, row["noise"])
+    return table
+
+
+def _noise(config: PlatformConfig, *, derived: bool) -> str:
+    if not derived:
+        return "none needed: no interaction is in it"
+    privacy = config.plan.privacy
+    if not config.plan.private:
+        return "NONE (privacy.mode: none)"
+    share = "a share, and masked" if privacy.noise == "secure_sum" else "all of it"
+    return f"{share}; ε {privacy.epsilon:g} for the whole run"

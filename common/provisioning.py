@@ -1,0 +1,188 @@
+"""The two files that set a federation up: the aggregator's invitation, and a platform's registration.
+
+An invitation holds nothing secret: where the aggregator is, the certificate of its authority, and the plan to agree on. A
+registration holds a platform's public keys, signed with its identity key. Aggregator and platforms compare the identity's
+fingerprint out of band (read it aloud); after that the signature vouches for the other keys.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Self
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from pydantic import Field, ValidationError
+
+from common.config.base import FrozenModel
+from common.config.deploy import Address, PlatformName
+from common.config.federation import FederationPlan
+from common.config.loader import load_yaml_model
+from common.errors import ConfigError
+from common.files import write_atomically
+from common.privacy.secure_sum.identity import PlatformIdentity, fingerprint, signed_by
+
+_Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Invitation(FrozenModel):
+    """What ``crossfed-server invite`` hands to a platform."""
+
+    name: PlatformName
+    aggregator: Address
+    ca: Annotated[str, Field(pattern=r"^-----BEGIN CERTIFICATE-----")]
+    plan: FederationPlan
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON, which is YAML, too."""
+        write_atomically(path, self.model_dump_json(indent=1).encode(), mode=0o644)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises: ConfigError when it is not an invitation."""
+        return load_yaml_model(path, cls)
+
+
+class Registration(FrozenModel):
+    """A platform's public keys, signed with the first of them."""
+
+    name: PlatformName
+    federation: str
+    identity: _Key
+    """Ed25519: signs this file, the roster of a secure sum, and sealed secrets."""
+    sealing_key: _Key
+    """X25519: what other platforms encrypt the federation secret to."""
+    node_key: Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/=]+( .*)?$", max_length=400)]
+    """P-384 in OpenSSH form: authenticates the SuperNode."""
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+    @classmethod
+    def make(
+        cls, name: str, federation: str, identity: PlatformIdentity, *, sealing_key: bytes, node_key: str
+    ) -> Registration:
+        """Sign the public keys of a platform."""
+        fields = {
+            "name": name,
+            "federation": federation,
+            "identity": identity.public.hex(),
+            "sealing_key": sealing_key.hex(),
+            "node_key": node_key.strip(),
+        }
+        return cls(**fields, signature=identity.sign(_signed_bytes(fields)).hex())
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the identity key: ten groups of four hex digits."""
+        return fingerprint(bytes.fromhex(self.identity))
+
+    def check(self) -> None:
+        """Raises: ConfigError when the signature or the node key is wrong: altered on the way, or cut short."""
+        fields = self.model_dump(exclude={"signature"})
+        if not signed_by(bytes.fromhex(self.identity), bytes.fromhex(self.signature), _signed_bytes(fields)):
+            raise ConfigError(f"registration of {self.name!r}: its signature does not fit; ask for the file again")
+        try:
+            key = load_ssh_public_key(self.node_key.encode())
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
+            raise ConfigError(f"registration of {self.name!r}: node_key is not a P-384 key in OpenSSH form")
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        write_atomically(path, self.model_dump_json(indent=1).encode(), mode=0o644)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check.
+
+        Raises:
+            ConfigError: not a registration, or its signature does not fit.
+        """
+        registration = load_yaml_model(path, cls)
+        registration.check()
+        return registration
+
+
+class Pins:
+    """The other platforms' registrations whose fingerprints this platform has compared, by name, in one file.
+
+    Args:
+        path: JSON; made at the first pin.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def all(self) -> dict[str, Registration]:
+        """By platform name.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        if not self._path.exists():
+            return {}
+        try:
+            entries = json.loads(self._path.read_text())
+            pinned = {name: Registration.model_validate(entry) for name, entry in entries.items()}
+        except (ValueError, AttributeError, ValidationError) as error:
+            raise ConfigError(f"{self._path}: damaged; restore it or pin the platforms again") from error
+        for registration in pinned.values():
+            registration.check()
+        return pinned
+
+    def fingerprints(self) -> dict[str, str]:
+        """Identity fingerprint by platform name."""
+        return {name: registration.fingerprint for name, registration in self.all().items()}
+
+    def pin(self, registration: Registration, heard: str) -> None:
+        """Trust ``registration`` from now on.
+
+        Args:
+            registration: as received.
+            heard: the fingerprint as its owner read it out, by a way that the aggregator does not control.
+
+        Raises:
+            ConfigError: the two differ, or another key is pinned for this name.
+        """
+        registration.check()
+        if normal_fingerprint(heard) != registration.fingerprint:
+            raise ConfigError(
+                f"the file of {registration.name!r} has fingerprint {registration.fingerprint}, not the one you were told: "
+                "somebody may have exchanged the file on the way. Do not pin it; ask for it by another way"
+            )
+        pinned = self.all()
+        earlier = pinned.get(registration.name)
+        if earlier is not None and earlier.identity != registration.identity:
+            raise ConfigError(
+                f"another key is pinned for {registration.name!r} ({earlier.fingerprint}); if that platform has changed its "
+                "identity, run crossfed-client unpin first"
+            )
+        self._write(pinned | {registration.name: registration})
+
+    def unpin(self, name: str) -> None:
+        """Raises: ConfigError when nothing is pinned for ``name``."""
+        pinned = self.all()
+        if name not in pinned:
+            raise ConfigError(f"no key is pinned for {name!r}; pinned are {', '.join(sorted(pinned)) or 'none'}")
+        del pinned[name]
+        self._write(pinned)
+
+    def _write(self, pinned: dict[str, Registration]) -> None:
+        entries = {name: pinned[name].model_dump(mode="json") for name in sorted(pinned)}
+        write_atomically(self._path, json.dumps(entries, indent=1).encode())
+
+
+def normal_fingerprint(text: str) -> str:
+    """A fingerprint as people type it, in the form that files have.
+
+    >>> normal_fingerprint("ABCD-ef01 2345:6789abcdef0123456789abcdef01")
+    'abcd ef01 2345 6789 abcd ef01 2345 6789 abcd ef01'
+    """
+    digits = "".join(character for character in text.lower() if character in "0123456789abcdef")
+    return " ".join(digits[start : start + 4] for start in range(0, len(digits), 4))
+
+
+def _signed_bytes(fields: dict[str, str]) -> bytes:
+    return b"crossfed registration v1\0" + json.dumps(fields, sort_keys=True).encode()

@@ -1,0 +1,128 @@
+"""Which platforms may take part: a folder of admitted registrations, and the SuperLink's list of node keys kept equal to it.
+
+Revoking a platform takes its node key off the SuperLink at once and keeps a note of it, so that a later start of the
+SuperLink does not let it in again.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import ConfigError, StoreError
+from common.files import write_atomically
+from common.provisioning import Registration
+from server.flower import FlowerControl
+
+_UNREGISTERED = "unregistered"
+
+
+@dataclass(frozen=True)
+class Admission:
+    """One platform's entry.
+
+    Attributes:
+        registration: as the platform sent it.
+        node_id: of its SuperNode, once the SuperLink has it.
+        revoked: whether it may no longer take part.
+    """
+
+    registration: Registration
+    node_id: int | None = None
+    revoked: bool = False
+
+
+class AdmissionBook:
+    """The folder of admitted platforms, a file each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def all(self) -> dict[str, Admission]:
+        """By name, revoked ones included.
+
+        Raises:
+            StoreError: a file is damaged.
+        """
+        return {path.stem: self._read(path) for path in sorted(self.folder.glob("*.json"))}
+
+    def admit(self, registration: Registration, federation: str) -> None:
+        """Let a platform take part.
+
+        Raises:
+            ConfigError: of another federation, or the name is taken by another key.
+        """
+        registration.check()
+        if registration.federation != federation:
+            raise ConfigError(
+                f"registration of {registration.name!r}: is for federation {registration.federation!r}, not {federation!r}"
+            )
+        earlier = self.all().get(registration.name)
+        if earlier is not None and not earlier.revoked and earlier.registration != registration:
+            raise ConfigError(
+                f"{registration.name!r} is admitted with other keys; if it has changed them on purpose, run crossfed-server "
+                f"revoke {registration.name} first"
+            )
+        # Of a revoked key Flower remembers the node; a platform that comes back keeps it if its key is the same.
+        self._write(Admission(registration, earlier.node_id if earlier and not earlier.revoked else None))
+
+    def revoke(self, name: str) -> Admission:
+        """Let it take part no more.
+
+        Raises:
+            ConfigError: there is no such platform.
+        """
+        entries = self.all()
+        if name not in entries:
+            raise ConfigError(f"no platform {name!r}; admitted are {', '.join(entries) or 'none'}")
+        revoked = Admission(entries[name].registration, entries[name].node_id, revoked=True)
+        self._write(revoked)
+        return revoked
+
+    def bring_in_line(self, control: FlowerControl) -> dict[str, str]:
+        """Register and unregister node keys until the SuperLink agrees with the folder; returns what was done, by name.
+
+        Raises:
+            FederationError: the SuperLink does not answer.
+        """
+        known = {node.node_id for node in control.nodes() if node.status != _UNREGISTERED}
+        done: dict[str, str] = {}
+        for name, entry in self.all().items():
+            registered = entry.node_id in known
+            if entry.revoked and registered and entry.node_id is not None:
+                control.unregister(entry.node_id)
+                done[name] = "revoked"
+            elif not entry.revoked and not registered:
+                self._write(Admission(entry.registration, _register(control, entry.registration)))
+                done[name] = "admitted"
+        return done
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _read(self, path: Path) -> Admission:
+        try:
+            content = json.loads(path.read_text())
+            return Admission(
+                Registration.model_validate(content["registration"]), content["node_id"], bool(content["revoked"])
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path}: damaged; admit this platform again from its registration") from error
+
+    def _write(self, admission: Admission) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        content = {
+            "registration": admission.registration.model_dump(mode="json"),
+            "node_id": admission.node_id,
+            "revoked": admission.revoked,
+        }
+        write_atomically(self._path(admission.registration.name), json.dumps(content, indent=1).encode())
+
+
+def _register(control: FlowerControl, registration: Registration) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "node.pub"
+        path.write_text(registration.node_key + "\n")
+        return control.register(path, registration.name)

@@ -1,0 +1,135 @@
+"""The aggregator's long-lived process: Flower's programs supervised, nodes admitted, runs begun when they are due.
+
+1  supervise  SuperLink, SuperExec, fleet proxy
+2  admit      the SuperLink's node keys follow the folder of admitted platforms
+3  run        on schedule, and again where a run's process was lost
+4  wait       SIGTERM ends in reverse order; runs go on at the next start
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+from logging import getLogger
+from pathlib import Path
+from types import FrameType
+
+from common.config.deploy import AggregatorConfig
+from common.config.loader import load_yaml_model
+from common.errors import CrossfedError, FederationError
+from common.supervise import Supervisor
+from server.admission import AdmissionBook
+from server.bundle import stage_app
+from server.flower import FlowerControl
+from server.metrics import AggregatorMetrics
+from server.runs import PENDING, RunFolder, list_runs, new_run_name
+from server.schedule import Resumer, next_start, started_at
+from server.superlink import aggregator_programs
+
+_log = getLogger(__name__)
+
+_TICK_SECONDS = 2.0
+
+
+def control_of(config: AggregatorConfig) -> FlowerControl:
+    """The control API of this aggregator's SuperLink."""
+    return FlowerControl(config.state / "control", config.superlink_port, config.tls.ca)
+
+
+def begin_run(config: AggregatorConfig, name: str | None = None) -> str:
+    """Begin a run, or take a run up again from its last checkpoint; returns its name.
+
+    Raises:
+        FederationError: the SuperLink does not answer, or the run is going on.
+    """
+    run = RunFolder(config.state, name or new_run_name())
+    if run.is_held():
+        raise FederationError(f"run {run.name} is going on; crossfed-server status shows it")
+    run.announce()
+    try:
+        control_of(config).start_run(stage_app(config.state / "app"), run.name)
+    except FederationError as error:
+        run.give_up(str(error))
+        raise
+    return run.name
+
+
+class AggregatorProcess:
+    """What ``crossfed-server start`` runs.
+
+    Args:
+        config_path: of ``federation.yaml``.
+    """
+
+    def __init__(self, config_path: Path) -> None:
+        self._path = config_path
+        self._stop = threading.Event()
+        self._began = datetime.now(UTC)
+        self._resumer = Resumer()
+        self._seen: tuple[int, ...] = ()
+
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT.
+
+        Raises:
+            CrossfedError: the configuration, a certificate or a program is missing; nothing is left running.
+        """
+        config = load_yaml_model(self._path, AggregatorConfig)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        metrics = AggregatorMetrics(config)
+        supervisor = Supervisor(aggregator_programs(config, self._path), on_exit=metrics.program_ended)
+        supervisor.start()
+        try:
+            self._admit(config, first=True)
+            with metrics.exposed():
+                _log.info("aggregator of %s is ready at %s", config.plan.federation, config.address)
+                while not self._stop.wait(_TICK_SECONDS):
+                    self._tick(config)
+        finally:
+            supervisor.stop()
+        _log.info("aggregator has stopped")
+
+    def _tick(self, config: AggregatorConfig) -> None:
+        try:
+            self._admit(config)
+            self._run_what_is_due(config)
+        except CrossfedError as error:
+            # What is wrong now (a SuperLink that restarts, a damaged card) may be mended while this process runs.
+            _log.warning("%s", error)
+
+    def _admit(self, config: AggregatorConfig, *, first: bool = False) -> None:
+        """Follow the folder of admitted platforms; at the first start, once the SuperLink answers."""
+        book = AdmissionBook(config.platforms)
+        changed = tuple(path.stat().st_mtime_ns for path in sorted(config.platforms.glob("*.json")))
+        if changed == self._seen and not first:
+            return
+        give_up = time.monotonic() + 120.0
+        while True:
+            try:
+                for name, what in book.bring_in_line(control_of(config)).items():
+                    _log.info("platform %s: %s", name, what)
+                break
+            except FederationError:
+                if not first or self._stop.is_set() or time.monotonic() > give_up:
+                    raise
+                self._stop.wait(0.5)
+        self._seen = tuple(path.stat().st_mtime_ns for path in sorted(config.platforms.glob("*.json")))
+
+    def _run_what_is_due(self, config: AggregatorConfig) -> None:
+        runs = list_runs(config.state)
+        lost = self._resumer.to_resume(runs)
+        if lost is not None:
+            _log.warning("run %s has lost its process; it goes on from its last checkpoint", lost)
+            begin_run(config, lost)
+            return
+        if runs and (runs[-1].state == PENDING or RunFolder(config.state, runs[-1].name).is_held()):
+            return
+        due = next_start(config.schedule, started_at(runs[-1]) if runs else None, self._began)
+        if due is not None and due <= datetime.now(UTC):
+            _log.info("scheduled run %s begins", begin_run(config))
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stop.set()

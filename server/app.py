@@ -1,0 +1,48 @@
+"""The Flower ServerApp: one federation run, from its last checkpoint if it has one.
+
+SuperExec starts it as a process of its own on the aggregator's host. What it needs to know beyond the run's name it
+reads from the aggregator's own configuration, so that nothing of it crosses the wire.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.config.deploy import AggregatorConfig
+from common.config.loader import load_yaml_model
+from common.errors import ConfigError
+from server.runs import RunFolder
+from server.strategy import FederatedFactorization
+from server.superlink import CONFIG_VARIABLE
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation named by the run configuration."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    config = _config()
+    run = RunFolder(config.state, str(context.run_config["run-name"]))
+    strategy = FederatedFactorization(
+        config.plan,
+        run.checkpoints(keep=config.keep_checkpoints),
+        run_id=run.name,
+        observer=run.observer(),
+        deadline=config.deadline,
+        join_deadline=config.join_deadline,
+    )
+    with run.recorded():
+        strategy.start(grid)
+
+
+def _config() -> AggregatorConfig:
+    path = os.environ.get(CONFIG_VARIABLE)
+    if path is None:
+        raise ConfigError(f"{CONFIG_VARIABLE} is not set: crossfed-server start runs this ServerApp")
+    return load_yaml_model(Path(path), AggregatorConfig)

@@ -1,0 +1,194 @@
+"""Runs on the aggregator's disk: one folder a run, with its checkpoints and a status that anyone may read at any time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from common.errors import ConfigError, CrossfedError, FederationError
+from common.files import write_atomically
+from server.checkpoint import CheckpointStore
+from server.state import RoundRecord
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+PENDING, RUNNING, FINISHED, FAILED, INTERRUPTED = "pending", "running", "finished", "failed", "interrupted"
+
+
+@dataclass(kw_only=True)
+class RunStatus:
+    """What is known of a run.
+
+    Attributes:
+        name: of the run.
+        state: pending (Flower has it, its process has not begun), running, finished, failed, or interrupted (its
+            process is gone; it resumes from its last checkpoint).
+        process: id of the ServerApp's process, 0 before the first.
+        started, ended: ISO 8601, UTC; ended is None while it runs.
+        error: why it failed.
+        rounds: one record a completed round.
+        answers: the last answer of each platform: kind, code and when.
+    """
+
+    name: str
+    state: str = PENDING
+    process: int = 0
+    started: str = ""
+    ended: str | None = None
+    error: str | None = None
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def server_round(self) -> int:
+        """Rounds completed."""
+        return len(self.rounds)
+
+
+def new_run_name(now: datetime | None = None) -> str:
+    """A name that sorts by time: ``run-20261009T140305``."""
+    return (now or datetime.now(UTC)).strftime("run-%Y%m%dT%H%M%S")
+
+
+class RunFolder:
+    """One run's folder under the aggregator's state.
+
+    Raises:
+        ConfigError: the name is not fit for a folder.
+    """
+
+    def __init__(self, state: Path, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"run name {name!r}: letters, digits, dots, dashes and underscores only, 64 at most")
+        self.name = name
+        self.folder = state / "runs" / name
+
+    def checkpoints(self, *, keep: int) -> CheckpointStore:
+        """Where the run's rounds are kept."""
+        return CheckpointStore(self.folder / "checkpoints", keep=keep)
+
+    def status(self) -> RunStatus:
+        """The status as last written; ``interrupted`` where it says running and nobody holds the run."""
+        status = self._read()
+        if status.state == RUNNING and not self.is_held():
+            status.state = INTERRUPTED
+        return status
+
+    def announce(self) -> None:
+        """Write down that a run is about to begin or to go on, so that it is listed at once."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        status = self._read()
+        status.state, status.ended, status.error = PENDING, None, None
+        status.started = status.started or _now()
+        self._write(status)
+
+    def give_up(self, error: str) -> None:
+        """Write down that an announced run could not begin."""
+        self._end(FAILED, error)
+
+    def observer(self) -> RunRecorder:
+        """An observer that keeps the status up to date."""
+        return RunRecorder(self)
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Hold the run while the body runs it, and write down how it ended.
+
+        Raises:
+            FederationError: another process holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FederationError(f"run {self.name} is already running in another process") from None
+            status = self._read()
+            status.state, status.process, status.ended, status.error = RUNNING, os.getpid(), None, None
+            status.started = status.started or _now()
+            self._write(status)
+            try:
+                yield
+            except BaseException as error:
+                text = str(error) if isinstance(error, CrossfedError) else f"{type(error).__name__}: see the log"
+                self._end(FAILED, text)
+                raise
+            self._end(FINISHED, None)
+
+    def update(self, change: RunStatus) -> None:
+        """Write a status."""
+        self._write(change)
+
+    def read(self) -> RunStatus:
+        """The status as last written."""
+        return self._read()
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "status.json"
+
+    def _end(self, state: str, error: str | None) -> None:
+        status = self._read()
+        status.state, status.ended, status.error = state, _now(), error
+        self._write(status)
+
+    def _read(self) -> RunStatus:
+        try:
+            return RunStatus(**json.loads(self._path.read_text()))
+        except FileNotFoundError:
+            return RunStatus(name=self.name)
+
+    def _write(self, status: RunStatus) -> None:
+        write_atomically(self._path, json.dumps(status.__dict__, indent=1).encode(), mode=0o640)
+
+    def is_held(self) -> bool:
+        """Whether a process is running it now."""
+        try:
+            with (self.folder / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+
+class RunRecorder:
+    """Writes each answer and each round into the run's status."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    def on_reply(self, server_round: int, kind: str, platform: str, code: str, reply_bytes: int) -> None:
+        """A platform answered, or failed with ``code``."""
+        status = self._folder.read()
+        status.answers[platform] = {
+            "kind": kind, "round": server_round, "code": code, "bytes": reply_bytes, "time": time.time(),
+        }  # fmt: skip
+        self._folder.update(status)
+
+    def on_round(self, record: RoundRecord) -> None:
+        """A round is complete."""
+        status = self._folder.read()
+        # A resumed run may repeat a round whose checkpoint was not yet written.
+        status.rounds = [*(r for r in status.rounds if r["round"] < record.round), record.as_dict()]
+        self._folder.update(status)
+
+
+def list_runs(state: Path) -> list[RunStatus]:
+    """All runs, the oldest first."""
+    folder = state / "runs"
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return sorted((RunFolder(state, name).status() for name in names), key=lambda status: status.started)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -26,6 +26,10 @@ from common.privacy.postprocess import item_weights
 
 Make = Callable[[AgentRequest, Membership], PrivatizedContribution]
 
+_LARGEST_PARAMETERS = 1e9
+"""Bound on Σ‖v_i‖² in units of the users' λ: a user's system then has a condition number below about 1e10, at which
+Cholesky factorisation in float64 cannot break down (Higham 2002, Theorem 10.7), whatever the user's history is."""
+
 
 class Contributor(Protocol):
     """Makes contributions of one platform."""
@@ -101,7 +105,10 @@ class PlainContributor:
 class PrivateContributor:
     """``mode: user``: what one user changes in a sum is bounded, and noise hides it.
 
-    Everything a user contributes depends on that user's history, released values and public parameters alone.
+    Everything a user contributes depends on that user's history, released values and public parameters alone. So does
+    every refusal depend on public values alone: a request that could break down for one user and not for another is
+    refused whoever the users are. A platform that shares no item has no user as far as the federation is concerned; under
+    secure summation it adds its noise to the others'.
 
     Args:
         plan: public parameters, from the platform's own configuration.
@@ -113,8 +120,10 @@ class PrivateContributor:
     """
 
     def __init__(self, plan: FederationPlan, data: TrainingData, mechanism: UserLevelMechanism) -> None:
-        users = data.train.n_users
-        if users < plan.privacy.minimum_users:
+        shared = data.train.select_items(data.shared_columns)
+        self._matrix = shared if len(data.shared_columns) else shared.select_users(np.zeros(0, dtype=np.int64))
+        users = self._matrix.n_users
+        if len(data.shared_columns) and users < plan.privacy.minimum_users:
             raise PrivacyError(
                 f"this platform has fewer than privacy.minimum_users = {plan.privacy.minimum_users} users: its noise "
                 "would drown what they have to say, so it contributes nothing; it can still take part as a reader "
@@ -125,10 +134,9 @@ class PrivateContributor:
                 f"this platform has more users than privacy.user_bound = {plan.privacy.user_bound}; agree on a higher "
                 "bound, on which δ and the ring of the secure sum rest"
             )
-        if mechanism.plan.delta > 1 / users:
+        if mechanism.plan.delta > 1 / max(users, 1):
             raise PrivacyError("privacy.delta: is above 1/n for this platform; agree on a smaller one")
         self._plan = plan
-        self._matrix = data.train.select_items(data.shared_columns)
         self._release_plan = mechanism.plan
         self._mechanism = mechanism
 
@@ -149,6 +157,7 @@ class PrivateContributor:
 
     def statistics(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         parameters = self._release_plan.parameters
+        self._check_scale(request.arrays["item_parameters"])
         weights = item_weights(
             request.arrays["item_counts"],
             kept_items=parameters.kept_items,
@@ -167,6 +176,14 @@ class PrivateContributor:
             users,
             weights if self._dense else weights[positions],
         )
+
+    def _check_scale(self, item_parameters: NDArray[np.float32]) -> None:
+        total = float(np.square(item_parameters, dtype=np.float64).sum())
+        if not total <= _LARGEST_PARAMETERS * self._plan.training.regularization:
+            raise ContractError(
+                "item_parameters: are so large that a user's system could break down, and the refusal would tell of that "
+                "user; the aggregator must send normalised factors"
+            )
 
     @property
     def _dense(self) -> bool:

@@ -38,6 +38,8 @@ from common.privacy.sampler import NoiseSource, SystemNoise, discrete_gaussian
 
 _SHRINK = 1 - 2.0**-30
 _EXACT_FLOAT = 2.0**53
+_SMALLEST_WEIGHT = 1e-100
+"""Squares of smaller item weights lose digits, and with them a user's weights their norm."""
 
 
 class PlainMechanism:
@@ -135,8 +137,9 @@ class UserLevelMechanism:
         noise = self._plan.rounds[server_round - 1]
         lengths = _checked_lengths(indptr, indices, len(item_weights))
         _check_finite(user_factors, (len(lengths),), "user_factors")
-        if not (np.isfinite(item_weights).all() and (item_weights >= 0).all()):
-            raise PrivacyError("item_weights: must be finite and at least 0")
+        valid = (item_weights == 0) | (item_weights >= _SMALLEST_WEIGHT) & (item_weights <= 1 / _SMALLEST_WEIGHT)
+        if not valid.all():
+            raise PrivacyError(f"item_weights: must be 0 or lie between {_SMALLEST_WEIGHT} and {1 / _SMALLEST_WEIGHT}")
         entries = self._weighted_entries(indices, lengths, item_weights)
         factors = self._clip(user_factors.astype(np.float64)) * entries.contributing(len(lengths))[:, None]
         sums = {

@@ -69,22 +69,28 @@ class SharedGramAggregation:
     def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Solved:
         noise = self._releases.rounds[state.server_round]
         n_items, row = len(state.vocabulary), self._plan.row
-        vectors = np.zeros((n_items, row))
+        vectors, shares = np.zeros((n_items, row)), np.zeros(n_items)
+        item_grams = None if noise.item_grams is None else np.zeros((n_items, row, row))
         grams: dict[str, NDArray[np.float64]] = {}
         platforms: set[str] = set()
         for part in contributions:
             platforms.update(part.platforms)
             if "item_vectors" in part.arrays:
                 vectors[part.positions] += from_grid(part.arrays["item_vectors"], noise.item_vectors.grid_step)
+                shares[part.positions] += len(part.platforms)
+            if item_grams is not None and noise.item_grams is not None and "item_grams" in part.arrays:
+                triangles = from_grid(part.arrays["item_grams"], noise.item_grams.grid_step)
+                item_grams[part.positions] += unpack_gram(triangles, row)
             if "user_gram" in part.arrays:
                 packed = from_grid(part.arrays["user_gram"], noise.user_gram.grid_step)
                 grams[part.platforms[0]] = project_psd(unpack_gram(packed, row))
         if not platforms:
             return Solved(item_parameters=state.item_parameters, platforms=(), objective=None, recall=None)
-        sigma = noise.item_vectors.actual_sigma(len(platforms))
-        factors = self._factors(state, vectors, grams, sigma)
+        # An item carries the noise of the platforms that sent it; one that nobody sent this time stays as it was.
+        sigma = noise.item_vectors.actual_sigma(1) * np.sqrt(np.maximum(shares, 1.0))
+        factors = self._factors(state, vectors, sigma, grams, item_grams)
         return Solved(
-            item_parameters=factors.astype(np.float32),
+            item_parameters=np.where(shares[:, None] > 0, factors, state.item_parameters).astype(np.float32),
             platforms=tuple(sorted(platforms)),
             objective=None,
             recall=None,
@@ -94,8 +100,9 @@ class SharedGramAggregation:
         self,
         state: FederationState,
         vectors: NDArray[np.float64],
+        sigma: NDArray[np.float64],
         grams: dict[str, NDArray[np.float64]],
-        sigma: float,
+        item_grams: NDArray[np.float64] | None,
     ) -> NDArray[np.float64]:
         stacked = np.stack(list(grams.values()))
         members = ownership([state.vocabulary.owners[name] for name in grams], len(vectors))
@@ -106,6 +113,7 @@ class SharedGramAggregation:
             item_sigma=sigma,
             user_gram=stacked.sum(axis=0),
             catalogue_gram=np.tensordot(members.astype(np.float64), stacked, axes=1),
+            item_grams=item_grams,
         )
         return item_factors(released, self._plan.setting)
 

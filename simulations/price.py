@@ -42,8 +42,12 @@ class PricePoint:
 
 
 def private_plan(plan: FederationPlan, epsilon: float) -> FederationPlan:
-    """The plan at ``epsilon``, with the defaults tuned for it, everything else of its privacy section kept."""
-    privacy = PrivacyConfig.model_validate(plan.privacy.model_dump() | {"mode": "user", "epsilon": epsilon})
+    """The plan at ``epsilon``, with the defaults tuned for it, everything else of its privacy section kept.
+
+    But for the lifetime budget: what is trained for its price is thrown away.
+    """
+    changes = {"mode": "user", "epsilon": epsilon, "budget": None}
+    privacy = PrivacyConfig.model_validate(plan.privacy.model_dump() | changes)
     return plan.model_copy(update={"privacy": privacy})
 
 
@@ -68,7 +72,8 @@ def measure_point(
 ) -> PricePoint:
     """Measure a trained shared model on own and hidden items."""
     ruler, model = Ruler(scenario), shared_model(state, plan)
-    beta = scenario.personalization.beta or shipped_beta(private=plan.private)
+    chosen = scenario.personalization.beta
+    beta = shipped_beta(private=plan.private) if chosen is None else chosen
     own: dict[str, Block] = {}
     cross: dict[str, dict[str, Block]] = {}
     for platform in platforms:
@@ -87,7 +92,7 @@ def _cross(ruler: Ruler, ground: CrossGround, model: FactorModel, beta: float) -
         "shared": ground.shared(model),
         "final": ground.blended(model, beta),
     }
-    return {name: ruler.block(ruler.per_user(one, held_out, ground.foreign)) for name, one in scorers.items()}
+    return {name: ruler.block(ruler.per_user(one, held_out, ground.candidates)) for name, one in scorers.items()}
 
 
 def train_shared(scenario: Scenario, platforms: Sequence[SimulatedPlatform]) -> FederationState:

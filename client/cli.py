@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
@@ -69,7 +70,7 @@ def recommend(
     """
     items = Recommender(PlatformStore(store).load()).recommend(user, k, _scope(scope))
     if as_json:
-        typer.echo(json.dumps([item.__dict__ for item in items], ensure_ascii=False))
+        typer.echo(json.dumps([asdict(item) for item in items], ensure_ascii=False))
     else:
         Console().print(recommendation_table(items))
 

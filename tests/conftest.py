@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from hypothesis import HealthCheck, settings
+
 # Tests share their machine; tiny systems gain nothing from threads. Set before numpy and numba are imported.
 for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -13,3 +15,7 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 _MEMORY = Path("/dev/shm")
 if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+# Nothing asserts a wall-clock time: not Hypothesis either, whose deadlines a busy machine misses.
+settings.register_profile("crossfed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("crossfed")

@@ -11,6 +11,7 @@ from client.agent import PlatformAgent
 from client.budget import BudgetPolicy
 from client.data.cleaning import load_platform_data
 from client.data.dataset import ItemTable, PlatformData, UserItemMatrix
+from client.data.independence import check_users_independent
 from client.data.split import EvaluationSlice, random_per_user
 from client.data.training import TrainingData
 from client.keys import KeyFolder
@@ -85,12 +86,8 @@ def budget_policy(config: PlatformConfig) -> BudgetPolicy:
 
 def check_privacy_of_data(config: PlatformConfig) -> None:
     """Raises: ConfigError when one user's presence could change what is kept of another's history."""
-    dependent = config.data.settings_that_depend_on_other_users() if config.plan.private else ()
-    if dependent:
-        raise ConfigError(
-            f"data.{', data.'.join(dependent)}: one user's presence would change what is kept of others, which the privacy "
-            "promise does not cover; give an items file, and no rule that counts over users"
-        )
+    if config.plan.private:
+        check_users_independent(config.data)
 
 
 def hold_out(matrix: UserItemMatrix, config: PlatformConfig) -> tuple[UserItemMatrix, EvaluationSlice]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from client.data.cleaning import load_before_count_filters
 from client.data.dataset import ItemTable, PlatformData, UserItemMatrix
 from client.data.filters import fit_count_filters
+from client.data.independence import check_users_independent
 from client.data.items import select_items
 from client.data.report import CleaningReport, Dropped
 from client.data.split import (
@@ -70,14 +71,25 @@ def make_platforms(scenario: Scenario) -> list[SimulatedPlatform]:
     """Load, clean, cut and split; in order of name.
 
     Raises:
+        ConfigError: what is trained privately depends on data settings that user-level privacy does not cover.
         DataError: a file cannot be used, or a platform ends up without users or items.
     """
+    if scenario.plan.private or scenario.price_at:
+        check_private_data(scenario)
     if scenario.partition is not None:
         raw = _partitioned(scenario.partition, _rng(scenario, "partition"))
     else:
         raw = _separate(scenario.platforms, _rng(scenario, "hide"))
     platforms = [_split(part, scenario) for part in raw]
     return sorted(platforms, key=lambda platform: platform.name)
+
+
+def check_private_data(scenario: Scenario) -> None:
+    """Raises: ConfigError when one user's presence could change what is kept of another's history."""
+    if scenario.partition is not None:
+        check_users_independent(scenario.partition.data, at="partition.data")
+    for index, source in enumerate(scenario.platforms):
+        check_users_independent(source.data, at=f"platforms.{index}.data")
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from common.files import write_atomically
-from simulations.datasets import make_platforms
+from simulations.datasets import check_private_data, make_platforms
 from simulations.engine import simulation_secret
 from simulations.measure import FIGURE_OF_MERIT
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
@@ -40,7 +40,11 @@ def run_sweep(
 
     Returns:
         The means for people.
+
+    Raises:
+        CrossfedError: of the data, the configuration or the federation; the message says what to mend.
     """
+    check_private_data(scenario)
     folder.mkdir(parents=True, exist_ok=True)
     on_stage("reading and splitting the data")
     platforms = make_platforms(scenario)

@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from logging import getLogger
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
 from client.recommend.feedback import Event, FeedbackLog
+from client.recommend.index import ApproximateIndex, recall_against_exact
 from client.recommend.process import collector_paused
 from client.recommend.recommender import EXACT_UP_TO, PreparedHistory, Recommender
 from client.store import PlatformStore
@@ -86,6 +88,27 @@ class Snapshot:
             while len(self._cache) > self.cached_users:
                 self._cache.popitem(last=False)
         return prepared
+
+
+def approximate_recall(recommender: Recommender, *, users: int = 50, k: int = 20, seed: int = 0) -> dict[str, float]:
+    """Recall@k of approximate search against exact search, over random users, for each scope that is searched so.
+
+    Args:
+        recommender: of a loaded model; a scope below ``approximate_above`` is searched exactly and left out.
+        users: how many users' own queries to try, at least 1.
+        k: depth.
+        seed: of the choice of users.
+    """
+    known = recommender.model.user_ids
+    chosen = np.random.default_rng(seed).choice(len(known), size=min(users, len(known)), replace=False)
+    prepared = [recommender.prepare(recommender.history_of(known[row])) for row in chosen]
+    return {
+        name: recall_against_exact(
+            scope.index, scope.linear.items, np.stack([user.query(name).vector for user in prepared]), k
+        )
+        for name, scope in (("own", recommender.own), ("cross", recommender.cross))
+        if isinstance(scope.index, ApproximateIndex)
+    }
 
 
 class ServingModel:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import logging
+import signal
+import subprocess
+import sys
 import threading
 import urllib.request
 import uuid
@@ -126,6 +129,39 @@ def test_feedback_is_there_after_a_restart(store):
     with serve_recommender(store.root) as server, RecommenderClient(server.target) as client:
         assert client.recommend("user-1", k=5) == expected
         assert client.record_feedback("user-1", key, event_id="event").duplicate
+
+
+KILLED_BEFORE_THE_ANSWER = """
+import os, signal, sys
+from pathlib import Path
+from client.recommend import feedback
+from client.serving_service import serve_recommender
+
+real, server = os.fsync, serve_recommender(Path(sys.argv[1]))
+
+def fsync_and_die(descriptor):
+    real(descriptor)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+feedback.os.fsync = fsync_and_die
+print(server.target, flush=True)
+signal.pause()
+"""
+
+
+def test_a_kill_between_the_write_of_feedback_and_its_answer_loses_and_doubles_nothing(store):
+    command = [sys.executable, "-c", KILLED_BEFORE_THE_ANSWER, str(store.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        target = process.stdout.readline().strip()
+        with RecommenderClient(target, retry=False) as client:
+            key = client.recommend("user-1", k=1, scope="own")[0].key
+            with pytest.raises(PlatformError, match="UNAVAILABLE"):
+                client.record_feedback("user-1", key, event_id="event")
+        assert process.wait(30) == -signal.SIGKILL
+    with serve_recommender(store.root) as server, RecommenderClient(server.target) as client:
+        assert key not in {item.key for item in client.recommend("user-1", k=500)}
+        assert client.record_feedback("user-1", key, event_id="event").duplicate
+        assert len(server.model.feedback) == 1
 
 
 def test_every_answer_is_whole_and_of_one_version_while_models_are_swapped(store, server):

@@ -16,7 +16,7 @@ from client.metrics_export import ServingMetrics
 from client.recommend.feedback import Event, FeedbackLog
 from client.recommend.process import collector_paused
 from client.recommend.recommender import Recommender
-from client.recommend.serving import ServingConfig, ServingModel
+from client.recommend.serving import ServingConfig, ServingModel, approximate_recall
 from client.recommender_service import RecommenderServicer
 from client.store import PlatformStore
 from common.errors import StoreError
@@ -83,6 +83,18 @@ def test_prepared_users_are_kept_up_to_the_limit_and_renewed_by_feedback(serving
         serving.prepared(snapshot, f"user-{user}")
     assert len(snapshot._cache) == 3
     assert serving.prepared(snapshot, "user-1") is not renewed
+
+
+def test_beyond_the_threshold_search_is_approximate_with_a_recall_that_is_measured():
+    model = random_platform_model(np.random.default_rng(0), own=1500, foreign=80, dimension=8)
+    approximate, exact = Recommender(model, approximate_above=1000), Recommender(model)
+    recall = approximate_recall(approximate, users=20)
+    assert set(recall) == {"own"}
+    assert 0.95 <= recall["own"] <= 1.0
+    assert approximate_recall(exact) == {}
+    listed, expected = (each.recommend("user-1", k=20) for each in (approximate, exact))
+    assert len({item.key for item in listed} & {item.key for item in expected}) >= 18
+    assert not {item.key for item in listed} & {model.own.keys[c] for c in model.histories.row(1)}
 
 
 def test_without_a_model_there_is_a_clear_refusal(tmp_path):

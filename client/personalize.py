@@ -7,11 +7,13 @@ users with the same search and the same number of candidates as the anchored mod
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice
 from client.data.training import TrainingData
 from client.evaluation import Candidate, PerUserMetrics, choose_verdict, evaluate
@@ -22,7 +24,7 @@ from client.recommend.topk import block_rows
 from client.training.als import rating_sum_and_count
 from client.training.fit import fit
 from client.training.local import fit_anchored
-from client.training.tuning import tune_anchored, tune_local
+from client.training.tuning import SearchSpace, tune_anchored, tune_local
 from common.config.model import AnchoredConfig, FactorizationConfig
 from common.config.platform import PersonalizationConfig, shipped_beta
 
@@ -60,11 +62,12 @@ class Personalizer:
         self._data = data
         self._base = model
         self._config = config
-        self._local: FactorModel | None = None
+        self._held_out = _only_users(data.validation)
+        self._local: _Tuned | None = None
 
     def build(self, view: FederationView) -> PlatformModel:
         """Train the platform's own models, choose between them and the shared one, and put it all together."""
-        local = self.local()
+        local = self._tuned_local()
         anchored = self._anchored(view) if self._config.anchored and (view.own_positions >= 0).any() else None
         undecided = OwnVerdict(
             name="local", weight=None, metric=self._config.metric, local_mean=0.0, chosen_mean=0.0, interval=(0.0, 0.0)
@@ -79,14 +82,14 @@ class Personalizer:
             elsewhere=self._demand(view),
             own=describe(self._data),
             own_positions=view.own_positions,
-            local=local,
-            anchored=anchored,
+            local=local.model,
+            anchored=None if anchored is None else anchored.model,
             verdict=undecided,
             beta=shipped_beta(private=view.private) if self._config.beta is None else self._config.beta,
             user_ids=self._data.user_ids,
             histories=self._data.known,
         )
-        return replace(model, verdict=self._judge(model))
+        return replace(model, verdict=self._judge(model, local, anchored))
 
     def _demand(self, view: FederationView) -> NDArray[np.float64]:
         """float64 ``[m]``: how much own users would want each item of the vocabulary, judged by the others' users."""
@@ -102,63 +105,76 @@ class Personalizer:
 
     def local(self) -> FactorModel:
         """The local model, tuned and trained once: it does not depend on the federation."""
+        return self._tuned_local().model
+
+    def _tuned_local(self) -> _Tuned:
         if self._local is None:
-            train, held_out = self._data.train, self._data.validation
+            train, trials = self._data.train, _Trials(self._measure)
             tuned = tune_local(
                 train,
-                held_out.history,
-                self._score,
+                self._held_out.history,
+                trials,
                 self._rng("tune local"),
                 budget=self._config.tuning_candidates,
-                base=self._base,
+                base=_frugal(self._base),
+                space=_space(train),
             )
             fitted = fit(train, tuned.config, self._rng("local"))
-            self._local = FactorModel(
-                item_parameters=fitted.item_factors, config=tuned.config, value_mean=self._value_mean()
-            )
+            model = FactorModel(item_parameters=fitted.item_factors, config=tuned.config, value_mean=self._value_mean())
+            self._local = _Tuned(model, trials.cross_fitted(self._rng("folds")))
         return self._local
 
-    def _anchored(self, view: FederationView) -> FactorModel:
+    def _anchored(self, view: FederationView) -> _Tuned:
         prior = np.zeros((self._data.train.n_items, view.shared.item_parameters.shape[1]), dtype=np.float32)
         known = np.flatnonzero(view.own_positions >= 0)
         prior[known] = view.shared.item_parameters[view.own_positions[known]]
-        base = AnchoredConfig(**view.shared.config.model_dump())
-        train, held_out = self._data.train, self._data.validation
+        base = AnchoredConfig(**_frugal(view.shared.config).model_dump())
+        train, trials = self._data.train, _Trials(self._measure)
         tuned = tune_anchored(
             train,
-            held_out.history,
-            self._score,
+            self._held_out.history,
+            trials,
             self._rng("tune anchored"),
             prior,
             budget=self._config.tuning_candidates,
             base=base,
+            space=_space(train),
         )
         assert isinstance(tuned.config, AnchoredConfig)
         fitted = fit_anchored(train, prior, tuned.config, self._rng("anchored"))
         width = tuned.config.dimension + tuned.config.free_dimensions
         plain = tuned.config.model_dump(include=set(FactorizationConfig.model_fields)) | {"dimension": width}
-        return FactorModel(
+        model = FactorModel(
             item_parameters=fitted.item_factors,
             config=FactorizationConfig.model_validate(plain),
             value_mean=self._value_mean(),
         )
+        return _Tuned(model, trials.cross_fitted(self._rng("folds")))
 
-    def _judge(self, model: PlatformModel) -> OwnVerdict:
-        """Compare all candidates with the local model on the validation users (never on test)."""
-        local = model.own_scorer("local")
-        candidates: list[tuple[str, float | None, Scorer]] = []
+    def _judge(self, model: PlatformModel, local: _Tuned, anchored: _Tuned | None) -> OwnVerdict:
+        """Compare all candidates with the local model on the validation users (never on test).
+
+        A model that was tuned on these users looks better on them than it is; the shared one was not. So tuned models
+        count with what they reach on users who had no say in their tuning. A blend has the local model in it: its gain
+        over that, as it is, is added to what the local model counts.
+        """
+        candidates: list[Candidate] = []
         if (model.own_positions >= 0).any():
-            shared = model.own_scorer("shared")
-            candidates.append(("shared", None, shared))
+            scorer, shared = model.own_scorer("local"), model.own_scorer("shared")
+            candidates.append(Candidate("shared", None, self._measure(shared)))
             if self._base.feedback == "implicit":
-                candidates += [("blend", w, BlendScorer(local, shared, w)) for w in self._config.blend_weights]
-        if model.anchored is not None:
-            candidates.append(("anchored", None, model.own_scorer("anchored")))
+                plain = self._values(self._measure(scorer))
+                for w in self._config.blend_weights:
+                    gain = self._values(self._measure(BlendScorer(scorer, shared, w))) - plain
+                    candidates.append(Candidate("blend", w, self._of_users(local.values + gain)))
+        if anchored is not None:
+            candidates.append(Candidate("anchored", None, self._of_users(anchored.values)))
         verdict = choose_verdict(
-            self._measure(local),
-            [Candidate(name, weight, self._measure(scorer)) for name, weight, scorer in candidates],
+            self._of_users(local.values),
+            candidates,
             metric=self._metric,
             rng=self._rng("verdict"),
+            level=self._config.verdict_level,
         )
         return OwnVerdict(
             name=verdict.name,
@@ -175,12 +191,15 @@ class Personalizer:
 
     def _measure(self, scorer: Scorer) -> PerUserMetrics:
         if self._base.feedback == "explicit":
-            return rating_accuracy(scorer, self._data.validation)
-        return evaluate(scorer, self._data.validation, metrics=(self._metric,), depth=20)
+            return rating_accuracy(scorer, self._held_out)
+        return evaluate(scorer, self._held_out, metrics=(self._metric,), depth=20)
 
-    def _score(self, user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]) -> float:
-        values = self._measure(SolvedFactorScorer(user_factors, item_factors)).values[self._metric]
-        return float(values.mean()) if len(values) else 0.0
+    def _values(self, measured: PerUserMetrics) -> NDArray[np.float64]:
+        return measured.values[self._metric]
+
+    def _of_users(self, values: NDArray[np.float64]) -> PerUserMetrics:
+        users = self._held_out.users
+        return PerUserMetrics(users[self._held_out.truth.row_lengths[users] > 0], {self._metric: values}, None)
 
     def _value_mean(self) -> float:
         total, count = rating_sum_and_count(self._data.train)
@@ -188,6 +207,62 @@ class Personalizer:
 
     def _rng(self, purpose: str) -> np.random.Generator:
         return np.random.default_rng([self._config.seed, zlib.crc32(f"{self._platform}/{purpose}".encode())])
+
+
+@dataclass(frozen=True, eq=False)
+class _Tuned:
+    """A tuned model, and what its tuning reaches on each validation user without that user's say: float64 ``[k]``."""
+
+    model: FactorModel
+    values: NDArray[np.float64]
+
+
+class _Trials:
+    """Scores candidates on the validation users and remembers every user's value."""
+
+    def __init__(self, measure: Callable[[Scorer], PerUserMetrics]) -> None:
+        self._measure = measure
+        self._values: list[NDArray[np.float64]] = []
+
+    def __call__(self, user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]) -> float:
+        (values,) = self._measure(SolvedFactorScorer(user_factors, item_factors)).values.values()
+        self._values.append(values)
+        return float(values.mean()) if len(values) else 0.0
+
+    def cross_fitted(self, rng: np.random.Generator, folds: int = 10) -> NDArray[np.float64]:
+        """float64 ``[k]``: each user's value under the candidate that is best for the users of the other folds."""
+        values = np.stack(self._values)
+        fold = rng.permutation(values.shape[1]) % folds
+        chosen = np.empty(values.shape[1])
+        for number in np.unique(fold):
+            others = values[:, fold != number]
+            best = int(np.argmax(others.mean(axis=1))) if others.shape[1] else 0
+            chosen[fold == number] = values[best, fold == number]
+        return chosen
+
+
+def _only_users(held_out: EvaluationSlice) -> EvaluationSlice:
+    """The slice with its users' rows alone: nobody else's factor need be solved to look at it."""
+    rows = np.arange(len(held_out.users))
+    return EvaluationSlice(
+        rows, held_out.history.select_users(held_out.users), held_out.truth.select_users(held_out.users)
+    )
+
+
+def _frugal(config: FactorizationConfig) -> FactorizationConfig:
+    """Conjugate gradients, which in tuning cost a fraction of exact solves; they are there for implicit feedback."""
+    return config.model_copy(update={"solver": "cg"}) if config.feedback == "implicit" else config
+
+
+def _space(train: UserItemMatrix) -> SearchSpace:
+    """Candidates' dimensions up to an eighth of the users: more of them cannot be told apart from noise."""
+    space = SearchSpace()
+    largest = max(16, train.n_users // 8)
+    return replace(
+        space,
+        dimensions=tuple(d for d in space.dimensions if d <= largest),
+        free_dimensions=tuple(d for d in space.free_dimensions if d <= largest),
+    )
 
 
 def describe(data: TrainingData) -> ItemDescriptions:

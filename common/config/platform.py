@@ -33,6 +33,9 @@ class PersonalizationConfig(FrozenModel):
     """w of z(local) + w·z(shared)."""
     metric: Literal["recall@20", "ndcg@10", "hr@10"] = "ndcg@10"
     """What tuning and the verdict maximise for implicit feedback; explicit feedback minimises the rating error."""
+    verdict_level: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """Coverage of the two-sided interval of the gain over the local model, whose lower end must exceed 0. 0.6 asks for a
+    one-sided certainty of 80 %: 0.95 would leave small platforms, whose intervals are wide, with their own model."""
     beta: Annotated[float, Field(ge=0)] | None = None
     """β: weight of log popularity in cross-platform scores; null: the shipped constant (:func:`shipped_beta`)."""
     seed: Annotated[int, Field(ge=0)] = 0

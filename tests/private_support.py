@@ -1,0 +1,222 @@
+"""Tiny private federations for tests, and an aggregator whose every step a test can take by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from client.agent import PlatformAgent
+from client.budget import mu_squared
+from client.data.training import TrainingData
+from client.ledger import BudgetLedger
+from client.outbox import Outbox
+from common.catalogue import Vocabulary, pack_blobs
+from common.config.federation import FederationPlan
+from common.exchange import AgentReply, AgentRequest, Arrays
+from common.privacy.contribution import PrivatizedContribution
+from common.privacy.mechanism import UserLevelMechanism
+from common.privacy.rounds import secure_rounds
+from common.privacy.secure_sum import Roster, SecureSumRound, SecureSumServer
+from server.private_aggregation import SharedGramAggregation
+from simulations.engine import budget_policy
+from tests.support import agents_of, random_platforms
+
+SIZES = (20, 12, 8, 6, 5)
+D = 3
+
+
+def private_plan(platforms: int = 3, **privacy: Any) -> FederationPlan:
+    """Two rounds of three dimensions; 16 of some 24 items are kept, and long histories are clipped."""
+    settings = {
+        "mode": "user",
+        "minimum_users": 1,
+        "user_bound": 100,
+        "tuned_training": False,
+        "clip_norm": 0.4,
+        "weight_total": 4.0,
+        "popularity_exponent": 0.3,
+        "max_count_contribution": 3.0,
+        "kept_items": 16,
+    }
+    return FederationPlan.model_validate(
+        {
+            "federation": "test",
+            "platforms": platforms,
+            "rounds": 2,
+            "model": {"dimension": D, "regularization": 0.3, "unobserved_weight": 0.2, "backend": "numba"},
+            "privacy": settings | privacy,
+        }
+    )
+
+
+def private_platforms(platforms: int = 3) -> dict[str, TrainingData]:
+    return random_platforms(3, SIZES[:platforms])
+
+
+def without_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mechanism adds zeros: what is released are the clipped and quantised sums."""
+    monkeypatch.setattr(UserLevelMechanism, "_add_noise", lambda self, sums, noise: sums)
+
+
+def outbox_of(agent: PlatformAgent) -> Outbox:
+    return agent._outbox
+
+
+def charges_of(agent: PlatformAgent) -> list[dict[str, Any]]:
+    entries = [entry.content for entry in outbox_of(agent).ledger.entries()]
+    return [dict(entry) for entry in entries if entry["event"] == "charged"]
+
+
+def charged_mu_squared(agent: PlatformAgent) -> float:
+    return mu_squared(
+        release for run in outbox_of(agent).ledger.spend().runs for charge in run.charges for release in charge.releases
+    )
+
+
+def sent_by(agent: PlatformAgent) -> list[dict[str, Any]]:
+    """The journal's entries of what left."""
+    entries = [dict(entry.content) for entry in outbox_of(agent).journal.entries()]
+    return [entry for entry in entries if entry["event"] in ("sent", "replied")]
+
+
+def lower_budget(agent: PlatformAgent, folder: Path, epsilon: float) -> None:
+    """Another process of the platform opens the ledger under a smaller lifetime budget."""
+    policy = budget_policy(agent.plan)
+    lowered = type(policy)(epsilon=epsilon, delta=policy.delta)
+    BudgetLedger.open(folder / "platforms" / agent.name, lowered)
+
+
+class Tap:
+    """Notes what mechanisms released before it was masked, and what the aggregator solved from."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.released: list[PrivatizedContribution] = []
+        self.solved: list[Any] = []
+        make, factors = UserLevelMechanism._contribution, SharedGramAggregation._factors
+
+        def released(mechanism: UserLevelMechanism, *arguments: Any) -> PrivatizedContribution:
+            contribution = make(mechanism, *arguments)
+            self.released.append(contribution)
+            return contribution
+
+        def solved(aggregation: SharedGramAggregation, *arguments: Any) -> Any:
+            self.solved.append(arguments)
+            return factors(aggregation, *arguments)
+
+        monkeypatch.setattr(UserLevelMechanism, "_contribution", released)
+        monkeypatch.setattr(SharedGramAggregation, "_factors", solved)
+
+    def of_round(self, server_round: int) -> list[PrivatizedContribution]:
+        """In order of platform name, as the inline grid asks."""
+        return [part for part in self.released if part.server_round == server_round]
+
+
+@dataclass
+class HandMade:
+    """An aggregator by hand: every request is a test's own."""
+
+    agents: dict[str, PlatformAgent]
+    plan: FederationPlan
+    vocabulary: Vocabulary
+    run_id: str = "run"
+
+    def request(self, kind: str, server_round: int = 0, **parts: Any) -> AgentRequest:
+        return AgentRequest(kind=kind, run_id=self.run_id, server_round=server_round, **parts)
+
+    def ask(self, name: str, kind: str, server_round: int = 0, **parts: Any) -> AgentReply:
+        return self.agents[name].exchange(self.request(kind, server_round, **parts))
+
+    def parameters(self, seed: int = 0) -> Arrays:
+        m = len(self.vocabulary)
+        factors = np.random.default_rng(seed).normal(size=(m, self.plan.row)) / np.sqrt(m)
+        return {"item_parameters": factors.astype(np.float32), "item_counts": np.arange(m, 0, -1, dtype=np.float64)}
+
+    def join(self) -> None:
+        """Greeting and vocabulary, as the strategy does both."""
+        for name in self.agents:
+            reply = self.ask(name, "join", config={"plan": self.plan.model_dump(mode="json")})
+            assert reply.code == "ok", reply.code
+        self.tell_vocabulary()
+
+    def tell_vocabulary(self) -> None:
+        for name in self.agents:
+            reply = self.ask(name, "vocabulary", **self.vocabulary_parts())
+            assert reply.code == "ok", reply.code
+
+    def vocabulary_parts(self) -> dict[str, Any]:
+        cards, offsets = pack_blobs([b""] * len(self.vocabulary))
+        arrays = {
+            "digests": self.vocabulary.digests,
+            "owners": self.vocabulary.ownership().astype(np.uint8),
+            "cards": cards,
+            "card_offsets": offsets,
+        }
+        return {"config": {"platforms": list(self.vocabulary.owners)}, "arrays": arrays}
+
+    def roster(self, names: Sequence[str] | None = None, **changes: Any) -> Roster:
+        members = list(self.agents if names is None else names)
+        terms: dict[str, Any] = {
+            "run_id": self.run_id,
+            "identities": {name: self.agents[name]._member().public_key.tobytes() for name in members},
+            "colluders": self.plan.privacy.colluders,
+            "dropouts": self.plan.privacy.dropouts,
+            "rounds": secure_rounds(
+                self.plan.release_plan(), platforms=len(members), n_items=len(self.vocabulary), row=self.plan.row
+            ),
+        }
+        return Roster.agree(**(terms | changes))
+
+    def step(self, name: str, step: str, message: bytes, server_round: int = 0) -> AgentReply:
+        arrays = {"message": np.frombuffer(message, dtype=np.uint8)}
+        return self.ask(name, "secure_sum", server_round, config={"step": step}, arrays=arrays)
+
+    def enrol(self) -> SecureSumServer:
+        roster = self.roster()
+        server = SecureSumServer(roster)
+        for name in self.agents:
+            server.add_advert(name, bytes_of(self.step(name, "advertise", roster.to_bytes())))
+        for name in self.agents:
+            server.add_shares(name, bytes_of(self.step(name, "enrol", server.enrolment())))
+        if roster.dropouts:
+            for name in self.agents:
+                assert bytes_of(self.step(name, "receive", server.mailbag(name))) == b"ok"
+        return server
+
+    def masked_round(self, server: SecureSumServer, server_round: int, names: Sequence[str]) -> SecureSumRound:
+        """Ask ``names`` for their masked contributions; the round as the aggregator holds it then."""
+        length = (len(self.vocabulary) + 1, *[len(self.vocabulary) * self.plan.row] * 2)[server_round]
+        current = server.open_round(server_round, length)
+        for name in names:
+            current.add_masked(name, self.masked(name, server_round).arrays["masked"].tobytes())
+        return current
+
+    def masked(self, name: str, server_round: int, seed: int = 0) -> AgentReply:
+        if server_round == 0:
+            return self.ask(name, "masked_counts")
+        return self.ask(name, "masked_statistics", server_round, arrays=self.parameters(seed))
+
+
+def bytes_of(reply: AgentReply) -> bytes:
+    assert reply.code == "ok", reply.code
+    return reply.arrays["message"].tobytes()
+
+
+def by_hand(
+    platforms: Mapping[str, TrainingData], plan: FederationPlan, folder: Path, *, joined: bool = True
+) -> HandMade:
+    """Agents of ``platforms`` with an aggregator by hand."""
+    agents = {agent.name: agent for agent in agents_of(platforms, plan, folder)}
+    catalogues: dict[str, NDArray[np.uint8]] = {}
+    for name, agent in agents.items():
+        keys = [agent.data.items.keys[column] for column in agent.data.shared_columns]
+        catalogues[name] = agent._secret.digests(keys)
+    aggregator = HandMade(agents, plan, Vocabulary.empty().extended(catalogues))
+    if joined:
+        aggregator.join()
+    return aggregator

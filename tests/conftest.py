@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # Tests share their machine; tiny systems gain nothing from threads. Set before numpy and numba are imported.
@@ -19,3 +21,14 @@ if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMOR
 # Nothing asserts a wall-clock time: not Hypothesis either, whose deadlines a busy machine misses.
 settings.register_profile("crossfed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("crossfed")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another on a busy machine cost tiny kernels fifty times their work."""
+    import numba
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)

@@ -1,146 +1,183 @@
 from __future__ import annotations
 
-import numpy as np
-import polars as pl
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from dataclasses import asdict, replace
 
-from client.data.dataset import ItemTable, UserItemMatrix
-from client.data.split import random_per_user
+import numpy as np
+import pytest
+
+from client.data.split import EvaluationSlice
 from client.data.training import TrainingData
-from client.evaluation import Candidate, PerUserMetrics, choose_verdict, evaluate
-from client.personalize import FederationView, Personalizer, _only_users, _Trials
+from client.personalize import FederationView, Personalizer, describe, rating_accuracy
 from client.platform_model import FactorModel, ItemDescriptions
-from client.recommend.scorer import PopularityScorer
+from client.recommend.fold_in import FoldIn
 from common.config.model import FactorizationConfig
 from common.config.platform import PersonalizationConfig
+from tests.support import MODEL, held_out_last, matrix, no_slice, training_data
 
-MODEL = FactorizationConfig(dimension=6, regularization=1.0, unobserved_weight=0.3, backend="numba")
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+N = 24
+CONFIG = PersonalizationConfig(tuning_candidates=2, blend_weights=(1.0,))
 
 
-def training_data(rng: np.random.Generator, n: int = 60, m: int = 120) -> TrainingData:
-    """Six tastes: users have mostly items that leave the same remainder when divided by six."""
-    fits = np.arange(n)[:, None] % 6 == np.arange(m) % 6
-    rows, columns = np.nonzero(rng.random((n, m)) < np.where(fits, 0.25, 0.02))
-    matrix = UserItemMatrix.from_entries(rows, columns, np.ones(len(rows)), np.arange(len(rows)), n_users=n, n_items=m)
-    split = random_per_user(matrix, rng=rng, validation_users_share=0.5)
-    items = ItemTable(
-        keys=tuple(f"x:{i}" for i in range(m)), titles=("",) * m, genres=((),) * m, attributes=pl.DataFrame()
+def taste_data(n_users: int = 60, *, explicit: bool = False, validated: bool = True) -> TrainingData:
+    """Two tastes, a half of the catalogue each, and histories of two items: too few to learn the halves from."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(n_users):
+        items = np.flatnonzero(np.arange(N) % 2 == user % 2)
+        chosen = rng.choice(items, 3, replace=False)
+        rows.append({int(item): float(4 + user % 2) if explicit else 1.0 for item in chosen})
+    held_out = held_out_last(matrix(rows, N))
+    return training_data(
+        [f"x:{i}" for i in range(N)],
+        held_out.history,
+        validation=held_out if validated else no_slice(held_out.history),
     )
-    return TrainingData(
-        user_ids=tuple(f"u{i}" for i in range(n)),
-        items=items,
-        train=split.train,
-        validation=split.validation,
-        shared=np.ones(m, dtype=np.bool_),
-    )
 
 
-def view_of(data: TrainingData, factors: np.ndarray, *, private: bool = False) -> FederationView:
-    m = len(data.items)
-    extra = len(factors) - m
+def view_of(
+    parameters: np.ndarray, config: FactorizationConfig = MODEL, positions: np.ndarray | None = None
+) -> FederationView:
+    positions = np.arange(N, dtype=np.int32) if positions is None else positions
+    names = tuple(f"x:{i}" for i in range(N))
     return FederationView(
         server_round=3,
-        private=private,
         platforms=("here", "there"),
-        vocabulary=ItemDescriptions(
-            keys=tuple(f"x:{i}" for i in range(m + extra)), titles=("",) * (m + extra), genres=((),) * (m + extra)
-        ),
-        owners=np.ones((m + extra, 2), dtype=np.bool_),
-        own_positions=np.arange(m, dtype=np.int32),
-        shared=FactorModel(item_parameters=factors.astype(np.float32), config=MODEL),
-        elsewhere=np.concatenate([data.train.item_counts() * 3.0, np.arange(1.0, extra + 1)]),
+        vocabulary=ItemDescriptions(keys=names, titles=names, genres=((),) * N),
+        owners=np.ones((N, 2), dtype=bool),
+        own_positions=positions,
+        shared=FactorModel(item_parameters=parameters, config=config),
+        elsewhere=np.ones(N) * 5,
+        private=False,
     )
 
 
-def trials_of(values: np.ndarray) -> _Trials:
-    rows = iter(values)
-    trials = _Trials(lambda scorer: PerUserMetrics(np.arange(values.shape[1]), {"ndcg@10": next(rows)}, None))
-    for _ in values:
-        trials(np.zeros((1, 1), dtype=np.float32), np.zeros((1, 1), dtype=np.float32))
-    return trials
+def knows_the_halves() -> np.ndarray:
+    parameters = np.zeros((N, MODEL.dimension), dtype=np.float32)
+    parameters[np.arange(N), np.arange(N) % 2] = 1.0
+    return parameters
 
 
-@settings(max_examples=40)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 25))
-def test_nobody_has_a_say_in_the_candidate_that_counts_for_them(seed: int, users: int) -> None:
-    rng = np.random.default_rng(seed)
-    values = rng.random((6, users))
-    plain = trials_of(values).cross_fitted(np.random.default_rng(1))
-    user = int(rng.integers(users))
-    marked = values.copy()
-    marked[:, user] = np.arange(6) * 100.0  # says which candidate was taken
-    taken = int(trials_of(marked).cross_fitted(np.random.default_rng(1))[user] // 100)
-    assert values[taken, user] == plain[user]
+def knows_nothing() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((N, MODEL.dimension)).astype(np.float32)
 
 
-def test_candidates_of_pure_luck_count_what_they_are_worth() -> None:
-    rng = np.random.default_rng(0)
-    best, counted = [], []
-    for _ in range(60):
-        values = rng.random((40, 60))  # all candidates are worth 0.5
-        best.append(values.mean(axis=1).max())
-        counted.append(trials_of(values).cross_fitted(rng).mean())
-    assert np.mean(best) > 0.57
-    assert np.mean(counted) == pytest.approx(0.5, abs=0.015)
+def test_shared_factors_that_rank_better_win_and_ones_that_do_not_lose() -> None:
+    personalizer = Personalizer("here", taste_data(), MODEL, replace_config(anchored=False))
+    good = personalizer.build(view_of(knows_the_halves()))
+    assert good.verdict.name in ("shared", "blend")
+    assert good.verdict.chosen_mean > good.verdict.local_mean
+    assert good.verdict.interval[0] > 0
+    bad = personalizer.build(view_of(knows_nothing()))
+    assert bad.verdict.name == "local"
+    assert bad.verdict.chosen_mean == bad.verdict.local_mean
 
 
-def test_a_candidate_that_is_better_for_everybody_counts_in_full() -> None:
-    values = np.random.default_rng(0).random((5, 30)) * 0.5
-    values[3] += 0.5
-    np.testing.assert_array_equal(trials_of(values).cross_fitted(np.random.default_rng(1)), values[3])
+def replace_config(**changes: object) -> PersonalizationConfig:
+    return CONFIG.model_copy(update=changes)
 
 
-def test_one_validation_user_and_none_are_no_errors() -> None:
-    assert trials_of(np.array([[0.3], [0.4]])).cross_fitted(np.random.default_rng(0)).shape == (1,)
-    assert trials_of(np.empty((3, 0))).cross_fitted(np.random.default_rng(0)).shape == (0,)
+def test_the_local_model_does_not_depend_on_the_federation() -> None:
+    first = Personalizer("here", taste_data(), MODEL, CONFIG).build(view_of(knows_the_halves()))
+    second = Personalizer("here", taste_data(), MODEL, CONFIG).build(view_of(knows_nothing()))
+    assert first.local.item_parameters.tobytes() == second.local.item_parameters.tobytes()
+    assert first.local.config == second.local.config
 
 
-def test_the_validation_users_rows_alone_measure_the_same() -> None:
-    data = training_data(np.random.default_rng(3))
-    scorer = PopularityScorer(data.train.item_counts())
-    whole, alone = evaluate(scorer, data.validation), evaluate(scorer, _only_users(data.validation))
-    for name, values in whole.values.items():
-        np.testing.assert_array_equal(values, alone.values[name])
+def test_the_same_seed_gives_the_same_model_and_another_platform_another() -> None:
+    def built(name: str, seed: int) -> np.ndarray:
+        config = replace_config(seed=seed, anchored=False)
+        return Personalizer(name, taste_data(), MODEL, config).local().item_parameters
+
+    assert built("here", 0).tobytes() == built("here", 0).tobytes()
+    assert built("here", 0).tobytes() != built("there", 0).tobytes()
+    assert built("here", 0).tobytes() != built("here", 1).tobytes()
 
 
-@pytest.mark.parametrize("quality", ["good", "useless"])
-def test_shared_factors_are_used_where_they_help_and_not_where_they_do_not(quality: str) -> None:
-    data = training_data(np.random.default_rng(7))
-    factors = np.eye(6)[np.arange(125) % 6] * np.random.default_rng(5).uniform(0.4, 0.6, (125, 1))  # no ties
-    if quality == "useless":
-        factors = np.random.default_rng(5).standard_normal((125, 6)) * 1e-3
-    config = PersonalizationConfig(tuning_candidates=3, anchored=False, blend_weights=(1.0,))
-    verdict = Personalizer("here", data, MODEL, config).build(view_of(data, factors)).verdict
-    assert (verdict.name != "local") == (quality == "good")
+def test_without_validation_users_the_platform_keeps_its_own() -> None:
+    model = Personalizer("here", taste_data(validated=False), MODEL, CONFIG).build(view_of(knows_the_halves()))
+    assert asdict(model.verdict) == asdict(model.verdict) | {
+        "name": "local",
+        "weight": None,
+        "local_mean": 0.0,
+        "chosen_mean": 0.0,
+        "interval": (0.0, 0.0),
+    }
 
 
-def test_popularity_of_foreign_items_keeps_its_order_without_anything_to_correct_it() -> None:
-    data = training_data(np.random.default_rng(6))
-    config = PersonalizationConfig(tuning_candidates=1, anchored=False, blend_weights=(1.0,))
-    build = Personalizer("here", data, MODEL, config).build
-    factors = np.random.default_rng(7).standard_normal((125, 6))
-    foreign = slice(120, 125)
-    corrected = build(view_of(data, factors)).elsewhere[foreign]
-    assert (np.diff(corrected) > 0).all()
-    np.testing.assert_array_equal(build(view_of(data, factors, private=True)).elsewhere[foreign], np.arange(1.0, 6.0))
+def test_without_a_shared_item_there_is_neither_a_shared_nor_an_anchored_model() -> None:
+    nowhere = np.full(N, -1, dtype=np.int32)
+    model = Personalizer("here", taste_data(), MODEL, CONFIG).build(view_of(knows_the_halves(), positions=nowhere))
+    assert model.anchored is None
+    assert model.verdict.name == "local"
 
 
-def test_a_worse_candidate_is_seldom_chosen_at_the_default_level() -> None:
-    rng = np.random.default_rng(8)
-    level = PersonalizationConfig().verdict_level
-    chosen = 0
-    for _ in range(200):
-        local = rng.random(80)
-        other = local + rng.normal(-0.02, 0.15, 80)
-        users = np.arange(80)
-        verdict = choose_verdict(
-            PerUserMetrics(users, {"ndcg@10": local}, None),
-            [Candidate("shared", None, PerUserMetrics(users, {"ndcg@10": other}, None))],
-            metric="ndcg@10",
-            rng=rng,
-            level=level,
-        )
-        chosen += verdict.name != "local"
-    assert chosen < 20
+def test_the_anchored_model_keeps_the_shared_dimensions_and_adds_its_own() -> None:
+    model = Personalizer("here", taste_data(), MODEL, CONFIG).build(view_of(knows_the_halves()))
+    assert model.anchored is not None
+    assert model.anchored.item_parameters.shape == (N, model.anchored.config.dimension)
+    assert model.anchored.config.dimension >= MODEL.dimension
+    assert (
+        Personalizer("here", taste_data(), MODEL, replace_config(anchored=False))
+        .build(view_of(knows_the_halves()))
+        .anchored
+        is None
+    )
+
+
+def test_the_model_holds_what_the_federation_told_and_all_that_is_known_of_the_users() -> None:
+    data = taste_data()
+    view = view_of(knows_the_halves())
+    model = Personalizer("here", data, MODEL, CONFIG).build(view)
+    assert (model.platform, model.server_round, model.platforms) == ("here", 3, view.platforms)
+    assert model.user_ids == data.user_ids
+    assert model.histories.nnz == data.known.nnz == 3 * 60
+    assert asdict(model.own) == asdict(describe(data))
+    assert np.all(np.isfinite(model.elsewhere))
+
+
+def test_explicit_ratings_are_judged_by_their_error() -> None:
+    config = MODEL.model_copy(update={"feedback": "explicit"})
+    data = taste_data(explicit=True)
+    parameters = np.zeros((N, config.dimension + 1), dtype=np.float32)
+    personalizer = Personalizer("here", data, config, CONFIG)
+    model = personalizer.build(view_of(parameters, config))
+    assert model.verdict.metric == "-rmse"
+    assert model.verdict.local_mean < 0
+    total = data.train.values.mean(dtype=np.float64)
+    assert model.local.value_mean == pytest.approx(total)
+
+
+def test_a_users_error_is_the_root_of_the_mean_square_of_the_held_out_ratings() -> None:
+    history = matrix([{0: 4.0}, {1: 2.0}, {2: 1.0}], 4)
+    truth = matrix([{1: 5.0, 2: 1.0}, {}, {3: 3.0}], 4)
+    config = FactorizationConfig(feedback="explicit", dimension=1)
+    # With zero factors and biases of items only, every prediction is μ + b_i + b_u.
+    items = np.array([[0, 0], [0, 1], [0, -1], [0, 2]], dtype=np.float32)
+    scorer = FoldIn(items, config, 3.0)
+    users = scorer.users(history)[:, -1]
+    measured = rating_accuracy(scorer, EvaluationSlice(np.array([0, 1, 2]), history, truth))
+    assert measured.users.tolist() == [0, 2]
+    expected = [
+        -np.sqrt(((3 + 1 + users[0] - 5) ** 2 + (3 - 1 + users[0] - 1) ** 2) / 2),
+        -abs(3 + 2 + users[2] - 3),
+    ]
+    assert measured.values["-rmse"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_tuning_and_verdict_look_at_validation_users_alone() -> None:
+    """What is true of users outside the slice does not matter: their held-out items can be anything."""
+    data = taste_data()
+    half = replace(
+        data.validation,
+        users=data.validation.users[:20],
+        truth=data.validation.truth.select_entries(data.validation.truth.entry_users() < 20),
+    )
+    spoilt = half.truth.select_entries(np.ones(half.truth.nnz, dtype=bool))
+    first = Personalizer("here", replace(data, validation=half), MODEL, CONFIG).build(view_of(knows_the_halves()))
+    again = Personalizer("here", replace(data, validation=replace(half, truth=spoilt)), MODEL, CONFIG).build(
+        view_of(knows_the_halves())
+    )
+    assert asdict(first.verdict) == asdict(again.verdict)
+    assert first.local.item_parameters.tobytes() == again.local.item_parameters.tobytes()

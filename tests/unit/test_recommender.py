@@ -15,6 +15,8 @@ from client.store import PlatformStore
 from common.errors import DataError
 from tests.support import random_platforms, run_platforms, small_plan
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def platforms() -> dict[str, TrainingData]:

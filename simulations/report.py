@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -67,7 +68,7 @@ class ConsoleObserver:
         self._last = objective + recall + traffic
         self._progress.update(self._task, completed=record.round, detail=self._last)
         if not self._console.is_terminal:
-            self._console.print(f"round {record.round:>3}  {self._last}  {record.seconds:.2f} s")
+            self._console.print(f"round {record.round:>3}  {self._last}  {record.seconds:.2f} s", soft_wrap=True)
 
 
 def megabytes(count: int) -> str:
@@ -77,14 +78,13 @@ def megabytes(count: int) -> str:
 
 def result_tables(content: Mapping[str, Any]) -> Group:
     """The closing tables of a run."""
-    own = Table(title="Own items, test interactions: Recall@20 (NDCG@10)", title_justify="left")
-    for heading in ("platform", "users", "items", "popularity", "local", "shared", "final", "verdict"):
-        own.add_column(heading, justify="left" if heading in ("platform", "verdict") else "right")
-    cross = Table(title="Items of the other platforms: Recall@20", title_justify="left")
-    for heading in ("platform", "users", "popularity", "shared", "final", "× popularity", "ceiling", "gap closed"):
-        cross.add_column(heading, justify="left" if heading == "platform" else "right")
+    own = _table("Own items, test interactions: Recall@20", "users", "items", "popular", "local", "shared", "final")
+    own.add_column("verdict")
+    cross = _table("Items of the other platforms: Recall@20", "users", "popular", "shared", "final", "× popular")
+    cross.add_column("ceiling", justify="right")
+    cross.add_column("gap closed", justify="right")
     for name, part in content["platforms"].items():
-        cells = [_pair(part["own"][scorer]) for scorer in ("popularity", "local", "shared", "final")]
+        cells = [_number(part["own"][scorer]["recall@20"]) for scorer in ("popularity", "local", "shared", "final")]
         own.add_row(name, f"{part['users']:,}", f"{part['items']:,}", *cells, part["verdict"])
         if part["cross"] is not None:
             cross.add_row(name, *_cross_cells(part["cross"]))
@@ -99,10 +99,8 @@ def result_tables(content: Mapping[str, Any]) -> Group:
 
 def _price_table(content: Mapping[str, Any]) -> Table:
     """What privacy costs: local, shared without noise, and shared at each ε, side by side."""
-    table = Table(title="The price of privacy: Recall@20 on own items | on the others' items", title_justify="left")
-    table.add_column("platform")
-    for heading in ("local", "shared, no noise", *(f"shared, ε = {point['epsilon']:g}" for point in content["price"])):
-        table.add_column(heading, justify="right")
+    headings = ("local", "no noise", *(f"ε = {point['epsilon']:g}" for point in content["price"]))
+    table = _table("The price of privacy, shared model: Recall@20 on own items | on the others'", *headings)
     for name, part in content["platforms"].items():
         cells = [_number(part["own"]["local"]["recall@20"]), _two(part["own"]["shared"], part["cross"])]
         cells += [_two(point["own"][name], point["cross"].get(name)) for point in content["price"]]
@@ -115,8 +113,13 @@ def _two(own: Mapping[str, Any], cross: Mapping[str, Any] | None) -> str:
     return _number(own["recall@20"]) + elsewhere
 
 
-def _pair(block: Mapping[str, Any]) -> str:
-    return f"{_number(block['recall@20'])} ({_number(block['ndcg@10'])})"
+def _table(title: str, *numbers: str) -> Table:
+    """A table of numbers by platform, narrow enough for 80 columns."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("platform")
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def _cross_cells(block: Mapping[str, Any]) -> list[str]:
@@ -144,6 +147,6 @@ def _closing_line(content: Mapping[str, Any]) -> Text:
     up, down = (sum(record[key] for record in rounds) for key in ("bytes_up", "bytes_down"))
     return Text(
         f"{vocabulary['items']:,} items, {vocabulary['shared']:,} on more than one platform; {len(rounds)} rounds, "
-        f"{megabytes(up)} up, {megabytes(down)} down; {seconds['total']:.1f} s, of them "
-        f"{seconds['platforms']:.1f} s in the platforms and {seconds['aggregator']:.2f} s in the aggregator"
+        f"{megabytes(up)} up, {megabytes(down)} down; {seconds['total']:.1f} s, of them {seconds['platforms']:.1f} s in "
+        f"the platforms and {seconds['aggregator']:.2f} s in the aggregator"
     )

@@ -10,6 +10,8 @@ from rich.console import Console
 
 from common.errors import CrossfedError
 
+_INTERRUPTED = 130
+
 
 def teach(text: str) -> str:
     """A help text as written in the source, without its indentation."""
@@ -23,6 +25,8 @@ def run_app(app: Callable[[], None]) -> None:
     except CrossfedError as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; what was complete is on disk", style="yellow")
-        sys.exit(130)
+    except SystemExit as ending:
+        # Typer turns an interrupt into this status, and says nothing.
+        if ending.code == _INTERRUPTED:
+            Console(stderr=True).print("interrupted; what was complete is on disk", style="yellow")
+        raise

@@ -69,7 +69,7 @@ def _pulls(
     known = values[entries].astype(np.float64)
     matrix, _ = part.fold_in.system(rows, values[entries])
     design = part.fold_in.scoring_items[rows].astype(np.float64)
-    weighted_targets = known
+    weighted_targets = part.fold_in.entry_weights(known)
     if part.fold_in.config.feedback == "explicit":
         # Scoring rows are [v, b, 1] against [u, 1, b_u + μ]; the unknowns [u, b_u] meet [v, 1].
         weighted_targets = known - part.value_mean - design[:, -2]

@@ -43,12 +43,20 @@ class FoldIn:
             return np.zeros((self._items.shape[1],) * 2)
         return self.config.unobserved_weight * (self._items.T @ self._items)
 
+    def entry_weights(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """float64 ``[k]``: w_ui of the entries of one history, oldest first, as training weighs them."""
+        if self._explicit:
+            return np.ones(len(values))
+        after = np.arange(len(values))[::-1]
+        boost = 1 + self.config.recency_boost * np.exp(-after / self.config.recency_span)
+        return np.asarray(values * boost, dtype=np.float64)
+
     def system(
         self, items: NDArray[np.integer], values: NDArray[np.floating]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The normal equations (matrix ``[row, row]``, right-hand side ``[row]``) of one history."""
+        """The normal equations (matrix ``[row, row]``, right-hand side ``[row]``) of one history, oldest entry first."""
         rows = self._design[items]
-        weights = np.ones(len(items)) if self._explicit else values.astype(np.float64)
+        weights = self.entry_weights(values)
         targets = values - self._mean - self._items[items, -1] if self._explicit else np.ones(len(items))
         unobserved = 0.0 if self._explicit else self.config.unobserved_weight * len(self._items)
         ridge = self.config.regularization * max(len(items) + unobserved, 1.0) ** self.config.regularization_exponent

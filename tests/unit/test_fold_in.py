@@ -88,3 +88,16 @@ def test_an_empty_history_is_scored_by_what_is_known_without_it(feedback: str) -
     scores = FoldIn(items, config, 3.0 if feedback == "explicit" else 0.0).scores(matrix([[0], []], 4), np.array([1]))
     expected = 3.0 + items[:, -1] if feedback == "explicit" else np.zeros(4)
     assert scores[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_recent_entries_weigh_as_they_do_in_training() -> None:
+    config = FactorizationConfig(dimension=4, regularization=0.5, recency_boost=20.0, recency_span=3.0, backend="numba")
+    rng = np.random.default_rng(0)
+    lengths = [3, 7, 1]
+    items = np.concatenate([rng.permutation(12)[:length] for length in lengths])
+    histories = UserItemMatrix.from_entries(
+        np.repeat(np.arange(3), lengths), items, np.ones(11), np.arange(11), n_users=3, n_items=12
+    )
+    factors = rng.standard_normal((12, 4)).astype(np.float32)
+    trained = make_trainer(config).solve_users(histories, factors)
+    np.testing.assert_allclose(FoldIn(factors, config).users(histories), trained, rtol=1e-4, atol=1e-6)

@@ -69,11 +69,11 @@ def _tuned(epsilon: float, mechanism: dict[str, float], **training: float) -> Tu
 
 TUNED_SETTINGS: tuple[TunedSetting, ...] = (
     _tuned(
-        0.5, dimension=12, rounds=2, regularization=0.09, fold_in_regularization=0.01,
-        item_regularization=2.0, unobserved_weight=0.87, denoising_strength=1.0, feature_variance=2.0,
+        0.5, dimension=14, rounds=2, regularization=0.24, fold_in_regularization=0.0093,
+        item_regularization=4.1, unobserved_weight=1.5, denoising_strength=0.93, feature_variance=7.0,
         mechanism={
-            "popularity_exponent": 0.35, "max_count_contribution": 20.0, "kept_items": 500,
-            "counts_share": 0.08, "gram_share": 0.02, "round_growth": 1.0,
+            "popularity_exponent": 0.41, "max_count_contribution": 34.0, "kept_items": 350,
+            "counts_share": 0.12, "gram_share": 0.017, "round_growth": 1.8,
         },
     ),
     _tuned(
@@ -81,23 +81,23 @@ TUNED_SETTINGS: tuple[TunedSetting, ...] = (
         item_regularization=2.0, unobserved_weight=0.87, denoising_strength=1.0, feature_variance=2.0,
         mechanism={
             "popularity_exponent": 0.36, "max_count_contribution": 23.0, "kept_items": 710,
-            "counts_share": 0.063, "gram_share": 0.02, "round_growth": 1.1,
+            "counts_share": 0.063, "gram_share": 0.015, "round_growth": 2.3,
         },
     ),
     _tuned(
-        3.0, dimension=28, rounds=2, regularization=0.03, fold_in_regularization=0.02,
-        item_regularization=1.7, unobserved_weight=0.6, denoising_strength=0.8, feature_variance=2.0,
+        3.0, dimension=28, rounds=2, regularization=0.03, fold_in_regularization=0.05,
+        item_regularization=2.3, unobserved_weight=0.6, denoising_strength=0.8, feature_variance=2.0,
         mechanism={
-            "popularity_exponent": 0.3, "max_count_contribution": 50.0, "kept_items": 1000,
-            "counts_share": 0.03, "gram_share": 0.02, "round_growth": 1.5,
+            "popularity_exponent": 0.37, "max_count_contribution": 50.0, "kept_items": 1000,
+            "counts_share": 0.03, "gram_share": 0.015, "round_growth": 3.2,
         },
     ),
     _tuned(
-        10.0, dimension=31, rounds=4, regularization=0.005, fold_in_regularization=0.02,
-        item_regularization=1.3, unobserved_weight=0.43, denoising_strength=0.5, feature_variance=2.0,
+        10.0, dimension=44, rounds=3, regularization=0.03, fold_in_regularization=0.1,
+        item_regularization=2.0, unobserved_weight=0.8, denoising_strength=0.7, feature_variance=2.0,
         mechanism={
-            "popularity_exponent": 0.36, "max_count_contribution": 150.0, "kept_items": 1300,
-            "counts_share": 0.014, "gram_share": 0.02, "round_growth": 1.7,
+            "popularity_exponent": 0.33, "max_count_contribution": 150.0, "kept_items": 1400,
+            "counts_share": 0.015, "gram_share": 0.015, "round_growth": 2.5,
         },
     ),
 )  # fmt: skip

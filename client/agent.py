@@ -31,6 +31,7 @@ from client.platform_model import FactorModel
 from client.privacy_card import PlatformSpend
 from client.secure_member import SecureMember
 from client.store import PlatformStore
+from client.vocabulary_file import VocabularyFile
 from common.catalogue import FederationSecret, pack_blobs
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
@@ -83,6 +84,7 @@ class PlatformAgent:
         answers = reply_contract(plan)
         self._requests = {kind: spec for kind, spec in request_contract().items() if kind in answers}
         self._membership: Membership | None = None
+        self._vocabulary_file = VocabularyFile(store.root / "vocabulary.npz")
         self._steps: Mapping[str, Callable[[AgentRequest], Answer]] = {
             "join": self._join,
             "vocabulary": self._take_vocabulary,
@@ -115,8 +117,16 @@ class PlatformAgent:
     def _admit(self, request: AgentRequest) -> None:
         """Refuse what the contract does not declare, before anything is computed."""
         spec = spec_of(self._requests, request.kind)
+        self._recall(request)
         handshake = request.kind in ("vocabulary", "secure_sum")
         spec.check(dict(request.arrays), open_sizes(request.arrays) if handshake else self._sizes())
+
+    def _recall(self, request: AgentRequest) -> None:
+        """After a restart in the middle of a run: take the vocabulary from disk, as the aggregator told it."""
+        if self._membership is None and request.kind not in ("join", "vocabulary"):
+            kept = self._vocabulary_file.load(request.run_id, self.plan)
+            if kept is not None:
+                self._membership = Membership.of(self.name, *kept, self.data, self._secret)
 
     def _join(self, request: AgentRequest) -> Answer:
         """Compare plans, set the run's budget aside, and say which items this platform shares."""
@@ -146,6 +156,7 @@ class PlatformAgent:
                 "others, or agree on another plan.platforms"
             )
         self._membership = Membership.of(self.name, platforms, request.arrays, self.data, self._secret)
+        self._vocabulary_file.save(request.run_id, self.plan, platforms, request.arrays)
         return self._outbox.reply("vocabulary", {}, {}, self._sizes())
 
     def _take_part_in_secure_sum(self, request: AgentRequest) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from client.masking import MaskedContribution
 from client.privacy_card import PlatformSpend
 from client.witness import FileWitness
 from common.config.federation import FederationPlan
-from common.errors import CrossfedError
+from common.errors import CrossfedError, LedgerError, StoreError
 from common.exchange import AgentRequest, Arrays, Json
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.protocol import contribution_specs, open_sizes, reply_specs
+
+_log = getLogger(__name__)
 
 # Without privacy nothing is claimed at any δ; the ledger's plan has one all the same.
 _UNCLAIMED_DELTA = 1e-5
@@ -107,8 +110,12 @@ class Outbox:
         return PlatformSpend.of(self.ledger.spend(), [dict(entry.content) for entry in self.journal.entries()])
 
     def refuse(self, kind: str, error: CrossfedError) -> str:
-        """The code that answers a request that failed."""
-        return self._guard.refusal(kind, error)
+        """The code that answers a request that failed; journaled unless ledger or journal are what is broken."""
+        try:
+            return self._guard.refusal(kind, error)
+        except (LedgerError, StoreError) as broken:
+            _log.error("the refusal of %s is in no journal: %s", kind, broken)
+            return error.code
 
 
 def digest_of(request: AgentRequest) -> str:

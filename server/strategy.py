@@ -103,8 +103,10 @@ class FederatedFactorization(Strategy):
             self._checkpoints.save(self.state, self.plan)
         self.state = resumed or self.state
         self.enrol()
-        if self.state.server_round == 0 or self._newcomers():
+        if not self.state.user_counts or self._newcomers():
             self.count()
+            # Platforms that have answered a round unmask no earlier sum: counts are never asked for again.
+            self._checkpoints.save(self.state, self.plan)
         while not self.settled():
             self.train_round(grid)
             self._checkpoints.save(self.state, self.plan)

@@ -33,13 +33,19 @@ from common.config.model import FactorizationConfig
 from common.metrics import judge, ndcg, plain_recall, recall
 
 STRONG = FactorizationConfig(
-    dimension=64, regularization=0.18, regularization_exponent=0.5, unobserved_weight=0.41, iterations=8,
-    solver="cg", cg_steps=4,
+    dimension=64, regularization=0.2045, regularization_exponent=0.5, unobserved_weight=0.6, iterations=16,
+    solver="cg", cg_steps=4, init_scale=1.0,
 )  # fmt: skip
-"""What :func:`strong_generalisation_quality` finds with ``tune=True`` on validation users."""
+"""The best mean over the validation users of three splits; the optimum is flat."""
 
 LEAVE_ONE_OUT = STRONG.model_copy(
-    update={"regularization": 0.0074, "regularization_exponent": 1.0, "unobserved_weight": 0.5, "iterations": 16}
+    update={
+        "init_scale": 0.1,
+        "regularization": 0.0074,
+        "regularization_exponent": 1.0,
+        "unobserved_weight": 0.5,
+        "iterations": 16,
+    }
     | {"recency_boost": 40.0, "recency_span": 4.0}
 )
 """The best on each user's last but one interaction, which training did not see; what comes next hangs on the latest."""

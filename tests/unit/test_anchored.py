@@ -205,4 +205,4 @@ def test_local_and_anchored_get_the_same_number_of_trials() -> None:
 
 def test_tuning_works_with_a_single_candidate() -> None:
     matrix = random_matrix(10)
-    assert len(tune_local(matrix, matrix, planted, np.random.default_rng(1), budget=1, space=SMALL).trials) == 4
+    assert len(tune_local(matrix, matrix, planted, np.random.default_rng(1), budget=1, space=SMALL).trials) == 3

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.data.dataset import UserItemMatrix
 from client.recommend.fold_in import FoldIn
 from client.training.factory import make_trainer
 from common.config.model import FactorizationConfig

@@ -1,0 +1,250 @@
+"""One federation as real processes: SuperLink, fleet proxy, two platforms; every test looks at the same run."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.app import make_courier
+from client.loading import load_training_data, make_agent
+from client.remote import RemoteAgent
+from common.config.federation import FederationPlan
+from common.exchange import AgentRequest
+from server.aggregator import begin_run
+from server.checkpoint import CheckpointStore
+from server.runs import RunFolder, RunStatus
+from server.state import FederationState
+from server.strategy import FederatedFactorization
+from simulations.deployment import AGGREGATOR, LocalFederation, PlatformFiles, provision
+from simulations.grid import InlineGrid
+
+PLAN = FederationPlan.model_validate(
+    {
+        "federation": "test",
+        "platforms": 2,
+        "min_platforms": 2,
+        "rounds": 2,
+        "tolerance": 0,
+        "model": {"dimension": 4},
+        "privacy": {"mode": "none"},
+    }
+)
+SETTINGS = {"personalization": {"tuning_candidates": 1, "anchored": False, "blend_weights": [1.0]}}
+USERS, ITEMS = 60, 30
+# 127.0.0.1, the same mapped into IPv6, and ::1, as /proc/net writes them.
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+@dataclass
+class Deployed:
+    federation: LocalFederation
+    run: RunStatus
+    state: FederationState
+    process_ids: dict[str, int | None]
+
+
+def make_files(folder: Path, name: str, offset: int) -> PlatformFiles:
+    """Users with two tastes; items ``offset`` … ``offset + ITEMS``, half of them on both platforms."""
+    rng = np.random.default_rng(offset)
+    files = PlatformFiles(folder / f"{name}.csv", folder / f"{name}-items.csv", "imdb")
+    rows = ["user_id,item_id"]
+    for user in range(USERS):
+        liked = rng.permutation([item for item in range(ITEMS) if item % 2 == user % 2])[:8]
+        rows += [f"{name}-{user},{offset + item}" for item in liked]
+    files.interactions.write_text("\n".join(rows) + "\n")
+    lines = [f"{offset + item},Film {offset + item}" for item in range(ITEMS)]
+    files.items.write_text("\n".join(["item_id,title", *lines]) + "\n")
+    return files
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    folder = tmp_path_factory.mktemp("d")
+    files = {name: make_files(folder, name, offset) for name, offset in (("a", 0), ("b", ITEMS // 2))}
+    federation = provision(folder / "f", PLAN, files, SETTINGS)
+    with federation.running() as supervisor:
+        federation.wait_online(2)
+        name = begin_run(federation.config)
+        run = federation.wait_run(name)
+        assert run.state == "finished", run.error
+        state = RunFolder(federation.config.state, name).checkpoints(keep=3).latest(PLAN)
+        assert state is not None
+        yield Deployed(federation, run, state, supervisor.process_ids)
+
+
+def test_the_deployed_result_is_that_of_the_inline_simulation(deployed: Deployed, tmp_path: Path) -> None:
+    agents = {}
+    for node, name in enumerate(("a", "b"), start=1):
+        config = deployed.federation.platform_config(name)
+        config = config.model_copy(update={"state": tmp_path / name})
+        agents[node] = make_agent(config, load_training_data(config))
+    courier = make_courier(lambda context: nullcontext(agents[context.node_id]))
+    strategy = FederatedFactorization(PLAN, CheckpointStore(tmp_path / "checkpoints"), run_id="inline")
+    strategy.start(InlineGrid(courier, {node: {} for node in agents}))
+    inline, real = strategy.state.item_parameters, deployed.state.item_parameters
+    assert np.linalg.norm(inline - real) <= 1e-5 * np.linalg.norm(inline)
+    np.testing.assert_array_equal(strategy.state.vocabulary.digests, deployed.state.vocabulary.digests)
+
+
+def test_both_platforms_took_part_in_every_round(deployed: Deployed) -> None:
+    assert [record["platforms"] for record in deployed.run.rounds] == [["a", "b"], ["a", "b"]]
+    assert {name: answer["code"] for name, answer in deployed.run.answers.items()} == {"a": "ok", "b": "ok"}
+
+
+def test_the_platforms_own_service_recommends_the_other_platforms_items(deployed: Deployed) -> None:
+    with deployed.federation.recommender("a") as recommender:
+        found = recommender.recommend("a-0", 5, "cross")
+    assert len(found) == 5
+    assert all(item.platforms == ("b",) for item in found)
+    assert all(int(item.key.partition(":")[2]) >= ITEMS for item in found)
+
+
+def ask(port: int, ca: Path, method: str, path: str, body: bytes = b"") -> int:
+    context = ssl.create_default_context(cafile=str(ca))
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=context)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/protobuf"})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def superlink_routes(deployed: Deployed) -> dict[str, str]:
+    """Every path that Flower serves and a method for it, from its own description."""
+    config = deployed.federation.config
+    context = ssl.create_default_context(cafile=str(config.tls.ca))
+    connection = http.client.HTTPSConnection("127.0.0.1", config.superlink_port, timeout=20, context=context)
+    connection.request("GET", "/openapi.json")
+    description = json.loads(connection.getresponse().read())
+    connection.close()
+    return {path: next(iter(methods)).upper() for path, methods in description["paths"].items()}
+
+
+def test_nothing_but_the_fleet_api_answers_through_the_proxy(deployed: Deployed) -> None:
+    config = deployed.federation.config
+    routes = superlink_routes(deployed)
+    closed = {path: method for path, method in routes.items() if not path.startswith("/v1/fleet/")}
+    assert "/v1/control/start-run" in closed
+    tricks = {
+        "/v1/fleet/../control/start-run": "POST",
+        "/v1/fleet/%2e%2e/control/start-run": "POST",
+        "/v1/fleet/..%2fcontrol/start-run": "POST",
+        "//v1/control/start-run": "POST",
+        "/v1/fleet": "POST",
+        "/docs": "GET",
+        "/openapi.json": "GET",
+        "/": "GET",
+    }
+    for path, method in (closed | tricks).items():
+        assert ask(config.proxy.port, config.tls.ca, method, path) == 404, path
+
+
+def test_the_fleet_api_refuses_who_does_not_sign(deployed: Deployed) -> None:
+    config = deployed.federation.config
+    fleet = {path: method for path, method in superlink_routes(deployed).items() if path.startswith("/v1/fleet/")}
+    assert len(fleet) > 5
+    for path, method in fleet.items():
+        assert ask(config.proxy.port, config.tls.ca, method, path) == 401, path
+
+
+def descendants(process: int) -> set[int]:
+    """The process and all that it has started."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = {process}
+    while new := {child for child, parent in parents.items() if parent in found} - found:
+        found |= new
+    return found
+
+
+def listening(processes: set[int]) -> set[str]:
+    """Hexadecimal addresses on which these processes accept TCP connections."""
+    inodes = set()
+    for process in processes:
+        for link in Path(f"/proc/{process}/fd").glob("*"):
+            try:
+                inodes.add(str(link.readlink()))
+            except OSError:
+                continue
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                found.add(fields[1])
+    return found
+
+
+def test_every_port_is_on_loopback_where_the_configuration_says_so(deployed: Deployed) -> None:
+    processes = {child for process in deployed.process_ids.values() if process for child in descendants(process)}
+    found = listening(processes)
+    assert len(found) >= 6  # SuperLink, proxy, and of each platform the SuperNode's API and the recommender
+    assert {address.partition(":")[0] for address in found} <= LOOPBACK
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        AgentRequest(kind="read_file", run_id="r", server_round=0, config={"path": "/etc/passwd"}),
+        AgentRequest(kind="join", run_id="r", server_round=0, config={}),
+        AgentRequest(kind="join", run_id="r", server_round=0, config={"plan": {"privacy": {"mode": "user"}}}),
+        AgentRequest(
+            kind="statistics", run_id="r", server_round=1, arrays={"item_parameters": np.zeros((1, 1), "float32")}
+        ),
+        AgentRequest(kind="counts", run_id="another run", server_round=0),
+        AgentRequest(kind="finish", run_id="r", server_round=9),
+        AgentRequest(kind="vocabulary", run_id="r", server_round=0, arrays={"digests": np.zeros((5, 32), "uint8")}),
+        AgentRequest(kind="secure_sum", run_id="r", server_round=0, config={"step": "survivors"}),
+    ],
+    ids=lambda request: request.kind,
+)
+def test_a_hostile_courier_gets_codes_and_nothing_else(deployed: Deployed, request_: AgentRequest) -> None:
+    """Whoever holds the socket speaks to the agent of a platform in the middle of its life."""
+    socket = deployed.federation.platform_config("a").socket.path
+    with RemoteAgent(socket, timeout=30) as agent:
+        reply = agent.exchange(request_)
+    assert reply.code != "ok"
+    assert dict(reply.arrays) == {}
+    assert dict(reply.config) == {}
+
+
+def test_logs_name_no_user(deployed: Deployed) -> None:
+    texts = [path.read_text(errors="replace") for path in deployed.federation.folder.rglob("logs/*.log")]
+    assert len(texts) >= 6
+    assert not any("a-0" in text or "b-1" in text for text in texts)
+
+
+def test_the_aggregators_folder_has_neither_item_keys_nor_the_federation_secret(deployed: Deployed) -> None:
+    secret = (deployed.federation.platform_config("a").keys / "federation.secret").read_bytes()
+    keys = [f"imdb:{item}".encode() for item in range(10, ITEMS)]
+    for path in (deployed.federation.folder / AGGREGATOR).rglob("*"):
+        if path.is_file() and not path.is_socket():
+            content = path.read_bytes()
+            assert secret not in content
+            assert not any(key in content for key in keys), path
+            assert b"Film 1" not in content, path
+
+
+def test_the_history_says_what_happened(deployed: Deployed) -> None:
+    from typer.testing import CliRunner
+
+    from server.cli import app
+
+    config = str(deployed.federation.aggregator.config)
+    shown = CliRunner().invoke(app, ["history", "--config", config, "--json"])
+    [entry] = json.loads(shown.stdout)
+    assert (entry["name"], entry["state"], len(entry["rounds"])) == (deployed.run.name, "finished", 2)
+    table = CliRunner().invoke(app, ["status", "--config", config]).stdout
+    assert "finished, 2 rounds" in table

@@ -1,0 +1,114 @@
+"""Runs on the aggregator's disk, when the next begins, and which is taken up again."""
+
+from __future__ import annotations
+
+import multiprocessing
+from datetime import UTC, datetime, timedelta
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.config.deploy import ScheduleConfig
+from common.errors import ConfigError, FederationError
+from server.runs import FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, RunFolder, RunStatus, list_runs
+from server.schedule import Resumer, next_start
+from server.state import RoundRecord
+
+
+def record(server_round: int) -> RoundRecord:
+    return RoundRecord(
+        round=server_round, seconds=1.0, bytes_up=1, bytes_down=1, objective=1.0, recall=None, platforms=("a",)
+    )
+
+
+def hold(state: Path, held: Event) -> None:
+    with RunFolder(state, "r").recorded():
+        held.set()
+        multiprocessing.Event().wait()
+
+
+def test_a_run_is_pending_running_and_finished(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, "r")
+    run.announce()
+    assert run.status().state == PENDING
+    with run.recorded():
+        assert run.status().state == RUNNING
+    assert run.status().state == FINISHED
+    assert [status.name for status in list_runs(tmp_path)] == ["r"]
+
+
+def test_a_run_that_fails_says_why_and_an_unforeseen_error_says_no_more_than_its_kind(tmp_path: Path) -> None:
+    with pytest.raises(FederationError), RunFolder(tmp_path, "r").recorded():
+        raise FederationError("2 platforms joined; the quorum is 3")
+    assert RunFolder(tmp_path, "r").status().error == "2 platforms joined; the quorum is 3"
+    with pytest.raises(KeyError), RunFolder(tmp_path, "s").recorded():
+        raise KeyError("something that a message held")
+    assert "something" not in (RunFolder(tmp_path, "s").status().error or "")
+    assert RunFolder(tmp_path, "s").status().state == FAILED
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_run_whose_process_was_killed_is_interrupted_and_nobody_runs_it_twice(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    held = context.Event()
+    process = context.Process(target=hold, args=(tmp_path, held))
+    process.start()
+    assert held.wait(60)
+    run = RunFolder(tmp_path, "r")
+    assert run.status().state == RUNNING
+    assert run.is_held()
+    with pytest.raises(FederationError, match="already running"), run.recorded():
+        pass
+    process.kill()
+    process.join()
+    assert run.status().state == INTERRUPTED
+
+
+def test_a_round_that_is_repeated_after_resuming_is_listed_once(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, "r")
+    run.announce()
+    for server_round in (1, 2, 3, 2, 3):
+        run.observer().on_round(record(server_round))
+    assert [entry["round"] for entry in run.status().rounds] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "x" * 65, "a b"])
+def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="run name"):
+        RunFolder(tmp_path, name)
+
+
+MOMENTS = st.datetimes(datetime(2026, 1, 1), datetime(2036, 1, 1)).map(lambda moment: moment.replace(tzinfo=UTC))
+
+
+@given(MOMENTS, st.integers(0, 23), st.integers(0, 59))
+def test_a_daily_run_is_due_within_a_day_and_after_the_last(moment: datetime, hour: int, minute: int) -> None:
+    due = next_start(ScheduleConfig(at=f"{hour:02}:{minute:02}"), moment, moment)
+    assert due is not None
+    assert moment < due <= moment + timedelta(days=1)
+    assert (due.hour, due.minute) == (hour, minute)
+
+
+@given(MOMENTS, st.floats(1, 1e6))
+def test_a_run_every_so_often_is_due_that_long_after_the_last(moment: datetime, every: float) -> None:
+    assert next_start(ScheduleConfig(every=every), moment, moment) == moment + timedelta(seconds=every)
+    assert next_start(ScheduleConfig(every=every), None, moment) == moment
+    assert next_start(ScheduleConfig(), moment, moment) is None
+
+
+def test_only_the_newest_lost_run_is_resumed_and_not_for_ever() -> None:
+    lost = RunStatus(name="r", state=INTERRUPTED)
+    assert Resumer().to_resume([RunStatus(name="q", state=INTERRUPTED), RunStatus(name="r", state=FINISHED)]) is None
+    assert Resumer().to_resume([RunStatus(name="r", state=FAILED)]) is None
+    resumer = Resumer()
+    assert [resumer.to_resume([lost]) for _ in range(7)] == ["r"] * 5 + [None] * 2
+
+
+def test_a_run_that_makes_progress_between_losses_is_resumed_again() -> None:
+    resumer = Resumer()
+    for rounds in range(20):
+        lost = RunStatus(name="r", state=INTERRUPTED, rounds=[{"round": n + 1} for n in range(rounds)])
+        assert resumer.to_resume([lost]) == "r"

@@ -140,9 +140,24 @@ class PlatformAgent:
         cards, card_offsets = pack_blobs(self._secret.seal_cards(self.data.cards(), digests))
         member = self._secure_member
         identity = np.zeros(IDENTITY_BYTES, dtype=np.uint8) if member is None else member.public_key
-        arrays: Arrays = {"digests": digests, "cards": cards, "card_offsets": card_offsets, "identity": identity}
+        tokens, token_offsets = self._secret.feature_tokens(self._features())
+        arrays: Arrays = {
+            "digests": digests,
+            "cards": cards,
+            "card_offsets": card_offsets,
+            "feature_tokens": tokens,
+            "feature_offsets": token_offsets,
+            "identity": identity,
+        }
         fields: Fields = {"secret_fingerprint": self._secret.fingerprint}
         return self._outbox.reply("join", arrays, fields, self._sizes())
+
+    def _features(self) -> list[tuple[str, ...]]:
+        """Public attributes of the shared items. Sent under privacy only, where they make up for some of the noise."""
+        columns = self.data.shared_columns
+        if not (self.plan.private and self.plan.privacy.item_features):
+            return [()] * len(columns)
+        return [tuple(f"genre:{genre}" for genre in self.data.items.genres[column]) for column in columns]
 
     def _take_vocabulary(self, request: AgentRequest) -> Answer:
         """Find the own items in the vocabulary and open the others' cards."""
@@ -226,4 +241,6 @@ def _plan_in(request: AgentRequest) -> FederationPlan:
     try:
         return FederationPlan.model_validate(request.config.get("plan"))
     except ValidationError:
-        raise ContractError("the aggregator's plan is none that this crossfed reads; do both run one version?") from None
+        raise ContractError(
+            "the aggregator's plan is none that this crossfed reads; do both run one version?"
+        ) from None

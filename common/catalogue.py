@@ -56,7 +56,7 @@ class FederationSecret:
         CatalogueError: the secret is too short.
     """
 
-    __slots__ = ("_card_cipher", "_digest_key", "fingerprint")
+    __slots__ = ("_card_cipher", "_digest_key", "_feature_key", "fingerprint")
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) < _MIN_SECRET_BYTES:
@@ -64,6 +64,7 @@ class FederationSecret:
                 f"the federation secret has {len(secret)} bytes; it needs at least {_MIN_SECRET_BYTES} random ones"
             )
         self._digest_key = _derive(secret, b"crossfed item digest v1")
+        self._feature_key = _derive(secret, b"crossfed item feature v1")
         self._card_cipher = AESGCMSIV(_derive(secret, b"crossfed item card v1"))
         self.fingerprint = _derive(secret, b"crossfed secret fingerprint v1")[:8].hex()
         """16 hex digits that tell whether two platforms hold the same secret, and nothing about it."""
@@ -84,6 +85,17 @@ class FederationSecret:
         """
         rows = [hmac.digest(self._digest_key, check_key(key).encode(), hashlib.sha256) for key in keys]
         return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), DIGEST_BYTES)
+
+    def feature_tokens(self, features: Iterable[Sequence[str]]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Keyed digests of each item's public attributes: uint64 tokens, and int64 ``[m + 1]`` offsets by item.
+
+        Whoever lacks the secret learns which items have an attribute in common, and not which attribute it is.
+        """
+        rows = [
+            [hmac.digest(self._feature_key, name.encode(), hashlib.sha256)[:8] for name in names] for names in features
+        ]
+        offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]).astype(np.int64)
+        return np.frombuffer(b"".join(token for row in rows for token in row), dtype="<u8"), offsets
 
     def seal_cards(self, cards: Sequence[ItemCard | None], digests: NDArray[np.uint8]) -> list[bytes]:
         """Encrypt each card for the holders of the secret, bound to its digest (AES-256-GCM-SIV); None stays empty."""

@@ -51,6 +51,9 @@ _REPLIES_WITHOUT_DATA = (
             ArraySpec("digests", "uint8", ("catalogue", DIGEST_BYTES)),
             ArraySpec("cards", "uint8", ("card_bytes",)),
             ArraySpec("card_offsets", "int64", ("card_offsets",)),
+            # Keyed digests of public attributes (genres), item by item: which items have one in common, not which one.
+            ArraySpec("feature_tokens", "uint64", ("feature_tokens",)),
+            ArraySpec("feature_offsets", "int64", ("card_offsets",)),
             ArraySpec("identity", "uint8", (IDENTITY_BYTES,)),  # Ed25519 public key; zeros where there is no secure sum
         ),
     ),
@@ -125,6 +128,7 @@ _OPEN_SIZES = {
     "digests": "vocabulary",
     "cards": "card_bytes",
     "card_offsets": "card_offsets",
+    "feature_tokens": "feature_tokens",
     "message": "message_bytes",
     "masked": "masked_bytes",
 }

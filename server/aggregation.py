@@ -44,6 +44,9 @@ class Solved:
 class Aggregation(Protocol):
     """Adds up contributions as they come, and solves."""
 
+    def describe(self, features: NDArray[np.float64]) -> None:
+        """Take public attributes of the items: 0/1, float64 ``[m, a]``."""
+
     def count(self, state: FederationState, contributions: Iterable[Contribution]) -> FederationState:
         """``state`` with item counts, user counts and the mean value."""
 
@@ -60,6 +63,9 @@ class ExactAggregation:
 
     def __init__(self, plan: FederationPlan) -> None:
         self._plan = plan
+
+    def describe(self, features: NDArray[np.float64]) -> None:
+        """Exact sums need no help."""
 
     def count(self, state: FederationState, contributions: Iterable[Contribution]) -> FederationState:
         counts = np.zeros(len(state.vocabulary))

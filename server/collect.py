@@ -212,7 +212,9 @@ class SecureCollector:
                 yield reply.platform, reply.arrays["message"].tobytes()
         if all_must and answered < len(wanted):
             missing = ", ".join(f"{name} ({code})" for name, code in sorted(exchange.failed.items()))
-            raise SecureSumError(f"step {step!r} of the secure sum failed at {missing}; start a new run when it is back")
+            raise SecureSumError(
+                f"step {step!r} of the secure sum failed at {missing}; start a new run when it is back"
+            )
 
     def _request(self, state: FederationState, server_round: int, step: str, message: bytes) -> AgentRequest:
         return AgentRequest(
@@ -239,4 +241,3 @@ def make_collector(plan: FederationPlan, folder: Path) -> Collector:
     """Open or secure, as the plan says."""
     secure = plan.private and plan.privacy.noise == "secure_sum"
     return SecureCollector(plan, folder) if secure else OpenCollector(plan)
-

@@ -37,6 +37,11 @@ class SharedGramAggregation:
     def __init__(self, plan: FederationPlan) -> None:
         self._plan = plan
         self._releases = plan.release_plan()
+        self._features: NDArray[np.float64] | None = None
+
+    def describe(self, features: NDArray[np.float64]) -> None:
+        """Items that have an attribute in common lend each other what noise hides of either."""
+        self._features = features if features.shape[1] else None
 
     def count(self, state: FederationState, contributions: Iterable[Contribution]) -> FederationState:
         step = self._releases.counts.grid_step
@@ -115,7 +120,7 @@ class SharedGramAggregation:
             catalogue_gram=np.tensordot(members.astype(np.float64), stacked, axes=1),
             item_grams=item_grams,
         )
-        return item_factors(released, self._plan.setting)
+        return item_factors(released, self._plan.setting, self._features)
 
 
 def make_aggregation(plan: FederationPlan) -> Aggregation:

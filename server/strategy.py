@@ -31,6 +31,7 @@ from server.cards import CardRelay
 from server.checkpoint import CheckpointStore
 from server.collect import make_collector
 from server.exchange import Observer, PlatformExchange, SilentObserver
+from server.features import feature_matrix
 from server.greeting import check_greeting
 from server.private_aggregation import make_aggregation
 from server.state import RoundRecord, fresh_state, with_vocabulary
@@ -129,6 +130,7 @@ class FederatedFactorization(Strategy):
         names: list[Json] = list(vocabulary.owners)
         answers = self._exchange.ask(self._request("vocabulary", 0, {"platforms": names}, arrays))
         self._require_quorum(len(list(answers)), "took the vocabulary")
+        self._aggregation.describe(feature_matrix(joined.values(), vocabulary))
         identities = {name: reply.arrays["identity"].tobytes() for name, reply in joined.items()}
         self._collector.enrol(self._exchange, self.state, identities)
 

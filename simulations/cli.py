@@ -148,9 +148,7 @@ def audit(
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
     with console.status("starting") as status:
-        report = run_audit(
-            epsilon, runs=runs, fault=_fault(inject), membership=membership, on_stage=status.update
-        )
+        report = run_audit(epsilon, runs=runs, fault=_fault(inject), membership=membership, on_stage=status.update)
     write_report(report, folder / "audit.json")
     console.print(report_tables(report))
     console.print(f"\nwritten: {folder / 'audit.json'}")
@@ -161,7 +159,9 @@ def audit(
 @app.command()
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Entries to run; all unless named.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder with the research data sets. Default: $CROSSFED_DATA.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the research data sets. Default: $CROSSFED_DATA.")
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for one JSON file each.")] = None,
     show: Annotated[bool, typer.Option("--list", help="Only list the entries.")] = False,
 ) -> None:
@@ -177,7 +177,7 @@ def bench(
     if show:
         table = Table("entry", "what it shows", "needs --data", box=None)
         for name, entry in ENTRIES.items():
-            table.add_row(name, entry.shows, "yes" if entry.needs_data else "")
+            table.add_row(name, entry.shows, "" if entry.needs == "nothing" else "yes")
         console.print(table)
         return
     if data is None and "CROSSFED_DATA" in os.environ:

@@ -155,6 +155,11 @@ def quality(
     }
 
 
+def quality_by_epsilon(data: Path) -> list[dict[str, Any]]:
+    """:func:`quality` at every ε of :data:`EPSILONS`."""
+    return [quality(data, epsilon=epsilon) for epsilon in EPSILONS]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Recall under user-level privacy on MovieLens-1M")
     parser.add_argument("data", nargs="?", default=os.environ.get("CROSSFED_DATA"), help="folder that has ml1m/")

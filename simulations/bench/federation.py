@@ -140,6 +140,8 @@ class _Ready:
                 "digests": self._digests,
                 "cards": np.zeros(0, dtype=np.uint8),
                 "card_offsets": np.zeros(m + 1, dtype=np.int64),
+                "feature_tokens": np.zeros(0, dtype=np.uint64),
+                "feature_offsets": np.zeros(m + 1, dtype=np.int64),
                 "identity": np.zeros(32, dtype=np.uint8),
             }
         if kind == "counts":

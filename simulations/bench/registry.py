@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common.errors import ConfigError
 from common.files import write_atomically
@@ -20,23 +20,31 @@ class Entry:
 
     target: str
     shows: str
-    needs_data: bool = False
+    needs: Literal["nothing", "folder", "ml1m"] = "nothing"
 
     def run(self, data: Path | None) -> Any:
         module, name = self.target.split(":")
         function: Callable[..., Any] = getattr(import_module(f"simulations.bench.{module}"), name)
-        return function(data) if self.needs_data else function()
+        if self.needs == "nothing" or data is None:
+            return function()
+        return function(import_module("simulations.bench.als").load_ml1m(data) if self.needs == "ml1m" else data)
 
 
 ENTRIES: dict[str, Entry] = {
     "pooled": Entry("federation:equals_pooled", "federated factors against pooled ones, relative difference"),
-    "overhead": Entry("federation:overhead", "inline federation of 4 platforms over pooled training, time", True),
+    "overhead": Entry("federation:overhead", "inline federation of 4 platforms over pooled training, time", "folder"),
     "many-platforms": Entry("federation:many_platforms", "1,000 platforms: seconds a round, peak memory"),
-    "als-iteration": Entry("als:bench_iteration", "an ALS iteration against implicit, time and objective", True),
-    "strong": Entry("als:bench_strong", "ML-1M strong generalisation, Recall@20, against implicit", True),
-    "leave-one-out": Entry("als:bench_leave_one_out", "ML-1M leave-one-out, 99 negatives, HR@10 and NDCG@10", True),
+    "als-iteration": Entry(
+        "als:iteration_against_implicit", "an ALS iteration against implicit, time and objective", "ml1m"
+    ),
+    "strong": Entry("als:strong_generalisation_quality", "ML-1M strong generalisation, against implicit", "ml1m"),
+    "leave-one-out": Entry("als:leave_one_out_quality", "ML-1M leave-one-out, 99 negatives, HR@10, NDCG@10", "ml1m"),
     "large": Entry("large:large_synthetic", "20 M interactions on one platform, memory and time against implicit"),
-    "privacy": Entry("dp_quality:bench_quality", "ML-1M strong generalisation under privacy", True),
+    "privacy": Entry("dp_quality:quality_by_epsilon", "ML-1M strong generalisation under privacy", "folder"),
+    "serving-latency": Entry("serving:bench_latency", "Recommend at 300 requests a second: p50, p99; highest rate"),
+    "serving-feedback": Entry("serving:bench_feedback", "feedback acknowledged, reflected in the next call"),
+    "serving-swap": Entry("serving:bench_swap", "hot swaps under load: failed requests"),
+    "serving-implicit": Entry("serving:bench_implicit", "one user's list against implicit in process"),
     "secure-sum": Entry("secure_sum:bench_secure_sum", "10 platforms × 1 M values: error, bytes, time"),
 }
 
@@ -56,7 +64,7 @@ def run_entries(
     results: dict[str, Any] = {}
     for name in names or ENTRIES:
         entry = ENTRIES[name]
-        if entry.needs_data and data is None:
+        if entry.needs != "nothing" and data is None:
             if names:
                 raise ConfigError(f"bench {name} needs the research data: give --data DIR, or set CROSSFED_DATA")
             continue

@@ -37,6 +37,8 @@ class Stub:
                 "digests": self._digests,
                 "cards": np.zeros(0, np.uint8),
                 "card_offsets": np.zeros(3, np.int64),
+                "feature_tokens": np.zeros(0, np.uint64),
+                "feature_offsets": np.zeros(3, np.int64),
                 "identity": np.zeros(32, np.uint8),
             }
         elif request.kind == "counts":

@@ -34,7 +34,7 @@ simulate: setup
 	$(BIN)/crossfed-simulate run quickstart
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

@@ -65,9 +65,7 @@ class Membership:
 
     def on_vocabulary(self, shared: UserItemMatrix) -> UserItemMatrix:
         """Interactions in columns of the shared items (n × m_p) in columns of the vocabulary (n × m)."""
-        return replace(
-            shared, indices=self.shared_positions[shared.indices].astype(np.int32), n_items=len(self.owners)
-        )
+        return replace(shared, indices=self.shared_positions[shared.indices].astype(np.int32), n_items=len(self.owners))
 
 
 def _describe(

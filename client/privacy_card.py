@@ -48,7 +48,7 @@ def card_content(
     Args:
         plan: the run's.
         platforms: by name.
-        audit: what ``crossfed-simulate audit`` found for this configuration, if it was run.
+        audit: the ``canary`` part of what ``crossfed-simulate audit`` wrote for this configuration, if it was run.
     """
     content: dict[str, Any] = {
         "mode": plan.privacy.mode,
@@ -172,7 +172,9 @@ def _epsilon(part: Mapping[str, Any]) -> str:
 def _audit(audit: Mapping[str, Any] | None) -> str:
     if not audit:
         return "Not run for this configuration. `crossfed-simulate audit` measures ε of the code that ships."
+    found = "; ".join(audit["flags"])
+    verdict = f" **It found faults, and the promise above does not hold: {found}.**" if found else " It found no fault."
     return (
         f"Claimed ε = {audit['epsilon_claimed']:g}; measured ε̂ = {audit['epsilon_hat']:.3g}, 99 % lower bound "
-        f"{audit['epsilon_lower']:.3g}, in {audit['runs']:,} runs."
+        f"{audit['epsilon_lower']:.3g}, in {audit['runs']:,} runs.{verdict}"
     )

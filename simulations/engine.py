@@ -83,9 +83,7 @@ def make_agents(
                 platform.training,
                 outbox=Outbox(home, budget_policy(scenario.plan), scenario.plan, home / "store"),
                 store=PlatformStore(home / "store"),
-                secure_member=SecureMember(
-                    platform.name, identities[platform.name], fingerprints, scenario.plan, home
-                )
+                secure_member=SecureMember(platform.name, identities[platform.name], fingerprints, scenario.plan, home)
                 if secure
                 else None,
                 personalization=scenario.personalization.model_copy(update=own),

@@ -59,4 +59,3 @@ class SkippingOutbox(Outbox):
 
     def contribute(self, request: Any, releases: Any, make: Any, sizes: Any) -> Arrays:
         return dict(make().arrays)
-

@@ -119,7 +119,9 @@ class CanaryWorld:
         ratio, residuals = 0.0, dict[str, NDArray[np.float64]]()
         for server_round in range(self._plan.server_rounds + 1):
             request = self._request(server_round, state)
-            view = _sum(_make(self._worlds[canary], request, self._membership), self._companion, request, self._membership)
+            view = _sum(
+                _make(self._worlds[canary], request, self._membership), self._companion, request, self._membership
+            )
             means = [_make(world, request, self._membership).arrays for world in self._means]
             for name, seen in view.items():
                 noise = self._noise(server_round, name)
@@ -203,7 +205,9 @@ def _training(rows: list[NDArray[np.int64]]) -> TrainingData:
         n_users=len(rows),
         n_items=ITEMS,
     )
-    nobody = EvaluationSlice(np.zeros(0, dtype=np.int64), matrix, matrix.select_entries(np.zeros(matrix.nnz, dtype=bool)))
+    nobody = EvaluationSlice(
+        np.zeros(0, dtype=np.int64), matrix, matrix.select_entries(np.zeros(matrix.nnz, dtype=bool))
+    )
     names = tuple(f"audit:{item}" for item in range(ITEMS))
     return TrainingData(
         user_ids=tuple(str(user) for user in range(len(rows))),

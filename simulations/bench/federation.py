@@ -157,9 +157,7 @@ class _Ready:
         return {}
 
 
-def synthetic_platforms(
-    platforms: int, *, users: int, items: int, per_user: int, seed: int
-) -> list[SimulatedPlatform]:
+def synthetic_platforms(platforms: int, *, users: int, items: int, per_user: int, seed: int) -> list[SimulatedPlatform]:
     """Platforms of uneven size whose users like items by Zipf's law; each has two thirds of the items."""
     rng = np.random.default_rng(seed)
     shares = 1 / np.arange(1, platforms + 1)
@@ -196,7 +194,12 @@ def _platform(name: str, matrix: UserItemMatrix, keys: tuple[str, ...]) -> Simul
         shared=np.ones(len(keys), dtype=bool),
     )
     report = CleaningReport(
-        source="synthetic", rows_read=matrix.nnz, rows_kept=matrix.nnz, dropped=(), users=matrix.n_users, items=len(keys)
+        source="synthetic",
+        rows_read=matrix.nnz,
+        rows_kept=matrix.nnz,
+        dropped=(),
+        users=matrix.n_users,
+        items=len(keys),
     )
     return SimulatedPlatform(name=name, training=training, test=nothing, hidden=None, report=report)
 
@@ -219,7 +222,9 @@ def _pool(parts: Sequence[SimulatedPlatform]) -> dict[str, PlatformMatrix]:
 
 
 def _federate(parts: Sequence[SimulatedPlatform], plan: FederationPlan) -> FederationState:
-    scenario = Scenario.model_construct(plan=plan, seed=0, personalization=Scenario.model_fields["personalization"].default)
+    scenario = Scenario.model_construct(
+        plan=plan, seed=0, personalization=Scenario.model_fields["personalization"].default
+    )
     with tempfile.TemporaryDirectory(prefix="crossfed-bench-") as folder:
         agents = make_agents(parts, scenario, Path(folder) / "platforms", {})
         strategy = FederatedFactorization(plan, CheckpointStore(Path(folder) / "aggregator"), run_id="bench")

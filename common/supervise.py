@@ -28,6 +28,7 @@ _log = getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
+_LARGEST_LOG = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +179,7 @@ class _Child:
         command = [sys.executable, "-m", "common.supervise", str(os.getpid()), *self.program.command]
         output = None
         if self.program.log is not None:
+            _rotate(self.program.log)
             output = self.program.log.open("ab")
         try:
             self._process = subprocess.Popen(  # noqa: S603 -- commands come from this package, arguments from its config
@@ -203,9 +205,16 @@ class _Child:
         self._failures = 1 if calm else self._failures + 1
         delay = self._back_off.delay(self._failures)
         self._next_start = time.monotonic() + delay
-        _log.warning("%s ended with status %d; it is started again in %.1f s", self.program.name, status, delay)
+        where = "" if self.program.log is None else f"; {self.program.log} says why"
+        _log.warning("%s ended with status %d; it starts again in %.1f s%s", self.program.name, status, delay, where)
         if self._on_exit is not None:
             self._on_exit(self.program.name, status)
+
+
+def _rotate(log: Path) -> None:
+    """Move a log that has grown large out of the way; one old one is kept."""
+    if log.exists() and log.stat().st_size > _LARGEST_LOG:
+        log.replace(log.with_name(f"{log.name}.1"))
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

@@ -116,7 +116,8 @@ class FlowerControl:
             raise FederationError(f"flwr {' '.join(arguments[:2])}: no answer in {_SECONDS:.0f} s") from None
         answer = _last_json(done.stdout)
         if done.returncode != 0 or not answer.get("success", True):
-            detail = answer.get("error-message") or (done.stderr.strip().splitlines() or ["no answer"])[-1]
+            said = str(answer.get("error-message") or done.stderr).strip().splitlines()
+            detail = said[-1].strip() if said else "no answer"
             raise FederationError(f"flwr {' '.join(arguments[:2])}: {detail}; is crossfed-server start running?")
         return answer
 

@@ -142,3 +142,17 @@ def test_programs_find_their_siblings_of_the_same_installation(tmp_path: Path) -
     until(lambda: out.exists() and out.read_text() != "")
     supervisor.stop()
     assert out.read_text().split(os.pathsep)[0] == str(Path(sys.executable).parent)
+
+
+def test_a_log_that_has_grown_large_is_moved_away_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.supervise._LARGEST_LOG", 10)
+    log = tmp_path / "log"
+    log.write_text("x" * 20)
+    program = Program(
+        name="talker", command=python("import time; print('hello', flush=True); time.sleep(600)"), log=log
+    )
+    supervisor = Supervisor([program], back_off=FAST)
+    supervisor.start()
+    until(lambda: log.exists() and "hello" in log.read_text())
+    supervisor.stop()
+    assert (tmp_path / "log.1").read_text() == "x" * 20

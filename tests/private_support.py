@@ -25,6 +25,7 @@ from common.privacy.rounds import secure_rounds
 from common.privacy.secure_sum import Roster, SecureSumRound, SecureSumServer
 from server.private_aggregation import SharedGramAggregation
 from simulations.engine import budget_policy
+from simulations.scenario import Scenario
 from tests.support import agents_of, random_platforms
 
 SIZES = (20, 12, 8, 6, 5)
@@ -220,3 +221,34 @@ def by_hand(
     if joined:
         aggregator.join()
     return aggregator
+
+
+def private_scenario(folder: Path, *, users: int = 60, items: int = 24, **parts: Any) -> Scenario:
+    """Three platforms cut from files of users whose ids are easy to find again (``visitor-…@example.org``)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(4)
+    rows = ["user_id,item_id,timestamp"]
+    for user in range(users):
+        # Two tastes, so that there is something to learn.
+        weights = np.where((np.arange(items) + user) % 2, 5.0, 1.0)
+        chosen = rng.choice(items, size=int(rng.integers(5, 10)), replace=False, p=weights / weights.sum())
+        rows += [f"visitor-{user:03d}@example.org,{item},{time}" for time, item in enumerate(chosen)]
+    (folder / "interactions.csv").write_text("\n".join(rows) + "\n")
+    catalogue = ["item_id,imdb_id,title", *(f"{item},{9000 + item},Film {item}" for item in range(items))]
+    (folder / "items.csv").write_text("\n".join(catalogue) + "\n")
+    content: dict[str, Any] = {
+        "name": "tiny",
+        "seed": 3,
+        "partition": {
+            "data": {
+                "interactions": {"path": str(folder / "interactions.csv")},
+                "items": {"path": str(folder / "items.csv"), "namespace": "imdb"},
+            },
+            "equal_platforms": 3,
+            "common_items": 0.5,
+        },
+        "plan": private_plan().model_dump(mode="json"),
+        "personalization": {"tuning_candidates": 1, "anchored": False, "blend_weights": [1.0]},
+        "cross": {"ceiling": False, "tune_beta": False},
+    }
+    return Scenario.model_validate(content | parts)

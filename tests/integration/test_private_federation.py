@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -18,8 +20,12 @@ from client.data.training import TrainingData
 from client.journal import pack
 from client.masking import masked_units
 from common.config.federation import FederationPlan
+from common.errors import ConfigError
 from common.privacy.secure_sum.wire import split_frame
 from server.state import FederationState
+from simulations.datasets import make_platforms
+from simulations.run import simulate
+from simulations.sweep import run_sweep
 from tests.private_support import (
     Tap,
     charged_mu_squared,
@@ -27,6 +33,7 @@ from tests.private_support import (
     outbox_of,
     private_plan,
     private_platforms,
+    private_scenario,
     sent_by,
     without_noise,
 )
@@ -342,3 +349,78 @@ def test_a_platform_that_shares_nothing_reads_along_whatever_its_size(tmp_path: 
     assert sum(state.user_counts.values()) == pytest.approx(20 + 12 + (noise == "per_platform"), abs=0.05)
     assert state.vocabulary.owners["platform-2"].size == 0
     assert recorders[2].agent.store.load().shared.item_parameters.shape == state.item_parameters.shape
+
+
+def everything_written(folder: Path) -> dict[str, str]:
+    """All that is for others' eyes: the card, the results, and journals as anyone who may read them sees them."""
+    return {path.name: path.read_text() for path in (folder / "privacy.md", folder / "result.json")}
+
+
+def test_a_private_simulation_writes_its_card_and_names_no_user(tmp_path: Path) -> None:
+    scenario = private_scenario(tmp_path / "data")
+    result = simulate(scenario, tmp_path / "out")
+    written = everything_written(tmp_path / "out")
+    content = json.loads(written["result.json"])["privacy"]
+    assert content == result.content["privacy"]
+    assert (content["epsilon"], content["delta"], content["noise"]) == (3.0, 1e-3, "secure_sum")
+    for agent in result.outcome.agents:
+        line = content["platforms"][agent.name]
+        assert line["epsilon_spent"] == pytest.approx(3.0, rel=1e-6)
+        assert line["bytes"] == sum(entry["bytes"] for entry in sent_by(agent))
+        assert f"| {agent.name} | 3 | 0.001 | 3.0 | 8 |" in written["privacy.md"]
+        written[f"egress of {agent.name}"] = repr([entry.content for entry in outbox_of(agent).journal.entries()])
+        written[f"ledger of {agent.name}"] = repr([entry.content for entry in outbox_of(agent).ledger.entries()])
+    assert any("visitor-" in user for agent in result.outcome.agents for user in agent.data.user_ids)
+    for name, text in written.items():
+        assert "visitor" not in text, name
+        assert "example.org" not in text, name
+    # Without a test set of its own the run shows no metric that was measured inside a platform.
+    assert all(record["recall"] is None for record in result.content["rounds"])
+
+
+def test_a_simulation_without_privacy_says_so_on_its_card(tmp_path: Path) -> None:
+    plan = private_plan().model_dump(mode="json") | {"privacy": {"mode": "none"}}
+    scenario = private_scenario(tmp_path / "data", plan=plan)
+    content = simulate(scenario, tmp_path / "out").content["privacy"]
+    assert {part["epsilon_spent"] for part in content["platforms"].values()} == {None}
+    assert "It is not private" in (tmp_path / "out" / "privacy.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"cleaning": {"k_core": 2}}, r"partition\.data\.cleaning\.k_core"),
+        ({"cleaning": {"min_item_interactions": 2}}, r"partition\.data\.cleaning\.min_item_interactions"),
+        ({"catalogue": "interactions"}, r"partition\.data\.catalogue"),
+        ({"items": {}}, r"partition\.data\.items\.path"),
+    ],
+)
+@pytest.mark.parametrize("how", ["private", "price", "sweep"])
+def test_data_settings_that_depend_on_other_users_are_refused_where_anything_is_private(
+    tmp_path: Path, change: dict[str, Any], named: str, how: str
+) -> None:
+    scenario = private_scenario(tmp_path / "data")
+    assert scenario.partition is not None
+    content = scenario.partition.model_dump(mode="json") | {"platforms": None}
+    content["data"] |= change
+    plan = scenario.plan.model_dump(mode="json")
+    parts = {"private": {}, "price": {"plan": plan | {"privacy": {"mode": "none"}}, "price_at": [3]}, "sweep": {}}[how]
+    scenario = private_scenario(tmp_path / "data", partition=content, **parts)
+
+    def run_it() -> None:
+        if how == "sweep":
+            run_sweep(scenario, [3.0], draws=1, folder=tmp_path / "out", on_stage=lambda text: None)
+        else:
+            simulate(scenario, tmp_path / "out")
+
+    with pytest.raises(ConfigError, match=f"{named}: one user's presence would change"):
+        run_it()
+
+
+def test_without_privacy_the_same_settings_are_fine(tmp_path: Path) -> None:
+    plan = private_plan().model_dump(mode="json") | {"privacy": {"mode": "none"}}
+    scenario = private_scenario(tmp_path / "data", plan=plan)
+    assert scenario.partition is not None
+    content = scenario.partition.model_dump(mode="json")
+    content["data"] |= {"cleaning": {"min_item_interactions": 2}}
+    assert make_platforms(private_scenario(tmp_path / "data", plan=plan, partition=content))

@@ -56,14 +56,14 @@ def preview_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         shape = " × ".join("?" if size is None else str(size) for size in row["shape"])
         size = "?" if row["bytes"] is None else f"{row['bytes']:,}"
-        source = "interactions" if row["from_interactions"] else "catalogue, keys"
+        source = "interactions" if row["from_interactions"] else "no interactions"
         table.add_row(row["kind"], row["array"], row["dtype"], shape, size, str(row["times"]), source, row["noise"])
     return table
 
 
 def _noise(config: PlatformConfig, *, derived: bool) -> str:
     if not derived:
-        return "none needed: no interaction is in it"
+        return "—"
     privacy = config.plan.privacy
     if not config.plan.private:
         return "NONE (privacy.mode: none)"

@@ -106,6 +106,7 @@ class FlowerControl:
         self._call("stop", str(run_id), _CONNECTION)
 
     def _call(self, *arguments: str) -> dict[str, Any]:
+        what = "flwr " + " ".join(word for word in arguments[:2] if word.isalpha())
         command: Sequence[str] = (str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json")
         environment = {**os.environ, **ENVIRONMENT, "FLWR_HOME": str(self.home.resolve())}
         try:
@@ -113,12 +114,12 @@ class FlowerControl:
                 command, env=environment, capture_output=True, text=True, timeout=_SECONDS, check=False
             )
         except subprocess.TimeoutExpired:
-            raise FederationError(f"flwr {' '.join(arguments[:2])}: no answer in {_SECONDS:.0f} s") from None
+            raise FederationError(f"{what}: no answer in {_SECONDS:.0f} s") from None
         answer = _last_json(done.stdout)
         if done.returncode != 0 or not answer.get("success", True):
             said = str(answer.get("error-message") or done.stderr).strip().splitlines()
             detail = said[-1].strip() if said else "no answer"
-            raise FederationError(f"flwr {' '.join(arguments[:2])}: {detail}; is crossfed-server start running?")
+            raise FederationError(f"{what}: {detail}; is crossfed-server start running?")
         return answer
 
 

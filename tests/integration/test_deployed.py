@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import ssl
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -23,7 +25,7 @@ from server.checkpoint import CheckpointStore
 from server.runs import RunFolder, RunStatus
 from server.state import FederationState
 from server.strategy import FederatedFactorization
-from simulations.deployment import AGGREGATOR, LocalFederation, PlatformFiles, provision
+from simulations.deployment import AGGREGATOR, LocalFederation, PlatformFiles, provision, wait_for
 from simulations.grid import InlineGrid
 
 PLAN = FederationPlan.model_validate(
@@ -248,3 +250,24 @@ def test_the_history_says_what_happened(deployed: Deployed) -> None:
     assert (entry["name"], entry["state"], len(entry["rounds"])) == (deployed.run.name, "finished", 2)
     table = CliRunner().invoke(app, ["status", "--config", config]).stdout
     assert "finished, 2 rounds" in table
+
+
+def test_a_hangup_reloads_and_a_termination_ends_cleanly(deployed: Deployed) -> None:
+    """Last, since platform b is started again after it."""
+    process = deployed.process_ids["b"]
+    log = deployed.federation.folder / "logs" / "b.log"
+    assert process is not None
+    started = descendants(process)
+    assert len(started) >= 3  # the agent, SuperNode, SuperExec
+    os.kill(process, signal.SIGHUP)
+    wait_for(lambda: "reloaded; the next run uses it" in log.read_text(), "the reload", 60)
+    os.kill(process, signal.SIGTERM)
+    wait_for(lambda: "platform b has stopped" in log.read_text(), "the end", 60)
+    wait_for(lambda: not any(running(child) for child in started), "all its programs to end", 60)
+
+
+def running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

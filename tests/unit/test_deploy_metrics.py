@@ -1,0 +1,116 @@
+"""Metrics of agent and aggregator: numbers, and never a text that somebody else has chosen."""
+
+from __future__ import annotations
+
+import json
+import logging
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from client.agent_metrics import AgentMetrics, MeasuredAgent
+from common.config.deploy import AggregatorConfig
+from common.config.federation import FederationPlan
+from common.config.loader import load_yaml_model
+from common.exchange import AgentReply, AgentRequest
+from common.logs import JsonFormatter
+from server.metrics import AggregatorMetrics
+from server.provisioning import initialise
+from server.runs import RunFolder
+from server.state import RoundRecord
+from simulations.deployment import free_port
+
+PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+
+
+class Answering:
+    def exchange(self, request: AgentRequest) -> AgentReply:
+        code = "ok" if request.kind == "statistics" else "contract"
+        arrays = {"gram": np.zeros(4)} if code == "ok" else {}
+        return AgentReply(platform="a", kind=request.kind, server_round=3, code=code, arrays=arrays)
+
+
+def test_exchanges_are_counted_and_a_hostile_kind_is_no_label(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    agent = MeasuredAgent(Answering(), AgentMetrics(registry, tmp_path))
+    given = {"item_parameters": np.zeros(2)}
+    agent.exchange(AgentRequest(kind="statistics", run_id="r", server_round=3, arrays=given))
+    for number in range(50):
+        agent.exchange(AgentRequest(kind=f"hostile-{number}", run_id="r", server_round=0))
+    text = generate_latest(registry).decode()
+    assert 'crossfed_agent_exchanges_total{code="ok",kind="statistics"} 1.0' in text
+    assert 'crossfed_agent_exchanges_total{code="contract",kind="refused"} 50.0' in text
+    assert 'crossfed_agent_bytes_total{direction="in"} 16.0' in text
+    assert 'crossfed_agent_bytes_total{direction="out"} 32.0' in text
+    assert "hostile" not in text
+
+
+def test_a_budget_that_cannot_be_read_is_not_a_number(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    AgentMetrics(registry, tmp_path)
+    assert "crossfed_epsilon_spent NaN" in generate_latest(registry).decode()
+
+
+def test_the_aggregators_metrics_come_from_the_newest_run(tmp_path: Path) -> None:
+    made = initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443")
+    config = load_yaml_model(made.config, AggregatorConfig, [f"metrics_port={free_port()}"])
+    run = RunFolder(config.state, "r1")
+    metrics = AggregatorMetrics(config)
+    metrics.program_ended("superlink", -9)
+    with run.recorded():
+        recorder = run.observer()
+        recorder.on_reply(1, "statistics", "cinema", "ok", 10)
+        recorder.on_reply(1, "statistics", "club", "deadline", 0)
+        recorder.on_round(
+            RoundRecord(
+                round=1, seconds=2.5, bytes_up=10, bytes_down=20, objective=7.0, recall=None, platforms=("cinema",)
+            )
+        )
+    with metrics.exposed(), urllib.request.urlopen(f"http://127.0.0.1:{config.metrics_port}/metrics") as answer:
+        text = answer.read().decode()
+    for line in (
+        'crossfed_runs{state="finished"} 1.0',
+        'crossfed_platform_ok{platform="club"} 0.0',
+        'crossfed_platform_ok{platform="cinema"} 1.0',
+        'crossfed_round_bytes{direction="down"} 20.0',
+        "crossfed_round_seconds 2.5",
+        "crossfed_objective 7.0",
+        'crossfed_program_exits{program="superlink"} 1.0',
+    ):
+        assert line in text, line
+
+
+@pytest.mark.parametrize("text", ["plain", 'with "quotes"\nand a line', "Ünïcode"])
+def test_a_json_log_is_one_object_a_line(text: str) -> None:
+    record = logging.LogRecord("n", logging.WARNING, __file__, 1, "%s", (text,), None)
+    line = JsonFormatter().format(record)
+    assert "\n" not in line
+    assert json.loads(line)["message"] == text
+
+
+def test_the_dashboard_shows_metrics_that_exist(tmp_path: Path) -> None:
+    import re
+
+    from client.metrics_export import ServingMetrics
+
+    registry = CollectorRegistry()
+    AgentMetrics(registry, tmp_path)
+    ServingMetrics(registry)
+    made = initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443")
+    config = load_yaml_model(made.config, AggregatorConfig)
+    run = RunFolder(config.state, "r1")
+    with run.recorded():
+        run.observer().on_reply(1, "counts", "a", "ok", 1)
+        run.observer().on_round(
+            RoundRecord(round=1, seconds=1, bytes_up=1, bytes_down=1, objective=1.0, recall=None, platforms=("a",))
+        )
+    known = {family.name for family in AggregatorMetrics(config).families()}
+    for metric in registry.collect():
+        known |= {metric.name, f"{metric.name}_total", f"{metric.name}_bucket"}
+    dashboard = (Path(__file__).parents[2] / "deploy" / "grafana" / "crossfed.json").read_text()
+    used = set(re.findall(r"crossfed_[a-z_]+", dashboard))
+    assert len(used) > 10
+    assert used <= known

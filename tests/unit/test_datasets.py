@@ -149,6 +149,20 @@ def test_a_platform_with_nothing_left_to_train_on_is_named(tmp_path: Path) -> No
         )
 
 
+def test_who_falls_out_of_the_core_is_not_trained_on_and_rare_items_leave_the_catalogue(folder: Path) -> None:
+    data = data_of(folder, "all") | {"cleaning": {"k_core": 5}}
+    plan = {"privacy": {"mode": "none"}}
+    scenario = Scenario.model_validate({"seed": 1, "platforms": [{"name": "left", "data": data}], "plan": plan})
+    (platform,) = make_platforms(scenario)
+    lengths = platform.training.train.row_lengths
+    assert 0 < len(platform.training.items) < N_ITEMS
+    assert (lengths == 0).any(), "somebody fell out"
+    assert lengths[lengths > 0].min() >= 5
+    assert platform.training.train.item_counts().min() >= 5
+    assert platform.test.truth.n_items == platform.training.train.n_items == len(platform.training.items)
+    assert "5-core" in platform.report.dropped[-1].reason
+
+
 KEYS = ["imdb:1", "imdb:2", "shop:3", "shop:4"]  # genres: Comedy/War, Drama, Comedy/War, Drama
 
 

@@ -80,6 +80,20 @@ def test_a_refusal_is_journaled_as_its_code_alone(outbox: Outbox) -> None:
     assert "private-user" not in repr([entry.content for entry in outbox.journal.entries()])
 
 
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (np.zeros(2), np.zeros((1, 2))),
+        (np.zeros(2), np.zeros(2, dtype=np.int64)),
+        (np.array([0.0]), np.array([-0.0])),
+        (np.zeros(2, dtype=">f8"), np.zeros(2, dtype="<f8")),
+    ],
+)
+def test_arrays_of_the_same_bytes_or_values_that_are_not_the_same_have_other_digests(left: Any, right: Any) -> None:
+    first, second = (replace(REQUEST, arrays={"x": array}) for array in (left, right))
+    assert digest_of(first) != digest_of(second)
+
+
 fields = st.fixed_dictionaries(
     {
         "kind": st.sampled_from(["counts", "statistics"]),

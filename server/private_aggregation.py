@@ -110,6 +110,9 @@ class SharedGramAggregation:
         item_grams: NDArray[np.float64] | None,
     ) -> NDArray[np.float64]:
         stacked = np.stack(list(grams.values()))
+        if not stacked.any():
+            # Noise has left no Gram matrix a positive eigenvalue: this round tells nothing of the users.
+            return state.item_parameters.astype(np.float64)
         members = ownership([state.vocabulary.owners[name] for name in grams], len(vectors))
         released = ReleasedSums(
             counts=state.item_counts,

@@ -96,6 +96,31 @@ def run(
     )
 
 
+@app.command("cross-validate")
+def cross_validate(
+    scenario: Annotated[str, typer.Argument(help="A shipped scenario's name, or the path of your own YAML.")],
+    folds: Annotated[int, typer.Option(min=2, help="How many parts each user's interactions are cut into.")] = 5,
+    output: Annotated[Path | None, typer.Option(help="Folder for one run a fold.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value, as for run.")] = None,
+    data: Annotated[Path | None, typer.Option(help="As for run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="As for run.")] = None,
+) -> None:
+    """Run a scenario once a fold, so that each interaction is tested once; print means and standard deviations."""
+    from simulations.report import fold_table
+    from simulations.run import simulate
+
+    contents = []
+    console = Console()
+    with console.status("starting") as status:
+        for fold in range(folds):
+            status.update(f"fold {fold + 1} of {folds}")
+            split = ["split.protocol=k-fold", f"split.folds={folds}", f"split.fold={fold}"]
+            chosen = _load(scenario, [*(set_ or []), *split], data, seed)
+            folder = (output or Path("out") / f"{chosen.name}-folds") / f"fold-{fold}"
+            contents.append(simulate(chosen, folder).content)
+    console.print(fold_table(contents))
+
+
 @app.command()
 def sweep(
     scenario: Annotated[str, typer.Argument(help="A shipped scenario's name, or the path of your own YAML.")],

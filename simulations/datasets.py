@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from client.data.split import (
     Split,
     filter_by_training_counts,
     hide_items,
+    k_fold,
     leave_last_out,
     random_per_user,
     strong_generalisation,
@@ -213,6 +215,9 @@ def split_matrix(matrix: UserItemMatrix, config: SplitConfig, rng: np.random.Gen
             test_users=config.test_users,
             fold_in_share=1 - config.test_share,
         )
+    if config.protocol == "k-fold":
+        splits = k_fold(matrix, config.folds, rng, validation_users_share=config.validation_users)
+        return next(islice(splits, config.fold, None))
     return random_per_user(
         matrix, rng=rng, test_share=config.test_share, validation_users_share=config.validation_users
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 from types import TracebackType
 from typing import Any
 
@@ -104,6 +105,18 @@ def _price_table(content: Mapping[str, Any]) -> Table:
     for name, part in content["platforms"].items():
         cells = [_number(part["own"]["local"]["recall@20"]), _two(part["own"]["shared"], part["cross"])]
         cells += [_two(point["own"][name], point["cross"].get(name)) for point in content["price"]]
+        table.add_row(name, *cells)
+    return table
+
+
+def fold_table(contents: Sequence[Mapping[str, Any]]) -> Table:
+    """Mean ± standard deviation over folds, own test interactions."""
+    table = _table(f"Own items over {len(contents)} folds: Recall@20", "popular", "local", "shared", "final")
+    for name in contents[0]["platforms"]:
+        cells = []
+        for scorer in ("popularity", "local", "shared", "final"):
+            values = [content["platforms"][name]["own"][scorer]["recall@20"] for content in contents]
+            cells.append(f"{fmean(values):.3f} ± {stdev(values):.3f}")
         table.add_row(name, *cells)
     return table
 

@@ -61,13 +61,23 @@ class PartitionSource(FrozenModel):
 class SplitConfig(FrozenModel):
     """How each platform's interactions are divided into training, validation and test."""
 
-    protocol: Literal["random-per-user", "leave-last-out", "strong-generalisation"] = "random-per-user"
+    protocol: Literal["random-per-user", "leave-last-out", "strong-generalisation", "k-fold"] = "random-per-user"
     test_share: Share = 0.2
     """random-per-user: of each user's interactions; strong-generalisation: truth of a held-out user."""
     validation_users: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Share of the users on whom choices are made."""
     test_users: Share = 0.1
     """strong-generalisation: share of the users who are measured and not trained on."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """k-fold: into how many parts each user's interactions are cut."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """k-fold: which part is the test, from 0; ``crossfed-simulate cross-validate`` goes through all."""
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> Self:
+        if self.fold >= self.folds:
+            raise ValueError(f"fold: {self.fold} of {self.folds} folds; folds are counted from 0")
+        return self
 
 
 class CrossConfig(FrozenModel):

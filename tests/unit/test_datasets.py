@@ -8,9 +8,9 @@ import pytest
 
 from common.config.platform import CatalogueConfig
 from common.errors import DataError
-from simulations.datasets import SimulatedPlatform, make_platforms, shared_items
-from simulations.scenario import Scenario
-from tests.support import item_table
+from simulations.datasets import SimulatedPlatform, make_platforms, shared_items, split_matrix
+from simulations.scenario import Scenario, SplitConfig
+from tests.support import item_table, random_matrix
 
 N_USERS, N_ITEMS = 30, 20
 
@@ -180,3 +180,17 @@ KEYS = ["imdb:1", "imdb:2", "shop:3", "shop:4"]  # genres: Comedy/War, Drama, Co
 )
 def test_what_is_shared_is_what_the_filter_says(config: dict[str, Any], expected: list[int]) -> None:
     assert shared_items(item_table(KEYS), CatalogueConfig(**config)).tolist() == [bool(one) for one in expected]
+
+
+def test_the_folds_of_a_scenario_test_every_interaction_of_a_user_once() -> None:
+    rng = np.random.default_rng(0)
+    data = random_matrix(rng, 12, 9)
+    tested = np.zeros((12, 9), dtype=int)
+    for fold in range(3):
+        config = SplitConfig(protocol="k-fold", folds=3, fold=fold)
+        truth = split_matrix(data, config, np.random.default_rng(1)).test.truth
+        tested[truth.entry_users(), truth.indices] += 1
+    several = np.flatnonzero(data.row_lengths >= 2)
+    owned = np.zeros((12, 9), dtype=int)
+    owned[data.entry_users(), data.indices] = 1
+    assert (tested[several] == owned[several]).all()

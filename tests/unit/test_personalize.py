@@ -21,7 +21,7 @@ CONFIG = PersonalizationConfig(tuning_candidates=2, blend_weights=(1.0,))
 
 
 def taste_data(n_users: int = 60, *, explicit: bool = False, validated: bool = True) -> TrainingData:
-    """Two tastes, a half of the catalogue each, and histories of two items: too few to learn the halves from."""
+    """Two tastes, a half of the catalogue each, which enough users share for a platform to learn them alone."""
     rng = np.random.default_rng(0)
     rows = []
     for user in range(n_users):
@@ -63,15 +63,30 @@ def knows_nothing() -> np.ndarray:
     return np.random.default_rng(1).standard_normal((N, MODEL.dimension)).astype(np.float32)
 
 
-def test_shared_factors_that_rank_better_win_and_ones_that_do_not_lose() -> None:
+def lonely_data() -> TrainingData:
+    """Eight users of eight tastes with three items each: what one holds back nobody here has."""
+    held_out = held_out_last(matrix([[3 * user, 3 * user + 1, 3 * user + 2] for user in range(8)], N))
+    return training_data([f"x:{i}" for i in range(N)], held_out.history, validation=held_out)
+
+
+def knows_the_tastes() -> np.ndarray:
+    directions = np.vstack([np.eye(4), -np.eye(4)]).astype(np.float32)
+    return np.repeat(directions, 3, axis=0)
+
+
+def test_shared_factors_that_rank_better_win() -> None:
+    personalizer = Personalizer("here", lonely_data(), MODEL, replace_config(anchored=False))
+    verdict = personalizer.build(view_of(knows_the_tastes())).verdict
+    assert verdict.name in ("shared", "blend")
+    assert verdict.chosen_mean > verdict.local_mean
+    assert verdict.interval[0] > 0
+
+
+def test_shared_factors_that_rank_worse_lose() -> None:
     personalizer = Personalizer("here", taste_data(), MODEL, replace_config(anchored=False))
-    good = personalizer.build(view_of(knows_the_halves()))
-    assert good.verdict.name in ("shared", "blend")
-    assert good.verdict.chosen_mean > good.verdict.local_mean
-    assert good.verdict.interval[0] > 0
-    bad = personalizer.build(view_of(knows_nothing()))
-    assert bad.verdict.name == "local"
-    assert bad.verdict.chosen_mean == bad.verdict.local_mean
+    verdict = personalizer.build(view_of(knows_nothing())).verdict
+    assert verdict.name == "local"
+    assert verdict.chosen_mean == verdict.local_mean
 
 
 def replace_config(**changes: object) -> PersonalizationConfig:

@@ -9,6 +9,7 @@ A seed changes the partition, what is hidden, the splits and the first factors. 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -103,11 +104,28 @@ def pooled_difference(intervals: Sequence[Sequence[float]]) -> dict[str, float]:
     }
 
 
+def bench_quickstart() -> dict[str, Any]:
+    """:func:`cross_figures` of the embedded data."""
+    return cross_figures("quickstart", (None, *SEEDS))
+
+
+def bench_movies(data: Path) -> dict[str, Any]:
+    """:func:`cross_figures` of two real platforms."""
+    os.environ["CROSSFED_DATA"] = str(data.resolve())
+    return cross_figures("movies", (None, 2, 3))
+
+
+def bench_never_worse(data: Path) -> dict[str, Any]:
+    """:func:`never_worse` of all shipped scenarios."""
+    os.environ["CROSSFED_DATA"] = str(data.resolve())
+    return never_worse(list(shipped_scenarios()), SEEDS)
+
+
 def _main(names: Sequence[str]) -> None:
     entries: dict[str, Callable[[], dict[str, Any]]] = {
-        "quickstart": lambda: cross_figures("quickstart", (None, *SEEDS)),
-        "movies": lambda: cross_figures("movies", (None, 2, 3)),
-        "never-worse": lambda: never_worse(list(shipped_scenarios()), SEEDS),
+        "quickstart": bench_quickstart,
+        "movies": lambda: bench_movies(Path(os.environ["CROSSFED_DATA"])),
+        "never-worse": lambda: bench_never_worse(Path(os.environ["CROSSFED_DATA"])),
         "never-worse-quick": lambda: never_worse(["quickstart", "ml100k-silos"], SEEDS),
     }
     for name in names or ["quickstart"]:

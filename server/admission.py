@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.errors import ConfigError, StoreError
+from common.errors import ConfigError, FederationError, StoreError
 from common.files import write_atomically
 from common.provisioning import Registration
 from server.flower import FlowerControl
@@ -65,8 +65,13 @@ class AdmissionBook:
                 f"{registration.name!r} is admitted with other keys; if it has changed them on purpose, run crossfed-server "
                 f"revoke {registration.name} first"
             )
-        # Of a revoked key Flower remembers the node; a platform that comes back keeps it if its key is the same.
-        self._write(Admission(registration, earlier.node_id if earlier and not earlier.revoked else None))
+        if earlier is not None and earlier.revoked and earlier.registration.node_key == registration.node_key:
+            raise ConfigError(
+                f"{registration.name!r} was revoked, and Flower never takes a revoked node key again: that platform removes "
+                "courier/node.key, runs crossfed-client join once more, and sends its new registration"
+            )
+        known = earlier.node_id if earlier is not None and not earlier.revoked else None
+        self._write(Admission(registration, known))
 
     def revoke(self, name: str) -> Admission:
         """Let it take part no more.
@@ -88,16 +93,32 @@ class AdmissionBook:
             FederationError: the SuperLink does not answer.
         """
         known = {node.node_id for node in control.nodes() if node.status != _UNREGISTERED}
+        entries = self.all()
         done: dict[str, str] = {}
-        for name, entry in self.all().items():
+        for name, entry in entries.items():
             registered = entry.node_id in known
             if entry.revoked and registered and entry.node_id is not None:
                 control.unregister(entry.node_id)
                 done[name] = "revoked"
             elif not entry.revoked and not registered:
-                self._write(Admission(entry.registration, _register(control, entry.registration)))
-                done[name] = "admitted"
+                unclaimed = known - {other.node_id for other in entries.values()}
+                done[name] = self._register(control, entry.registration, unclaimed)
         return done
+
+    def _register(self, control: FlowerControl, registration: Registration, unclaimed: set[int]) -> str:
+        """Register a node key and keep its node id; what became of it in words: one platform must not stop the others."""
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "node.pub"
+                path.write_text(registration.node_key + "\n")
+                node_id = control.register(path, registration.name)
+        except FederationError as error:
+            # Killed between registering and writing it down: the key is taken, by the one node that nobody claims.
+            if "already in use" not in str(error) or len(unclaimed) != 1:
+                return f"NOT admitted: {error}"
+            node_id = next(iter(unclaimed))
+        self._write(Admission(registration, node_id))
+        return "admitted"
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
@@ -119,10 +140,3 @@ class AdmissionBook:
             "revoked": admission.revoked,
         }
         write_atomically(self._path(admission.registration.name), json.dumps(content, indent=1).encode())
-
-
-def _register(control: FlowerControl, registration: Registration) -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "node.pub"
-        path.write_text(registration.node_key + "\n")
-        return control.register(path, registration.name)

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from client.app import make_courier
+from client.join import join_federation
 from client.loading import load_training_data, make_agent
 from common.config.federation import FederationPlan
 from common.doctor import check_aggregator, check_certificate
@@ -176,17 +177,22 @@ def test_an_expired_certificate_and_a_wrong_authority_are_named_by_the_doctor(
 
 
 def test_a_revoked_platform_is_out_until_it_is_admitted_again(federation: LocalFederation) -> None:
-    """Last, since it leaves platform b outside."""
     config = federation.config
     book = AdmissionBook(config.platforms)
+    log = federation.platform_config("b").supernode.superexec_secret.parent / "logs" / "supernode.log"
+    before = log.stat().st_size
     node = book.revoke("b").node_id
     book.bring_in_line(control_of(config))
     assert {entry.node_id: entry.status for entry in control_of(config).nodes()}.get(node) in (None, "unregistered")
-    log = federation.platform_config("b").supernode.superexec_secret.parent / "logs" / "supernode.log"
-    before = log.stat().st_size
-    kill("flower-supernode", f"--port {federation.platform_config('b').supernode.port}")
     wait_for(lambda: "Exit Code: 305" in log.read_bytes()[before:].decode(errors="replace"), "a refusal", 120)
     assert sum(entry.status == "online" for entry in control_of(config).nodes()) <= 1
+    joined = federation.platforms["b"]
+    (joined.config.parent / "courier" / "node.key").unlink()
+    again = join_federation(
+        federation.folder / "b.invitation", joined.config.parent, interactions=federation.folder.parent / "b.csv"
+    )
+    book.admit(again.registration, PLAN.federation)
+    federation.wait_online(2, deadline=240)
 
 
 def newest(federation: LocalFederation) -> str:

@@ -12,7 +12,7 @@ import pytest
 from common.config.deploy import AggregatorConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
-from common.errors import ConfigError
+from common.errors import ConfigError, FederationError
 from common.privacy.secure_sum import PlatformIdentity
 from common.provisioning import Invitation, Pins, Registration, normal_fingerprint
 from common.tls import (
@@ -50,11 +50,15 @@ class SuperLinkStandIn:
 
     def __init__(self) -> None:
         self.keys: dict[int, str] = {}
+        self.used: set[str] = set()
 
     def nodes(self) -> list[Node]:
         return [Node(node_id, "online" if key else "unregistered") for node_id, key in self.keys.items()]
 
     def register(self, public_key: Path, name: str) -> int:
+        if public_key.read_text() in self.used:
+            raise FederationError("Public key already in use.")
+        self.used.add(public_key.read_text())
         self.keys[len(self.keys) + 1] = public_key.read_text()
         return len(self.keys)
 
@@ -185,6 +189,40 @@ def test_a_superlink_that_lost_its_database_gets_the_admitted_back_and_not_the_r
     book.bring_in_line(superlink)  # type: ignore[arg-type]
     book.revoke("club")
     assert book.bring_in_line(SuperLinkStandIn()) == {"cinema": "admitted"}  # type: ignore[arg-type]
+
+
+def test_a_revoked_platform_comes_back_with_a_new_node_key_and_only_so(tmp_path: Path) -> None:
+    book, superlink = AdmissionBook(tmp_path / "platforms"), SuperLinkStandIn()
+    first = registration()
+    book.admit(first, "films")
+    book.bring_in_line(superlink)  # type: ignore[arg-type]
+    book.revoke("cinema")
+    book.bring_in_line(superlink)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="never takes a revoked node key again"):
+        book.admit(first, "films")
+    book.admit(registration(), "films")
+    assert book.bring_in_line(superlink) == {"cinema": "admitted"}  # type: ignore[arg-type]
+
+
+def test_a_key_registered_before_it_could_be_written_down_is_claimed(tmp_path: Path) -> None:
+    book, superlink = AdmissionBook(tmp_path / "platforms"), SuperLinkStandIn()
+    theirs = registration()
+    (tmp_path / "key").write_text(theirs.node_key + "\n")
+    superlink.register(tmp_path / "key", "cinema")
+    book.admit(theirs, "films")
+    assert book.bring_in_line(superlink) == {"cinema": "admitted"}  # type: ignore[arg-type]
+    assert book.all()["cinema"].node_id == 1
+
+
+def test_a_platform_that_cannot_be_admitted_does_not_stop_the_others(tmp_path: Path) -> None:
+    book, superlink = AdmissionBook(tmp_path / "platforms"), SuperLinkStandIn()
+    refused = registration("cinema")
+    superlink.used.add(refused.node_key + "\n")
+    for each in (refused, registration("club")):
+        book.admit(each, "films")
+    done = book.bring_in_line(superlink)  # type: ignore[arg-type]
+    assert done["club"] == "admitted"
+    assert done["cinema"].startswith("NOT admitted")
 
 
 def test_an_admitted_name_cannot_be_taken_over(tmp_path: Path) -> None:

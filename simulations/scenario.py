@@ -87,7 +87,7 @@ class CrossConfig(FrozenModel):
     """Also train with one half of each user's hidden interactions given to the platform, and score the other half."""
     tune_beta: bool = True
     """Choose the popularity weight β in a run of its own that hides further shared items and is thrown away."""
-    betas: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0)
+    betas: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
     tuning_share: Share = 0.3
     """Share of the shared items that the tuning run hides, in the same way as the scenario hides its own."""
 

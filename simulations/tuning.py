@@ -107,12 +107,13 @@ def _demand(
     state: FederationState,
     secret: FederationSecret,
 ) -> NDArray[np.float64]:
-    """Expected demand as the platform itself works it out, with the titles and genres of everybody's cards."""
+    """Expected demand as the platform itself works it out: its own titles and genres where it has the item, else others'."""
     vocabulary = state.vocabulary
     titles: list[str] = [""] * len(vocabulary)
     genres: list[tuple[str, ...]] = [()] * len(vocabulary)
-    for other in platforms:
-        items = other.training.items
+    others_first = sorted(platforms, key=lambda other: other.name, reverse=True)
+    for described in (*others_first, platform):
+        items = described.training.items
         for column, position in enumerate(lookup(items.keys, vocabulary, secret)):
             if position >= 0:
                 titles[position], genres[position] = items.titles[column], items.genres[column]

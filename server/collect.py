@@ -86,10 +86,27 @@ class OpenCollector:
         sizes = plan_sizes(self._plan, catalogue=catalogue, vocabulary=len(state.vocabulary))
         try:
             self._contract[reply.kind].check(dict(reply.arrays), sizes | open_sizes(reply.arrays))
+            if reply.kind == "statistics" and not self._plan.private:
+                check_sums_of_squares(reply.arrays)
         except ContractError as error:
             exchange.reject(reply, error)
             return False
         return True
+
+
+def check_sums_of_squares(arrays: Arrays) -> None:
+    """Refuse exact statistics that no users can have: one platform's rubbish must not end the run for all.
+
+    Raises:
+        ContractError: the users' Gram matrix is not positive semidefinite, or an item's has a negative diagonal.
+    """
+    users = arrays["user_gram"]
+    rows = np.arange(len(users))
+    diagonal = rows * len(users) - rows * (rows - 1) // 2  # places of the diagonal in a packed upper triangle
+    if np.linalg.eigvalsh(users).min(initial=0.0) < -1e-6 * max(float(np.trace(users)), 1.0):
+        raise ContractError("user_gram is not positive semidefinite, so it is no sum over users")
+    if arrays["gram"][:, diagonal].min(initial=0.0) < 0:
+        raise ContractError("gram has a negative diagonal, so it is no sum over users")
 
 
 class SecureCollector:

@@ -175,19 +175,19 @@ def threshold_bound(ratios: NDArray[np.float64], delta: float) -> float:
     """A lower bound of ε that assumes nothing about the ratios' distribution.
 
     For any (ε, δ)-DP mechanism and any test, true positive rate ≤ e^ε · false positive rate + δ (Kairouz et al. 2015).
-    The threshold is chosen on one half of the runs; the rates are bounded on the other (Clopper & Pearson 1934).
+    The threshold is the one with the best bound on one half of the runs; the bound is that on the other half (Clopper &
+    Pearson 1934).
     """
     half = ratios.shape[1] // 2
     choosing, judging = ratios[:, :half], ratios[:, half:]
-    candidates = np.quantile(choosing[0], [0.9, 0.95, 0.99, 0.999])
-    gains = [
-        (math.log(max((choosing[1] > t).mean() - delta, 1e-12) / max((choosing[0] > t).mean(), 1 / half)), t)
-        for t in candidates
-    ]
-    threshold = max(gains)[1]
+    candidates = np.quantile(choosing[0], [0.5, 0.8, 0.9, 0.95, 0.99, 0.999])
+    return _bound(judging, max(candidates, key=lambda threshold: _bound(choosing, threshold, delta)), delta)
+
+
+def _bound(ratios: NDArray[np.float64], threshold: float, delta: float) -> float:
     level = (1 - _CONFIDENCE) / 2
-    n = judging.shape[1]
-    hits, alarms = int((judging[1] > threshold).sum()), int((judging[0] > threshold).sum())
+    n = ratios.shape[1]
+    hits, alarms = int((ratios[1] > threshold).sum()), int((ratios[0] > threshold).sum())
     true_rate = float(stats.beta.ppf(level, hits, n - hits + 1)) if hits else 0.0
     false_rate = float(stats.beta.ppf(1 - level, alarms + 1, n - alarms)) if alarms < n else 1.0
     return max(0.0, math.log(max(true_rate - delta, 1e-12) / false_rate))

@@ -403,8 +403,8 @@ def test_data_settings_that_depend_on_other_users_are_refused_where_anything_is_
     assert scenario.partition is not None
     content = scenario.partition.model_dump(mode="json") | {"platforms": None}
     content["data"] |= change
-    plan = scenario.plan.model_dump(mode="json")
-    parts = {"private": {}, "price": {"plan": plan | {"privacy": {"mode": "none"}}, "price_at": [3]}, "sweep": {}}[how]
+    open_plan = {"plan": scenario.plan.model_dump(mode="json") | {"privacy": {"mode": "none"}}}
+    parts: dict[str, Any] = {"private": {}, "price": open_plan | {"price_at": [3]}, "sweep": open_plan}[how]
     scenario = private_scenario(tmp_path / "data", partition=content, **parts)
 
     def run_it() -> None:

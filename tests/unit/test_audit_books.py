@@ -45,6 +45,12 @@ def test_a_contribution_that_was_not_charged_is_flagged(outbox: Outbox) -> None:
     assert "the ledger charged 2" in flag
 
 
+def test_a_contribution_that_was_not_charged_is_flagged_however_little_it_tells(outbox: Outbox) -> None:
+    charge(outbox, CONTRIBUTIONS)
+    quiet = (Release(kind="counts", mechanism="gaussian", noise_multiplier=1e12),)
+    assert compare_books(outbox, [*CONTRIBUTIONS, quiet]).flags
+
+
 def test_a_charge_that_is_too_small_is_flagged(outbox: Outbox) -> None:
     cheap = [tuple(Release(kind=r.kind, mechanism=r.mechanism, noise_multiplier=1e6) for r in CONTRIBUTIONS[0])]
     charge(outbox, cheap)
@@ -54,7 +60,6 @@ def test_a_charge_that_is_too_small_is_flagged(outbox: Outbox) -> None:
 def test_the_fault_sends_past_the_ledger_indeed(outbox: Outbox) -> None:
     from tests.unit.test_outbox import RELEASES, REQUEST, SIZES, counts
 
-    outbox.__dict__.update()
     skipping = object.__new__(SkippingOutbox)
     skipping.__dict__.update(outbox.__dict__)
     sent = skipping.contribute(REQUEST, RELEASES, counts, SIZES)

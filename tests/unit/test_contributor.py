@@ -137,21 +137,38 @@ def test_parameters_that_no_aggregator_makes_are_refused_whoever_the_users_are()
             contributor.statistics(request(item_parameters=parameters), MEMBERSHIP)
 
 
-@pytest.mark.parametrize(
-    "counts", [np.full(8, 1e300), np.r_[np.full(4, 1e280), np.ones(4)], np.r_[1.0, np.full(7, 1e250)]]
-)
-def test_no_counts_make_a_user_weigh_more_than_the_sensitivity(counts: NDArray[np.float64]) -> None:
-    """Squares of weights below 1e-154 are no normal floats any more."""
+@pytest.mark.parametrize("weight", [2.7e-162, 3.8e-162, 1e-160, 1e-155, 1e-120, 1e-99])
+def test_no_counts_make_a_user_weigh_more_than_the_sensitivity(weight: float) -> None:
+    """The square of 2.7e-162 is 7.3e-324, and the nearest float is two thirds of that: the weights' norm would grow."""
     plan = private_plan(noise="per_platform", popularity_exponent=0.58)
     noise = plan.release_plan().rounds[0].item_vectors
+    counts = np.full(len(KEYS), weight ** (-1 / 0.58))
     try:
         parts = [
             contributor_of(rows, plan).statistics(request(item_counts=counts), MEMBERSHIP).arrays["item_vectors"]
-            for rows in ([[]], [[], list(range(8))])
+            for rows in ([[]], [[], [3]])
         ]
     except PrivacyError:
+        assert weight < 1e-100
         return
     assert np.linalg.norm(parts[1] - parts[0]) * noise.grid_step <= noise.sensitivity
+
+
+def test_items_that_are_not_kept_have_no_say() -> None:
+    """An aggregator that gives them factors all the same changes nothing."""
+    plan = private_plan(noise="per_platform", kept_items=4)
+    counts = np.array([9.0, 8, 7, 6, 1, 1, 1, 1])
+    parameters = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+    other = parameters.copy()
+    other[4:] += 5
+    parts = [
+        contributor_of([[0, 1, 5], [2, 3, 6, 7]], plan).statistics(
+            request(item_parameters=values, item_counts=counts), MEMBERSHIP
+        )
+        for values in (parameters, other)
+    ]
+    for name in ("item_vectors", "user_gram"):
+        assert np.array_equal(parts[0].arrays[name], parts[1].arrays[name])
 
 
 @pytest.mark.parametrize(

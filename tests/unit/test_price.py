@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from client.recommend.scorer import PopularityScorer
@@ -11,7 +13,7 @@ from common.config.platform import shipped_beta
 from common.config.privacy import tuned_setting
 from server.state import FederationState
 from simulations import price
-from simulations.datasets import SimulatedPlatform, make_platforms
+from simulations.datasets import HiddenItems, SimulatedPlatform, make_platforms
 from simulations.engine import budget_policy, simulation_secret
 from simulations.measure import CrossGround, Ruler, measure_cross, shared_model
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
@@ -74,6 +76,8 @@ def test_but_for_the_noise_a_price_repeats(
 
 def test_the_price_is_measured_as_the_run_is_measured(ground: tuple[Scenario, list[SimulatedPlatform]]) -> None:
     scenario, platforms = ground
+    # Foreign items of which the truth is not known are not ranked.
+    platforms = [replace(platform, hidden=half_of(platform.hidden)) for platform in platforms]
     secret, plan = simulation_secret(scenario.seed), without_privacy(scenario.plan)
     state = train_pooled({p.name: PlatformMatrix.of(p.training) for p in platforms}, plan, secret)
     point = measure_point(scenario, platforms, secret, state, plan)
@@ -85,6 +89,12 @@ def test_the_price_is_measured_as_the_run_is_measured(ground: tuple[Scenario, li
         run = measure_cross(ruler, ground_of, shared_model(state, plan), shipped_beta(private=False), None, None)
         for name in ("popularity", "shared", "final"):
             assert point.cross[platform.name][name] == run[name]
+
+
+def half_of(hidden: HiddenItems | None) -> HiddenItems:
+    assert hidden is not None
+    half = np.arange(len(hidden.keys) // 2)
+    return HiddenItems(tuple(hidden.keys[item] for item in half), hidden.interactions.select_items(half))
 
 
 @pytest.mark.parametrize("beta", [0.0, 2.5])

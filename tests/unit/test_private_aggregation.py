@@ -159,6 +159,17 @@ def test_a_gram_that_noise_made_indefinite_is_projected(released: list[Any]) -> 
     assert released[0].user_gram == pytest.approx(np.diag([0.0, 2.0, 1.0]), abs=1e-3)
 
 
+def test_a_gram_of_which_noise_leaves_nothing_costs_the_round_and_not_the_run() -> None:
+    noise = OPEN.release_plan().rounds[0]
+    base = statistics(OPEN, "a", 1)
+    negative = in_steps(np.array([-3.0, 0, 0, -2.0, 0, -1.0]), noise.user_gram.grid_step)
+    part = replace(base, arrays=dict(base.arrays) | {"user_gram": negative})
+    state = counted(OPEN)
+    solved = SharedGramAggregation(OPEN).solve(state, [part])
+    assert np.array_equal(solved.item_parameters, state.item_parameters)
+    assert solved.platforms == ("a",)
+
+
 def test_the_mode_of_privacy_decides_who_aggregates() -> None:
     assert type(make_aggregation(small_plan())) is ExactAggregation
     assert type(make_aggregation(OPEN)) is SharedGramAggregation

@@ -123,12 +123,12 @@ def test_nothing_is_answered_or_masked_before_enrolment_or_for_another_run(
     counts = UserLevelMechanism(PLAN.release_plan()).counts(indptr, indices, n_items=N_ITEMS)
     one = member(identities, tmp_path)
     for name in ("enrol", "receive", "survivors", "certificate"):
-        with pytest.raises(SecureSumError, match="not enrolled"):
+        with pytest.raises(SecureSumError, match="not enrolled in the secure sum of this run"):
             one.answer(step(name, b""), N_ITEMS)
-    with pytest.raises(SecureSumError, match="not enrolled"):
+    with pytest.raises(SecureSumError, match="not enrolled in the secure sum of this run"):
         one.mask(counts, "run")
     one.answer(step("advertise", roster(identities).to_bytes()), N_ITEMS)
-    with pytest.raises(SecureSumError, match="not enrolled"):
+    with pytest.raises(SecureSumError, match="not enrolled in the secure sum of this run"):
         one.mask(counts, "another")
     with pytest.raises(SecureSumError, match="not enrolled yet"):
         one.mask(counts, "run")

@@ -90,6 +90,8 @@ class CrossConfig(FrozenModel):
     betas: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
     tuning_share: Share = 0.3
     """Share of the shared items that the tuning run hides, in the same way as the scenario hides its own."""
+    tuning_draws: Annotated[int, Field(ge=1)] = 3
+    """Tuning runs, each with other items hidden, over which β is averaged: one run's best β is mostly luck."""
 
 
 class Scenario(FrozenModel):

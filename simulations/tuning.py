@@ -29,13 +29,25 @@ from simulations.scenario import Scenario
 def tune_betas(
     platforms: Sequence[SimulatedPlatform], scenario: Scenario, secret: FederationSecret
 ) -> dict[str, float]:
-    """β of each platform that has hidden items: the same for all, the best on average.
+    """β of each platform that has hidden items: the same for all, the best on average over platforms and draws.
 
-    One platform's slice is small and its best β mostly luck; a gain counts in proportion to what the platform reaches
-    without popularity. Fewer items are hidden here than in the scenario, and finding 20 of few is easy, so the list is
-    cut at the same share of the candidates as Recall@20 is in the scenario.
+    One platform's slice is small and its best β mostly luck, as is that of one draw of hidden items; a gain counts in
+    proportion to what the platform reaches without popularity. Fewer items are hidden here than in the scenario, and
+    finding 20 of few is easy, so the list is cut at the same share of the candidates as Recall@20 is in the scenario.
     """
-    lost = _choose(platforms, scenario)
+    draws = [_gains(platforms, scenario, secret, draw) for draw in range(scenario.cross.tuning_draws)]
+    curves = [gain for gains in draws for gain in gains.values()]
+    if not curves:
+        return {}
+    best = scenario.cross.betas[int(np.argmax(np.mean(curves, axis=0)))]
+    return dict.fromkeys(draws[0], best)
+
+
+def _gains(
+    platforms: Sequence[SimulatedPlatform], scenario: Scenario, secret: FederationSecret, draw: int
+) -> dict[str, NDArray[np.float64]]:
+    """By platform, for each β: the metric relative to the shared factors alone, with one draw of hidden items."""
+    lost = _choose(platforms, scenario, draw)
     tuning = {platform.name: hide_further(platform, lost[platform.name]) for platform in platforms}
     pool = {name: PlatformMatrix.of(reduced.training) for name, (reduced, _) in tuning.items()}
     plan = without_privacy(scenario.plan)
@@ -61,15 +73,12 @@ def tune_betas(
             ]
         )
         gains[platform.name] = scores[1:] / max(scores[0], 1e-9)
-    if not gains:
-        return {}
-    best = scenario.cross.betas[int(np.argmax(np.mean(list(gains.values()), axis=0)))]
-    return dict.fromkeys(gains, best)
+    return gains
 
 
-def _choose(platforms: Sequence[SimulatedPlatform], scenario: Scenario) -> Mapping[str, set[str]]:
+def _choose(platforms: Sequence[SimulatedPlatform], scenario: Scenario, draw: int) -> Mapping[str, set[str]]:
     """Keys of the items that each platform loses."""
-    rng = np.random.default_rng([scenario.seed, 22])
+    rng = np.random.default_rng([scenario.seed, 22, draw])
     owners = Counter(key for platform in platforms for key in PlatformMatrix.of(platform.training).keys)
     common = sorted(key for key, count in owners.items() if count > 1)
     chosen = [common[i] for i in rng.permutation(len(common))[: round(scenario.cross.tuning_share * len(common))]]

@@ -182,6 +182,19 @@ def audit(
 
 
 @app.command()
+def demo(
+    output: Annotated[Path | None, typer.Option(help="Folder that stays afterwards. Default: a temporary one.")] = None,
+) -> None:
+    """Run an aggregator and three platforms as real processes on this machine: TLS, keys, privacy, secure sum.
+
+    Two rounds; then what each platform recommends from the others' catalogues, and what left. Takes about three minutes.
+    """
+    from simulations.demo import run_demo
+
+    run_demo(Console(), output)
+
+
+@app.command()
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Entries to run; all unless named.")] = None,
     data: Annotated[

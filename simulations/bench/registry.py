@@ -43,7 +43,9 @@ ENTRIES: dict[str, Entry] = {
     "privacy": Entry("dp_quality:quality_by_epsilon", "ML-1M strong generalisation under privacy", "folder"),
     "quickstart": Entry("cross:bench_quickstart", "quickstart: cross-platform Recall@20 over popularity, five seeds"),
     "movies": Entry("cross:bench_movies", "movies: cross-platform Recall@20 and gap closed, five seeds", "folder"),
-    "never-worse": Entry("cross:bench_never_worse", "final against local, own items, all scenarios, five seeds", "folder"),
+    "never-worse": Entry(
+        "cross:bench_never_worse", "final against local, own items, all scenarios, five seeds", "folder"
+    ),
     "serving-latency": Entry("serving:bench_latency", "Recommend at 300 requests a second: p50, p99; highest rate"),
     "serving-feedback": Entry("serving:bench_feedback", "feedback acknowledged, reflected in the next call"),
     "serving-swap": Entry("serving:bench_swap", "hot swaps under load: failed requests"),

@@ -11,7 +11,7 @@ export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help setup simulate test check faults bench demo proto clean
+.PHONY: help setup simulate test check faults faults-books faults-processes bench demo proto clean
 
 help:
 	@echo "make setup      install into $(VENV)"
@@ -43,8 +43,13 @@ check: setup
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q --doctest-modules --import-mode=importlib client common server simulations
 
-faults: setup
-	CROSSFED_KILLS=200 CROSSFED_FUZZ=100000 $(BIN)/pytest tests/faults
+faults: faults-books faults-processes
+
+faults-books: setup
+	CROSSFED_KILLS=200 CROSSFED_FUZZ=100000 $(BIN)/pytest tests/faults/test_egress_fuzz.py tests/faults/test_ledger_kill.py
+
+faults-processes: setup
+	$(BIN)/pytest tests/faults/test_process_faults.py
 
 bench: setup
 	$(BIN)/crossfed-simulate bench

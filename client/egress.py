@@ -214,8 +214,17 @@ def _summary(
 def _norm(arrays: Arrays) -> float | None:
     """L2 norm of all values together; None where it is beyond a float."""
     with np.errstate(over="ignore"):
-        norm = math.sqrt(sum(float(np.square(array, dtype=np.float64).sum()) for array in arrays.values()))
+        norm = math.sqrt(sum(_sum_of_squares(array) for array in arrays.values()))
     return norm if math.isfinite(norm) else None
+
+
+def _sum_of_squares(array: NDArray[Any]) -> float:
+    if array.dtype.kind == "f" and array.dtype.itemsize >= 4:
+        # A dot product needs no copy in double precision, unless single precision cannot hold it.
+        quick = float(np.vdot(array, array))
+        if math.isfinite(quick):
+            return quick
+    return float(np.square(array, dtype=np.float64).sum())
 
 
 def _shapes(arrays: Arrays) -> dict[str, Any]:

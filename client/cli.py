@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from client.budget import BudgetPolicy
 from client.deploy_cli import add_commands
+from client.outbox import witnesses
 from client.privacy_report import (
     egress_dicts,
     egress_entry,
@@ -19,6 +21,7 @@ from client.privacy_report import (
     egress_table,
     privacy_dict,
     privacy_report,
+    restore_books,
     verify_books,
 )
 from client.recommend.recommender import Recommendation, Recommender, Scope
@@ -40,6 +43,8 @@ app = typer.Typer(
 )
 egress = typer.Typer(no_args_is_help=True, help="What has left this platform: log, verify, show.")
 app.add_typer(egress, name="egress")
+books = typer.Typer(help="The privacy budget: what was spent, and what is left.")
+app.add_typer(books, name="privacy")
 add_commands(app)
 
 Home = Annotated[
@@ -75,13 +80,20 @@ def recommend(
         Console().print(recommendation_table(items))
 
 
-@app.command()
+@books.callback(invoke_without_command=True)
 def privacy(
-    home: Home,
+    context: typer.Context,
+    home: Annotated[
+        Path | None, typer.Option(help="The platform's private folder: holds ledger.db, egress.db and store/.")
+    ] = None,
     as_json: AsJson = False,
     verify: Annotated[bool, typer.Option("--verify", help="Also check every entry of ledger and journal.")] = False,
 ) -> None:
     """Show the privacy budget, what each run and release has spent of it, and what is left."""
+    if context.invoked_subcommand is not None:
+        return
+    if home is None or not home.is_dir():
+        raise ConfigError("--home: name the platform's private folder, which holds ledger.db")
     checked = verify_books(home) if verify else {}
     if as_json:
         typer.echo(json.dumps(privacy_dict(home) | checked))
@@ -89,6 +101,31 @@ def privacy(
     Console().print(privacy_report(home))
     if checked:
         Console().print(f"verified: {checked}", style="green")
+
+
+@books.command("verify")
+def privacy_verify(home: Home) -> None:
+    """Check every entry of ledger and journal, the chains and the kept heads; the first bad entry is named."""
+    Console().print(f"verified: {verify_books(home)}", style="green")
+
+
+@books.command("restore")
+def privacy_restore(
+    home: Home,
+    epsilon: Annotated[
+        float | None, typer.Option(min=0.0, help="Lifetime ε of the platform; left out: no limit.")
+    ] = None,
+    delta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lifetime δ.")] = 1e-6,
+) -> None:
+    """Go on with an old copy of ledger and journal, or with none: all that the kept heads say was spent counts as spent."""
+    ledger_witness, journal_witness = witnesses(home / "store")
+    restored = restore_books(
+        home,
+        BudgetPolicy(epsilon=epsilon, delta=delta),
+        ledger_witnesses=[ledger_witness],
+        journal_witnesses=[journal_witness],
+    )
+    Console().print(f"restored: {restored}")
 
 
 @egress.command("log")

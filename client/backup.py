@@ -14,7 +14,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from client.loading import budget_policy
+from client.outbox import budget_policy
 from client.privacy_report import restore_books
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
@@ -75,7 +75,7 @@ def restore(source: Path, folder: Path) -> dict[str, object]:
     config = load_yaml_model(configs[0], PlatformConfig)
     if not (config.state / "ledger.db").exists():
         return {"ledger_entries": 0}
-    return restore_books(config.state, budget_policy(config))
+    return restore_books(config.state, budget_policy(config.plan, config.budget))
 
 
 def _wanted(path: Path) -> bool:

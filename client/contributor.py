@@ -188,7 +188,7 @@ class PrivateContributor:
     @property
     def _dense(self) -> bool:
         # Under secure summation every platform adds noise to every item, so that who contributed to one does not show.
-        return self._plan.privacy.noise == "secure_sum"
+        return self._plan.secure_sum
 
     def _laid_out(self, membership: Membership) -> UserItemMatrix:
         """Shared interactions in columns of the vocabulary, or of the own shared items where each adds all noise."""

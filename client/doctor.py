@@ -75,7 +75,7 @@ def _pins(config: PlatformConfig) -> Finding:
         pinned = sorted(Pins(config.pins).all())
     except CrossfedError as error:
         return Finding("wrong", "pinned platforms", str(error))
-    secure = config.plan.private and config.plan.privacy.noise == "secure_sum"
+    secure = config.plan.secure_sum
     enough = not secure or len(pinned) >= (config.plan.platforms or 0) - 1
     return Finding("ok" if enough else "wrong", "pinned platforms", ", ".join(pinned) or "none")
 

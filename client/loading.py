@@ -8,26 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.agent import PlatformAgent
-from client.budget import BudgetPolicy
 from client.data.cleaning import load_platform_data
-from client.data.dataset import ItemTable, PlatformData, UserItemMatrix
+from client.data.dataset import PlatformData, UserItemMatrix
 from client.data.independence import check_users_independent
 from client.data.split import EvaluationSlice, random_per_user
-from client.data.training import TrainingData
+from client.data.training import TrainingData, shared_items
 from client.keys import KeyFolder
-from client.outbox import Outbox
+from client.outbox import Outbox, budget_policy
 from client.recommend.feedback_file import fold_into, read_interactions
 from client.secure_member import SecureMember
 from client.store import PlatformStore
 from common.config.deploy import PlatformConfig
-from common.config.platform import CatalogueConfig
 from common.errors import ConfigError, DataError
 from common.provisioning import Pins
 
 _log = getLogger(__name__)
 
-# Without privacy nothing is claimed at any δ; the ledger's policy has one all the same.
-_UNCLAIMED_DELTA = 1e-5
 FEEDBACK_LOG = "feedback.log"
 
 
@@ -68,20 +64,11 @@ def make_agent(config: PlatformConfig, data: TrainingData) -> PlatformAgent:
         config.plan,
         keys.secret(),
         data,
-        outbox=Outbox(config.state, budget_policy(config), config.plan, config.state / "store"),
+        outbox=Outbox(config.state, budget_policy(config.plan, config.budget), config.plan, config.state / "store"),
         store=PlatformStore(config.state / "store"),
         secure_member=_secure_member(config, keys),
         personalization=config.personalization,
     )
-
-
-def budget_policy(config: PlatformConfig) -> BudgetPolicy:
-    """The platform's lifetime budget; without privacy none, and nothing is claimed at any δ."""
-    plan = config.plan
-    if not plan.private:
-        return BudgetPolicy(epsilon=None, delta=_UNCLAIMED_DELTA)
-    epsilon = config.budget or plan.privacy.budget or plan.privacy.epsilon
-    return BudgetPolicy(epsilon=epsilon, delta=plan.release_plan().delta)
 
 
 def check_privacy_of_data(config: PlatformConfig) -> None:
@@ -104,19 +91,6 @@ def hold_out(matrix: UserItemMatrix, config: PlatformConfig) -> tuple[UserItemMa
     return train, EvaluationSlice(np.flatnonzero(withheld.row_lengths), train, withheld)
 
 
-def shared_items(items: ItemTable, config: CatalogueConfig) -> NDArray[np.bool_]:
-    """Bool ``[m_own]``: which items the platform shares."""
-    if config.share != "filter":
-        return np.full(len(items), config.share == "all")
-    genres = set(config.genres)
-    by_genre = np.array([not genres or bool(genres.intersection(own)) for own in items.genres], dtype=bool)
-    by_key = np.array(
-        [not config.key_prefixes or key.startswith(config.key_prefixes) for key in items.keys], dtype=bool
-    )
-    shared: NDArray[np.bool_] = by_genre & by_key
-    return shared
-
-
 def _with_feedback(config: PlatformConfig, data: PlatformData) -> tuple[tuple[str, ...], UserItemMatrix]:
     path = config.state / "store" / FEEDBACK_LOG
     if not path.exists():
@@ -125,7 +99,7 @@ def _with_feedback(config: PlatformConfig, data: PlatformData) -> tuple[tuple[st
 
 
 def _secure_member(config: PlatformConfig, keys: KeyFolder) -> SecureMember | None:
-    if not (config.plan.private and config.plan.privacy.noise == "secure_sum"):
+    if not config.plan.secure_sum:
         return None
     identity = keys.identity()
     pinned = Pins(config.pins).fingerprints()

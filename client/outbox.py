@@ -24,7 +24,7 @@ from common.protocol import contribution_specs, open_sizes, reply_specs
 
 _log = getLogger(__name__)
 
-# Without privacy nothing is claimed at any δ; the ledger's plan has one all the same.
+# Without privacy nothing is claimed at any δ; the ledger's plan and policy have one all the same.
 _UNCLAIMED_DELTA = 1e-5
 _REPLY_FIELDS: Mapping[str, tuple[FieldSpec, ...]] = {"join": (FieldSpec("secret_fingerprint", "text", 32),)}
 
@@ -40,6 +40,14 @@ def egress_contract(plan: FederationPlan) -> EgressContract:
 def witnesses(folder: Path) -> tuple[FileWitness, FileWitness]:
     """The heads of ledger and journal that ``folder`` keeps."""
     return FileWitness(folder / "ledger.head"), FileWitness(folder / "egress.head")
+
+
+def budget_policy(plan: FederationPlan, budget: float | None = None) -> BudgetPolicy:
+    """The platform's lifetime budget: ``budget`` (ε) or else what the plan names; without privacy no limit."""
+    if not plan.private:
+        return BudgetPolicy(epsilon=None, delta=_UNCLAIMED_DELTA)
+    epsilon = budget or plan.privacy.budget or plan.privacy.epsilon
+    return BudgetPolicy(epsilon=epsilon, delta=plan.release_plan().delta)
 
 
 class Outbox:

@@ -9,7 +9,8 @@ import numpy as np
 from rich.table import Table
 
 from client.data.cleaning import load_platform_data
-from client.loading import check_privacy_of_data, shared_items
+from client.data.training import shared_items
+from client.loading import check_privacy_of_data
 from common.config.deploy import PlatformConfig
 from common.protocol import contribution_specs, plan_sizes, reply_specs
 

@@ -86,7 +86,7 @@ _EXACT_CONTRIBUTIONS = (
 def _noisy_contributions(plan: FederationPlan) -> tuple[MessageSpec, ...]:
     """Numbers of grid steps: of the own catalogue's items with all noise, or masked over the whole vocabulary."""
     user_gram = ArraySpec("user_gram", "int64", ("packed",))
-    if plan.privacy.noise == "secure_sum":
+    if plan.secure_sum:
         masked = ArraySpec("masked", "uint8", ("masked_bytes",))
         return MessageSpec("masked_counts", (masked,)), MessageSpec("masked_statistics", (masked, user_gram))
     vectors = ArraySpec("item_vectors", "int64", ("catalogue", "row"))

@@ -256,5 +256,4 @@ class SecureCollector:
 
 def make_collector(plan: FederationPlan, folder: Path) -> Collector:
     """Open or secure, as the plan says."""
-    secure = plan.private and plan.privacy.noise == "secure_sum"
-    return SecureCollector(plan, folder) if secure else OpenCollector(plan)
+    return SecureCollector(plan, folder) if plan.secure_sum else OpenCollector(plan)

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from common.config.federation import FederationPlan
 from common.privacy.postprocess import (
     ReleasedSums,
-    clamp_counts,
     from_grid,
     item_factors,
     item_weights,
@@ -45,16 +44,15 @@ class SharedGramAggregation:
 
     def count(self, state: FederationState, contributions: Iterable[Contribution]) -> FederationState:
         step = self._releases.counts.grid_step
-        total = np.zeros(len(state.vocabulary) + 1)
+        total = np.zeros(len(state.vocabulary))
         users: dict[str, float] = {}
         for part in contributions:
             if "counts" not in part.arrays:
                 continue
             counts = from_grid(part.arrays["counts"], step)
             total[part.positions] += counts[:-1]
-            total[-1] += counts[-1]
             users[part.platforms[0] if len(part.platforms) == 1 else ALL_USERS] = max(float(counts[-1]), 1.0)
-        item_counts, _ = clamp_counts(total)
+        item_counts = np.maximum(total, 1.0)
         return replace(
             state,
             item_counts=item_counts,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from client.data.cleaning import load_before_count_filters
@@ -25,7 +26,7 @@ from client.data.split import (
     random_per_user,
     strong_generalisation,
 )
-from client.data.training import TrainingData
+from client.data.training import TrainingData, shared_items
 from common.config.data import CleaningConfig
 from common.config.platform import CatalogueConfig
 from common.errors import DataError
@@ -67,6 +68,35 @@ class SimulatedPlatform:
     def interactions(self) -> int:
         """Training, validation and test interactions."""
         return self.training.known.nnz + self.test.truth.nnz
+
+
+def untested_platform(name: str, matrix: UserItemMatrix, items: ItemTable, source: str) -> SimulatedPlatform:
+    """A platform that trains on all it has and shares all its items: for benches and audits, which measure otherwise.
+
+    Args:
+        name: of the platform.
+        matrix: all interactions.
+        items: the catalogue.
+        source: where the interactions come from, for the report.
+    """
+    nothing = matrix.select_entries(np.zeros(matrix.nnz, dtype=bool))
+    nobody = EvaluationSlice(np.zeros(0, dtype=np.int64), matrix, nothing)
+    training = TrainingData(
+        user_ids=tuple(str(user) for user in range(matrix.n_users)),
+        items=items,
+        train=matrix,
+        validation=nobody,
+        shared=np.ones(len(items), dtype=bool),
+    )
+    report = CleaningReport(
+        source=source, rows_read=matrix.nnz, rows_kept=matrix.nnz, dropped=(), users=matrix.n_users, items=len(items)
+    )
+    return SimulatedPlatform(name=name, training=training, test=nobody, hidden=None, report=report)
+
+
+def undescribed_items(keys: tuple[str, ...]) -> ItemTable:
+    """A catalogue of which nothing but the keys is known."""
+    return ItemTable(keys=keys, titles=keys, genres=((),) * len(keys), attributes=pl.DataFrame())
 
 
 def make_platforms(scenario: Scenario) -> list[SimulatedPlatform]:
@@ -221,17 +251,6 @@ def split_matrix(matrix: UserItemMatrix, config: SplitConfig, rng: np.random.Gen
     return random_per_user(
         matrix, rng=rng, test_share=config.test_share, validation_users_share=config.validation_users
     )
-
-
-def shared_items(items: ItemTable, config: CatalogueConfig) -> NDArray[np.bool_]:
-    """Bool ``[m_own]``: which items a platform shares."""
-    if config.share != "filter":
-        return np.full(len(items), config.share == "all")
-    genres = set(config.genres)
-    by_genre = [not genres or bool(genres.intersection(own)) for own in items.genres]
-    by_key = [not config.key_prefixes or key.startswith(config.key_prefixes) for key in items.keys]
-    shared: NDArray[np.bool_] = np.array(by_genre) & np.array(by_key)
-    return shared
 
 
 def _rng(scenario: Scenario, purpose: str) -> np.random.Generator:

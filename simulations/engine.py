@@ -12,8 +12,7 @@ from typing import Literal
 
 from client.agent import PlatformAgent
 from client.app import make_courier
-from client.budget import BudgetPolicy
-from client.outbox import Outbox
+from client.outbox import Outbox, budget_policy
 from client.secure_member import SecureMember
 from client.store import PlatformStore
 from common.catalogue import FederationSecret
@@ -30,7 +29,6 @@ from simulations.scenario import Scenario
 
 Backend = Literal["inline", "ray"]
 BACKENDS: tuple[Backend, ...] = ("inline", "ray")
-_NO_DELTA = 1e-5
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,7 +65,7 @@ def make_agents(
         betas: popularity weight by platform name, where one was tuned.
     """
     secret = simulation_secret(scenario.seed)
-    secure = scenario.plan.private and scenario.plan.privacy.noise == "secure_sum"
+    secure = scenario.plan.secure_sum
     identities = {platform.name: _identity(folder / platform.name) for platform in platforms} if secure else {}
     fingerprints = {name: identity.fingerprint for name, identity in identities.items()}
     agents = []
@@ -97,14 +95,6 @@ def _identity(home: Path) -> PlatformIdentity:
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = home / "identity.pem"
     return PlatformIdentity.load(path) if path.exists() else PlatformIdentity.create(path)
-
-
-def budget_policy(plan: FederationPlan) -> BudgetPolicy:
-    """The lifetime budget that the plan names; without privacy none, and nothing is claimed at any δ."""
-    if not plan.private:
-        return BudgetPolicy(epsilon=None, delta=_NO_DELTA)
-    privacy = plan.privacy
-    return BudgetPolicy(epsilon=privacy.budget or privacy.epsilon, delta=plan.release_plan().delta)
 
 
 def inline_grid(agents: Sequence[AgentConnection]) -> InlineGrid:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from client.data.dataset import ItemTable, UserItemMatrix
 from client.data.split import EvaluationSlice
 from common.catalogue import ItemCard
+from common.config.platform import CatalogueConfig
 from common.errors import DataError
 
 
@@ -78,3 +79,16 @@ class TrainingData:
             n_users=train.n_users,
             n_items=train.n_items,
         )
+
+
+def shared_items(items: ItemTable, config: CatalogueConfig) -> NDArray[np.bool_]:
+    """Bool ``[m_own]``: which items of a catalogue its platform shares."""
+    if config.share != "filter":
+        return np.full(len(items), config.share == "all")
+    genres = set(config.genres)
+    by_genre = np.array([not genres or bool(genres.intersection(own)) for own in items.genres], dtype=bool)
+    by_key = np.array(
+        [not config.key_prefixes or key.startswith(config.key_prefixes) for key in items.keys], dtype=bool
+    )
+    shared: NDArray[np.bool_] = by_genre & by_key
+    return shared

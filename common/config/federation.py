@@ -40,6 +40,11 @@ class FederationPlan(FrozenModel):
         return self.privacy.mode == "user"
 
     @property
+    def secure_sum(self) -> bool:
+        """Whether platforms add shares of the noise and mask their sums."""
+        return self.private and self.privacy.noise == "secure_sum"
+
+    @property
     def setting(self) -> TunedSetting:
         """Under privacy, what is trained and how: the defaults for this ε, or ``model`` and ``rounds`` where these count."""
         tuned = tuned_setting(self.privacy.epsilon)

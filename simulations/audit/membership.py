@@ -16,16 +16,13 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from client.data.cleaning import load_platform_data
-from client.data.dataset import ItemTable, UserItemMatrix
-from client.data.report import CleaningReport
-from client.data.split import EvaluationSlice
-from client.data.training import TrainingData
+from client.data.dataset import UserItemMatrix
 from client.recommend.fold_in import FoldIn
 from common.config.data import DataConfig
 from common.config.federation import FederationPlan
 from common.config.loader import parse_model
 from common.config.model import FactorizationConfig
-from simulations.datasets import SimulatedPlatform
+from simulations.datasets import SimulatedPlatform, untested_platform
 from simulations.engine import simulation_secret
 from simulations.measure import lookup
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
@@ -51,7 +48,10 @@ def membership_test(epsilons: tuple[float, ...], *, seed: int = 0) -> Membership
     chosen = rng.permutation(data.interactions.n_users)[: 2 * MEMBERS]
     members, others = (data.interactions.select_users(part) for part in (chosen[:MEMBERS], chosen[MEMBERS:]))
     parts = [members.select_users(rows) for rows in np.array_split(np.arange(MEMBERS), _PLATFORMS)]
-    platforms = [_platform(f"audit-{index}", part, data.items, data.report) for index, part in enumerate(parts)]
+    platforms = [
+        untested_platform(f"audit-{index}", part, data.items, "the data in the package")
+        for index, part in enumerate(parts)
+    ]
     plan = FederationPlan.model_validate(
         {
             "federation": "membership",
@@ -101,7 +101,7 @@ def audit_platforms(users: int = 60) -> list[SimulatedPlatform]:
     data = load_platform_data(_data(), platform="audit")
     parts = np.array_split(np.arange(users), _PLATFORMS)
     return [
-        _platform(f"audit-{index}", data.interactions.select_users(rows), data.items, data.report)
+        untested_platform(f"audit-{index}", data.interactions.select_users(rows), data.items, "the data in the package")
         for index, rows in enumerate(parts)
     ]
 
@@ -125,16 +125,3 @@ def _data() -> DataConfig:
         "items": {"path": str(folder / "movies.csv.gz"), "namespace": "imdb"},
     }
     return parse_model(content, DataConfig, "the data in the package")
-
-
-def _platform(name: str, matrix: UserItemMatrix, items: ItemTable, report: CleaningReport) -> SimulatedPlatform:
-    nothing = matrix.select_entries(np.zeros(matrix.nnz, dtype=bool))
-    nobody = EvaluationSlice(np.zeros(0, dtype=np.int64), matrix, nothing)
-    training = TrainingData(
-        user_ids=tuple(str(user) for user in range(matrix.n_users)),
-        items=items,
-        train=matrix,
-        validation=nobody,
-        shared=np.ones(len(items), dtype=bool),
-    )
-    return SimulatedPlatform(name=name, training=training, test=nobody, hidden=None, report=report)

@@ -12,12 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from client.contributor import PrivateContributor
-from client.data.dataset import ItemTable, UserItemMatrix
-from client.data.split import EvaluationSlice
+from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
 from client.membership import Membership
 from client.platform_model import ItemDescriptions
@@ -30,6 +28,7 @@ from common.privacy.plan import GaussianNoise
 from server.collect import Contribution
 from server.private_aggregation import SharedGramAggregation
 from server.state import FederationState, fresh_state, with_vocabulary
+from simulations.datasets import undescribed_items, untested_platform
 
 USERS, ITEMS, DIMENSION, ROUNDS = 20, 40, 4, 2
 # Three platforms, one of which colludes: two shares of noise are left in what is seen.
@@ -205,17 +204,8 @@ def _training(rows: list[NDArray[np.int64]]) -> TrainingData:
         n_users=len(rows),
         n_items=ITEMS,
     )
-    nobody = EvaluationSlice(
-        np.zeros(0, dtype=np.int64), matrix, matrix.select_entries(np.zeros(matrix.nnz, dtype=bool))
-    )
     names = tuple(f"audit:{item}" for item in range(ITEMS))
-    return TrainingData(
-        user_ids=tuple(str(user) for user in range(len(rows))),
-        items=ItemTable(keys=names, titles=names, genres=((),) * ITEMS, attributes=pl.DataFrame()),
-        train=matrix,
-        validation=nobody,
-        shared=np.ones(ITEMS, dtype=bool),
-    )
+    return untested_platform("target", matrix, undescribed_items(names), "made for the audit").training
 
 
 def _digests() -> NDArray[np.uint8]:

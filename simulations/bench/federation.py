@@ -10,13 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from client.data.dataset import ItemTable, UserItemMatrix
-from client.data.report import CleaningReport
-from client.data.split import EvaluationSlice
-from client.data.training import TrainingData
+from client.data.dataset import UserItemMatrix
 from common.config.federation import FederationPlan
 from common.exchange import AgentReply, AgentRequest
 from server.checkpoint import CheckpointStore
@@ -24,7 +20,7 @@ from server.exchange import SilentObserver
 from server.state import FederationState, RoundRecord
 from server.strategy import FederatedFactorization
 from simulations.bench.als import load_ml1m
-from simulations.datasets import SimulatedPlatform
+from simulations.datasets import SimulatedPlatform, undescribed_items, untested_platform
 from simulations.engine import inline_grid, make_agents, simulation_secret
 from simulations.grid import InlineGrid
 from simulations.pooled import PlatformMatrix, train_pooled
@@ -57,7 +53,10 @@ def overhead(data: Path, *, platforms: int = 4, rounds: int = 5, repeats: int = 
     matrix = load_ml1m(data)
     keys = tuple(f"ml1m:{item}" for item in range(matrix.n_items))
     rows = np.array_split(np.random.default_rng(0).permutation(matrix.n_users), platforms)
-    parts = [_platform(f"p{index:02d}", matrix.select_users(np.sort(part)), keys) for index, part in enumerate(rows)]
+    parts = [
+        untested_platform(f"p{index:02d}", matrix.select_users(np.sort(part)), undescribed_items(keys), "synthetic")
+        for index, part in enumerate(rows)
+    ]
     plan = _plan(rounds=rounds, dimension=64)
     ratios = []
     for _ in range(repeats + 1):
@@ -177,30 +176,8 @@ def synthetic_platforms(platforms: int, *, users: int, items: int, per_user: int
             n_items=len(catalogue),
         )
         keys = tuple(names[item] for item in catalogue)
-        made.append(_platform(f"p{index:02d}", matrix, keys))
+        made.append(untested_platform(f"p{index:02d}", matrix, undescribed_items(keys), "synthetic"))
     return made
-
-
-def _platform(name: str, matrix: UserItemMatrix, keys: tuple[str, ...]) -> SimulatedPlatform:
-    nothing = EvaluationSlice(
-        np.zeros(0, dtype=np.int64), matrix, matrix.select_entries(np.zeros(matrix.nnz, dtype=bool))
-    )
-    training = TrainingData(
-        user_ids=tuple(str(user) for user in range(matrix.n_users)),
-        items=ItemTable(keys=keys, titles=keys, genres=((),) * len(keys), attributes=pl.DataFrame()),
-        train=matrix,
-        validation=nothing,
-        shared=np.ones(len(keys), dtype=bool),
-    )
-    report = CleaningReport(
-        source="synthetic",
-        rows_read=matrix.nnz,
-        rows_kept=matrix.nnz,
-        dropped=(),
-        users=matrix.n_users,
-        items=len(keys),
-    )
-    return SimulatedPlatform(name=name, training=training, test=nothing, hidden=None, report=report)
 
 
 def _plan(*, rounds: int, dimension: int) -> FederationPlan:

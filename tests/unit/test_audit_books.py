@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from client.outbox import Outbox
+from client.outbox import Outbox, budget_policy
 from common.privacy.contribution import Release
 from simulations.audit.books import SkippingOutbox, compare_books
-from simulations.engine import budget_policy
 from tests.private_support import private_plan
 
 PLAN = private_plan(noise="per_platform")

@@ -25,7 +25,7 @@ from client.remote import RecommenderClient
 from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
-from common.errors import FederationError
+from common.errors import FederationError, PlatformError
 from common.provisioning import Pins
 from common.supervise import BackOff, Program, Supervisor
 from server.admission import AdmissionBook
@@ -132,11 +132,25 @@ class LocalFederation:
         wait_for(lambda: run.status().state in (FINISHED, FAILED), f"run {name} to end", deadline)
         return run.status()
 
-    def recommender(self, name: str) -> RecommenderClient:
-        """A client of a platform's recommender."""
+    def recommender(self, name: str, *, deadline: float = 60.0) -> RecommenderClient:
+        """A client of a platform's recommender, once that has taken up its first model: it looks every few seconds.
+
+        Raises:
+            FederationError: it has none in time.
+        """
         config = self.platform_config(name)
         token = (config.keys / "api.token").read_text().strip()
-        return RecommenderClient(f"127.0.0.1:{config.recommender.port}", token=token, timeout=30.0)
+        client = RecommenderClient(f"127.0.0.1:{config.recommender.port}", token=token, timeout=30.0)
+
+        def serves() -> bool:
+            try:
+                client.recommend_for_history([], 1)
+            except PlatformError:
+                return False
+            return True
+
+        wait_for(serves, f"a model in the recommender of {name}; see {self.folder / 'logs'}", deadline)
+        return client
 
 
 def provision(

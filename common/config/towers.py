@@ -1,0 +1,114 @@
+"""The deep models: what a two-tower model is made of, how it is trained, and what of it is shared."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from common.config.base import FrozenModel
+
+EncoderKind = Literal["multi_hot", "numeric", "text", "text_transformer", "sentence", "image", "vector"]
+"""multi_hot: categories, one or many per item; numeric: a number; text: hashed tokens and convolutions;
+text_transformer: hashed tokens and one Transformer block; sentence: a local sentence-embedding model; image: a small CNN
+over files; vector: a precomputed embedding (audio, video, image)."""
+
+
+class EncoderConfig(FrozenModel):
+    """One attribute of an item and the layers that read it. Nothing here depends on any platform's vocabulary of words."""
+
+    attribute: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
+    """``title`` and ``genres`` are always there; any other is a column of the items file."""
+    kind: EncoderKind
+    buckets: Annotated[int, Field(ge=2, le=1_000_000)] = 4096
+    """multi_hot, text: values or tokens are hashed into so many rows, the same on every platform."""
+    width: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Of an embedded token or category; of ``vector``, how long it is."""
+    length: Annotated[int, Field(ge=1, le=512)] = 16
+    """text: tokens that are read, at most; image: side of the square that pictures are scaled to."""
+    path: str | None = None
+    """sentence: folder of the local model (a Keras SavedModel that maps text to vectors of ``width``)."""
+
+
+class SequenceConfig(FrozenModel):
+    """The encoder of a user's recent history."""
+
+    kind: Literal["none", "mean", "gru", "transformer"] = "transformer"
+    length: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Most recent items that are read."""
+    blocks: Annotated[int, Field(ge=1, le=12)] = 2
+    heads: Annotated[int, Field(ge=1, le=16)] = 2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+
+
+class TowerTraining(FrozenModel):
+    """Local training between two server rounds, and how the aggregator combines its results."""
+
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Server rounds of the deep model, at most; exactly, under privacy."""
+    local_epochs: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Passes over the platform's users in one round. ``mode: none`` only."""
+    batch_users: Annotated[int, Field(ge=1, le=65_536)] = 128
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    schedule: Literal["constant", "cosine", "warmup"] = "constant"
+    """Of the learning rate over the server rounds."""
+    loss: Literal["sampled_softmax", "bpr", "squared"] = "sampled_softmax"
+    """sampled_softmax: with log-Q correction (Yi et al. 2019); all items of the catalogue where ``negatives`` is 0."""
+    negatives: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Items drawn uniformly for each batch, the same for all its users; 0: every item of the platform's catalogue."""
+    temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    aggregation: Literal["fedavg", "fedprox", "fedadam", "median", "trimmed_mean"] = "fedavg"
+    proximal: Annotated[float, Field(ge=0)] = 0.0
+    """μ of FedProx (Li et al. 2020)."""
+    server_learning_rate: Annotated[float, Field(gt=0)] = 1e-2
+    """η of FedAdam (Reddi et al. 2021), and of the server's Adam over noisy sums."""
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many rounds without a lower loss; 0 never stops. Unused under privacy."""
+
+
+class TowerPrivacy(FrozenModel):
+    """User-level DP training: Poisson-sampled users, one clipped contribution each (McMahan et al. 2018)."""
+
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """q: probability with which each user takes part in a round."""
+    clip_norm: Annotated[float, Field(gt=0)] = 0.5
+    """Of a user's whole gradient, over all shared variables."""
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Of the run's ε that goes to the deep model; the factorisation keeps the rest."""
+
+
+class TowerConfig(FrozenModel):
+    """A two-tower model over the shared vocabulary.
+
+    score(u, i) = ⟨user(u), item(i)⟩; item(i) = id row + gated sum of attribute encoders; user(u) = gated sum of the
+    sequence encoder over item(i) of the recent history, a private user embedding and private profile attributes.
+    """
+
+    dimension: Annotated[int, Field(ge=1, le=1024)] = 64
+    item_ids: bool = True
+    """Whether items have an id row besides their content; without it every item is a cold item."""
+    id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the items whose id row a training step hides, so that content learns to stand alone (Volkovs et al. 2017)."""
+    encoders: tuple[EncoderConfig, ...] = ()
+    sequence: SequenceConfig = SequenceConfig()
+    user_embedding: bool = False
+    """A row per user, trained at home and never sent."""
+    profile: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
+    """Columns of the users file that the user tower reads; their weights are private too."""
+    adapter: bool = False
+    """A private linear map behind the user tower, trained after the shared variables, which it leaves as they are."""
+    training: TowerTraining = TowerTraining()
+    privacy: TowerPrivacy = TowerPrivacy()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [encoder.attribute for encoder in self.encoders]
+        if len(set(names)) != len(names):
+            raise ValueError("encoders: an attribute is named twice; one encoder reads each")
+        if not self.item_ids and not self.encoders:
+            raise ValueError("item_ids: false needs encoders, or an item would have no vector")
+        if self.sequence.kind == "none" and not (self.user_embedding or self.profile):
+            raise ValueError("sequence.kind: none needs user_embedding or profile, or a user would have no vector")
+        if self.dimension % self.sequence.heads and self.sequence.kind == "transformer":
+            raise ValueError("dimension must be a multiple of sequence.heads")
+        return self

@@ -5,12 +5,14 @@ from __future__ import annotations
 from logging import getLogger
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from client.agent import PlatformAgent
 from client.data.cleaning import load_platform_data
 from client.data.dataset import PlatformData, UserItemMatrix
 from client.data.independence import check_users_independent
+from client.data.reader import read_profiles
 from client.data.split import EvaluationSlice, random_per_user
 from client.data.training import TrainingData, shared_items
 from client.keys import KeyFolder
@@ -36,7 +38,7 @@ def load_training_data(config: PlatformConfig) -> TrainingData:
     """
     check_privacy_of_data(config)
     data = load_platform_data(config.data, platform=config.name)
-    user_ids, matrix = _with_feedback(config, data)
+    user_ids, matrix, profiles = _with_feedback(config, data)
     train, validation = hold_out(matrix, config)
     if train.nnz == 0:
         raise DataError(f"{config.data.interactions.path}: no interaction is left to train on")
@@ -47,6 +49,8 @@ def load_training_data(config: PlatformConfig) -> TrainingData:
         train=train,
         validation=validation,
         shared=shared_items(data.items, config.catalogue),
+        cards_shared=config.catalogue.cards,
+        users=profiles,
     )
 
 
@@ -91,11 +95,16 @@ def hold_out(matrix: UserItemMatrix, config: PlatformConfig) -> tuple[UserItemMa
     return train, EvaluationSlice(np.flatnonzero(withheld.row_lengths), train, withheld)
 
 
-def _with_feedback(config: PlatformConfig, data: PlatformData) -> tuple[tuple[str, ...], UserItemMatrix]:
+def _with_feedback(
+    config: PlatformConfig, data: PlatformData
+) -> tuple[tuple[str, ...], UserItemMatrix, pl.DataFrame | None]:
+    """User ids, matrix and profiles of the data and of what was recorded since; new users stand after the old ones."""
     path = config.state / "store" / FEEDBACK_LOG
     if not path.exists():
-        return data.user_ids, data.interactions
-    return fold_into(data.user_ids, data.items.keys, data.interactions, read_interactions(path))
+        return data.user_ids, data.interactions, data.users
+    user_ids, matrix = fold_into(data.user_ids, data.items.keys, data.interactions, read_interactions(path))
+    users = config.data.users
+    return user_ids, matrix, None if users is None else read_profiles(user_ids, users)
 
 
 def _secure_member(config: PlatformConfig, keys: KeyFolder) -> SecureMember | None:

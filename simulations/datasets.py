@@ -210,6 +210,7 @@ def _split(part: _Part, scenario: Scenario) -> SimulatedPlatform:
         validation=split.validation,
         shared=shared_items(data.items, part.catalogue),
         cards_shared=part.catalogue.cards,
+        users=data.users,
     )
     return SimulatedPlatform(name=part.name, training=training, test=split.test, hidden=part.hidden, report=data.report)
 

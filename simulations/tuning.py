@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from client.data.items import select_items
 from client.data.split import EvaluationSlice
-from client.data.training import TrainingData
 from client.recommend.demand import expected_demand
 from common.catalogue import FederationSecret
 from server.state import FederationState
@@ -97,8 +96,8 @@ def hide_further(platform: SimulatedPlatform, lost: set[str]) -> tuple[Simulated
     training, validation = platform.training, platform.training.validation
     hidden = np.array([key in lost for key in training.items.keys], dtype=np.bool_)
     kept, chosen = np.flatnonzero(~hidden), np.flatnonzero(hidden)
-    reduced = TrainingData(
-        user_ids=training.user_ids,
+    reduced = replace(
+        training,
         items=select_items(training.items, kept),
         train=training.train.select_items(kept),
         validation=EvaluationSlice(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from client.data.dataset import PlatformData, UserItemMatrix
 from client.data.filters import fit_count_filters
 from client.data.items import Catalogue, catalogue_from_file, catalogue_from_ids, select_items
-from client.data.reader import InteractionsFile, open_interactions, read_users
+from client.data.reader import InteractionsFile, open_interactions, read_profiles
 from client.data.report import EXAMPLES, CleaningReport, Dropped, nothing_left
 from common.config.data import CleaningConfig, DataConfig
 from common.errors import DataError
@@ -235,11 +235,7 @@ def _assemble(
         present = np.flatnonzero(matrix.item_counts())
         matrix, items = matrix.select_items(present), select_items(items, present)
     ids = user_ids[users]
-    profiles = None
-    if config.users is not None:
-        profiles = (
-            ids.to_frame("id").join(read_users(config.users), on="id", how="left", maintain_order="left").drop("id")
-        )
+    profiles = None if config.users is None else read_profiles(ids.to_list(), config.users)
     report = CleaningReport(
         log.source, log.rows_read, matrix.nnz, tuple(log.dropped), len(users), len(items), log.notes
     )

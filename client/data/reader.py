@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -218,6 +219,16 @@ def read_users(config: UsersConfig) -> pl.DataFrame:
     if "id" in typed.columns:
         raise DataError(f"{table.path}: an attribute may not be called 'id'; leave it out of users.attribute_columns")
     return pl.concat([id_rows.filter(keep), typed], how="horizontal")
+
+
+def read_profiles(user_ids: Sequence[str], config: UsersConfig) -> pl.DataFrame:
+    """The attributes of the users file, one row per user id in that order; null where the file does not have the user.
+
+    Raises:
+        DataError: as :func:`read_users`.
+    """
+    ids = pl.DataFrame({"id": user_ids}, schema={"id": pl.String})
+    return ids.join(read_users(config), on="id", how="left", maintain_order="left").drop("id")
 
 
 def _genres(column: str | None, table: TableFile, separator: str) -> pl.Expr:

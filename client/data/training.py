@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemTable, UserItemMatrix
@@ -28,6 +29,7 @@ class TrainingData:
         validation: users and interactions for choices (tuning, the verdict); never for measuring.
         shared: bool ``[m_own]``; the items whose digests and statistics the platform shares.
         cards_shared: whether titles and genres of the shared items go to the other platforms, encrypted.
+        users: profile attributes, one row per user id in that order (null where unknown), or None. Private.
     """
 
     user_ids: tuple[str, ...]
@@ -36,6 +38,7 @@ class TrainingData:
     validation: EvaluationSlice
     shared: NDArray[np.bool_]
     cards_shared: bool = True
+    users: pl.DataFrame | None = None
 
     def __post_init__(self) -> None:
         if len(self.items) != self.train.n_items or len(self.shared) != self.train.n_items:
@@ -44,6 +47,8 @@ class TrainingData:
             )
         if len(self.user_ids) != self.train.n_users:
             raise DataError(f"{len(self.user_ids)} user ids for {self.train.n_users} rows")
+        if self.users is not None and self.users.height != self.train.n_users:
+            raise DataError(f"{self.users.height} profiles for {self.train.n_users} rows")
 
     @property
     def shared_columns(self) -> NDArray[np.int64]:

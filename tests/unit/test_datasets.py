@@ -10,6 +10,7 @@ from common.config.platform import CatalogueConfig
 from common.errors import DataError
 from simulations.datasets import SimulatedPlatform, make_platforms, shared_items, split_matrix
 from simulations.scenario import Scenario, SplitConfig
+from simulations.tuning import hide_further
 from tests.support import item_table, random_matrix
 
 N_USERS, N_ITEMS = 30, 20
@@ -75,6 +76,17 @@ def test_what_users_did_elsewhere_is_hidden_and_nothing_else(folder: Path) -> No
             test = {platform.training.items.keys[column] for column in platform.test.truth.row(row)}
             assert away | here | test == raw[user]
             assert len(away) + len(here) + len(test) == len(raw[user])
+
+
+def test_profiles_stay_beside_their_users_through_partition_and_split(folder: Path) -> None:
+    # An age that names its user: u7 is 7.
+    (folder / "users.csv").write_text("user_id,age\n" + "".join(f"u{user},{user}\n" for user in range(N_USERS)))
+    data = data_of(folder, "all") | {"users": {"path": str(folder / "users.csv")}}
+    for platform in partition(folder, data=data):
+        assert platform.training.users is not None
+        assert [f"u{age}" for age in platform.training.users["age"]] == list(platform.training.user_ids)
+        kept = hide_further(platform, set(platform.training.items.keys[:2]))[0].training
+        assert kept.users is platform.training.users
 
 
 def test_without_private_items_nothing_is_hidden(folder: Path) -> None:

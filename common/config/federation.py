@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 from common.config.base import FrozenModel
 from common.config.model import FactorizationConfig
 from common.config.privacy import PrivacyConfig, TunedSetting, tuned_setting
-from common.errors import PrivacyError
+from common.errors import PrivacyError, SecureSumError
 from common.privacy.plan import ReleasePlan, calibrate
+from common.privacy.rounds import check_sums_fit
 
 
 class FederationPlan(FrozenModel):
@@ -114,6 +115,11 @@ class FederationPlan(FrozenModel):
                 "privacy.mode: user works for implicit feedback; set model.feedback: implicit (ratings become events), "
                 "or keep explicit models at home"
             )
+        if self.secure_sum and self.platforms is not None:
+            try:
+                check_sums_fit(self.release_plan(), platforms=self.platforms)
+            except (PrivacyError, SecureSumError) as error:
+                raise ValueError(str(error)) from None
         return self
 
     def differences(self, other: FederationPlan) -> list[str]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from common.errors import SecureSumError
 from common.linalg import packed_size
 from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise, ReleasePlan
-from common.privacy.secure_sum import RingConfig, RoundSpec
+from common.privacy.secure_sum import RingBits, RingConfig, RoundSpec, noise_tail
 
 SHARE_STD = 2.0**LOG2_SHARE_STEPS
 """Standard deviation, in grid steps, of the noise share that each platform adds."""
-_RINGS: tuple[Literal[32, 40], ...] = (32, 40)
+_RINGS: tuple[RingBits, ...] = (32, 40, 48, 56)
+_MOST_ITEMS = 1 << 32
+"""Of any vocabulary; the noise's tail grows with the root of its logarithm only."""
 
 
 def masked_lengths(plan: ReleasePlan, *, n_items: int, row: int) -> tuple[int, ...]:
@@ -47,6 +48,15 @@ def secure_rounds(plan: ReleasePlan, *, platforms: int, n_items: int, row: int) 
     )
 
 
+def check_sums_fit(plan: ReleasePlan, *, platforms: int) -> None:
+    """Refuse a plan whose sums fit no ring, before anything is known of items.
+
+    Raises:
+        SecureSumError: names the setting to change, and to what.
+    """
+    secure_rounds(plan, platforms=platforms, n_items=_MOST_ITEMS, row=1)
+
+
 def _ring(plan: ReleasePlan, noises: tuple[GaussianNoise, ...], platforms: int, length: int) -> RingConfig:
     per_user = max(math.ceil(noise.sensitivity / noise.grid_step) for noise in noises)
     for bits in _RINGS:
@@ -61,7 +71,8 @@ def _ring(plan: ReleasePlan, noises: tuple[GaussianNoise, ...], platforms: int, 
             )
         except SecureSumError:
             continue
+    most = ((1 << (_RINGS[-1] - 2)) // platforms - noise_tail(SHARE_STD, platforms * length)) // per_user
     raise SecureSumError(
-        f"privacy.user_bound: sums over {platforms} platforms of up to {plan.user_bound} users each fit no ring of the "
-        "secure sum at this epsilon; lower user_bound to a bound that still holds for every platform"
+        f"privacy.user_bound: sums over {platforms} platforms of up to {plan.user_bound:,} users each do not fit the secure "
+        f"sum's widest ring ({_RINGS[-1]} bits) at this epsilon; lower user_bound to at most {most:,}, if no platform has more"
     )

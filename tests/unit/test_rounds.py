@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from common.errors import SecureSumError
+from common.config.federation import FederationPlan
 from common.privacy.rounds import SHARE_STD, masked_lengths, secure_rounds
 from tests.private_support import private_plan
 
@@ -29,9 +31,8 @@ def test_every_round_is_named_and_promises_the_mechanisms_noise() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(
-    # The widest ring holds a few hundred thousand users at ε = 10.
     st.integers(3, 40),
-    st.integers(100, 5_000),
+    st.integers(100, 1_000_000),
     st.sampled_from([0.5, 1.0, 3.0, 10.0]),
     st.sampled_from(["shared_gram", "item_gram"]),
 )
@@ -48,18 +49,47 @@ def test_no_honest_sum_leaves_the_ring(platforms: int, users: int, epsilon: floa
 
 def test_the_smallest_ring_that_fits_is_taken() -> None:
     bits = []
-    for users in (100, 10_000, 1_000_000):
-        plan = private_plan(user_bound=users, epsilon=3.0, delta=1e-7).release_plan()
+    for users in (100, 10_000, 1_000_000, 100_000_000):
+        plan = private_plan(user_bound=users, epsilon=3.0, delta=1e-9).release_plan()
         bits.append({spec.ring.bits for spec in secure_rounds(plan, platforms=3, n_items=10, row=3)})
     assert bits[0] == {32}
-    assert bits[-1] == {40}
+    assert bits[-1] == {48}
     assert all(min(a) <= min(b) for a, b in pairwise(bits))
 
 
-def test_bounds_that_fit_no_ring_are_refused_with_the_setting_to_change() -> None:
-    plan = private_plan(user_bound=2**40, epsilon=10.0).release_plan()
-    with pytest.raises(SecureSumError, match=r"privacy\.user_bound: .* lower user_bound"):
-        secure_rounds(plan, platforms=3, n_items=10, row=3)
+@pytest.mark.parametrize(("platforms", "epsilon"), [(10, 10.0), (100, 10.0), (100, 1.0)])
+def test_the_default_bound_on_users_fits_federations_of_many_platforms(platforms: int, epsilon: float) -> None:
+    plan = FederationPlan.model_validate({"platforms": platforms, "privacy": {"epsilon": epsilon}})
+    assert plan.privacy.user_bound == 100_000
+    rounds = secure_rounds(plan.release_plan(), platforms=platforms, n_items=1_000_000, row=plan.row)
+    assert max(spec.ring.bits for spec in rounds) <= 48
+
+
+def test_a_default_federation_of_ten_keeps_to_a_quarter_more_than_float32() -> None:
+    plan = FederationPlan(platforms=10)
+    rounds = secure_rounds(plan.release_plan(), platforms=10, n_items=40_000, row=plan.row)
+    assert max(spec.ring.bytes_per_value for spec in rounds) == 5
+
+
+def test_a_plan_whose_sums_fit_no_ring_is_refused_when_it_is_read_with_a_bound_that_fits() -> None:
+    def plan(users: int, noise: str = "secure_sum") -> FederationPlan:
+        return private_plan(user_bound=users, epsilon=10.0, noise=noise)
+
+    with pytest.raises(
+        ValidationError, match=r"privacy\.user_bound: .* lower user_bound to at most ([\d,]+)"
+    ) as caught:
+        plan(2**40)
+    [most] = re.findall(r"at most ([\d,]+)", str(caught.value))
+    # δ = 1/(10·user_bound) moves with the bound, and less noise a user lets fewer users fit: a tenth surely does.
+    plan(int(most.replace(",", "")) // 10)
+    with pytest.raises(ValidationError, match="widest ring"):
+        plan(int(most.replace(",", "")) * 10)
+    plan(2**40, noise="per_platform")
+
+
+def test_an_agreement_that_protects_nobody_is_refused_when_it_is_read() -> None:
+    with pytest.raises(ValidationError, match="leave nobody whose noise protects the sum"):
+        private_plan(3, colluders=2, dropouts=1)
 
 
 def test_both_sides_compute_the_same_rounds_from_public_values_alone() -> None:

@@ -45,7 +45,7 @@ def roster_of(people: dict[str, PlatformIdentity], **changes: object) -> Roster:
 
 
 @given(
-    bits=st.sampled_from([16, 24, 32, 40]),
+    bits=st.sampled_from([16, 24, 32, 40, 48, 56]),
     platforms=st.integers(1, 12),
     seed=st.integers(0, 2**32 - 1),
     length=st.integers(1, 50),
@@ -69,7 +69,7 @@ def test_ring_sum_equals_the_integer_sum_for_any_values_within_the_bound(bits, p
     assert ring.decode(total).tolist() == [sum(column) for column in zip(*rows, strict=True)]
 
 
-@given(bits=st.sampled_from([16, 24, 32, 40]), value=st.integers(-(2**62), 2**62))
+@given(bits=st.sampled_from([16, 24, 32, 40, 48, 56]), value=st.integers(-(2**62), 2**62))
 @settings(deadline=None)
 def test_ring_decodes_the_centred_representative(bits, value):
     ring = RingConfig(bits=bits, max_abs_per_platform=1)
@@ -123,7 +123,7 @@ def test_ring_bound_covers_the_heavier_skellam_tail():
     assert 3 * coordinates * 2 * beyond < failure
 
 
-@given(st.integers(2, 200), st.floats(1e-3, 1e6), st.sampled_from([32, 40]))
+@given(st.integers(2, 200), st.floats(1e-3, 1e6), st.sampled_from([32, 40, 48]))
 @settings(deadline=None)
 def test_finest_step_fits_the_ring_and_half_of_it_does_not(platforms, max_abs, bits):
     step = finest_step(bits, platforms, max_abs)

@@ -54,7 +54,7 @@ Cost for a platform: P key agreements and P·n words of AES-CTR a round; n·bits
 from common.privacy.secure_sum.client import SecureSumClient
 from common.privacy.secure_sum.driver import LostAt, RoundResult, enrol_all, local_federation, run_round
 from common.privacy.secure_sum.identity import PlatformIdentity, fingerprint
-from common.privacy.secure_sum.ring import RingConfig, finest_step
+from common.privacy.secure_sum.ring import RingBits, RingConfig, finest_step, noise_tail
 from common.privacy.secure_sum.roster import MINIMUM_PLATFORMS, Member, Roster, RosterPolicy, RoundSpec, most_dropouts
 from common.privacy.secure_sum.server import SecureSumRound, SecureSumServer
 
@@ -63,6 +63,7 @@ __all__ = [
     "LostAt",
     "Member",
     "PlatformIdentity",
+    "RingBits",
     "RingConfig",
     "Roster",
     "RosterPolicy",
@@ -76,5 +77,6 @@ __all__ = [
     "fingerprint",
     "local_federation",
     "most_dropouts",
+    "noise_tail",
     "run_round",
 ]

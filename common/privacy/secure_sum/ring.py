@@ -7,7 +7,7 @@ to 32 bits) or uint64 and wrap natively; the bits above 2^bits are dropped once,
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -17,6 +17,9 @@ from common.errors import SecureSumError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+RingBits = Literal[16, 24, 32, 40, 48, 56]
+"""Whole bytes, so that packing is a copy; the widest leaves a byte of uint64 free."""
 
 Words = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
 """Ring elements: little-endian uint32 ``[n]`` up to 32 bits, uint64 ``[n]`` above."""
@@ -31,7 +34,7 @@ class RingConfig(FrozenModel):
     is not clipped, because clipping after the noise would bias it.
     """
 
-    bits: Literal[16, 24, 32, 40] = 32
+    bits: RingBits = 32
     """Size of the ring; a value takes bits/8 bytes on the wire, so 40 bits are 1.25 times a float32."""
     max_abs_per_platform: Annotated[int, Field(ge=1)]
     """Bound, in grid units, on the absolute value of each coordinate that one platform masks, noise included."""
@@ -61,7 +64,8 @@ class RingConfig(FrozenModel):
         if platforms * self.max_abs_per_platform > 1 << (self.bits - 2):
             raise SecureSumError(
                 f"ring: {platforms} platforms × max_abs_per_platform {self.max_abs_per_platform} exceed "
-                f"2^{self.bits - 2}, so that their sum could wrap; use a coarser grid step or more bits (at most 40)"
+                f"2^{self.bits - 2}, so that their sum could wrap; use a coarser grid step or more bits (at most "
+                f"{max(get_args(RingBits))})"
             )
 
     def encode(self, units: NDArray[np.int64]) -> Words:
@@ -117,7 +121,7 @@ class RingConfig(FrozenModel):
     def from_public_bounds(
         cls,
         *,
-        bits: Literal[16, 24, 32, 40] = 32,
+        bits: RingBits = 32,
         platforms: int,
         users_per_platform: int,
         max_abs_per_user: int,
@@ -127,10 +131,6 @@ class RingConfig(FrozenModel):
     ) -> RingConfig:
         """The ring whose bound follows from public numbers alone.
 
-        The noise tail is Bernstein's for variance σ² and scale 1/3, which holds for the discrete Gaussian (subgaussian
-        with σ, Canonne et al. 2020) and for Skellam noise (its log moment generating function σ²(cosh t − 1) is at most
-        σ²t²/2/(1 − t/3)).
-
         Args:
             bits: size of the ring.
             platforms: P.
@@ -138,16 +138,29 @@ class RingConfig(FrozenModel):
             max_abs_per_user: bound on one user's contribution to one coordinate after clipping, grid units.
             noise_std: standard deviation of one platform's noise share, grid units.
             coordinates: n, length of the vector.
-            failure_probability: that the noise anywhere in any platform's vector exceeds its tail, once a round.
+            failure_probability: that the noise anywhere in any platform's vector exceeds its :func:`noise_tail`, once a
+                round.
 
         Raises:
             SecureSumError: the bound does not fit ``bits``.
         """
-        log_terms = math.log(2 * platforms * coordinates / failure_probability)
-        tail = log_terms / 3 + math.sqrt((log_terms / 3) ** 2 + 2 * log_terms * noise_std**2) if noise_std > 0 else 0.0
-        ring = cls(bits=bits, max_abs_per_platform=users_per_platform * max_abs_per_user + math.ceil(tail))
+        tail = noise_tail(noise_std, platforms * coordinates, failure_probability)
+        ring = cls(bits=bits, max_abs_per_platform=users_per_platform * max_abs_per_user + tail)
         ring.check_platforms(platforms)
         return ring
+
+
+def noise_tail(noise_std: float, values: int, failure_probability: float = 2.0**-40) -> int:
+    """What none of ``values`` draws of noise exceeds in absolute value, but with ``failure_probability``; grid units.
+
+    The tail is Bernstein's for variance σ² and scale 1/3, which holds for the discrete Gaussian (subgaussian with σ,
+    Canonne et al. 2020) and for Skellam noise (its log moment generating function σ²(cosh t − 1) is at most
+    σ²t²/2/(1 − t/3)).
+    """
+    if noise_std == 0:
+        return 0
+    log_terms = math.log(2 * values / failure_probability)
+    return math.ceil(log_terms / 3 + math.sqrt((log_terms / 3) ** 2 + 2 * log_terms * noise_std**2))
 
 
 def finest_step(bits: int, platforms: int, max_abs_per_platform: float) -> float:

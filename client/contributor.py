@@ -60,8 +60,7 @@ class PlainContributor:
         self._data = data
         self._matrix = data.train.select_items(data.shared_columns)
         self._mechanism = PlainMechanism()
-        # Warm start of conjugate gradients; the exact solver does not look at it.
-        self._user_factors: NDArray[np.float32] | None = None
+        self._trainer: tuple[float, Trainer] | None = None
 
     def run_releases(self) -> tuple[Release, ...]:
         return self._mechanism.releases("counts") + self._mechanism.releases("statistics")
@@ -76,10 +75,11 @@ class PlainContributor:
         return self._mechanism.release("counts", request.server_round, arrays)
 
     def statistics(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
-        trainer = make_trainer(self._plan.training, global_mean=value_mean_of(request))
+        trainer = self._trainer_at(value_mean_of(request))
         items = request.arrays["item_parameters"][membership.shared_positions]
-        users = trainer.solve_users(self._matrix, items, self._user_factors)
-        self._user_factors = users
+        # Conjugate gradients start from zero, so that a round's sums depend on data and request alone: what is asked
+        # again, after a restart too, is answered alike.
+        users = trainer.solve_users(self._matrix, items, np.zeros((self._matrix.n_users, trainer.width), np.float32))
         sums = trainer.item_statistics(self._matrix, users)
         arrays: dict[str, NDArray[np.floating]] = {
             "gram": sums.gram_packed,
@@ -89,6 +89,12 @@ class PlainContributor:
             "evaluation": self._validation_recall(trainer, items),
         }
         return self._mechanism.release("statistics", request.server_round, arrays)
+
+    def _trainer_at(self, global_mean: float) -> Trainer:
+        """One for all rounds: it keeps the matrix by columns."""
+        if self._trainer is None or self._trainer[0] != global_mean:
+            self._trainer = global_mean, make_trainer(self._plan.training, global_mean=global_mean)
+        return self._trainer[1]
 
     def _validation_recall(self, trainer: Trainer, items: NDArray[np.float32]) -> NDArray[np.float64]:
         """float64 ``[2]``: sum of Recall@20 over the validation users, on shared items, and how many they are."""

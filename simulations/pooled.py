@@ -49,14 +49,14 @@ def train_pooled(pool: Mapping[str, PlatformMatrix], plan: FederationPlan, secre
     counts, users, mean = _totals(pool, vocabulary)
     if plan.model.feedback == "implicit":
         mean = 0.0
-    parameters, user_factors = state.item_parameters, dict[str, NDArray[np.float32]]()
+    parameters = state.item_parameters
     trainers = {name: make_trainer(plan.model, global_mean=mean) for name in vocabulary.owners}
     for _ in range(plan.rounds):
         total = StatisticsSum(len(vocabulary), plan.row)
         for name, positions in vocabulary.owners.items():
             trainer, matrix = trainers[name], pool[name].matrix
-            factors = trainer.solve_users(matrix, parameters[positions], user_factors.get(name))
-            user_factors[name] = factors
+            start = np.zeros((matrix.n_users, trainer.width), dtype=np.float32)
+            factors = trainer.solve_users(matrix, parameters[positions], start)
             statistics = trainer.item_statistics(matrix, factors)
             total.add(
                 positions,

@@ -36,7 +36,9 @@ class FactorizationConfig(FrozenModel):
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 10
     """Sweeps of local or pooled training; the number of server rounds of a federation is set there."""
     solver: Literal["cholesky", "cg"] = "cholesky"
-    cg_steps: Annotated[int, Field(ge=1, le=100)] = 3
+    cg_steps: Annotated[int, Field(ge=1, le=100)] = 4
+    """Steps a solve. In a federation each starts from zero: 4 reach the objective of 3 warm-started ones, 6 that of the exact
+    solver to 1e-5, at a quarter of its time (MovieLens-1M, d = 64)."""
     init_scale: Positive = 0.1
     """Standard deviation of an initial item factor, times 1/√d."""
     backend: Literal["auto", "tensorflow", "numba"] = "auto"

@@ -264,6 +264,26 @@ def test_a_user_without_a_kept_item_contributes_to_no_statistic() -> None:
     assert not any(array.any() for array in released.arrays.values())
 
 
+@pytest.mark.parametrize("model", [{}, {"solver": "cg", "cg_steps": 1}, {"feedback": "explicit"}], ids=str)
+def test_exact_sums_depend_on_data_and_request_alone_not_on_what_was_asked_before(model: dict[str, Any]) -> None:
+    def asked(seed: int, value_mean: float) -> AgentRequest:
+        row = 4 if "feedback" in model else 3
+        rng = np.random.default_rng(seed)
+        arrays = {"item_parameters": rng.normal(size=(len(KEYS), row)).astype(np.float32), "item_counts": np.ones(8)}
+        return replace(request(seed), config={"value_mean": value_mean}, arrays=arrays)
+
+    plan = small_plan(model={"dimension": 3} | model, evaluate_rounds=False)
+    rows = [[0, 1, 2, 5], [2, 3], [], [7, 1]]
+    used = PlainContributor(plan, data_of(rows))
+    used.statistics(asked(1, 3.0), MEMBERSHIP)
+    for seed, mean in ((2, 3.0), (3, 2.5)):
+        mine = used.statistics(asked(seed, mean), MEMBERSHIP).arrays
+        theirs = PlainContributor(plan, data_of(rows)).statistics(asked(seed, mean), MEMBERSHIP).arrays
+        assert {name: array.tobytes() for name, array in mine.items()} == {
+            name: array.tobytes() for name, array in theirs.items()
+        }
+
+
 def test_the_mode_of_privacy_decides_who_contributes() -> None:
     assert type(make_contributor(small_plan(), data_of([[0]]))) is PlainContributor
     private = make_contributor(private_plan(), data_of([[0]]))

@@ -48,7 +48,8 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PrivatizedContribution:
-    """The only type that egress accepts. Mechanisms alone can make one; arrays are read-only copies.
+    """The only type that egress accepts. Mechanisms alone can make one (:mod:`common.privacy.minting`); arrays are
+    read-only copies.
 
     Attributes:
         kind: which request of the contract it answers.
@@ -80,29 +81,6 @@ class PrivatizedContribution:
 
     def __reduce__(self) -> str:
         raise PrivacyError("a contribution cannot be pickled: egress encodes it")
-
-
-def mint(
-    *,
-    kind: ContributionKind,
-    server_round: int,
-    private: bool,
-    arrays: Mapping[str, ReleasedArray],
-    grid_steps: Mapping[str, float],
-    masked: frozenset[str],
-    releases: tuple[Release, ...],
-) -> PrivatizedContribution:
-    """Make a contribution. For the mechanisms of ``common/privacy/`` alone: an import contract holds others off."""
-    return PrivatizedContribution(
-        kind=kind,
-        server_round=server_round,
-        private=private,
-        arrays=arrays,
-        grid_steps=grid_steps,
-        masked=masked,
-        releases=releases,
-        _mint=_MINT,
-    )
 
 
 def _read_only(array: ReleasedArray) -> ReleasedArray:

@@ -31,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import PrivacyError
-from common.privacy.contribution import ContributionKind, PrivatizedContribution, Release, ReleasedArray, mint
+from common.privacy.contribution import ContributionKind, PrivatizedContribution, Release, ReleasedArray
+from common.privacy.minting import mint
 from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise, ReleasePlan
 from common.privacy.postprocess import isometric_scale
 from common.privacy.sampler import NoiseSource, SystemNoise, discrete_gaussian

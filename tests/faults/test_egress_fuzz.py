@@ -23,7 +23,8 @@ from client.ledger import BudgetLedger, Receipt
 from client.masking import MaskedContribution
 from common.contract import ArraySpec, MessageSpec
 from common.errors import ContractError, EgressRefusedError, LedgerError
-from common.privacy.contribution import PrivatizedContribution, Release, mint
+from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.minting import mint
 
 EXAMPLES = int(os.environ.get("CROSSFED_FUZZ", "2000"))
 ITEMS = 3

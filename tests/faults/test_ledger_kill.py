@@ -29,7 +29,8 @@ from client.journal import EgressJournal, pack
 from client.ledger import BudgetLedger
 from client.witness import FileWitness
 from common.contract import ArraySpec, MessageSpec
-from common.privacy.contribution import Release, mint
+from common.privacy.contribution import Release
+from common.privacy.minting import mint
 
 KILLS = int(os.environ.get("CROSSFED_KILLS", "10"))
 ROUNDS = 3

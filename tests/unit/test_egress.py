@@ -20,7 +20,8 @@ from client.ledger import BudgetLedger, Receipt
 from client.masking import MaskedContribution, mask_contribution
 from common.contract import ArraySpec, MessageSpec
 from common.errors import BudgetExceededError, ContractError, DataError, EgressRefusedError, LedgerError, PrivacyError
-from common.privacy.contribution import PrivatizedContribution, Release, mint
+from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.minting import mint
 
 DELTA = 1e-5
 SIZES = {"items": 4, "dimension": 2, "masked_bytes": 40}

@@ -25,7 +25,8 @@ from client.privacy_report import (
 from client.witness import FileWitness
 from common.contract import ArraySpec, MessageSpec
 from common.errors import DataError, EgressRefusedError, LedgerError
-from common.privacy.contribution import Release, mint
+from common.privacy.contribution import Release
+from common.privacy.minting import mint
 
 POLICY = BudgetPolicy(epsilon=3.0, delta=1e-5)
 CONTRACT = EgressContract((MessageSpec("statistics", (ArraySpec("item_vectors", "int64", (2, 3)),)),), ())

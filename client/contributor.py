@@ -143,6 +143,9 @@ class PrivateContributor:
         if mechanism.plan.delta > 1 / max(users, 1):
             raise PrivacyError("privacy.delta: is above 1/n for this platform; agree on a smaller one")
         self._plan = plan
+        # Row by row, whatever the plan says: a batch is padded to its longest history, so that how a user's solution is
+        # rounded could depend on who else is there.
+        self._trainer = make_trainer(plan.training.model_copy(update={"backend": "numba"}))
         self._release_plan = mechanism.plan
         self._mechanism = mechanism
 
@@ -171,7 +174,7 @@ class PrivateContributor:
         )
         positions = membership.shared_positions
         kept = np.flatnonzero(weights[positions] > 0)
-        users = make_trainer(self._plan.training).solve_users(
+        users = self._trainer.solve_users(
             self._matrix.select_items(kept), request.arrays["item_parameters"][positions[kept]]
         )
         matrix = self._laid_out(membership)

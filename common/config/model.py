@@ -42,7 +42,8 @@ class FactorizationConfig(FrozenModel):
     init_scale: Positive = 0.1
     """Standard deviation of an initial item factor, times 1/√d."""
     backend: Literal["auto", "tensorflow", "numba"] = "auto"
-    """auto: TensorFlow where it finds a GPU, the numba kernel on a CPU. Same numbers to float error."""
+    """auto: TensorFlow where it finds a GPU, the numba kernel on a CPU. Same numbers to float error. Under privacy users are
+    solved by the numba kernel whatever is set: it looks at one user at a time."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:[0-9]+)?)$")] = "auto"
     """Where TensorFlow runs: auto (a GPU where there is one), cpu, gpu or gpu:1."""
 

@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from client.contributor import PlainContributor, PrivateContributor, make_contributor
 from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
+from client.training.factory import make_trainer
+from common.config.model import FactorizationConfig
 from common.errors import ContractError, PrivacyError
 from common.exchange import AgentRequest
 from common.privacy.mechanism import UserLevelMechanism
 from common.privacy.plan import GaussianNoise
 from tests.private_support import by_hand, private_plan, private_platforms
-from tests.support import matrix, small_plan, training_data
+from tests.support import matrix, random_matrix, small_plan, training_data
 
 KEYS = [f"imdb:{index}" for index in range(8)]
 PLAN = private_plan(noise="per_platform")
@@ -93,6 +95,24 @@ def test_what_users_contribute_adds_up_to_the_last_grid_step(
             make = contributor.statistics if server_round else contributor.counts
             parts.append(make(request(server_round, seed), MEMBERSHIP).arrays[name])
         assert np.array_equal(parts[0] + parts[1], parts[2])
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "auto"])
+def test_users_are_solved_one_at_a_time_whatever_backend_the_plan_names(backend: str) -> None:
+    plan = PLAN.model_copy(update={"model": PLAN.model.model_copy(update={"backend": backend, "device": "auto"})})
+    assert contributor_of([[0, 1], [2]], plan)._trainer.kernels.name == "numba"
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([3, 17, 44]))
+def test_a_users_factor_is_the_same_to_the_bit_whoever_else_is_there(seed: int, others: int, d: int) -> None:
+    rng = np.random.default_rng(seed)
+    everyone = random_matrix(rng, others + 1, 120)
+    trainer = make_trainer(FactorizationConfig(dimension=d, backend="numba"))
+    items = rng.normal(size=(120, d)).astype(np.float32)
+    chosen = np.sort(rng.permutation(others + 1)[: rng.integers(1, others + 2)])
+    alone = trainer.solve_users(everyone.select_users(chosen), items)
+    assert alone.tobytes() == trainer.solve_users(everyone, items)[chosen].tobytes()
 
 
 def test_a_single_user_can_reach_the_sensitivity() -> None:

@@ -48,7 +48,8 @@ def card_content(
     Args:
         plan: the run's.
         platforms: by name.
-        audit: the ``canary`` part of what ``crossfed-simulate audit`` wrote for this configuration, if it was run.
+        audit: what ``crossfed-simulate audit`` found of the code that ran: ``epsilon_claimed``, ``delta``,
+            ``epsilon_hat``, ``epsilon_lower``, ``runs``, ``flags``; None if it was not run.
     """
     content: dict[str, Any] = {
         "mode": plan.privacy.mode,
@@ -115,7 +116,7 @@ def card_text(plan: FederationPlan, content: Mapping[str, Any]) -> str:
             _LIMITS,
             "## Audit",
             "",
-            _audit(content["audit"]),
+            _audit(content["audit"], plan),
             "",
         ]
     )
@@ -169,12 +170,16 @@ def _epsilon(part: Mapping[str, Any]) -> str:
     return "without bound" if part["epsilon_spent"] is None else f"{part['epsilon_spent']:.4g}"
 
 
-def _audit(audit: Mapping[str, Any] | None) -> str:
+def _audit(audit: Mapping[str, Any] | None, plan: FederationPlan) -> str:
     if not audit:
-        return "Not run for this configuration. `crossfed-simulate audit` measures ε of the code that ships."
+        return (
+            "Not run for this configuration. `crossfed-simulate audit` measures ε of the code that ships; "
+            "`crossfed-simulate run --audit FILE` puts what it found here."
+        )
+    other = "" if plan.private and plan.privacy.epsilon == audit["epsilon_claimed"] else " (not this run's own claim)"
     found = "; ".join(audit["flags"])
     verdict = f" **It found faults, and the promise above does not hold: {found}.**" if found else " It found no fault."
     return (
-        f"Claimed ε = {audit['epsilon_claimed']:g}; measured ε̂ = {audit['epsilon_hat']:.3g}, 99 % lower bound "
-        f"{audit['epsilon_lower']:.3g}, in {audit['runs']:,} runs.{verdict}"
+        f"The mechanism was tested at a claim of ε = {audit['epsilon_claimed']:g}{other}: measured ε̂ = "
+        f"{audit['epsilon_hat']:.3g}, 99 % lower bound {audit['epsilon_lower']:.3g}, in {audit['runs']:,} runs.{verdict}"
     )

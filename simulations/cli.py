@@ -69,6 +69,10 @@ def run(
     resume: Annotated[
         bool, typer.Option(help="Go on from the last round found in the output folder, instead of starting anew.")
     ] = False,
+    audit: Annotated[
+        Path | None,
+        typer.Option(help="audit.json for the privacy card. Default: the one in the output folder, if it is there."),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
 ) -> None:
     """Run a scenario: train, measure, print a table, write result.json.
@@ -86,7 +90,7 @@ def run(
     folder = output or Path("out") / chosen.name
     console = Console()
     with ConsoleObserver(console, chosen.plan.rounds) as observer:
-        result = simulate(chosen, folder, backend=_backend(backend), observer=observer, resume=resume)
+        result = simulate(chosen, folder, backend=_backend(backend), observer=observer, resume=resume, audit=audit)
     console.print(result_tables(result.content))
     user = result.platforms[0]
     console.print(
@@ -168,15 +172,18 @@ def audit(
       crossfed-simulate audit --runs 2000 --inject halved-sensitivity
     """
     from simulations.audit.command import report_tables, run_audit, write_report
+    from simulations.run import AUDIT_FILE
 
     folder = output or Path("out") / "audit"
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
     with console.status("starting") as status:
         report = run_audit(epsilon, runs=runs, fault=_fault(inject), membership=membership, on_stage=status.update)
-    write_report(report, folder / "audit.json")
+    write_report(report, folder / AUDIT_FILE)
     console.print(report_tables(report))
-    console.print(f"\nwritten: {folder / 'audit.json'}")
+    console.print(
+        f"\nwritten: {folder / AUDIT_FILE}; a run's privacy card takes it with crossfed-simulate run --audit FILE"
+    )
     if report.flags:
         raise typer.Exit(1)
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from client.privacy_card import card_content, card_text
 from common.catalogue import FederationSecret
+from common.errors import ConfigError
 from common.files import write_atomically
 from server.exchange import Observer, SilentObserver
 from simulations.datasets import SimulatedPlatform, make_platforms
@@ -29,6 +30,9 @@ from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.price import price_point
 from simulations.scenario import Scenario
 from simulations.tuning import tune_betas
+
+AUDIT_FILE = "audit.json"
+_CANARY_FIGURES = ("epsilon_claimed", "delta", "epsilon_hat", "epsilon_lower", "runs")
 
 
 class RunObserver(Observer, Protocol):
@@ -61,6 +65,7 @@ def simulate(
     backend: Backend = "inline",
     observer: RunObserver | None = None,
     resume: bool = False,
+    audit: Path | None = None,
 ) -> SimulationResult:
     """Run ``scenario`` and write ``result.json`` into ``folder``.
 
@@ -70,12 +75,15 @@ def simulate(
         backend: ``inline`` or ``ray``.
         observer: told of progress.
         resume: go on from the last complete round of a run that was killed, with the identical result.
+        audit: what ``crossfed-simulate audit`` wrote, for the privacy card; unless given, ``audit.json`` in ``folder`` if
+            it is there.
 
     Raises:
         CrossfedError: of the data, the configuration or the federation; the message says what to mend.
     """
     started = time.perf_counter()
     observer = observer or SilentRunObserver()
+    audited = load_audit(audit or folder / AUDIT_FILE) if audit or (folder / AUDIT_FILE).exists() else None
     _prepare(folder, resume=resume)
     observer.on_stage("reading and splitting the data")
     platforms = make_platforms(scenario)
@@ -98,7 +106,7 @@ def simulate(
     for epsilon in scenario.price_at if not scenario.plan.private else ():
         observer.on_stage(f"the price of privacy: training again at ε = {epsilon:g}")
         prices.append(price_point(scenario, platforms, secret, epsilon).as_dict())
-    card = card_content(scenario.plan, {agent.name: agent.spend() for agent in agents})
+    card = card_content(scenario.plan, {agent.name: agent.spend() for agent in agents}, audited)
     write_atomically(folder / "privacy.md", card_text(scenario.plan, card).encode(), mode=0o644)
     content = {
         "scenario": scenario.name,
@@ -171,6 +179,25 @@ def _prepare(folder: Path, *, resume: bool) -> None:
 
 def _verdict(name: str, weight: float | None) -> str:
     return name if weight is None else f"{name} {weight:g}"
+
+
+def load_audit(path: Path) -> dict[str, Any]:
+    """What the privacy card says of an audit: the canary test, and the flags of all tests.
+
+    Raises:
+        ConfigError: the file is no audit's, or that of an audit with a fault put in on purpose.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: report["canary"][name] for name in _CANARY_FIGURES} | {"flags": list(report["flags"])}
+        fault = report["fault"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: is not what crossfed-simulate audit writes; run it again with --output {path.parent}"
+        ) from error
+    if fault is not None:
+        raise ConfigError(f"{path}: that audit had the fault {fault!r} put in; give one of the code as it ships")
+    return found
 
 
 def load_result(folder: Path) -> Mapping[str, Any]:

@@ -9,6 +9,9 @@ import yaml
 from typer.testing import CliRunner
 
 from simulations import cli
+from simulations.audit.books import BooksReport
+from simulations.audit.canary import CanaryReport
+from simulations.audit.command import AuditReport, write_report
 from tests.unit.test_measure import scenario_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -73,6 +76,53 @@ def test_a_run_leaves_other_files_of_its_folder_alone(
     (tmp_path / "out" / "notes.txt").write_text("mine")
     run(monkeypatch, capsys, "run", str(scenario_file), "--output", str(tmp_path / "out"))
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def audit_report(path: Path, fault: str | None = None, flags: tuple[str, ...] = ()) -> Path:
+    canary = CanaryReport(
+        epsilon_claimed=1.0,
+        delta=1e-3,
+        runs=20_000,
+        mu_hat=0.3,
+        epsilon_hat=1.01,
+        epsilon_lower=0.95,
+        ks_pvalue=0.5,
+        round_correlation=0.1,
+        flags=flags,
+    )
+    books = BooksReport(
+        received=3, charged=3, mu_received=1.0, mu_charged=1.0, flags=("a release was not charged",) if flags else ()
+    )
+    write_report(AuditReport(canary=canary, books=books, membership=None, fault=fault), path)  # type: ignore[arg-type]
+    return path
+
+
+def test_an_audit_in_the_output_folder_or_named_is_on_the_privacy_card(
+    scenario_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["run", str(scenario_file), "--output", str(out), "--set", "plan.rounds=1"]
+    out.mkdir()
+    audit_report(out / "audit.json")
+    assert run(monkeypatch, capsys, *arguments)[0] == 0
+    assert "ε̂ = 1.01" in (out / "privacy.md").read_text()
+    named = audit_report(tmp_path / "other.json", flags=("ε is at least 7",))
+    assert run(monkeypatch, capsys, *arguments, "--audit", str(named))[0] == 0
+    assert "does not hold: ε is at least 7; a release was not charged" in (out / "privacy.md").read_text()
+    assert json.loads((out / "result.json").read_text())["privacy"]["audit"]["runs"] == 20_000
+
+
+def test_an_audit_of_broken_code_or_none_at_all_is_refused_before_anything_runs(
+    scenario_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["run", str(scenario_file), "--output", str(tmp_path / "out"), "--audit"]
+    broken = audit_report(tmp_path / "broken.json", fault="no-clipping")
+    assert "had the fault 'no-clipping' put in" in run(monkeypatch, capsys, *arguments, str(broken))[2]
+    for path in (tmp_path / "missing.json", scenario_file):
+        status, _, said = run(monkeypatch, capsys, *arguments, str(path))
+        assert status != 0
+        assert "is not what crossfed-simulate audit writes" in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

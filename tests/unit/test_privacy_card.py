@@ -122,6 +122,9 @@ def test_what_an_audit_found_is_on_the_card_faults_above_all(tmp_path: Path) -> 
     plan = private_plan()
     parts = {"shop": spend_of(tmp_path, plan)}
     sound = card_text(plan, card_content(plan, parts, AUDIT))
-    assert "Claimed ε = 1; measured ε̂ = 0.97, 99 % lower bound 0.9, in 20,000 runs. It found no fault." in sound
+    figures = "measured ε̂ = 0.97, 99 % lower bound 0.9, in 20,000 runs. It found no fault."
+    assert f"tested at a claim of ε = 1 (not this run's own claim): {figures}" in sound
+    own = private_plan(epsilon=1.0)
+    assert f"tested at a claim of ε = 1: {figures}" in card_text(own, card_content(own, parts, AUDIT))
     faulty = card_text(plan, card_content(plan, parts, AUDIT | {"flags": ["ε is at least 7"]}))
     assert "**It found faults, and the promise above does not hold: ε is at least 7.**" in faulty

@@ -159,6 +159,13 @@ class PlatformExchange:
         self.failed[reply.platform] = error.code
         self._observer.on_reply(reply.server_round, reply.kind, reply.platform, error.code, 0)
 
+    def failures(self) -> str:
+        """Who did not answer the last request and with which code, as the end of a sentence; empty if all answered."""
+        if not self.failed:
+            return ""
+        said = ", ".join(f"{name} {code!r}" for name, code in sorted(self.failed.items()))
+        return f". Not with an answer, but with a code: {said}; the log of each platform says what was wrong"
+
     def _pull(self, waiting: set[str], arrived: dict[str, Message]) -> None:
         """Fetch what has come; wait a little when nothing has."""
         answers = list(self.grid.pull_messages(list(waiting)))

@@ -255,4 +255,7 @@ class FederatedFactorization(Strategy):
 
     def _require_quorum(self, present: int, did: str) -> None:
         if present < self.plan.min_platforms:
-            raise FederationError(f"{present} platforms {did}; the quorum (min_platforms) is {self.plan.min_platforms}")
+            raise FederationError(
+                f"{present} platforms {did}; the quorum (min_platforms) is {self.plan.min_platforms}"
+                f"{self._exchange.failures()}"
+            )

@@ -17,6 +17,7 @@ from client.secure_member import SecureMember
 from client.store import PlatformStore
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
+from common.errors import PrivacyError
 from common.exchange import AgentConnection
 from common.privacy.secure_sum import PlatformIdentity
 from server.checkpoint import CheckpointStore
@@ -63,6 +64,9 @@ def make_agents(
         scenario: plan, personalisation and seed.
         folder: of all platforms.
         betas: popularity weight by platform name, where one was tuned.
+
+    Raises:
+        PrivacyError: names the platform that cannot take part.
     """
     secret = simulation_secret(scenario.seed)
     secure = scenario.plan.secure_sum
@@ -73,8 +77,8 @@ def make_agents(
         home = folder / platform.name
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         own = {"seed": scenario.seed} | ({"beta": betas[platform.name]} if platform.name in betas else {})
-        agents.append(
-            PlatformAgent(
+        try:
+            agent = PlatformAgent(
                 platform.name,
                 scenario.plan,
                 secret,
@@ -86,7 +90,10 @@ def make_agents(
                 else None,
                 personalization=scenario.personalization.model_copy(update=own),
             )
-        )
+        except PrivacyError as error:
+            # A platform's own log need not say which platform it is.
+            raise PrivacyError(f"platform {platform.name}: {error}") from error
+        agents.append(agent)
     return agents
 
 

@@ -398,5 +398,6 @@ def test_two_platforms_without_a_common_item_learn_what_each_would_alone(tmp_pat
 def test_a_vocabulary_with_a_tampered_card_is_refused(tmp_path: Path) -> None:
     agents: list[Any] = list(agents_of(random_platforms(3, SIZES), PLAN, tmp_path))
     agents[1] = Tampered(agents[1], "join", with_array("cards", lambda array: array ^ 1))
-    with pytest.raises(FederationError, match="0 platforms took the vocabulary"):
+    with pytest.raises(FederationError, match="0 platforms took the vocabulary") as caught:
         federate(agents, PLAN, tmp_path)
+    assert "a code: platform-0 'catalogue', platform-1 'catalogue'" in str(caught.value)

@@ -460,7 +460,8 @@ def ten_users() -> dict[str, Any]:
 
 def test_a_platform_of_ten_users_is_refused_with_the_reason(tmp_path: Path) -> None:
     platforms = private_platforms() | ten_users()
-    with pytest.raises(PrivacyError, match=r"fewer than privacy\.minimum_users = 50 users.*noise.*would drown"):
+    said = r"platform small: .*fewer than privacy\.minimum_users = 50 users.*noise.*would drown"
+    with pytest.raises(PrivacyError, match=said):
         agents_of(ten_users(), private_plan(4, minimum_users=50), tmp_path)
     assert agents_of(platforms, private_plan(4, minimum_users=5), tmp_path / "fine")
 

@@ -38,7 +38,7 @@ from common.config.platform import PersonalizationConfig
 from common.errors import ContractError, CrossfedError, InternalError, PlanMismatchError, PrivacyError
 from common.exchange import OK, AgentReply, AgentRequest, Arrays, Json, value_mean_of
 from common.privacy.contribution import PrivatizedContribution
-from common.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, reply_contract, request_contract, spec_of
+from common.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, request_contract, spec_of
 
 _log = getLogger(__name__)
 
@@ -81,8 +81,7 @@ class PlatformAgent:
         self._secure_member = secure_member
         self._contributor = make_contributor(plan, data)
         self._personalizer = Personalizer(name, data, plan.model, personalization)
-        answers = reply_contract(plan)
-        self._requests = {kind: spec for kind, spec in request_contract().items() if kind in answers}
+        self._requests = request_contract(plan)
         self._membership: Membership | None = None
         self._vocabulary_file = VocabularyFile(store.root / "vocabulary.npz")
         self._steps: Mapping[str, Callable[[AgentRequest], Answer]] = {

@@ -9,7 +9,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
-from client.budget import BudgetPolicy
+from client.budget import BudgetPolicy, SubsampledBudget
 from client.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
 from client.journal import EgressJournal
 from client.ledger import BudgetLedger
@@ -47,7 +47,20 @@ def budget_policy(plan: FederationPlan, budget: float | None = None) -> BudgetPo
     if not plan.private:
         return BudgetPolicy(epsilon=None, delta=_UNCLAIMED_DELTA)
     epsilon = budget or plan.privacy.budget or plan.privacy.epsilon
-    return BudgetPolicy(epsilon=epsilon, delta=plan.release_plan().delta)
+    return BudgetPolicy(epsilon=epsilon, delta=plan.delta, subsampled_share=subsampled_share(plan))
+
+
+def subsampled_share(plan: FederationPlan) -> float:
+    """The part of ε and δ that is kept for the deep model, whose releases sample users."""
+    return 0.0 if plan.towers is None else plan.towers.privacy.share
+
+
+def subsampled_budget(plan: FederationPlan) -> SubsampledBudget | None:
+    """(ε, δ) of the deep model's releases; each agent has checked with its accountant that they keep to it."""
+    if plan.towers is None:
+        return None
+    updates = plan.update_plan()
+    return SubsampledBudget(updates.epsilon, updates.delta)
 
 
 class Outbox:
@@ -75,8 +88,9 @@ class Outbox:
             BudgetExceededError: it does not fit; nothing is reserved.
         """
         if plan.private:
-            delta = plan.release_plan().delta
-            self.ledger.reserve(run_id, releases, epsilon=plan.privacy.epsilon, delta=delta)
+            self.ledger.reserve(
+                run_id, releases, epsilon=plan.privacy.epsilon, delta=plan.delta, subsampled=subsampled_budget(plan)
+            )
         else:
             self.ledger.reserve(run_id, releases, epsilon=None, delta=_UNCLAIMED_DELTA)
 

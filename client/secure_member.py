@@ -14,7 +14,6 @@ from common.errors import SecureSumError
 from common.exchange import AgentRequest
 from common.files import write_atomically
 from common.privacy.contribution import PrivatizedContribution
-from common.privacy.rounds import secure_rounds
 from common.privacy.secure_sum import PlatformIdentity, Roster, RosterPolicy, SecureSumClient
 
 
@@ -94,9 +93,7 @@ class SecureMember:
             fingerprints=self._fingerprints,
             colluders=self._plan.privacy.colluders,
             dropouts=self._plan.privacy.dropouts,
-            rounds=secure_rounds(
-                self._plan.release_plan(), platforms=len(roster.members), n_items=n_items, row=self._plan.row
-            ),
+            rounds=self._plan.masked_rounds(len(roster.members), n_items),
         )
         self._client = SecureSumClient.join(
             roster, platform=self._platform, identity=self._identity, policy=policy, save=self._save

@@ -22,7 +22,16 @@ Json = JsonScalar | list["Json"] | dict[str, "Json"]
 Arrays = Mapping[str, NDArray[Any]]
 
 Kind = Literal[
-    "join", "vocabulary", "secure_sum", "counts", "masked_counts", "statistics", "masked_statistics", "finish"
+    "join",
+    "vocabulary",
+    "secure_sum",
+    "counts",
+    "masked_counts",
+    "statistics",
+    "masked_statistics",
+    "update",
+    "masked_update",
+    "finish",
 ]
 
 OK = "ok"

@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config.towers import EncoderConfig, SequenceConfig, TowerConfig
+
 Initializer = Literal["zeros", "ones", "glorot_uniform", "normal"]
 
 
@@ -73,3 +75,100 @@ def initial_values(
         fresh = variable.initial(n_items - before if variable.rows else n_items, rng)
         values[variable.name] = fresh if old is None else np.concatenate([old, fresh])
     return values
+
+
+def tower_variables(config: TowerConfig) -> tuple[SharedVariable, ...]:
+    """Every shared variable of a two-tower model, in one order for all; names and shapes are those of its layers.
+
+    Not here and so private: user embeddings, profile weights, adapters, rows of items that a platform keeps to itself.
+    """
+    d = config.dimension
+    variables = [SharedVariable(name=ITEM_ROWS, shape=(d,), initializer="normal", rows=True)] if config.item_ids else []
+    for encoder in config.encoders:
+        variables += _encoder_variables(encoder, d)
+    return (*variables, *_sequence_variables(config.sequence, d))
+
+
+ITEM_ROWS = "item_rows"
+_KERNEL: Initializer = "glorot_uniform"
+
+
+def _dense(name: str, inputs: int, outputs: int) -> list[SharedVariable]:
+    return [
+        SharedVariable(name=f"{name}_kernel", shape=(inputs, outputs), initializer=_KERNEL),
+        SharedVariable(name=f"{name}_bias", shape=(outputs,), initializer="zeros"),
+    ]
+
+
+def _norm(name: str, d: int) -> list[SharedVariable]:
+    return [
+        SharedVariable(name=f"{name}_gamma", shape=(d,), initializer="ones"),
+        SharedVariable(name=f"{name}_beta", shape=(d,), initializer="zeros"),
+    ]
+
+
+def _attention(name: str, d: int, heads: int) -> list[SharedVariable]:
+    variables = []
+    for part in ("query", "key", "value"):
+        variables.append(
+            SharedVariable(name=f"{name}_{part}_kernel", shape=(d, heads, d // heads), initializer="normal", scale=d**-0.5)
+        )
+        variables.append(SharedVariable(name=f"{name}_{part}_bias", shape=(heads, d // heads), initializer="zeros"))
+    out = SharedVariable(
+        name=f"{name}_attention_output_kernel", shape=(heads, d // heads, d), initializer="normal", scale=d**-0.5
+    )
+    return [*variables, out, SharedVariable(name=f"{name}_attention_output_bias", shape=(d,), initializer="zeros")]
+
+
+def _block(name: str, d: int, heads: int) -> list[SharedVariable]:
+    """One Transformer block: attention and a feed-forward layer of the same width (Kang & McAuley 2018)."""
+    return [
+        *_norm(f"{name}_norm1", d),
+        *_attention(f"{name}_attention", d, heads),
+        *_norm(f"{name}_norm2", d),
+        *_dense(f"{name}_ffn1", d, d),
+        *_dense(f"{name}_ffn2", d, d),
+    ]
+
+
+def _encoder_variables(encoder: EncoderConfig, d: int) -> list[SharedVariable]:
+    name, width = encoder.attribute, encoder.width
+    table = SharedVariable(name=f"{name}_table", shape=(encoder.buckets, width), initializer="normal", scale=0.05)
+    match encoder.kind:
+        case "multi_hot":
+            variables = [table]
+        case "numeric":
+            variables = _dense(f"{name}_hidden", 1, width)
+        case "text":
+            convolution = SharedVariable(name=f"{name}_conv_kernel", shape=(3, width, width), initializer=_KERNEL)
+            variables = [table, convolution, SharedVariable(name=f"{name}_conv_bias", shape=(width,), initializer="zeros")]
+        case "text_transformer":
+            positions = SharedVariable(name=f"{name}_positions", shape=(encoder.length, width), initializer="normal")
+            variables = [table, positions, *_block(f"{name}_block", width, 1)]
+        case "image":
+            variables = [
+                SharedVariable(name=f"{name}_conv1_kernel", shape=(3, 3, 3, 16), initializer=_KERNEL),
+                SharedVariable(name=f"{name}_conv1_bias", shape=(16,), initializer="zeros"),
+                SharedVariable(name=f"{name}_conv2_kernel", shape=(3, 3, 16, width), initializer=_KERNEL),
+                SharedVariable(name=f"{name}_conv2_bias", shape=(width,), initializer="zeros"),
+            ]
+        case "sentence" | "vector":
+            variables = []
+    gate = SharedVariable(name=f"{name}_gate", shape=(d,), initializer="zeros")
+    return [*variables, *_dense(f"{name}_project", width, d), gate]
+
+
+def _sequence_variables(sequence: SequenceConfig, d: int) -> list[SharedVariable]:
+    match sequence.kind:
+        case "none" | "mean":
+            return []
+        case "gru":
+            return [
+                SharedVariable(name="gru_kernel", shape=(d, 3 * d), initializer=_KERNEL),
+                SharedVariable(name="gru_recurrent_kernel", shape=(d, 3 * d), initializer=_KERNEL),
+                SharedVariable(name="gru_bias", shape=(2, 3 * d), initializer="zeros"),
+            ]
+        case "transformer":
+            positions = SharedVariable(name="positions", shape=(sequence.length, d), initializer="normal")
+            blocks = [v for b in range(sequence.blocks) for v in _block(f"block{b}", d, sequence.heads)]
+            return [positions, *blocks, *_norm("final_norm", d)]

@@ -1,6 +1,6 @@
 """The federation's contract: which arrays each request and each answer may hold, for the mode of privacy that is agreed.
 
-Named sizes: ``vocabulary`` m, ``catalogue`` m_p (the items that a platform shares), ``row`` (d, or d + 1 with a bias),
+Named sizes: ``vocabulary`` m, ``rows`` (items whose row of the deep model a platform trained), ``catalogue`` m_p (the items that a platform shares), ``row`` (d, or d + 1 with a bias),
 ``packed`` row(row + 1)/2, ``platforms`` P.
 """
 
@@ -14,6 +14,8 @@ from common.contract import ArraySpec, MessageSpec
 from common.errors import ContractError
 from common.exchange import Arrays
 from common.linalg import packed_size
+from common.parameters import tower_variables
+from common.privacy.updates import UPDATE
 
 IDENTITY_BYTES = 32
 
@@ -24,6 +26,43 @@ _SHARED_PARAMETERS = (
 
 _MESSAGE = (ArraySpec("message", "uint8", ("message_bytes",)),)
 """One step of the secure sum, as its library makes it."""
+
+EXAMPLES = "example_weight"
+LOSS = "loss"
+ROW_POSITIONS = "row_positions"
+ROW_WEIGHTS = "row_weights"
+_UPDATED = "updated"
+
+
+def _tower_specs(plan: FederationPlan) -> tuple[ArraySpec, ...]:
+    """Every shared variable of the deep model, over the whole vocabulary; none without one."""
+    if plan.towers is None:
+        return ()
+    return tuple(
+        ArraySpec(variable.name, "float32", ("vocabulary", *variable.shape) if variable.rows else variable.shape)
+        for variable in tower_variables(plan.towers)
+    )
+
+
+def _exact_update(plan: FederationPlan) -> MessageSpec:
+    """One platform's trained variables; of item rows those that it trained, with the weight that each carries."""
+    assert plan.towers is not None
+    arrays = [ArraySpec(EXAMPLES, "float64", (1,)), ArraySpec(LOSS, "float64", (1,))]
+    for variable in tower_variables(plan.towers):
+        if variable.rows:
+            arrays.append(ArraySpec(variable.name, "float32", ("rows", *variable.shape)))
+            arrays.append(ArraySpec(ROW_POSITIONS, "int32", ("rows",)))
+            arrays.append(ArraySpec(ROW_WEIGHTS, "float32", ("rows",)))
+        else:
+            arrays.append(ArraySpec(variable.name, "float32", variable.shape))
+    return MessageSpec("update", tuple(arrays))
+
+
+def _requests(plan: FederationPlan) -> tuple[MessageSpec, ...]:
+    towers = _tower_specs(plan)
+    updates = (MessageSpec("update", towers), MessageSpec("masked_update", towers)) if towers else ()
+    return (*_REQUESTS, *updates, MessageSpec("finish", (*_SHARED_PARAMETERS, *towers)))
+
 
 _REQUESTS = (
     MessageSpec("join", ()),
@@ -41,7 +80,6 @@ _REQUESTS = (
     MessageSpec("masked_counts", ()),
     MessageSpec("statistics", _SHARED_PARAMETERS),
     MessageSpec("masked_statistics", _SHARED_PARAMETERS),
-    MessageSpec("finish", _SHARED_PARAMETERS),
 )
 
 _REPLIES_WITHOUT_DATA = (
@@ -88,17 +126,21 @@ def _noisy_contributions(plan: FederationPlan) -> tuple[MessageSpec, ...]:
     user_gram = ArraySpec("user_gram", "int64", ("packed",))
     if plan.secure_sum:
         masked = ArraySpec("masked", "uint8", ("masked_bytes",))
-        return MessageSpec("masked_counts", (masked,)), MessageSpec("masked_statistics", (masked, user_gram))
+        update = () if plan.towers is None else (MessageSpec("masked_update", (masked,)),)
+        return (MessageSpec("masked_counts", (masked,)), MessageSpec("masked_statistics", (masked, user_gram)), *update)
     vectors = ArraySpec("item_vectors", "int64", ("catalogue", "row"))
     grams = ArraySpec("item_grams", "int64", ("catalogue", "packed"))
     extra = (grams,) if plan.privacy.release == "item_gram" else ()
     counts = ArraySpec("counts", "int64", ("counts",))
-    return MessageSpec("counts", (counts,)), MessageSpec("statistics", (vectors, user_gram, *extra))
+    update = () if plan.towers is None else (MessageSpec("update", (ArraySpec(UPDATE, "int64", (_UPDATED,)),)),)
+    return (MessageSpec("counts", (counts,)), MessageSpec("statistics", (vectors, user_gram, *extra)), *update)
 
 
 def contribution_specs(plan: FederationPlan) -> tuple[MessageSpec, ...]:
     """What is derived from interactions: made by a mechanism, charged, journaled."""
-    return _noisy_contributions(plan) if plan.private else _EXACT_CONTRIBUTIONS
+    if plan.private:
+        return _noisy_contributions(plan)
+    return _EXACT_CONTRIBUTIONS if plan.towers is None else (*_EXACT_CONTRIBUTIONS, _exact_update(plan))
 
 
 def reply_specs() -> tuple[MessageSpec, ...]:
@@ -106,9 +148,10 @@ def reply_specs() -> tuple[MessageSpec, ...]:
     return _REPLIES_WITHOUT_DATA
 
 
-def request_contract() -> Mapping[str, MessageSpec]:
-    """What an agent accepts, by kind."""
-    return {spec.kind: spec for spec in _REQUESTS}
+def request_contract(plan: FederationPlan) -> Mapping[str, MessageSpec]:
+    """What an agent accepts under ``plan``, by kind."""
+    answers = reply_contract(plan)
+    return {spec.kind: spec for spec in _requests(plan) if spec.kind in answers}
 
 
 def reply_contract(plan: FederationPlan) -> Mapping[str, MessageSpec]:
@@ -131,6 +174,8 @@ _OPEN_SIZES = {
     "feature_tokens": "feature_tokens",
     "message": "message_bytes",
     "masked": "masked_bytes",
+    ROW_POSITIONS: "rows",
+    UPDATE: _UPDATED,
 }
 
 

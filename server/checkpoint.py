@@ -16,6 +16,7 @@ from common.files import archive, read_archive, write_atomically
 from server.state import FederationState, RoundRecord
 
 _FORMAT = 1
+_TOWERS, _SLOTS = "towers_", "slots_"
 
 
 class CheckpointStore:
@@ -45,6 +46,7 @@ class CheckpointStore:
             "platforms": list(state.vocabulary.owners),
             "user_counts": state.user_counts,
             "value_mean": state.value_mean,
+            "tower_round": state.tower_round,
             "history": [record.as_dict() for record in state.history],
         }
         arrays: dict[str, NDArray[Any]] = {
@@ -53,8 +55,10 @@ class CheckpointStore:
             "item_parameters": state.item_parameters,
             "item_counts": state.item_counts,
             **{f"owners_{index}": rows for index, rows in enumerate(state.vocabulary.owners.values())},
+            **{f"{_TOWERS}{name}": value for name, value in state.towers.items()},
+            **{f"{_SLOTS}{name}": value for name, value in state.tower_slots.items()},
         }
-        path = self.folder / f"round-{state.server_round:06d}.npz"
+        path = self.folder / f"round-{state.server_round + state.tower_round:06d}.npz"
         write_atomically(path, archive(arrays))
         for old in self._files()[: -self._keep]:
             old.unlink()
@@ -105,8 +109,15 @@ def _plan_and_state(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> 
         user_counts=header["user_counts"],
         value_mean=header["value_mean"],
         history=tuple(_record(entry) for entry in header["history"]),
+        towers=_of_prefix(arrays, _TOWERS),
+        tower_slots=_of_prefix(arrays, _SLOTS),
+        tower_round=header.get("tower_round", 0),
     )
     return FederationPlan.model_validate(header["plan"]), state
+
+
+def _of_prefix(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _record(entry: dict[str, object]) -> RoundRecord:

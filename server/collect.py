@@ -15,7 +15,8 @@ from common.config.federation import FederationPlan
 from common.errors import ContractError, FederationError, SecureSumError
 from common.exchange import AgentReply, AgentRequest, Arrays, Kind
 from common.files import write_atomically
-from common.privacy.rounds import masked_lengths, secure_rounds
+from common.privacy.rounds import masked_lengths
+from common.privacy.updates import UPDATE
 from common.privacy.secure_sum import Roster, SecureSumRound, SecureSumServer
 from common.protocol import open_sizes, plan_sizes, reply_contract
 from server.exchange import PlatformExchange
@@ -45,6 +46,7 @@ class Collector(Protocol):
 
     counts_kind: Kind
     statistics_kind: Kind
+    update_kind: Kind
 
     def enrol(self, exchange: PlatformExchange, state: FederationState, identities: Mapping[str, bytes]) -> None:
         """Prepare for a run, after the vocabulary is agreed."""
@@ -64,6 +66,7 @@ class OpenCollector:
 
     counts_kind: Kind = "counts"
     statistics_kind: Kind = "statistics"
+    update_kind: Kind = "update"
 
     def __init__(self, plan: FederationPlan) -> None:
         self._plan = plan
@@ -121,6 +124,7 @@ class SecureCollector:
 
     counts_kind: Kind = "masked_counts"
     statistics_kind: Kind = "masked_statistics"
+    update_kind: Kind = "masked_update"
 
     def __init__(self, plan: FederationPlan, folder: Path) -> None:
         self._plan = plan
@@ -144,12 +148,7 @@ class SecureCollector:
             identities=dict(identities),
             colluders=self._plan.privacy.colluders,
             dropouts=self._plan.privacy.dropouts,
-            rounds=secure_rounds(
-                self._plan.release_plan(),
-                platforms=len(identities),
-                n_items=len(state.vocabulary),
-                row=self._plan.row,
-            ),
+            rounds=self._plan.masked_rounds(len(identities), len(state.vocabulary)),
         )
         _log.info("%s", roster.describe())
         server = SecureSumServer(roster)
@@ -174,8 +173,7 @@ class SecureCollector:
         """
         if self._server is None:
             raise FederationError("the secure sum has no enrolment yet")
-        length = masked_lengths(self._plan.release_plan(), n_items=len(state.vocabulary), row=self._plan.row)
-        current = self._server.open_round(server_round, length[server_round])
+        current = self._server.open_round(server_round, self._masked_length(kind, len(state.vocabulary)))
         for _, reply in answers:
             if not self._open.keeps_contract(exchange, state, reply):
                 continue
@@ -242,10 +240,18 @@ class SecureCollector:
             arrays={"message": np.frombuffer(message, dtype=np.uint8)},
         )
 
+    def _masked_length(self, kind: Kind, n_items: int) -> int:
+        if kind == self.update_kind:
+            return self._plan.update_layout(n_items).size
+        counts, *statistics = masked_lengths(self._plan.release_plan(), n_items=n_items, row=self._plan.row)
+        return counts if kind == self.counts_kind else statistics[0]
+
     def _split(self, kind: Kind, total: NDArray[np.int64], n_items: int) -> Arrays:
         """The arrays that were masked end to end, in order of their names."""
         if kind == self.counts_kind:
             return {"counts": total}
+        if kind == self.update_kind:
+            return {UPDATE: total}
         row = self._plan.row
         vectors = total[-n_items * row :].reshape(n_items, row)
         grams = total[: -n_items * row]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.linalg import initial_item_factors
+from common.parameters import SharedVariable, initial_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,7 @@ class RoundRecord:
         bytes_up, bytes_down: array bytes from and to all platforms.
         objective: the federation's objective at the parameters that the round *started* from; None where privacy
             forbids to know it.
+        phase: what was trained: ``factors`` or ``towers``.
         recall: mean validation Recall@20 over the platforms' own users, or None as above.
         platforms: names of those that contributed.
         failed: error code by name of those that did not.
@@ -35,6 +38,7 @@ class RoundRecord:
     recall: float | None
     platforms: tuple[str, ...]
     failed: dict[str, str] = field(default_factory=dict)
+    phase: str = "factors"
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
@@ -53,6 +57,9 @@ class FederationState:
         user_counts: users by platform (noisy under privacy).
         value_mean: μ, the mean rating; 0 for implicit feedback.
         history: one record a round.
+        towers: the deep model's shared variables by name, float32; empty without one.
+        tower_slots: the server optimiser's state by name, float64.
+        tower_round: rounds of the deep model completed.
     """
 
     run_id: str
@@ -63,6 +70,9 @@ class FederationState:
     user_counts: dict[str, float] = field(default_factory=dict)
     value_mean: float = 0.0
     history: tuple[RoundRecord, ...] = ()
+    towers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    tower_slots: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    tower_round: int = 0
 
     @property
     def objectives(self) -> list[float]:
@@ -93,4 +103,22 @@ def with_vocabulary(state: FederationState, vocabulary: Vocabulary, plan: Federa
     added[:, : model.dimension] = initial_item_factors(len(added), model.dimension, rng, model.init_scale)
     counts = np.concatenate([state.item_counts, np.zeros(len(added))])
     parameters = np.concatenate([state.item_parameters, added])
-    return replace(state, vocabulary=vocabulary, item_parameters=parameters, item_counts=counts)
+    return replace(
+        state,
+        vocabulary=vocabulary,
+        item_parameters=parameters,
+        item_counts=counts,
+        towers=initial_values(plan.tower_variables, len(vocabulary), plan.seed, state.towers),
+        tower_slots=grown_slots(state.tower_slots, plan.tower_variables, len(vocabulary)),
+    )
+
+
+def grown_slots(
+    slots: Mapping[str, NDArray[np.float64]], variables: Sequence[SharedVariable], n_items: int
+) -> dict[str, NDArray[np.float64]]:
+    """The optimiser's state with zeros for the rows of new items."""
+    with_rows = tuple(f"{moment}.{variable.name}" for variable in variables if variable.rows for moment in ("m", "v"))
+    return {
+        name: np.concatenate([slot, np.zeros((n_items - len(slot), *slot.shape[1:]))]) if name in with_rows else slot
+        for name, slot in slots.items()
+    }

@@ -3,6 +3,7 @@
     enrol        round 0: platforms join, the aggregator unites their digests and tells everyone the vocabulary
     count        how many users have each item, once
     train round  item parameters out; each platform's statistics back and into a sum as they arrive; solve
+    train towers the deep model's variables out, platforms' updates back, combined; where the plan has a deep model
     save         the round is durable before the next begins
     finish       final parameters out; each platform builds its own model and says only that it did
 
@@ -35,6 +36,7 @@ from server.features import feature_matrix
 from server.greeting import check_greeting
 from server.private_aggregation import make_aggregation
 from server.state import RoundRecord, fresh_state, with_vocabulary
+from server.tower_aggregation import aggregate_towers
 
 _log = getLogger(__name__)
 
@@ -111,6 +113,9 @@ class FederatedFactorization(Strategy):
         while not self.settled():
             self.train_round(grid)
             self._checkpoints.save(self.state, self.plan)
+        while not self.towers_settled():
+            self.train_towers()
+            self._checkpoints.save(self.state, self.plan)
 
     def enrol(self) -> None:
         """Round 0: learn who is there and what each shares; unite the digests; tell everyone the vocabulary."""
@@ -158,13 +163,40 @@ class FederatedFactorization(Strategy):
         """Whether the last round was the last: all are done, or the objective has stopped falling."""
         if self.state.server_round >= self.plan.server_rounds:
             return True
-        if len(self.state.history) < 2 or self.plan.tolerance == 0:
+        factor_rounds = [record for record in self.state.history if record.phase == "factors"]
+        if self.state.tower_round > 0:
+            return True
+        if len(factor_rounds) < 2 or self.plan.tolerance == 0:
             return False
-        before, last = self.state.history[-2:]
+        before, last = factor_rounds[-2:]
         # Objectives over different platforms do not compare: one that was left out for a round is no progress.
         if before.objective is None or last.objective is None or before.platforms != last.platforms:
             return False
         return before.objective - last.objective < self.plan.tolerance * abs(before.objective)
+
+    def train_towers(self) -> None:
+        """One round of the deep model: shared variables out, platforms' updates back, combined."""
+        started = time.monotonic()
+        self._exchange.reset_counters()
+        tower_round, kind = self.state.tower_round + 1, self._collector.update_kind
+        server_round = self.plan.server_rounds + tower_round
+        answers = self._exchange.ask(self._request(kind, server_round, {"tower_round": tower_round}, self.state.towers))
+        parts = self._collector.contributions(self._exchange, self.state, kind, server_round, answers)
+        step = aggregate_towers(self.plan, self.state, parts)
+        self._require_quorum(len(step.platforms), f"contributed to round {tower_round} of the deep model")
+        record = self._record(server_round, started, step.platforms, objective=step.loss, phase="towers")
+        self.state = replace(step.state, tower_round=tower_round, history=(*self.state.history, record))
+        self._observer.on_round(record)
+
+    def towers_settled(self) -> bool:
+        """Whether the deep model has had its rounds: all, or its loss has stopped falling."""
+        if self.plan.towers is None or self.state.tower_round >= self.plan.towers.training.rounds:
+            return True
+        patience = self.plan.towers.training.patience
+        losses = [r.objective for r in self.state.history if r.phase == "towers" and r.objective is not None]
+        if patience == 0 or len(losses) <= patience:
+            return False
+        return min(losses[-patience:]) >= min(losses[:-patience])
 
     def finish(self, grid: Grid) -> None:
         """Send the final parameters; every platform builds, judges and stores its own model."""
@@ -188,15 +220,8 @@ class FederatedFactorization(Strategy):
         parts = self._collector.contributions(self._exchange, self.state, kind, server_round, answers)
         solved = self._aggregation.solve(self.state, parts)
         self._require_quorum(len(solved.platforms), f"contributed to round {server_round}")
-        record = RoundRecord(
-            round=server_round,
-            seconds=time.monotonic() - self._round_started,
-            bytes_up=self._exchange.bytes_up,
-            bytes_down=self._exchange.bytes_down,
-            objective=solved.objective,
-            recall=solved.recall,
-            platforms=solved.platforms,
-            failed=self._exchange.failed,
+        record = self._record(
+            server_round, self._round_started, solved.platforms, objective=solved.objective, recall=solved.recall
         )
         self.state = replace(
             self.state,
@@ -211,7 +236,8 @@ class FederatedFactorization(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The closing messages: the final item parameters and their popularity."""
-        return self._exchange.messages(self._request("finish", server_round, {}, self._shared_parameters()))
+        final = {**self._shared_parameters(), **self.state.towers}
+        return self._exchange.messages(self._request("finish", server_round, {}, final))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Count who has built its model. Their measurements stay at home."""
@@ -238,6 +264,28 @@ class FederatedFactorization(Strategy):
         self._require_quorum(len(nodes), "joined")
         self._exchange.nodes = {nodes[name]: name for name in sorted(nodes)}
         return {name: replies[name] for name in sorted(nodes)}
+
+    def _record(
+        self,
+        server_round: int,
+        started: float,
+        platforms: tuple[str, ...],
+        *,
+        objective: float | None,
+        recall: float | None = None,
+        phase: str = "factors",
+    ) -> RoundRecord:
+        return RoundRecord(
+            round=server_round,
+            seconds=time.monotonic() - started,
+            bytes_up=self._exchange.bytes_up,
+            bytes_down=self._exchange.bytes_down,
+            objective=objective,
+            recall=recall,
+            platforms=platforms,
+            failed=self._exchange.failed,
+            phase=phase,
+        )
 
     def _request(
         self, kind: Kind, server_round: int, config: dict[str, Json] | None = None, arrays: Arrays | None = None

@@ -9,9 +9,13 @@ from pydantic import Field, model_validator
 from common.config.base import FrozenModel
 from common.config.model import FactorizationConfig
 from common.config.privacy import PrivacyConfig, TunedSetting, tuned_setting
+from common.config.towers import TowerConfig
 from common.errors import PrivacyError, SecureSumError
-from common.privacy.plan import ReleasePlan, calibrate
-from common.privacy.rounds import check_sums_fit
+from common.parameters import SharedVariable, tower_variables
+from common.privacy.plan import ReleasePlan, calibrate, noise_shares
+from common.privacy.secure_sum import RoundSpec
+from common.privacy.updates import UpdateLayout, UpdatePlan
+from common.privacy.rounds import check_sums_fit, secure_rounds
 
 
 class FederationPlan(FrozenModel):
@@ -33,6 +37,8 @@ class FederationPlan(FrozenModel):
     """Seeds the initial item factors, nothing private."""
     model: FactorizationConfig = FactorizationConfig()
     """The factorisation; under privacy ``training`` says what is trained in its place."""
+    towers: TowerConfig | None = None
+    """The deep two-tower model, trained after the factorisation over the same items; null: none."""
     privacy: PrivacyConfig = PrivacyConfig()
 
     @property
@@ -48,8 +54,9 @@ class FederationPlan(FrozenModel):
     @property
     def setting(self) -> TunedSetting:
         """Under privacy, what is trained and how: the defaults for this ε, or ``model`` and ``rounds`` where these count."""
-        tuned = tuned_setting(self.privacy.epsilon)
-        update: dict[str, object] = {"mechanism": self.privacy.resolved()}
+        privacy = self.factor_privacy
+        tuned = tuned_setting(privacy.epsilon)
+        update: dict[str, object] = {"mechanism": privacy.resolved()}
         if not self.privacy.tuned_training:
             own = self.model
             update |= {
@@ -89,12 +96,74 @@ class FederationPlan(FrozenModel):
         return self.setting.rounds if self.private else self.rounds
 
     @property
+    def tower_variables(self) -> tuple[SharedVariable, ...]:
+        """The deep model's shared variables; none without one."""
+        return () if self.towers is None else tower_variables(self.towers)
+
+    @property
     def row(self) -> int:
         """Length of an item's row of shared parameters: d, and the item bias behind it for explicit feedback."""
         return self.training.dimension + (1 if self.model.feedback == "explicit" else 0)
 
+    @property
+    def delta(self) -> float:
+        """δ of the whole run."""
+        stated = self.privacy.delta
+        return 1 / (10 * self.privacy.user_bound) if stated is None else stated
+
+    @property
+    def factor_privacy(self) -> PrivacyConfig:
+        """What the factorisation may spend: all, or what the deep model leaves of ε and δ (basic composition)."""
+        if self.towers is None:
+            return self.privacy
+        rest = 1 - self.towers.privacy.share
+        return self.privacy.model_copy(update={"epsilon": rest * self.privacy.epsilon, "delta": rest * self.delta})
+
+    def update_plan(self) -> UpdatePlan:
+        """Every release of the deep model that a platform makes in a run, with its noise.
+
+        Raises:
+            PrivacyError: there is no deep model, no noise is stated, or nobody's noise would protect the sum.
+        """
+        if self.towers is None or self.towers.privacy.noise_multiplier is None or self.platforms is None:
+            raise PrivacyError(
+                "plan.towers.privacy.noise_multiplier: under privacy it is part of the plan, since the aggregator has no "
+                "accountant; `crossfed-simulate noise PLAN` computes it for plan.privacy.epsilon"
+            )
+        own = self.towers.privacy
+        return UpdatePlan.of(
+            epsilon=own.share * self.privacy.epsilon,
+            delta=own.share * self.delta,
+            clip_norm=own.clip_norm,
+            noise_multiplier=self.towers.privacy.noise_multiplier,
+            sampling_rate=own.sampling_rate,
+            rounds=self.towers.training.rounds,
+            shares=noise_shares(self.privacy, self.platforms),
+            masked=self.secure_sum,
+        )
+
+    def update_layout(self, n_items: int) -> UpdateLayout:
+        """Where each shared variable of the deep model is in a sum over a vocabulary of ``n_items``."""
+        return UpdateLayout(self.tower_variables, n_items)
+
+    def masked_rounds(self, platforms: int, n_items: int) -> tuple[RoundSpec, ...]:
+        """The rounds of the secure sum: counts, the factorisation's rounds, those of the deep model.
+
+        Raises:
+            SecureSumError: a sum fits no ring.
+        """
+        deep = self.towers is not None
+        return secure_rounds(
+            self.release_plan(),
+            platforms=platforms,
+            n_items=n_items,
+            row=self.row,
+            updates=self.update_plan() if deep else None,
+            update_size=self.update_layout(n_items).size if deep else 0,
+        )
+
     def release_plan(self) -> ReleasePlan:
-        """Every release that a platform makes in a run, with its noise.
+        """Every release of the factorisation that a platform makes in a run, with its noise.
 
         Raises:
             PrivacyError: ``mode: none``, no number of platforms, or a combination that protects nobody.
@@ -102,7 +171,7 @@ class FederationPlan(FrozenModel):
         if self.platforms is None:
             raise PrivacyError("plan.platforms: under privacy the number of platforms must be set")
         return calibrate(
-            self.privacy,
+            self.factor_privacy,
             n_users_bound=self.privacy.user_bound,
             rounds=self.server_rounds,
             platforms=self.platforms,

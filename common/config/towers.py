@@ -74,7 +74,10 @@ class TowerPrivacy(FrozenModel):
     clip_norm: Annotated[float, Field(gt=0)] = 0.5
     """Of a user's whole gradient, over all shared variables."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Of the run's ε that goes to the deep model; the factorisation keeps the rest."""
+    """Of the run's ε and δ that goes to the deep model; the factorisation keeps the rest."""
+    noise_multiplier: Annotated[float, Field(gt=0)] | None = None
+    """z = σ / clip_norm of one round's sum. Part of the plan, since the aggregator has no accountant; every platform checks
+    with its own that the rounds stay within the deep model's part of ε. Simulations compute it."""
 
 
 class TowerConfig(FrozenModel):

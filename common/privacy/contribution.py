@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common.errors import PrivacyError
 
-ContributionKind = Literal["counts", "statistics", "update"]
+ContributionKind = Literal["counts", "statistics", "update", "cooccurrence"]
 ReleasedArray: TypeAlias = NDArray[np.int64] | NDArray[np.floating]
 ReleaseMechanism = Literal["none", "gaussian", "subsampled-gaussian"]
 

@@ -126,7 +126,7 @@ def calibrate(config: PrivacyConfig, *, n_users_bound: int, rounds: int, platfor
         raise PrivacyError(f"privacy.delta: {delta:g} is above 1/n = {1 / n_users_bound:g}; lower it")
     parameters = config.resolved()
     mu = mu_from_epsilon(config.epsilon, delta)
-    summed = _Summed(shares=_noise_shares(config, platforms), masked=config.noise == "secure_sum")
+    summed = _Summed(shares=noise_shares(config, platforms), masked=config.noise == "secure_sum")
     counts = GaussianNoise(
         sensitivity=math.sqrt(parameters.max_count_contribution + 1),
         noise_multiplier=_multiplier(mu, parameters.counts_share),
@@ -182,7 +182,12 @@ def _round_noise(
     )
 
 
-def _noise_shares(config: PrivacyConfig, platforms: int) -> int:
+def noise_shares(config: PrivacyConfig, platforms: int) -> int:
+    """Over how many honest platforms, at least, one noise is divided; 1 where each adds all of it.
+
+    Raises:
+        PrivacyError: nobody is left whose noise protects the sum.
+    """
     if config.noise == "per_platform":
         return 1
     honest = platforms - config.colluders - config.dropouts

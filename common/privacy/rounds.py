@@ -8,6 +8,7 @@ from common.errors import SecureSumError
 from common.linalg import packed_size
 from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise, ReleasePlan
 from common.privacy.secure_sum import RingBits, RingConfig, RoundSpec, noise_tail
+from common.privacy.updates import UpdatePlan
 
 SHARE_STD = 2.0**LOG2_SHARE_STEPS
 """Standard deviation, in grid steps, of the noise share that each platform adds."""
@@ -23,14 +24,18 @@ def masked_lengths(plan: ReleasePlan, *, n_items: int, row: int) -> tuple[int, .
     return (n_items + 1, *(statistics for _ in plan.rounds))
 
 
-def secure_rounds(plan: ReleasePlan, *, platforms: int, n_items: int, row: int) -> tuple[RoundSpec, ...]:
+def secure_rounds(
+    plan: ReleasePlan, *, platforms: int, n_items: int, row: int, updates: UpdatePlan | None = None, update_size: int = 0
+) -> tuple[RoundSpec, ...]:
     """One specification a round: what is summed, in the smallest ring that its public bounds fit.
 
     Args:
-        plan: the run's releases.
+        plan: the run's releases of the factorisation.
         platforms: P.
         n_items: m, the vocabulary's size.
         row: d.
+        updates: the deep model's releases, in the rounds after those of the factorisation.
+        update_size: values of one of them.
 
     Raises:
         SecureSumError: the bounds fit no ring; lower ``privacy.user_bound``.
@@ -42,10 +47,15 @@ def secure_rounds(plan: ReleasePlan, *, platforms: int, n_items: int, row: int) 
         for part in plan.rounds
     ]
     labels = ["counts", *(f"statistics {index}" for index in range(1, len(plan.rounds) + 1))]
-    return tuple(
+    specs = tuple(
         RoundSpec(label=label, ring=_ring(plan, noise, platforms, length), noise_std=SHARE_STD)
         for label, noise, length in zip(labels, noises, lengths, strict=True)
     )
+    if updates is None:
+        return specs
+    ring = _ring(plan, (updates.noise,), platforms, update_size)
+    numbers = range(1, updates.rounds + 1)
+    return (*specs, *(RoundSpec(label=f"update {number}", ring=ring, noise_std=SHARE_STD) for number in numbers))
 
 
 def check_sums_fit(plan: ReleasePlan, *, platforms: int) -> None:

@@ -36,6 +36,13 @@ class SystemNoise:
         return np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
 
 
+def bernoulli(count: int, probability: float, source: NoiseSource) -> NDArray[np.bool_]:
+    """Bool ``[count]``: independent coins, true with ``probability`` rounded down to a multiple of 2⁻⁶⁴."""
+    if probability >= 1:
+        return np.ones(count, dtype=bool)
+    return source.words(count) < np.uint64(int(probability * 2.0**64))
+
+
 def discrete_gaussian(size: int, log2_sigma: int, source: NoiseSource) -> NDArray[np.int64]:
     """``size`` exact draws of N_Z(0, σ²), P(x) ∝ exp(−x²/2σ²) on the integers, with σ = 2^``log2_sigma``.
 

@@ -1,0 +1,90 @@
+"""A platform's part in the linear road: how many of its users have each two of its shared items."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.dataset import UserItemMatrix
+from client.data.training import TrainingData
+from common.config.linear import LinearConfig
+from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.cooccurrence import CooccurrenceMechanism, packed_products
+from common.privacy.mechanism import PlainMechanism
+
+
+class LinearContributor:
+    """Makes the one contribution of kind ``cooccurrence``: Σ_u x_u x_uᵀ over the kept items.
+
+    Values count as presence: x_ui is the user's weight on every item of the history.
+
+    Args:
+        config: public parameters, from the platform's own configuration.
+        data: the platform's.
+        mechanism: bounds and noise under user-level privacy; None for ``mode: none``, where the sums are exact.
+        dense: whether the statistics cover every kept item of the vocabulary, and not the own ones alone; under secure
+            summation every platform adds its noise to every pair.
+    """
+
+    def __init__(
+        self,
+        config: LinearConfig,
+        data: TrainingData,
+        mechanism: CooccurrenceMechanism | None = None,
+        *,
+        dense: bool = False,
+    ) -> None:
+        self._config = config
+        self._matrix = data.train.select_items(data.shared_columns)
+        self._mechanism = mechanism
+        self._dense = dense
+
+    def releases(self) -> tuple[Release, ...]:
+        """What the ledger sets aside and charges."""
+        return PlainMechanism().releases("cooccurrence") if self._mechanism is None else self._mechanism.releases()
+
+    def columns(
+        self, item_counts: NDArray[np.floating], shared_positions: NDArray[np.integer]
+    ) -> NDArray[np.int64]:
+        """Vocabulary positions of the k rows and columns of the contribution, rising.
+
+        Args:
+            item_counts: float ``[m]``; released counts, as every platform and the aggregator see them.
+            shared_positions: int ``[m_p]``; positions of the items that this platform shares, in order of column.
+
+        Raises:
+            ConfigError: the vocabulary is larger than ``linear.max_items`` and nothing prunes it.
+        """
+        kept = self._config.columns(item_counts, private=self._mechanism is not None)
+        return kept if self._dense else kept[np.isin(kept, shared_positions)]
+
+    def cooccurrence(
+        self, item_counts: NDArray[np.floating], shared_positions: NDArray[np.integer]
+    ) -> PrivatizedContribution:
+        """The statistics at released ``item_counts``.
+
+        Returns:
+            Array ``cooccurrence`` ``[k(k + 1)/2]`` in the order of :meth:`columns`: float64 and exact for ``mode: none``,
+            else int64 grid steps with off-diagonals times √2.
+
+        Raises:
+            ConfigError: as :meth:`columns`.
+        """
+        columns = self.columns(item_counts, shared_positions)
+        matrix = _laid_out(self._matrix, shared_positions, columns, len(item_counts))
+        if self._mechanism is not None:
+            return self._mechanism.release(matrix.indptr, matrix.indices, n_items=matrix.n_items)
+        weights = np.maximum(matrix.row_lengths, 1).astype(np.float64) ** (-2 * self._config.user_weighting)
+        packed = packed_products(matrix.indptr, matrix.indices, weights, weights, matrix.n_items)
+        return PlainMechanism().release("cooccurrence", 0, {"cooccurrence": packed.astype(np.float64, copy=False)})
+
+
+def _laid_out(
+    matrix: UserItemMatrix, positions: NDArray[np.integer], columns: NDArray[np.int64], n_items: int
+) -> UserItemMatrix:
+    """Interactions in columns of the own shared items as n × k; what is not among ``columns`` falls out."""
+    place = np.full(n_items, -1, dtype=np.int32)
+    place[columns] = np.arange(len(columns), dtype=np.int32)
+    target = place[positions]
+    kept = matrix.select_entries(target[matrix.indices] >= 0)
+    return UserItemMatrix(kept.indptr, target[kept.indices], kept.values, kept.times, len(columns))

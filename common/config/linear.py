@@ -1,0 +1,69 @@
+"""The linear road between platforms: ridge regression from shared items to the items that a platform lacks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from common.config.base import FrozenModel
+from common.errors import ConfigError
+
+
+class LinearPrivacy(FrozenModel):
+    """How the item-item statistics are released under user-level privacy; one release a run."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Of the run's budget (of μ²) that the statistics take; the factorisation keeps the rest."""
+    history_norm: Annotated[float, Field(gt=0)] = 1.0
+    """c: largest L2 norm of a user's weighted history x; x xᵀ then has Frobenius norm c², the sensitivity."""
+    kept_items: Annotated[int, Field(ge=1)] = 1000
+    """Only that many items, the first by released count: noise is added to each pair."""
+
+
+class LinearConfig(FrozenModel):
+    """EASE^R (Steck 2019, "Embarrassingly shallow autoencoders") restricted to the columns that two platforms share.
+
+    Statistics are k(k + 1)/2 numbers for k items and the solve takes k³/3 multiplications, so k is limited.
+    """
+
+    regularization: Annotated[float, Field(gt=0)] = 300.0
+    """λ, in units of weighted users; with ``user_weighting`` 0.25 a tenth of it does as well."""
+    user_weighting: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """a: a user's history of n items counts n^−a for each, so that long histories do not outvote short ones."""
+    max_items: Annotated[int, Field(ge=1, le=20_000)] = 6000
+    """Most items k whose statistics a platform is asked for; 6,000 are 144 MB a platform and about 1 GB in the solve."""
+    kept_items: Annotated[int, Field(ge=1)] | None = None
+    """Only so many items, the first by released count; the whole vocabulary unless given. ``mode: none`` only."""
+    privacy: LinearPrivacy = LinearPrivacy()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, kept in (("kept_items", self.kept_items), ("privacy.kept_items", self.privacy.kept_items)):
+            if kept is not None and kept > self.max_items:
+                raise ValueError(f"{name}: {kept} items are above max_items = {self.max_items}")
+        return self
+
+    def columns(self, item_counts: NDArray[np.floating], *, private: bool) -> NDArray[np.int64]:
+        """The vocabulary positions whose statistics are gathered, rising; the same on every platform and the aggregator.
+
+        Args:
+            item_counts: float ``[m]``; counts that were released, never a platform's own.
+            private: whether the run is under user-level privacy.
+
+        Returns:
+            int64 ``[k]``, k ≤ ``max_items``. Of items with equal counts the earlier are kept.
+
+        Raises:
+            ConfigError: the whole vocabulary would be taken and is larger than ``max_items``.
+        """
+        kept = self.privacy.kept_items if private else self.kept_items
+        if kept is None and len(item_counts) > self.max_items:
+            raise ConfigError(
+                f"linear: the vocabulary has {len(item_counts)} items, more than linear.max_items = {self.max_items}; "
+                "set linear.kept_items to prune rare ones, or raise linear.max_items"
+            )
+        order = np.argsort(-np.asarray(item_counts, dtype=np.float64), kind="stable")[:kept]
+        return np.sort(order).astype(np.int64)

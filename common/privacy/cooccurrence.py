@@ -1,0 +1,179 @@
+"""Item-item statistics of a platform's users for the linear road: weigh, quantise, sum, add noise.
+
+Neighbouring data sets differ by one user's whole history on one platform, added or removed.
+
+Sensitivity: a user with n ≥ 1 kept items has x_i = s on each and 0 elsewhere, where s = min(n^−a, c/√n), so
+‖x‖₂ = s·√n ≤ c. The user adds x xᵀ to the sum, of which the upper triangle is sent with off-diagonal entries times √2:
+
+    Σ_i x_i⁴ + Σ_{i<j} (√2·x_i·x_j)² = Σ_{i,j} x_i²·x_j² = ‖x xᵀ‖_F² = ‖x‖₂⁴ ≤ c⁴,
+
+so the L2 sensitivity of the whole packed triangle is c², however many items the user has. s depends on that user's history,
+the released counts that choose the kept items, and public parameters alone. Quantising toward zero and the shrink by
+1 − 2⁻³⁰ can only lower it; noise is exact and added in integers (:mod:`common.privacy.mechanism` says why).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from common.config.linear import LinearConfig
+from common.errors import PrivacyError
+from common.linalg import packed_size
+from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.minting import mint
+from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise
+from common.privacy.sampler import NoiseSource, SystemNoise, discrete_gaussian
+
+_SHRINK = 1 - 2.0**-30
+_BLOCK = 256
+_NOISE_BLOCK = 1 << 20
+_LARGEST_SUM_BITS = 62
+
+
+def cooccurrence_noise(config: LinearConfig, *, mu: float, shares: int = 1, masked: bool = False) -> GaussianNoise:
+    """The noise of the statistics, released once in a run.
+
+    Args:
+        config: names the share of the budget and c.
+        mu: of the whole run. What else the run releases must fit μ·√(1 − share).
+        shares: over how many honest platforms at least the noise is divided.
+        masked: whether the statistics leave masked for a secure sum.
+    """
+    multiplier = (1 + 1e-12) / (mu * math.sqrt(config.privacy.share))
+    return GaussianNoise(
+        sensitivity=config.privacy.history_norm**2, noise_multiplier=multiplier, shares=shares, masked=masked
+    )
+
+
+def packed_products(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    diagonal: NDArray[np.floating] | NDArray[np.int64],
+    off_diagonal: NDArray[np.floating] | NDArray[np.int64],
+    n_items: int,
+) -> NDArray[np.float64] | NDArray[np.int64]:
+    """Σ_u w_u·(who has both i and j), the upper triangle, row by row.
+
+    Args:
+        indptr: int64 ``[n + 1]``.
+        indices: int32 ``[nnz]``, unique within a row.
+        diagonal: ``[n]``; w_u of the entries i = j.
+        off_diagonal: ``[n]``, of the same dtype; w_u of the entries i < j. Sums of integers are exact.
+        n_items: k.
+
+    Returns:
+        ``[k(k + 1)/2]`` of the weights' dtype. Scratch memory is a block of rows, whatever k is.
+    """
+    shape = (len(indptr) - 1, n_items)
+    lengths = np.diff(indptr)
+    ones = np.ones(len(indices), dtype=off_diagonal.dtype)
+    columns = sp.csr_array((ones, indices, indptr), shape=shape).tocsc()
+    weighted = sp.csr_array((np.repeat(off_diagonal, lengths), indices, indptr), shape=shape)
+    on_diagonal = np.zeros(n_items, dtype=diagonal.dtype)
+    np.add.at(on_diagonal, indices, np.repeat(diagonal, lengths))
+    packed = np.empty(packed_size(n_items), dtype=off_diagonal.dtype)
+    filled = 0
+    for start in range(0, n_items, _BLOCK):
+        rows = (columns[:, start : start + _BLOCK].T @ weighted).toarray()
+        for offset, row in enumerate(rows):
+            item = start + offset
+            packed[filled] = on_diagonal[item]
+            packed[filled + 1 : filled + n_items - item] = row[item + 1 :]
+            filled += n_items - item
+    return packed
+
+
+@dataclass(frozen=True, eq=False)
+class CooccurrenceMechanism:
+    """Releases Σ_u x_u x_uᵀ of one platform's users once.
+
+    Guarantees:
+        What is released is 1/z-GDP for every user of this platform, z being ``noise.noise_multiplier``, provided that
+        where ``noise.masked`` only the sum with the shares of at least ``noise.shares`` honest platforms is seen.
+
+    Attributes:
+        noise: from :func:`cooccurrence_noise`.
+        config: user weighting and c.
+        source: the system's generator unless a test injects another.
+    """
+
+    noise: GaussianNoise
+    config: LinearConfig
+    source: NoiseSource = SystemNoise()
+
+    def __post_init__(self) -> None:
+        if self.noise.sensitivity < self.config.privacy.history_norm**2:
+            raise PrivacyError("linear.privacy.history_norm: is above what the noise was made for; make the noise anew")
+
+    def releases(self) -> tuple[Release, ...]:
+        """What the ledger charges."""
+        multiplier = self.noise.noise_multiplier
+        return (Release(kind="cooccurrence", mechanism="gaussian", noise_multiplier=multiplier),)
+
+    def release(
+        self, indptr: NDArray[np.int64], indices: NDArray[np.int32], *, n_items: int
+    ) -> PrivatizedContribution:
+        """The noisy statistics of the kept items.
+
+        Args:
+            indptr: int64 ``[n + 1]``, row ``u`` is ``indptr[u]:indptr[u + 1]``.
+            indices: int32 ``[nnz]``; positions among the k kept items, unique within a row.
+            n_items: k.
+
+        Returns:
+            Array ``cooccurrence``, int64 ``[k(k + 1)/2]``: grid steps, off-diagonals times √2, noise on every entry.
+
+        Raises:
+            PrivacyError: rows that are not valid, or noise so small that the sums would not fit 64 bits.
+        """
+        lengths = _checked_lengths(indptr, indices, n_items)
+        if self.noise.sum_bits(len(lengths), 1) > _LARGEST_SUM_BITS:
+            raise PrivacyError("linear.privacy: the noise is so small that sums would overflow; lower the share or ε")
+        squares = self._scales(lengths) ** 2 / self.noise.grid_step
+        # Integers from here on: sums are exact.
+        diagonal, off_diagonal = squares.astype(np.int64), (squares * math.sqrt(2)).astype(np.int64)
+        sums = packed_products(indptr, indices, diagonal, off_diagonal, n_items).astype(np.int64, copy=False)
+        for part in _parts(len(sums)):
+            sums[part] += discrete_gaussian(part.stop - part.start, LOG2_SHARE_STEPS, self.source)
+        return mint(
+            kind="cooccurrence",
+            server_round=0,
+            private=True,
+            arrays={"cooccurrence": sums},
+            grid_steps={"cooccurrence": self.noise.grid_step},
+            masked=frozenset({"cooccurrence"} if self.noise.masked else ()),
+            releases=self.releases(),
+        )
+
+    def _scales(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Float64 ``[n]``: s = min(n^−a, c/√n), a little less than that."""
+        n = np.maximum(lengths, 1).astype(np.float64)
+        scales: NDArray[np.float64] = np.minimum(
+            n**-self.config.user_weighting, self.config.privacy.history_norm / np.sqrt(n)
+        )
+        return scales * _SHRINK
+
+
+def _parts(size: int) -> Iterator[slice]:
+    """Slices that bound the memory of the sampler."""
+    for start in range(0, size, _NOISE_BLOCK):
+        yield slice(start, min(start + _NOISE_BLOCK, size))
+
+
+def _checked_lengths(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_items: int) -> NDArray[np.int64]:
+    """Row lengths, after checking what the sensitivity rests on: rows in order, items in range and unique in a row."""
+    lengths = np.diff(indptr)
+    if len(indptr) < 1 or indptr[0] != 0 or (lengths < 0).any() or indptr[-1] != len(indices):
+        raise PrivacyError("indptr: must rise from 0 to the number of entries")
+    if len(indices) and (indices.min() < 0 or indices.max() >= n_items):
+        raise PrivacyError(f"indices: items must lie in 0..{n_items - 1}")
+    cells = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths) * n_items + indices
+    if len(np.unique(cells)) != len(cells):
+        raise PrivacyError("indices: an item occurs twice in a row; clean the interactions first")
+    return lengths

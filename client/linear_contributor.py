@@ -22,30 +22,20 @@ class LinearContributor:
         config: public parameters, from the platform's own configuration.
         data: the platform's.
         mechanism: bounds and noise under user-level privacy; None for ``mode: none``, where the sums are exact.
-        dense: whether the statistics cover every kept item of the vocabulary, and not the own ones alone; under secure
-            summation every platform adds its noise to every pair.
     """
 
     def __init__(
-        self,
-        config: LinearConfig,
-        data: TrainingData,
-        mechanism: CooccurrenceMechanism | None = None,
-        *,
-        dense: bool = False,
+        self, config: LinearConfig, data: TrainingData, mechanism: CooccurrenceMechanism | None = None
     ) -> None:
         self._config = config
         self._matrix = data.train.select_items(data.shared_columns)
         self._mechanism = mechanism
-        self._dense = dense
 
     def releases(self) -> tuple[Release, ...]:
         """What the ledger sets aside and charges."""
         return PlainMechanism().releases("cooccurrence") if self._mechanism is None else self._mechanism.releases()
 
-    def columns(
-        self, item_counts: NDArray[np.floating], shared_positions: NDArray[np.integer]
-    ) -> NDArray[np.int64]:
+    def columns(self, item_counts: NDArray[np.floating], shared_positions: NDArray[np.integer]) -> NDArray[np.int64]:
         """Vocabulary positions of the k rows and columns of the contribution, rising.
 
         Args:
@@ -56,7 +46,7 @@ class LinearContributor:
             ConfigError: the vocabulary is larger than ``linear.max_items`` and nothing prunes it.
         """
         kept = self._config.columns(item_counts, private=self._mechanism is not None)
-        return kept if self._dense else kept[np.isin(kept, shared_positions)]
+        return kept[np.isin(kept, shared_positions)]
 
     def cooccurrence(
         self, item_counts: NDArray[np.floating], shared_positions: NDArray[np.integer]

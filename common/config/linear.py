@@ -21,6 +21,8 @@ class LinearPrivacy(FrozenModel):
     """c: largest L2 norm of a user's weighted history x; x xᵀ then has Frobenius norm c², the sensitivity."""
     kept_items: Annotated[int, Field(ge=1)] = 1000
     """Only that many items, the first by released count: noise is added to each pair."""
+    regularization: Annotated[float, Field(gt=0)] = 100.0
+    """λ under privacy, where histories have norm c and the noise has a spectrum of its own."""
 
 
 class LinearConfig(FrozenModel):

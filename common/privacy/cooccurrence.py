@@ -116,9 +116,7 @@ class CooccurrenceMechanism:
         multiplier = self.noise.noise_multiplier
         return (Release(kind="cooccurrence", mechanism="gaussian", noise_multiplier=multiplier),)
 
-    def release(
-        self, indptr: NDArray[np.int64], indices: NDArray[np.int32], *, n_items: int
-    ) -> PrivatizedContribution:
+    def release(self, indptr: NDArray[np.int64], indices: NDArray[np.int32], *, n_items: int) -> PrivatizedContribution:
         """The noisy statistics of the kept items.
 
         Args:

@@ -35,21 +35,30 @@ class LinearContributor:
         """What the ledger sets aside and charges."""
         return PlainMechanism().releases("cooccurrence") if self._mechanism is None else self._mechanism.releases()
 
-    def columns(self, item_counts: NDArray[np.floating], shared_positions: NDArray[np.integer]) -> NDArray[np.int64]:
+    def columns(
+        self,
+        item_counts: NDArray[np.floating],
+        owners: NDArray[np.bool_],
+        shared_positions: NDArray[np.integer],
+    ) -> NDArray[np.int64]:
         """Vocabulary positions of the k rows and columns of the contribution, rising.
 
         Args:
             item_counts: float ``[m]``; released counts, as every platform and the aggregator see them.
+            owners: bool ``[m, P]``; who shares which item.
             shared_positions: int ``[m_p]``; positions of the items that this platform shares, in order of column.
 
         Raises:
             ConfigError: the vocabulary is larger than ``linear.max_items`` and nothing prunes it.
         """
-        kept = self._config.columns(item_counts, private=self._mechanism is not None)
+        kept = self._config.columns(item_counts, owners, private=self._mechanism is not None)
         return kept[np.isin(kept, shared_positions)]
 
     def cooccurrence(
-        self, item_counts: NDArray[np.floating], shared_positions: NDArray[np.integer]
+        self,
+        item_counts: NDArray[np.floating],
+        owners: NDArray[np.bool_],
+        shared_positions: NDArray[np.integer],
     ) -> PrivatizedContribution:
         """The statistics at released ``item_counts``.
 
@@ -60,7 +69,7 @@ class LinearContributor:
         Raises:
             ConfigError: as :meth:`columns`.
         """
-        columns = self.columns(item_counts, shared_positions)
+        columns = self.columns(item_counts, owners, shared_positions)
         matrix = _laid_out(self._matrix, shared_positions, columns, len(item_counts))
         if self._mechanism is not None:
             return self._mechanism.release(matrix.indptr, matrix.indices, n_items=matrix.n_items)

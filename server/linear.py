@@ -58,7 +58,7 @@ class ItemStatistics:
     @classmethod
     def released(cls, columns: NDArray[np.int64], steps: NDArray[np.int64], grid_step: float) -> ItemStatistics:
         """What :class:`common.privacy.cooccurrence.CooccurrenceMechanism` released, in the unit of the exact sums."""
-        packed = steps * (grid_step / math.sqrt(2))
+        packed = np.asarray(steps, dtype=np.float64) * (grid_step / math.sqrt(2))
         k = len(columns)
         rows = np.arange(k, dtype=np.int64)
         if packed.shape == (packed_size(k),):

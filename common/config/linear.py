@@ -20,7 +20,7 @@ class LinearPrivacy(FrozenModel):
     history_norm: Annotated[float, Field(gt=0)] = 1.0
     """c: largest L2 norm of a user's weighted history x; x xᵀ then has Frobenius norm c², the sensitivity."""
     kept_items: Annotated[int, Field(ge=1)] = 1000
-    """Only that many items, the first by released count: noise is added to each pair."""
+    """Only that many items, the first by released count in each group of owners: noise is added to each pair."""
     regularization: Annotated[float, Field(gt=0)] = 100.0
     """λ under privacy, where histories have norm c and the noise has a spectrum of its own."""
 
@@ -38,7 +38,7 @@ class LinearConfig(FrozenModel):
     max_items: Annotated[int, Field(ge=1, le=20_000)] = 6000
     """Most items k whose statistics a platform is asked for; 6,000 are 144 MB a platform and about 1 GB in the solve."""
     kept_items: Annotated[int, Field(ge=1)] | None = None
-    """Only so many items, the first by released count; the whole vocabulary unless given. ``mode: none`` only."""
+    """Only so many items, the first by released count in each group of owners; the whole vocabulary unless given. ``mode: none`` only."""
     privacy: LinearPrivacy = LinearPrivacy()
 
     @model_validator(mode="after")
@@ -48,11 +48,17 @@ class LinearConfig(FrozenModel):
                 raise ValueError(f"{name}: {kept} items are above max_items = {self.max_items}")
         return self
 
-    def columns(self, item_counts: NDArray[np.floating], *, private: bool) -> NDArray[np.int64]:
+    def columns(
+        self, item_counts: NDArray[np.floating], owners: NDArray[np.bool_], *, private: bool
+    ) -> NDArray[np.int64]:
         """The vocabulary positions whose statistics are gathered, rising; the same on every platform and the aggregator.
+
+        Items are taken in turn from each group of items with the same owners, most counted first: ranked all together,
+        the items that only a small platform has would fall out, which are those that others can learn of.
 
         Args:
             item_counts: float ``[m]``; counts that were released, never a platform's own.
+            owners: bool ``[m, P]``; who shares which item.
             private: whether the run is under user-level privacy.
 
         Returns:
@@ -62,10 +68,16 @@ class LinearConfig(FrozenModel):
             ConfigError: the whole vocabulary would be taken and is larger than ``max_items``.
         """
         kept = self.privacy.kept_items if private else self.kept_items
-        if kept is None and len(item_counts) > self.max_items:
-            raise ConfigError(
-                f"linear: the vocabulary has {len(item_counts)} items, more than linear.max_items = {self.max_items}; "
-                "set linear.kept_items to prune rare ones, or raise linear.max_items"
-            )
-        order = np.argsort(-np.asarray(item_counts, dtype=np.float64), kind="stable")[:kept]
-        return np.sort(order).astype(np.int64)
+        if kept is None:
+            if len(item_counts) > self.max_items:
+                raise ConfigError(
+                    f"linear: the vocabulary has {len(item_counts)} items, more than linear.max_items = "
+                    f"{self.max_items}; set linear.kept_items to prune rare ones, or raise linear.max_items"
+                )
+            return np.arange(len(item_counts), dtype=np.int64)
+        _, group = np.unique(owners, axis=0, return_inverse=True)
+        by_count = np.lexsort((-np.asarray(item_counts, dtype=np.float64), group.ravel()))
+        starts = np.cumsum(np.bincount(group.ravel())) - np.bincount(group.ravel())
+        turn = np.empty(len(item_counts), dtype=np.int64)
+        turn[by_count] = np.arange(len(item_counts)) - starts[group.ravel()[by_count]]
+        return np.sort(np.argsort(turn, kind="stable")[:kept]).astype(np.int64)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse as sp
@@ -105,7 +105,7 @@ class CooccurrenceMechanism:
 
     noise: GaussianNoise
     config: LinearConfig
-    source: NoiseSource = SystemNoise()
+    source: NoiseSource = field(default_factory=SystemNoise)
 
     def __post_init__(self) -> None:
         if self.noise.sensitivity < self.config.privacy.history_norm**2:

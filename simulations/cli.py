@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -150,6 +151,50 @@ def sweep(
         table = run_sweep(chosen, _epsilons(epsilon), draws=draws, folder=folder, on_stage=status.update)
     console.print(table)
     console.print(f"\nwritten: {folder / 'sweep.json'}, {folder / 'sweep.png'}")
+
+
+@app.command()
+def tune(
+    scenario: Annotated[str, typer.Argument(help="A shipped scenario's name, or the path of your own YAML.")],
+    trials: Annotated[int, typer.Option(min=1, help="Settings to try, those of an earlier call included.")] = 30,
+    output: Annotated[Path | None, typer.Option(help="Folder for tune.db and tried.json.")] = None,
+    accept_cost: Annotated[
+        bool, typer.Option("--accept-cost", help="Under privacy: tune although each trial is a run that costs ε.")
+    ] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value, as for run.")] = None,
+    data: Annotated[Path | None, typer.Option(help="As for run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="As for run.")] = None,
+) -> None:
+    """Search settings of the plan on validation users: the scenario's search section, or a space that ships.
+
+    Every trial is a whole federation; test interactions are not looked at. The same command goes on after an interruption,
+    and with more --trials it tries more.
+
+    Example: crossfed-simulate tune movies --data ~/datasets --trials 50
+    """
+    from simulations.tune import as_overrides, cost_of
+    from simulations.tune import tune as search
+    from simulations.tune_display import TrialDisplay
+
+    chosen = _load(scenario, set_ or [], data, seed)
+    folder = output or Path("out") / f"{chosen.name}-tune"
+    console = Console()
+    with TrialDisplay(console, trials) as display:
+        tuning = search(
+            chosen,
+            trials=trials,
+            folder=folder,
+            accept_cost=accept_cost,
+            on_stage=display.on_stage,
+            on_trial=display.on_trial,
+        )
+    console.print(tuning.table)
+    if cost := cost_of(chosen, trials):
+        console.print(f"{cost}.")
+    if tuning.best is not None:
+        settings = " ".join(f"--set {shlex.quote(override)}" for override in as_overrides(tuning.best.settings))
+        console.print(f"best: crossfed-simulate run {shlex.quote(scenario)} {settings}", soft_wrap=True, markup=False)
+    console.print(f"written: {folder / 'tried.json'}")
 
 
 @app.command()

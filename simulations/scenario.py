@@ -94,6 +94,43 @@ class CrossConfig(FrozenModel):
     """Tuning runs, each with other items hidden, over which β is averaged: one run's best β is mostly luck."""
 
 
+class SearchParameter(FrozenModel):
+    """What ``crossfed-simulate tune`` may set one key of the plan to: a range or some choices."""
+
+    low: int | float | None = None
+    """Lowest value; whole numbers are drawn where ``low`` and ``high`` are whole."""
+    high: int | float | None = None
+    log: bool = False
+    """Whether the logarithm is drawn uniformly, not the value."""
+    choices: tuple[bool | int | float | str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ranged = self.low is not None and self.high is not None
+        if (self.low is None) != (self.high is None) or ranged == (self.choices is not None):
+            raise ValueError("low and high, choices: give a range or choices")
+        if self.choices == ():
+            raise ValueError("choices: name at least one")
+        if self.low is not None and self.high is not None:
+            if self.low > self.high:
+                raise ValueError(f"low: {self.low:g} is above high")
+            if self.log and self.low <= 0:
+                raise ValueError(f"low: {self.low:g}; a logarithmic range begins above 0")
+        return self
+
+    def values(self) -> tuple[bool | int | float | str, ...]:
+        """The ends of the range, or the choices."""
+        if self.low is not None and self.high is not None:
+            return (self.low, self.high)
+        return self.choices or ()
+
+
+SearchKey = Annotated[str, Field(pattern=r"^plan(\.[a-z_0-9]+)+$")]
+# A larger ε or a weaker unit is always better: these are decided, not searched. The others are not settings of training.
+_NOT_SEARCHED = ("mode", "epsilon", "delta", "budget", "noise", "colluders", "dropouts", "user_bound", "minimum_users")
+_DECIDED = {"plan.federation", "plan.platforms", "plan.model.feedback", *(f"plan.privacy.{n}" for n in _NOT_SEARCHED)}
+
+
 class Scenario(FrozenModel):
     """A whole simulation."""
 
@@ -112,6 +149,8 @@ class Scenario(FrozenModel):
     """Also train privately at these ε, and show beside the exact model what privacy costs; only under ``mode: none``."""
     protocol: Literal["full", "sampled-99"] = "full"
     """sampled-99 ranks one held-out item among 99 others, for comparison with papers only."""
+    search: dict[SearchKey, SearchParameter] = Field(default_factory=dict)
+    """What ``crossfed-simulate tune`` tries, by dotted key of the plan; without it, a space that ships."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -123,6 +162,8 @@ class Scenario(FrozenModel):
             raise ValueError(f"platforms: the name {twice[0]!r} is used twice; every platform needs its own")
         if self.protocol == "sampled-99" and self.split.protocol != "leave-last-out":
             raise ValueError("protocol: sampled-99 needs split.protocol: leave-last-out")
+        if decided := sorted(_DECIDED.intersection(self.search)):
+            raise ValueError(f"search: {decided[0]} is decided, not searched; remove it")
         return self
 
     def with_platforms(self, number: int) -> Self:

@@ -38,14 +38,14 @@ class LinearConfig(FrozenModel):
     max_items: Annotated[int, Field(ge=1, le=20_000)] = 6000
     """Most items k whose statistics a platform is asked for; 6,000 are 144 MB a platform and about 1 GB in the solve."""
     kept_items: Annotated[int, Field(ge=1)] | None = None
-    """Only so many items, the first by released count in each group of owners; the whole vocabulary unless given. ``mode: none`` only."""
+    """Only so many items, the first by released count in each group of owners; all unless given.
+    ``mode: none`` only."""
     privacy: LinearPrivacy = LinearPrivacy()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name, kept in (("kept_items", self.kept_items), ("privacy.kept_items", self.privacy.kept_items)):
-            if kept is not None and kept > self.max_items:
-                raise ValueError(f"{name}: {kept} items are above max_items = {self.max_items}")
+        if self.kept_items is not None and self.kept_items > self.max_items:
+            raise ValueError(f"kept_items: {self.kept_items} items are above max_items = {self.max_items}")
         return self
 
     def columns(
@@ -67,7 +67,7 @@ class LinearConfig(FrozenModel):
         Raises:
             ConfigError: the whole vocabulary would be taken and is larger than ``max_items``.
         """
-        kept = self.privacy.kept_items if private else self.kept_items
+        kept = min(self.privacy.kept_items, self.max_items) if private else self.kept_items
         if kept is None:
             if len(item_counts) > self.max_items:
                 raise ConfigError(

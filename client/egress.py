@@ -2,8 +2,8 @@
 down.
 
 The guard looks at form alone (names, dtypes, shapes, finiteness, bytes). It never refuses because a value is large:
-that refusal would be a release of its own. It works on a copy taken first, so that what was checked, what was
-journaled and what leaves are the same bytes.
+that refusal would be a release of its own. It works on one immutable copy taken first, so that what was checked, what
+was journaled and what leaves are the same bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.budget import mu_squared, release_to_json
-from client.journal import Arrays, EgressJournal, pack
+from client.journal import Arrays, EgressJournal, pack, unpack
 from client.ledger import BudgetLedger, Receipt
 from client.masking import MaskedContribution
 from common.contract import MessageSpec
@@ -103,16 +103,17 @@ class EgressGuard:
             receipt: the ledger's, for exactly the contribution's releases.
 
         Returns:
-            New arrays; those of the first call if the receipt was used before.
+            Read-only arrays that share no memory with the contribution; those of the first call if the receipt was used
+            before.
 
         Raises:
             EgressRefusedError: the message names what is wrong; nothing left.
             LedgerError: ledger or journal cannot be trusted, or the receipt is not the ledger's; nothing left.
         """
         spec = self._contribution_spec(contribution, kind)
-        arrays = _checked_copy(spec, contribution.arrays, sizes)
+        content, arrays = _snapshot(spec, contribution.arrays, sizes)
         self._check_receipt(contribution, receipt)
-        return self._journal.record_contribution(receipt, arrays, _summary(contribution, arrays, receipt))
+        return self._journal.record_contribution(receipt, content, _summary(contribution, arrays, receipt))
 
     def reply(
         self, kind: str, arrays: Mapping[str, NDArray[Any]], fields: Mapping[str, Any], sizes: Mapping[str, int]
@@ -125,9 +126,9 @@ class EgressGuard:
         spec = self._replies.get(kind) if type(kind) is str else None
         if spec is None:
             raise EgressRefusedError(f"{_shown(kind)}: not declared as a reply without data; nothing was sent")
-        copied = _checked_copy(spec.message, arrays, sizes)
+        packed, copied = _snapshot(spec.message, arrays, sizes)
         public = _checked_fields(spec, fields)
-        content = pack(copied) + json.dumps(public, sort_keys=True).encode()
+        content = packed + json.dumps(public, sort_keys=True).encode()
         self._journal.record_reply({"kind": kind, **_shapes(copied), "fields": sorted(public)}, content)
         return copied, public
 
@@ -164,15 +165,19 @@ class EgressGuard:
         self._ledger.confirm(receipt)
 
 
-def _checked_copy(spec: MessageSpec, arrays: Mapping[str, NDArray[Any]], sizes: Mapping[str, int]) -> Arrays:
-    """Copies that nobody else holds, checked again: a view of a file could change between the check and the wire."""
+def _snapshot(spec: MessageSpec, arrays: Mapping[str, NDArray[Any]], sizes: Mapping[str, int]) -> tuple[bytes, Arrays]:
+    """The arrays' bytes at this moment, and those bytes as arrays: what is checked, journaled and sent is the one copy.
+
+    Nobody can write bytes. The form is looked at first for what it keeps out of the copying, and again on the copy.
+    """
     try:
-        spec.check(arrays, sizes)
-        copied = {name: array.copy() for name, array in arrays.items()}
+        spec.check_form(arrays, sizes)
+        content = pack(arrays)
+        copied = unpack(content)
         spec.check(copied, sizes)
     except ContractError as error:
         raise EgressRefusedError(f"{error}; nothing was sent") from error
-    return copied
+    return content, copied
 
 
 def _checked_fields(spec: ReplySpec, fields: Mapping[str, Any]) -> dict[str, Any]:

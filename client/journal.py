@@ -14,6 +14,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from client.ledger import KEY_FILE, BudgetLedger, Receipt
 from client.sealed_log import Entry, SealedLog, Writer, load_key
 from client.witness import FileWitness, Head, HeadWitness
 from common.errors import EgressRefusedError, LedgerError
-from common.files import write_atomically
+from common.exchange import octets
+from common.files import write_under_its_name
 
 JOURNAL_FILE, JOURNAL_HEAD_FILE, CONTENT_FOLDER = "egress.db", "egress.head", "egress"
 Arrays = dict[str, NDArray[Any]]
 _FIRST = {"event": "opened"}
 _LENGTH = struct.Struct("<I")
+_ALIGNMENT = 64
 
 
 class EgressJournal:
@@ -81,26 +84,24 @@ class EgressJournal:
         entry = _find(self._log.entries(), receipt)
         return None if entry is None else self._load(entry)
 
-    def record_contribution(
-        self, receipt: Receipt, arrays: Mapping[str, NDArray[Any]], summary: Mapping[str, Any]
-    ) -> Arrays:
-        """Keep ``arrays`` and journal them under ``receipt``; returns what may leave.
+    def record_contribution(self, receipt: Receipt, content: bytes, summary: Mapping[str, Any]) -> Arrays:
+        """Keep ``content`` (:func:`pack`) and journal it under ``receipt``; returns the arrays that may leave.
 
-        That is ``arrays``, or what left before under the same receipt, whichever process was first.
+        Those of ``content``, or what left before under the same receipt, whichever process was first.
 
         Raises:
             LedgerError: ledger or journal cannot be trusted or written; nothing may leave.
             StoreError: the bytes cannot be kept, for lack of space most likely; nothing may leave.
         """
-        content = pack(arrays)
-        digest = hashlib.sha256(content).hexdigest()
         head = self._ledger.head()
-        with self._log.writing() as writer:
+        # Hashing and writing both run outside the interpreter's lock, so that they share the time.
+        with ThreadPoolExecutor(1) as beside, self._log.writing() as writer:
             earlier = _find(writer.entries, receipt)
             if earlier is None:
-                write_atomically(self._content / digest, content)
+                digest = beside.submit(lambda: hashlib.sha256(content).hexdigest())
+                write_under_its_name(self._content, content, digest.result, prefix="contribution")
                 charge = {"sequence": receipt.sequence, "mac": receipt.mac}
-                entry = {**summary, "event": "sent", "digest": digest, "receipt": charge}
+                entry = {**summary, "event": "sent", "digest": digest.result(), "receipt": charge}
                 self._append(writer, entry, head)
                 self._evict(writer.entries)
         self._log.publish(_no_totals)
@@ -179,21 +180,25 @@ class EgressJournal:
 
 
 def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """One byte string for named arrays: length and JSON of names, dtypes and shapes, then the values; no pickle."""
-    names = sorted(arrays)
+    """One byte string for named arrays: length and JSON of names, dtypes and shapes, then the values; no pickle.
+
+    Wide values come first behind a header of whole cache lines, so that each array lies where :func:`unpack` can use it.
+    """
+    names = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     header = json.dumps([[name, arrays[name].dtype.str, list(arrays[name].shape)] for name in names]).encode()
-    return b"".join([_LENGTH.pack(len(header)), header, *(arrays[name].tobytes() for name in names)])
+    header += b" " * (-(_LENGTH.size + len(header)) % _ALIGNMENT)
+    return b"".join([_LENGTH.pack(len(header)), header, *(octets(arrays[name]) for name in names)])
 
 
 def unpack(content: bytes) -> Arrays:
-    """The arrays of :func:`pack`."""
+    """The arrays of :func:`pack`, as read-only views of ``content``."""
     (length,) = _LENGTH.unpack_from(content)
     offset = _LENGTH.size + length
     arrays: Arrays = {}
     for name, dtype, shape in json.loads(content[_LENGTH.size : offset]):
         count = int(np.prod(shape, dtype=np.int64))
-        # A copy, for the place within the content is aligned to nothing.
-        arrays[name] = np.frombuffer(content, dtype, count, offset).reshape(shape).copy()
+        view = np.frombuffer(content, dtype, count, offset).reshape(shape)
+        arrays[name] = view if view.flags.aligned else view.copy()
         offset += arrays[name].nbytes
     return arrays
 

@@ -18,7 +18,7 @@ from client.privacy_card import PlatformSpend
 from client.witness import FileWitness
 from common.config.federation import FederationPlan
 from common.errors import CrossfedError, LedgerError, StoreError
-from common.exchange import AgentRequest, Arrays, Json
+from common.exchange import AgentRequest, Arrays, Json, octets
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.protocol import contribution_specs, open_sizes, reply_specs
 
@@ -147,5 +147,5 @@ def digest_of(request: AgentRequest) -> str:
     digest.update(json.dumps(header, sort_keys=True).encode())
     for name, array in sorted(request.arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(array.tobytes())
+        digest.update(octets(array))
     return digest.hexdigest()

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +120,15 @@ class MessageSpec:
         Raises:
             ContractError: the message names the array and what is wrong with it; no other exception is raised.
         """
+        self.check_form(arrays, sizes)
+        # Only once the size is known to be bounded is the content read.
+        for spec in self.arrays:
+            problem = _value_problem(arrays[spec.name], spec)
+            if problem is not None:
+                raise ContractError(f"message {self.kind!r}, array {spec.name!r}: {problem}")
+
+    def check_form(self, arrays: Mapping[str, NDArray[np.generic]], sizes: Mapping[str, int]) -> None:
+        """The part of :meth:`check` that reads no value."""
         if type(arrays) not in (dict, MappingProxyType) or type(sizes) not in (dict, MappingProxyType):
             raise ContractError(f"message {self.kind!r}: arrays and sizes must be plain dicts")
         self._check_names(arrays)
@@ -131,11 +141,6 @@ class MessageSpec:
             total += array.nbytes
         if total > self.max_bytes:
             raise ContractError(f"message {self.kind!r}: {total} bytes in all, more than the {self.max_bytes} allowed")
-        # Only once the size is known to be bounded is the content read.
-        for spec in self.arrays:
-            problem = _value_problem(arrays[spec.name], spec)
-            if problem is not None:
-                raise ContractError(f"message {self.kind!r}, array {spec.name!r}: {problem}")
 
     def _check_names(self, arrays: Mapping[str, object]) -> None:
         declared = {spec.name for spec in self.arrays}
@@ -168,12 +173,19 @@ def _form_problem(array: object, spec: ArraySpec, sizes: Mapping[str, int]) -> s
 
 
 def _value_problem(array: NDArray[np.generic], spec: ArraySpec) -> str | None:
-    if spec.finite and array.dtype.kind == "f" and not np.isfinite(array).all():
+    if spec.finite and array.dtype.kind == "f" and not _all_finite(array):
         return "holds NaN or an infinity"
     # A bool byte has 256 values; seven of its bits could carry anything.
     if array.dtype.kind == "b" and (array.view(np.uint8) > 1).any():
         return "holds a bool that is neither 0 nor 1"
     return None
+
+
+def _all_finite(array: NDArray[Any]) -> bool:
+    # NaN and infinities survive in a sum, which takes no memory; finite numbers may overflow in one, hence the second look.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = array.sum()
+    return bool(np.isfinite(total) or np.isfinite(array).all())
 
 
 def message_bytes(spec: MessageSpec, sizes: Mapping[str, int]) -> int:

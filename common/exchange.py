@@ -86,6 +86,11 @@ def nbytes(arrays: Arrays) -> int:
     return sum(np.asarray(array).nbytes for array in arrays.values())
 
 
+def octets(array: NDArray[Any]) -> memoryview:
+    """The bytes of an array's values, row by row; copied only where they do not lie that way."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def value_mean_of(request: AgentRequest) -> float:
     """μ, the mean rating over all platforms, as the aggregator tells it; 0 for implicit feedback.
 

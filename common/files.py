@@ -9,7 +9,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,23 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     Raises:
         StoreError: the file cannot be written; what was there is still there.
     """
+    write_under_its_name(path.parent, data, lambda: path.name, mode=mode, prefix=path.name)
+
+
+def write_under_its_name(
+    folder: Path, data: bytes, name: Callable[[], str], *, mode: int = 0o600, prefix: str = "new"
+) -> None:
+    """As :func:`write_atomically`; ``name`` is asked only when the data is on disk, as a digest of it may take as long.
+
+    Raises:
+        StoreError: the file cannot be written; what was there is still there.
+    """
+    shown = folder / prefix
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{prefix}.")
     except OSError as error:
         raise StoreError(
-            f"{path}: cannot be written ({error.strerror}); check the folder and the free space"
+            f"{shown}: cannot be written ({error.strerror}); check the folder and the free space"
         ) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -53,11 +65,12 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
-        sync_folder(path.parent)
+        Path(temporary).replace(folder / name())
+        sync_folder(folder)
     except OSError as error:
+        raise StoreError(f"{shown}: cannot be written ({error.strerror}); check the free space") from error
+    finally:
         Path(temporary).unlink(missing_ok=True)
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); check the free space") from error
 
 
 def archive(arrays: Mapping[str, NDArray[Any]]) -> bytes:

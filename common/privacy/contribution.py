@@ -48,8 +48,9 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PrivatizedContribution:
-    """The only type that egress accepts. Mechanisms alone can make one (:mod:`common.privacy.minting`); arrays are
-    read-only copies.
+    """The only type that egress accepts. Mechanisms alone can make one (:mod:`common.privacy.minting`).
+
+    Arrays are taken over and made read-only, not copied: what leaves is a copy that egress takes.
 
     Attributes:
         kind: which request of the contract it answers.
@@ -84,6 +85,7 @@ class PrivatizedContribution:
 
 
 def _read_only(array: ReleasedArray) -> ReleasedArray:
-    copy = array.copy()
-    copy.flags.writeable = False
-    return copy
+    """The array itself if it owns its memory, a copy of a view, whose memory someone else may write."""
+    taken = array if array.flags.owndata else array.copy()
+    taken.flags.writeable = False
+    return taken

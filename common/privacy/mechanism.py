@@ -53,7 +53,7 @@ class PlainMechanism:
     def release(
         self, kind: ContributionKind, server_round: int, arrays: Mapping[str, NDArray[np.floating]]
     ) -> PrivatizedContribution:
-        """Wrap exact ``arrays``; the ledger marks the data as spent without bound."""
+        """Wrap exact ``arrays``, which are taken over; the ledger marks the data as spent without bound."""
         return mint(
             kind=kind,
             server_round=server_round,

@@ -42,6 +42,16 @@ def test_a_read_only_array_is_accepted() -> None:
     SPEC.check(arrays, SIZES)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_large_numbers_are_no_infinities_and_infinities_never_cancel(dtype: str) -> None:
+    spec, largest = MessageSpec("x", (ArraySpec("a", dtype, (3,)),)), np.finfo(dtype).max
+    for values in ([largest, largest, 0], [-largest, -largest, largest]):
+        spec.check({"a": np.array(values, dtype)}, {})
+    for values in ([np.inf, -np.inf, 0], [largest, largest, np.nan], [0, 0, -np.inf]):
+        with pytest.raises(ContractError, match="holds NaN or an infinity"):
+            spec.check({"a": np.array(values, dtype)}, {})
+
+
 def _with(name: str, value: object) -> dict[str, object]:
     return {**good(), name: value}
 

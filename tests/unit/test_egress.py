@@ -106,6 +106,31 @@ def test_what_a_mechanism_made_leaves_as_it_is_and_is_in_the_journal_first(platf
     assert platform.journal.verify() == 2
 
 
+def test_what_left_is_no_longer_anybodys_to_change(platform: Platform) -> None:
+    """Not even through a view from before the contribution was made."""
+    values = np.full(3, 7, np.int64)
+    old_view = values[:]
+    contribution = statistics(7, arrays={"item_vectors": np.full((4, 2), 7, np.int64), "user_gram": values})
+    receipt = platform.charge()
+    arrays = platform.guard.send(contribution, kind="statistics", sizes=SIZES, receipt=receipt)
+    old_view[:] = 8
+    for array in (*arrays.values(), *platform.guard.replay(receipt).values()):
+        assert np.all(array == 7)
+        assert not array.flags.writeable
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            array.flags.writeable = True
+    assert platform.journal.verify() == 2
+
+
+def test_content_that_an_earlier_version_packed_is_still_read() -> None:
+    header = b'[["a", "<i8", [2]], ["b", "|b1", []]]'
+    assert (len(header) + 4) % 8, "the numbers lie where no int64 may"
+    packed = len(header).to_bytes(4, "little") + header + np.array([3, -1]).tobytes() + b"\x01"
+    again = unpack(packed)
+    assert (again["a"].tolist(), again["b"].tolist()) == ([3, -1], True)
+    assert all(array.flags.aligned for array in again.values())
+
+
 @pytest.mark.parametrize(
     "thing",
     [
@@ -414,6 +439,7 @@ def test_journal_and_ledger_restored_from_a_backup_let_no_receipt_be_used_twice(
 @settings(max_examples=50, deadline=None)
 def test_packing_gives_back_the_same_bits(arrays: dict[str, np.ndarray]) -> None:
     again = unpack(pack(arrays))
+    assert all(array.flags.aligned and not array.flags.writeable for array in again.values())
     assert set(again) == set(arrays)
     for name, array in arrays.items():
         assert (again[name].dtype, again[name].shape) == (array.dtype, array.shape)

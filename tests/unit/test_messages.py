@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,6 +125,44 @@ def test_an_array_that_cannot_be_read_is_refused(data: bytes) -> None:
     content["arrays"] = record
     with pytest.raises(ContractError, match="cannot be read"):
         reply_of(flower_message(content))
+
+
+def encoded(array: np.ndarray, end: bytes = b"") -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue() + end
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(np.ones((2, 3), order="F")),
+        encoded(np.ones(2), b"more"),
+        encoded(np.ones(2))[:-1],
+    ],
+    ids=["column by column", "hidden bytes", "cut off"],
+)
+def test_an_array_in_a_form_that_crossfed_never_sends_is_refused(data: bytes) -> None:
+    content = reply_content(REPLY)
+    content["arrays"] = ArrayRecord({"x": Array(dtype="float64", shape=(2,), stype="numpy.ndarray", data=data)})
+    with pytest.raises(ContractError, match="cannot be read"):
+        reply_of(flower_message(content))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((0, 4), np.float32), np.array(2.5), np.arange(6).reshape(2, 3)[:, ::2], np.array([True])],
+    ids=str,
+)
+def test_what_flower_reads_of_an_array_is_what_was_sent(array: np.ndarray) -> None:
+    record = array_record({"x": array})["x"]
+    theirs, ours = (
+        record.numpy(),
+        reply_of(flower_message(reply_content(replace(REPLY, arrays={"x": array})))).arrays["x"],
+    )
+    for read in (theirs, ours):
+        assert (read.dtype, read.shape, read.tolist()) == (array.dtype, array.shape, array.tolist())
+    assert record.data == Array(np.ascontiguousarray(array).reshape(array.shape)).data
 
 
 def test_an_archive_in_place_of_an_array_is_refused() -> None:

@@ -270,10 +270,12 @@ def test_only_a_mechanism_makes_a_contribution() -> None:
 
 
 def test_a_contribution_cannot_be_changed_afterwards() -> None:
-    original = np.zeros(3)
-    released = PlainMechanism().release("counts", 0, {"counts": original})
-    original[0] = 1
-    assert released.arrays["counts"][0] == 0
+    original, view = np.zeros(3), np.zeros(6)[:3]
+    released = PlainMechanism().release("counts", 0, {"counts": original, "view": view})
+    with pytest.raises(ValueError, match="read-only"):
+        original[0] = 1
+    view.base[0] = 1
+    assert released.arrays["view"][0] == 0
     with pytest.raises(ValueError, match="read-only"):
         released.arrays["counts"][0] = 1
     with pytest.raises(TypeError):

@@ -26,6 +26,7 @@ def expected_demand(
     common: NDArray[np.integer],
     titles: Sequence[str],
     genres: Sequence[Sequence[str]],
+    attributes: NDArray[np.floating] | None = None,
 ) -> NDArray[np.float64]:
     """Expected number of own users, plus one, who would have each item.
 
@@ -33,12 +34,16 @@ def expected_demand(
     years (piecewise linear), fitted on the common items that somebody elsewhere has. Without any of these the
     expectation is 1 + elsewhere.
 
+    An item must be described by the same hand whether it is common or foreign: genres of two catalogues differ in name and
+    in number, and what is learned from one's does not hold for the other's.
+
     Args:
         here: ``[c]``; own users who have each common item.
         elsewhere: ``[m]``; users of the other platforms who have each item; may be noisy.
         common: int ``[c]``; positions of the common items among the m.
         titles: m of them; empty where nobody told.
         genres: m of them.
+        attributes: float ``[m, f]``; further public columns (of a text, for instance), or None.
 
     Returns:
         float64 ``[m]``, at least 1.
@@ -48,15 +53,34 @@ def expected_demand(
     if not known.any():
         return np.exp(there)
     rows = common[known]
-    features = np.column_stack([there, there**2, _genre_columns(genres), _year_columns(titles, rows)])
-    centre, spread = features[rows].mean(axis=0), features[rows].std(axis=0)
-    used = spread > 0
-    scaled = (features[:, used] - centre[used]) / spread[used]
+    scaled = standard_columns(
+        np.column_stack([there, there**2, public_columns(titles, genres, rows, attributes)]), rows
+    )
     change = np.log1p(here[known].astype(np.float64)) - there[rows]
     normal = scaled[rows].T @ scaled[rows] + _RIDGE * np.eye(scaled.shape[1])
     weights = np.linalg.solve(normal, scaled[rows].T @ (change - change.mean()))
     expected: NDArray[np.float64] = np.exp(np.maximum(there + change.mean() + scaled @ weights, 0.0))
     return expected
+
+
+def public_columns(
+    titles: Sequence[str],
+    genres: Sequence[Sequence[str]],
+    rows: NDArray[np.integer],
+    attributes: NDArray[np.floating] | None = None,
+) -> NDArray[np.float64]:
+    """float64 ``[m, f]``: genres, years over the range of the items ``rows``, and ``attributes`` behind them."""
+    columns = [_genre_columns(genres), _year_columns(titles, rows)]
+    if attributes is not None:
+        columns.append(attributes.astype(np.float64))
+    return np.column_stack(columns)
+
+
+def standard_columns(columns: NDArray[np.float64], rows: NDArray[np.integer]) -> NDArray[np.float64]:
+    """``columns`` ``[m, f]`` with mean 0 and deviation 1 over the items ``rows``; those that are the same there fall out."""
+    centre, spread = columns[rows].mean(axis=0), columns[rows].std(axis=0)
+    used = spread > 0
+    return np.asarray((columns[:, used] - centre[used]) / spread[used])
 
 
 def _genre_columns(genres: Sequence[Sequence[str]]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from client.data.dataset import ItemTable
 from client.data.reader import ItemRows, read_items
+from client.data.reduction import reduce_attributes
 from common.config.data import ItemsConfig
 from common.errors import ConfigError, DataError
 
@@ -69,6 +70,9 @@ def catalogue_from_file(config: ItemsConfig, platform: str | None) -> Catalogue:
     if repeated := int((~first_of_id).sum()):
         notes.append(f"{repeated:,} rows of the items file repeat an id; the first one counts")
     table = _table(frame.filter(first_of_key), keys.filter(first_of_key), attributes.filter(first_of_key))
+    if config.reduction is not None:
+        table, note = reduce_attributes(table, config.reduction)
+        notes.append(note)
     position = {key: column for column, key in enumerate(table.keys)}
     columns = pl.DataFrame({"item": frame["id"], "column": [position[key] for key in keys]})
     columns = columns.filter(first_of_id).cast({"column": pl.UInt32})

@@ -43,6 +43,22 @@ class InteractionsConfig(FileConfig):
     number that grows along a user's history; auto: each of them, as the field looks."""
 
 
+class ReductionConfig(FrozenModel):
+    """Numeric attributes of the items, reduced to a few components that take their place."""
+
+    components: Annotated[int, Field(ge=1, le=4096)]
+    """k: how many."""
+    columns: tuple[str, ...] | None = None
+    """Attributes to reduce: numbers, vectors, or text with blanks between numbers; null: all that hold numbers."""
+    method: Literal["pca", "svd"] = "pca"
+    """pca: of standardised columns; svd: truncated, of the numbers as they are, for vectors that have a common scale."""
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")] = "components"
+    """The attribute that holds the components; an encoder of kind ``vector`` and width k reads it."""
+    basis: ConfigPath | None = None
+    """File of the basis: read where it is there, else fitted on this items file and written. Platforms that share an encoder
+    of the components need the same one: the first writes it and hands it on. It tells of the catalogue, not of users."""
+
+
 class ItemsConfig(FileConfig):
     """The catalogue, one row per item."""
 
@@ -63,6 +79,14 @@ class ItemsConfig(FileConfig):
     """null: a blank for RecBole's files, | for others."""
     attribute_columns: tuple[str, ...] | None = None
     """Kept for the deep models; null: all other columns."""
+    reduction: ReductionConfig | None = None
+    """PCA or truncated SVD of numeric attributes, fitted on the items file alone."""
+
+    @model_validator(mode="after")
+    def _reduces_a_file(self) -> Self:
+        if self.reduction is not None and self.path is None:
+            raise ValueError("reduction: needs items.path; without a file there are no attributes")
+        return self
 
 
 class UsersConfig(FileConfig):

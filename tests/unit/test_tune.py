@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import optuna
 import pytest
 import yaml
 
@@ -103,6 +104,9 @@ def test_a_search_that_was_killed_ends_like_one_that_was_not(tmp_path: Path, mon
     told: list[Tried] = []
     resumed = search(tmp_path / "killed", 14, scenario, on_trial=told.append)
     assert [one.number for one in told] == [-1, *range(4, 14)]
+    study = optuna.load_study(study_name="crossfed", storage=f"sqlite:///{tmp_path / 'killed' / 'tune.db'}")
+    assert [trial.state.name for trial in study.trials].count("FAIL") == 1
+    assert [trial.state.name for trial in study.trials].count("RUNNING") == 0
     tried = [[one["settings"] for one in names_of(tmp_path / name)["tried"]] for name in ("whole", "killed")]
     assert tried[0] == tried[1]
     assert len({json.dumps(one) for one in tried[0]}) == 14
@@ -244,3 +248,10 @@ def test_the_command_prints_what_was_tried_and_how_to_run_the_best(
     assert all(f"--set {override}" in output.replace("'", "") for override in best["overrides"])
     assert "as it stands" in output
     assert "trial 1" in output
+
+
+@pytest.mark.usefixtures("fast")
+def test_later_trials_are_better_than_those_drawn_at_random(tmp_path: Path) -> None:
+    search(tmp_path / "out", 30, scenario_of(tmp_path, search=SEARCH))
+    values = [one["value"] for one in names_of(tmp_path / "out")["tried"]]
+    assert sum(values[10:]) / 20 > sum(values[:10]) / 10

@@ -31,19 +31,22 @@ from client.platform_model import FactorModel
 from client.privacy_card import PlatformSpend
 from client.secure_member import SecureMember
 from client.store import PlatformStore
+from client.tower_contributor import TowerItems, make_tower_contributor
+from client.tower_model import TowerModel
 from client.vocabulary_file import VocabularyFile
 from common.catalogue import FederationSecret, pack_blobs
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
 from common.errors import ContractError, CrossfedError, InternalError, PlanMismatchError, PrivacyError
 from common.exchange import OK, AgentReply, AgentRequest, Arrays, Json, value_mean_of
-from common.privacy.contribution import PrivatizedContribution
+from common.privacy.contribution import PrivatizedContribution, Release
 from common.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, request_contract, spec_of
 
 _log = getLogger(__name__)
 
 Fields = Mapping[str, Json]
 Answer = tuple[Arrays, Fields]
+Charged = Callable[[AgentRequest], tuple[Release, ...]]
 
 
 class PlatformAgent:
@@ -80,6 +83,7 @@ class PlatformAgent:
         self._outbox = outbox
         self._secure_member = secure_member
         self._contributor = make_contributor(plan, data)
+        self._towers = make_tower_contributor(name, plan, data)
         self._personalizer = Personalizer(name, data, plan.model, personalization)
         self._requests = request_contract(plan)
         self._membership: Membership | None = None
@@ -92,6 +96,8 @@ class PlatformAgent:
             "masked_counts": lambda request: self._contribute(request, self._contributor.counts),
             "statistics": lambda request: self._contribute(request, self._contributor.statistics),
             "masked_statistics": lambda request: self._contribute(request, self._contributor.statistics),
+            "update": lambda request: self._contribute(request, self._towers.update, self._towers.releases),
+            "masked_update": lambda request: self._contribute(request, self._towers.update, self._towers.releases),
             "finish": self._finish,
         }
 
@@ -134,7 +140,8 @@ class PlatformAgent:
             raise PlanMismatchError(
                 f"the aggregator's plan differs from this platform's in {', '.join(differences)}; agree on one of them"
             )
-        self._outbox.reserve(request.run_id, self._contributor.run_releases(), self.plan)
+        releases = self._contributor.run_releases() + self._towers.run_releases()
+        self._outbox.reserve(request.run_id, releases, self.plan)
         digests = self._secret.digests(self.data.items.keys[column] for column in self.data.shared_columns)
         cards, card_offsets = pack_blobs(self._secret.seal_cards(self.data.cards(), digests))
         member = self._secure_member
@@ -178,14 +185,15 @@ class PlatformAgent:
         message = self._member().answer(request, len(self._joined().owners))
         return self._outbox.reply("secure_sum", {"message": message}, {}, self._sizes())
 
-    def _contribute(self, request: AgentRequest, make: Make) -> Answer:
+    def _contribute(self, request: AgentRequest, make: Make, releases: Charged | None = None) -> Answer:
         """Charge, then compute and privatise, then mask where the noise is shared, then send."""
 
         def contribution() -> PrivatizedContribution | MaskedContribution:
             released = make(request, self._joined())
             return self._member().mask(released, request.run_id) if released.masked else released
 
-        return self._outbox.contribute(request, self._contributor.releases(request), contribution, self._sizes()), {}
+        charged = (releases or self._contributor.releases)(request)
+        return self._outbox.contribute(request, charged, contribution, self._sizes()), {}
 
     def _finish(self, request: AgentRequest) -> Answer:
         """Build, judge and store the platform's own model; say only that it is done."""
@@ -203,10 +211,16 @@ class PlatformAgent:
                 value_mean=value_mean_of(request),
             ),
             elsewhere=request.arrays["item_counts"],
+            towers=self._tower_model(request.arrays, membership),
         )
         self.store.commit(self._personalizer.build(view))
         self._outbox.close(request.run_id)
         return self._outbox.reply("finish", {}, {}, self._sizes())
+
+    def _tower_model(self, arrays: Arrays, membership: Membership) -> TowerModel | None:
+        if self.plan.towers is None:
+            return None
+        return TowerModel.of(self._towers.finished(arrays, membership), TowerItems.of(membership).own)
 
     def _joined(self) -> Membership:
         if self._membership is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,16 @@ from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, Pla
 from client.recommend.demand import expected_demand
 from client.recommend.scorer import BlendScorer, Scorer, SolvedFactorScorer
 from client.recommend.topk import block_rows
+from client.tower_model import TowerModel
 from client.training.als import rating_sum_and_count
 from client.training.fit import fit
 from client.training.local import fit_anchored
 from client.training.tuning import SearchSpace, tune_anchored, tune_local
 from common.config.model import AnchoredConfig, FactorizationConfig
 from common.config.platform import PersonalizationConfig, shipped_beta
+
+if TYPE_CHECKING:
+    from client.models.scorer import TowerScorer
 
 RATING_METRIC = "-rmse"
 
@@ -43,6 +48,7 @@ class FederationView:
     own_positions: NDArray[np.int32]
     shared: FactorModel
     elsewhere: NDArray[np.float64]
+    towers: TowerModel | None = None
 
 
 class Personalizer:
@@ -88,6 +94,8 @@ class Personalizer:
             beta=shipped_beta(private=view.private) if self._config.beta is None else self._config.beta,
             user_ids=self._data.user_ids,
             histories=self._data.known,
+            towers=view.towers,
+            tower_weight=self._config.tower_weight if view.towers is not None else 0.0,
         )
         return replace(model, verdict=self._judge(model, local, anchored))
 
@@ -167,6 +175,8 @@ class Personalizer:
                 for w in self._config.blend_weights:
                     gain = self._values(self._measure(BlendScorer(scorer, shared, w))) - plain
                     candidates.append(Candidate("blend", w, self._of_users(local.values + gain)))
+        if model.towers is not None:
+            candidates += self._tower_candidates(model, local)
         if anchored is not None:
             candidates.append(Candidate("anchored", None, self._of_users(anchored.values)))
         verdict = choose_verdict(
@@ -184,6 +194,18 @@ class Personalizer:
             chosen_mean=verdict.chosen_mean,
             interval=(verdict.interval.lower, verdict.interval.upper),
         )
+
+    def _tower_candidates(self, model: PlatformModel, local: _Tuned) -> list[Candidate]:
+        """The deep model alone, and blended into the local one. Nothing of it was tuned on the validation users."""
+        assert model.towers is not None
+        own, deep = model.own_scorer("local"), _RowwiseScorer(model.towers.on_own(), self._data.validation.users)
+        candidates = [Candidate("towers", None, self._measure(deep))]
+        if self._base.feedback == "implicit":
+            plain = self._values(self._measure(own))
+            for w in self._config.blend_weights:
+                gain = self._values(self._measure(BlendScorer(own, deep, w))) - plain
+                candidates.append(Candidate("tower_blend", w, self._of_users(local.values + gain)))
+        return candidates
 
     @property
     def _metric(self) -> str:
@@ -283,3 +305,14 @@ def rating_accuracy(scorer: Scorer, held_out: EvaluationSlice) -> PerUserMetrics
         squares = np.square(predicted.astype(np.float64) - truth.values)
         errors[start : start + step] = np.sqrt(np.bincount(rows, squares, minlength=len(some)) / truth.row_lengths)
     return PerUserMetrics(users, {RATING_METRIC: -errors}, None)
+
+
+@dataclass(frozen=True, eq=False)
+class _RowwiseScorer:
+    """A scorer of the platform's users, for a slice that holds some of them alone: row k is user ``users[k]``."""
+
+    deep: TowerScorer
+    users: NDArray[np.int64]
+
+    def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
+        return self.deep.score_vectors(self.deep.vectors_of(histories.select_users(users), self.users[users]))

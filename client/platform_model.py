@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.recommend.fold_in import FoldIn
 from client.recommend.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer
+from client.tower_model import TowerModel
 from common.config.model import FactorizationConfig
 
 
@@ -47,8 +48,8 @@ class OwnVerdict:
     """Which model ranks the platform's own items, chosen on its validation users.
 
     Attributes:
-        name: ``local``, ``shared``, ``blend`` or ``anchored``.
-        weight: w of ``blend``: z(local) + w·z(shared).
+        name: ``local``, ``shared``, ``blend``, ``anchored``, ``towers`` or ``tower_blend``.
+        weight: w of ``blend``: z(local) + w·z(shared); of ``tower_blend``: z(local) + w·z(towers).
         metric: what was compared.
         local_mean, chosen_mean: of the metric on the validation users.
         interval: paired bootstrap interval of the difference.
@@ -82,6 +83,8 @@ class PlatformModel:
         verdict: which ranks the own items.
         beta: weight of log popularity in cross-platform scores.
         user_ids, histories: the users and what each is known to have (n × m_own).
+        towers: the deep model, or None.
+        tower_weight: γ, weight of its standardised scores in cross-platform scores.
     """
 
     platform: str
@@ -99,6 +102,8 @@ class PlatformModel:
     beta: float
     user_ids: tuple[str, ...]
     histories: UserItemMatrix
+    towers: TowerModel | None = None
+    tower_weight: float = 0.0
 
     @property
     def foreign(self) -> NDArray[np.bool_]:
@@ -106,7 +111,10 @@ class PlatformModel:
         return foreign_items(self.own_positions, len(self.owners))
 
     def own_scorer(self, name: str | None = None, weight: float | None = None) -> Scorer:
-        """Ranks the own items by ``local``, ``shared``, ``anchored`` or ``blend``; by the verdict unless named."""
+        """Ranks the own items by ``local``, ``shared``, ``anchored``, ``blend``, ``towers`` or ``tower_blend``.
+
+        By the verdict unless named.
+        """
         if name is None:
             name, weight = self.verdict.name, self.verdict.weight
         local = FoldIn(self.local.item_parameters, self.local.config, self.local.value_mean)
@@ -114,6 +122,9 @@ class PlatformModel:
             return local
         if name == "anchored" and self.anchored is not None:
             return FoldIn(self.anchored.item_parameters, self.anchored.config, self.anchored.value_mean)
+        if name in ("towers", "tower_blend") and self.towers is not None:
+            deep = self.towers.on_own()
+            return deep if name == "towers" else BlendScorer(local, deep, 1.0 if weight is None else weight)
         shared = SharedOnOwn(self.shared, self.own_positions)
         return shared if name == "shared" else BlendScorer(local, shared, 1.0 if weight is None else weight)
 
@@ -121,9 +132,12 @@ class PlatformModel:
         """Ranks the own items by how many users have them."""
         return PopularityScorer(self.histories.item_counts())
 
-    def cross_scorer(self, beta: float | None = None) -> Scorer:
-        """Ranks the vocabulary for own users by the shared factors and the popularity on the other platforms."""
-        shared = SharedOnVocabulary(self.shared, self.own_positions)
+    def cross_scorer(self, beta: float | None = None, tower_weight: float | None = None) -> Scorer:
+        """Ranks the vocabulary for own users by the shared models and the popularity on the other platforms."""
+        shared: Scorer = SharedOnVocabulary(self.shared, self.own_positions)
+        weight = self.tower_weight if tower_weight is None else tower_weight
+        if self.towers is not None and weight > 0:
+            shared = BlendScorer(shared, self.towers.on_vocabulary(), weight, candidates=self.foreign)
         return CrossScorer(shared, self.elsewhere, self.beta if beta is None else beta, candidates=self.foreign)
 
     def on_vocabulary(self, histories: UserItemMatrix) -> UserItemMatrix:

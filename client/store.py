@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
+from client.tower_model import TowerModel
 from common.config.model import FactorizationConfig
+from common.config.towers import TowerConfig
 from common.errors import NewerStoreError, StoreError
 from common.files import archive, read_archive, sync_folder, write_atomically
 
@@ -128,6 +130,8 @@ def _write(folder: Path, model: PlatformModel) -> None:
             name: {"config": part.config.model_dump(mode="json"), "value_mean": part.value_mean}
             for name, part in models.items()
         },
+        "towers": None if model.towers is None else _towers_manifest(model.towers),
+        "tower_weight": model.tower_weight,
     }
     arrays: dict[str, NDArray[Any]] = {
         "owners": model.owners,
@@ -138,6 +142,7 @@ def _write(folder: Path, model: PlatformModel) -> None:
         "values": model.histories.values,
         "times": model.histories.times,
         **{f"{name}_parameters": part.item_parameters for name, part in models.items()},
+        **({} if model.towers is None else _tower_arrays(model.towers)),
     }
     write_atomically(folder / "arrays.npz", archive(arrays))
     write_atomically(folder / "manifest.json", json.dumps(manifest, ensure_ascii=False).encode())
@@ -171,6 +176,35 @@ def _model_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Plat
         histories=UserItemMatrix(
             arrays["indptr"], arrays["indices"], arrays["values"], arrays["times"], manifest["n_items"]
         ),
+        towers=_towers_of(manifest.get("towers"), arrays),
+        tower_weight=manifest.get("tower_weight", 0.0),
+    )
+
+
+def _towers_manifest(towers: TowerModel) -> dict[str, Any]:
+    return {
+        "config": towers.config.model_dump(mode="json"),
+        "n_shared": towers.n_shared,
+        "n_users": towers.n_users,
+        "values": sorted(towers.values),
+    }
+
+
+def _tower_arrays(towers: TowerModel) -> dict[str, NDArray[Any]]:
+    profile = {} if towers.profile is None else {"tower_profile": towers.profile}
+    return {"tower_own": towers.own, **profile, **{f"tower_value_{name}": v for name, v in towers.values.items()}}
+
+
+def _towers_of(manifest: dict[str, Any] | None, arrays: dict[str, NDArray[Any]]) -> TowerModel | None:
+    if manifest is None:
+        return None
+    return TowerModel(
+        config=TowerConfig.model_validate(manifest["config"]),
+        values={name: arrays[f"tower_value_{name}"] for name in manifest["values"]},
+        own=arrays["tower_own"],
+        n_shared=manifest["n_shared"],
+        n_users=manifest["n_users"],
+        profile=arrays.get("tower_profile"),
     )
 
 

@@ -16,6 +16,7 @@
     │   └── NewerStoreError       … because a newer crossfed wrote it
     ├── FederationError        a round that cannot be run: quorum, deadline, vocabulary
     ├── PlatformError          a platform answered with an error; carries its code only
+    ├── TrainingError          local training broke down; the model is what it was
     └── InternalError          a defect of crossfed itself, met at the wire's edge
 
 Each class has a ``code``: a short constant string, the only part of an error that may cross the wire. Messages name the
@@ -121,6 +122,12 @@ class PlatformError(CrossfedError):
     """A platform answered with an error. Only its code crossed the wire."""
 
     code = "platform"
+
+
+class TrainingError(CrossfedError):
+    """Local training broke down, for instance a loss that is not a number; the model is what it was before."""
+
+    code = "training"
 
 
 class InternalError(CrossfedError):

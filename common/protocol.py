@@ -51,7 +51,7 @@ def _exact_update(plan: FederationPlan) -> MessageSpec:
     for variable in tower_variables(plan.towers):
         if variable.rows:
             arrays.append(ArraySpec(variable.name, "float32", ("rows", *variable.shape)))
-            arrays.append(ArraySpec(ROW_POSITIONS, "int32", ("rows",)))
+            arrays.append(ArraySpec(ROW_POSITIONS, "int64", ("rows",)))
             arrays.append(ArraySpec(ROW_WEIGHTS, "float32", ("rows",)))
         else:
             arrays.append(ArraySpec(variable.name, "float32", variable.shape))

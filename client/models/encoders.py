@@ -29,6 +29,13 @@ class ContentEncoder(keras.layers.Layer):  # type: ignore[misc]
         self._present = [tf.constant(feature.present[:, None].astype("float32")) for feature in self._features]
         self.readers = [_Reader(feature.config, config.dimension) for feature in self._features]
 
+    def of_rows(self, rows: Any) -> tf.Tensor:
+        """float32 ``[r, d]`` of the items ``rows`` (int32 ``[r]``) alone."""
+        total = 0.0
+        for reader, own, present in zip(self.readers, self.inputs, self._present, strict=True):
+            total = total + tf.gather(present, rows) * reader(tf.gather(own, rows))
+        return total
+
     def call(self, inputs: Any = None, training: bool = False) -> tf.Tensor:
         """float32 ``[items, d]``.
 

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from client.data.dataset import ItemTable
+from client.platform_model import ItemDescriptions
 from common.config.towers import EncoderConfig
 from common.errors import DataError
 
 _log = getLogger(__name__)
 _NGRAM = 3
-Column = Sequence[Any]
+Column = list[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,3 +185,47 @@ def _sentences(config: EncoderConfig, column: Column) -> Feature:
             raise DataError(f"encoder of {config.attribute!r}: its model gives {found.shape[1:]} numbers, width is {config.width}")
         values[present] = found
     return Feature(config, values, present)
+
+
+def item_columns(
+    vocabulary: ItemDescriptions, own: ItemTable, rows: NDArray[np.int32], n_items: int
+) -> dict[str, list[Any]]:
+    """Attributes of the model's items by name: title and genres of all, free attributes of the own ones alone.
+
+    Args:
+        vocabulary: the first m items, as their cards describe them.
+        own: the platform's catalogue.
+        rows: int32 ``[m_own]``: the model's row of each own item.
+        n_items: of the model.
+    """
+    columns: dict[str, list[Any]] = {name: [None] * n_items for name in ("title", "genres", *own.attributes.columns)}
+    for row, (key, title, genres) in enumerate(zip(vocabulary.keys, vocabulary.titles, vocabulary.genres, strict=True)):
+        # An item that nobody described has no key here, and the title says only that.
+        columns["title"][row], columns["genres"][row] = (title if key else None), (genres or None)
+    for column, row in enumerate(rows):
+        columns["title"][row], columns["genres"][row] = own.titles[column], own.genres[column] or None
+    for name in own.attributes.columns:
+        for row, value in zip(rows, own.attributes[name].to_list(), strict=True):
+            columns[name][row] = value
+    return columns
+
+
+def profile_matrix(users: pl.DataFrame | None, names: Sequence[str]) -> NDArray[np.float32]:
+    """float32 ``[n, a]``: numbers on a common scale, categories as 0/1 columns; unknown is 0.
+
+    Raises:
+        DataError: the platform's users file lacks a column that the plan names.
+    """
+    missing = [name for name in names if users is None or name not in users.columns]
+    if users is None or missing:
+        raise DataError(f"users file: towers.profile names the column {missing[0]!r}, which is not there")
+    parts: list[NDArray[np.float32]] = []
+    for name in names:
+        column = users[name]
+        if column.dtype.is_numeric():
+            mean, deviation = float(column.mean() or 0.0), float(column.std() or 1.0) or 1.0  # type: ignore[arg-type]
+            parts.append(((column.cast(pl.Float32) - mean) / deviation).fill_null(0.0).to_numpy()[:, None])
+        else:
+            kinds = sorted(column.drop_nulls().cast(pl.String).unique().to_list())
+            parts.append(np.stack([(column == kind).fill_null(value=False).to_numpy() for kind in kinds], axis=1))
+    return np.concatenate(parts, axis=1).astype(np.float32)

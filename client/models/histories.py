@@ -94,3 +94,12 @@ def _windows(
         lengths.astype(np.int32),
         weights.astype(np.float32),
     )
+
+
+def recent_targets(
+    matrix: UserItemMatrix, length: int, rows: NDArray[np.int32], users: NDArray[np.integer]
+) -> Windows:
+    """The last window of each of ``users`` with its targets, one a user; fewer than two items make an empty one."""
+    lengths = np.clip(matrix.row_lengths[users] - 1, 0, length)
+    starts = matrix.indptr[np.asarray(users) + 1] - 1 - lengths
+    return _windows(matrix, users, np.maximum(starts, 0), lengths, length, rows, with_targets=True)

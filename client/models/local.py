@@ -22,6 +22,7 @@ from client.models.losses import bpr_losses, full_softmax_losses, softmax_losses
 from client.models.towers import TwoTower
 from common.config.towers import TowerTraining
 from common.errors import TrainingError
+from common.privacy.contribution import ReleasedArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +101,20 @@ class LocalTrainer:
                     "towers.training.learning_rate"
                 )
         return LocalResult(loss, examples, touched)
+
+    def train_private(self, epochs: float = 5.0) -> LocalResult:
+        """Train what is private (embeddings, profile weights, adapter, own rows); what is shared stays as it is."""
+        shared = {name: np.array(variable) for name, variable in self._model.shared.items()}
+        private = list(self._model.trainable_variables)
+        kept = {id(variable) for variable in self._model.shared.values()}
+        trainer = LocalTrainer.__new__(LocalTrainer)
+        trainer.__dict__.update(self.__dict__)
+        trainer._variables = [variable for variable in private if id(variable) not in kept]
+        trainer._optimizer = keras.optimizers.Adam(self._training.learning_rate, global_clipnorm=5.0)
+        trainer._optimizer.build(trainer._variables)
+        result = trainer.train(epochs=epochs)
+        self._model.load(shared)
+        return result
 
     def _pass(self, windows: Windows, order: NDArray[np.int64], touched: NDArray[np.float32]) -> float:
         total = weight = 0.0
@@ -184,7 +199,7 @@ def scheduled_rate(training: TowerTraining, tower_round: int) -> float:
 
 def trained_arrays(
     model: TwoTower, result: LocalResult, own_shared: NDArray[np.int32]
-) -> Mapping[str, NDArray[np.floating] | NDArray[np.int32]]:
+) -> Mapping[str, ReleasedArray]:
     """Shared variables as they may leave: dense ones whole, of item rows those of own shared items that were trained.
 
     Args:
@@ -197,7 +212,7 @@ def trained_arrays(
     """
     values = model.values()
     weights = result.row_weights[own_shared]
-    trained = np.flatnonzero(weights > 0).astype(np.int32)
+    trained = np.flatnonzero(weights > 0).astype(np.int64)
     arrays: dict[str, Any] = {
         "example_weight": np.array([float(result.examples)]),
         "loss": np.array([result.loss]),

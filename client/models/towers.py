@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from client.models.encoders import ContentEncoder
 from client.models.features import ItemFeatures
 from client.models.sequence import SequenceEncoder
-from common.config.towers import TowerConfig
+from common.config.towers import SequenceConfig, TowerConfig
 from common.errors import ContractError
 from common.parameters import ITEM_ROWS, tower_variables
 
@@ -55,7 +55,8 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         super().__init__(name="two_tower")
         keras.utils.set_random_seed(seed)
         self.config = config
-        self.n_shared, self.n_items = n_shared, features.n_items
+        self.n_shared, self.n_items, self.n_users = n_shared, features.n_items, n_users
+        self.profile_values = profile
         d = config.dimension
         if config.item_ids:
             self.item_rows = self.add_weight(shape=(n_shared, d), initializer=_normal(), name=ITEM_ROWS)
@@ -98,6 +99,12 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         if missing:
             raise ContractError(f"the deep model lacks the declared variable {missing[0]!r}")
         return {name: shared[name] for name in declared}
+
+    @property
+    def user_tower_names(self) -> frozenset[str]:
+        """Names of the variables that user vectors are made of, besides item vectors."""
+        items = {variable.name for variable in tower_variables(self.config.model_copy(update={"sequence": _NO_SEQUENCE}))}
+        return frozenset((self.shared.keys() - items) | {name for name in self.private if "private_rows" not in name})
 
     def load(self, values: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the shared variables' values."""
@@ -153,10 +160,12 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         return tf.where((lengths > 0)[:, None], last, nothing)
 
     def _personal(self, out: Any, users: Any) -> tf.Tensor:
+        # User −1 is somebody unknown: without embedding and profile.
+        known, rows = tf.cast(users >= 0, tf.float32)[:, None, None], tf.maximum(users, 0)
         if self.config.user_embedding:
-            out = out + tf.gather(self.users.table, users)[:, None]
+            out = out + known * tf.gather(self.users.table, rows)[:, None]
         if self.profile is not None:
-            out = out + self.profile(tf.gather(self._profile, users))[:, None]
+            out = out + known * self.profile(tf.gather(self._profile, rows))[:, None]
         return out if self.adapter is None else out + self.adapter(out)
 
 
@@ -170,6 +179,7 @@ class _Table(keras.layers.Layer):  # type: ignore[misc]
             self.table = self.add_weight(shape=(rows, width), initializer="zeros" if zeros else _normal(), name="table")
 
 
+_NO_SEQUENCE = SequenceConfig(kind="mean")
 _TRANSPARENT = frozenset(("two_tower", "sequence", "content", "gru_cell"))
 
 

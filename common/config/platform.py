@@ -36,6 +36,8 @@ class PersonalizationConfig(FrozenModel):
     verdict_level: Annotated[float, Field(gt=0, lt=1)] = 0.6
     """Coverage of the two-sided interval of the gain over the local model, whose lower end must exceed 0. 0.6 asks for a
     one-sided certainty of 80 %: 0.95 would leave small platforms, whose intervals are wide, with their own model."""
+    tower_weight: Annotated[float, Field(ge=0)] = 1.0
+    """γ: weight of the deep model's standardised scores beside the shared factors' in cross-platform scores."""
     beta: Annotated[float, Field(ge=0)] | None = None
     """β: weight of log popularity in cross-platform scores; null: the shipped constant (:func:`shipped_beta`)."""
     seed: Annotated[int, Field(ge=0)] = 0

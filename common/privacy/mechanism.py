@@ -51,7 +51,7 @@ class PlainMechanism:
         return (Release(kind=kind, mechanism="none", noise_multiplier=0.0),)
 
     def release(
-        self, kind: ContributionKind, server_round: int, arrays: Mapping[str, NDArray[np.floating]]
+        self, kind: ContributionKind, server_round: int, arrays: Mapping[str, ReleasedArray]
     ) -> PrivatizedContribution:
         """Wrap exact ``arrays``, which are taken over; the ledger marks the data as spent without bound."""
         return mint(

@@ -1,0 +1,113 @@
+"""A platform's finished deep model as the store keeps it: plain arrays; TensorFlow is loaded when it first scores.
+
+Content is folded into the item rows: what is stored is a two-tower model whose item vectors are its rows, and the user
+tower. So it serves as factors do, and needs none of the attributes it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.dataset import UserItemMatrix
+from common.config.towers import TowerConfig
+from common.parameters import ITEM_ROWS
+
+if TYPE_CHECKING:
+    from client.models.scorer import TowerScorer
+    from client.models.towers import TwoTower
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TowerModel:
+    """Item vectors and the user tower.
+
+    Attributes:
+        config: without encoders.
+        values: variables by name, shared and private; ``item_rows`` float32 ``[items, d]`` are the item vectors.
+        own: int32 ``[m_own]``: row of each own item.
+        n_shared: m; the first m rows are the vocabulary's.
+        n_users: n.
+        profile: float32 ``[n, a]`` or None.
+    """
+
+    config: TowerConfig
+    values: Mapping[str, NDArray[np.float32]]
+    own: NDArray[np.int32]
+    n_shared: int
+    n_users: int
+    profile: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, model: TwoTower, own: NDArray[np.int32]) -> TowerModel:
+        """What is kept of a trained model."""
+        vectors = np.asarray(model.item_vectors())
+        user_tower = {
+            name: np.array(variable)
+            for name, variable in {**model.shared, **model.private}.items()
+            if name in model.user_tower_names
+        }
+        return cls(
+            config=model.config.model_copy(update={"encoders": (), "item_ids": True, "id_dropout": 0.0}),
+            values={**user_tower, ITEM_ROWS: vectors},
+            own=own,
+            n_shared=model.n_shared,
+            n_users=model.n_users,
+            profile=model.profile_values,
+        )
+
+    @property
+    def item_vectors(self) -> NDArray[np.float32]:
+        """float32 ``[items, d]``."""
+        return self.values[ITEM_ROWS]
+
+    @cached_property
+    def model(self) -> TwoTower:
+        """The Keras model; made at first use."""
+        from client.models.features import ItemFeatures
+        from client.models.towers import TwoTower
+
+        n_items = len(self.item_vectors)
+        model = TwoTower(
+            self.config,
+            ItemFeatures(n_items, ()),
+            n_shared=n_items,
+            n_users=self.n_users,
+            profile=self.profile,
+        )
+        for name, variable in {**model.shared, **model.private}.items():
+            variable.assign(self.values[name])
+        return model
+
+    def on_own(self) -> TowerScorer:
+        """Scores the own catalogue; histories have own columns."""
+        return self._scorer(self.own)
+
+    def on_vocabulary(self) -> TowerScorer:
+        """Scores the vocabulary; histories have its columns."""
+        return self._scorer(np.arange(self.n_shared, dtype=np.int32))
+
+    def user_vector(self, history: NDArray[np.int32], user: int | None) -> NDArray[np.float32]:
+        """float32 ``[d]`` of one history of own columns, oldest first; ``user`` None is somebody unknown.
+
+        A user who is unknown here has no embedding and no profile; with either in the model, those of nobody are zero.
+        """
+        matrix = UserItemMatrix(
+            indptr=np.array([0, len(history)]),
+            indices=history,
+            values=np.ones(len(history), dtype=np.float32),
+            times=np.arange(len(history)),
+            n_items=len(self.own),
+        )
+        vectors: NDArray[np.float32] = self._scorer(self.own).vectors_of(matrix, [-1 if user is None else user])[0]
+        return vectors
+
+    def _scorer(self, rows: NDArray[np.int32]) -> TowerScorer:
+        from client.models.scorer import TowerScorer
+
+        return TowerScorer(self.model, rows)

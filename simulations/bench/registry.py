@@ -46,6 +46,21 @@ ENTRIES: dict[str, Entry] = {
     "never-worse": Entry(
         "cross:bench_never_worse", "final against local, own items, all scenarios, five seeds", "folder"
     ),
+    "small-platform": Entry(
+        "private_gain:bench_small_platform",
+        "121 users beside large platforms, HR@10 at ε = 3, 10 against local",
+        "folder",
+    ),
+    "movies-private": Entry(
+        "private_gain:bench_movies_private",
+        "movies: cross-platform Recall@20 against popularity at the same ε",
+        "folder",
+    ),
+    "privacy-product": Entry(
+        "private_gain:bench_privacy_product",
+        "ML-1M strong generalisation under secure sum, six silos, genres",
+        "folder",
+    ),
     "serving-latency": Entry("serving:bench_latency", "Recommend at 300 requests a second: p50, p99; highest rate"),
     "serving-feedback": Entry("serving:bench_feedback", "feedback acknowledged, reflected in the next call"),
     "serving-swap": Entry("serving:bench_swap", "hot swaps under load: failed requests"),

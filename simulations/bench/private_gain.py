@@ -1,0 +1,214 @@
+"""What a private federation gives its platforms, through the product's own path: agents, ledgers, secure sum, aggregator.
+
+    CROSSFED_DATA=FOLDER python -m simulations.bench.private_gain small-platform movies-private privacy-product
+
+Noise has no seed. A draw of ``small-platform`` and of ``movies-private`` also has a seed of its own for the partition, the
+hidden items and the splits, so that a mean over draws is one over these too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.agent import PlatformAgent
+from client.recommend.scorer import PopularityScorer
+from common.config.privacy import PrivacyConfig
+from common.exchange import AgentRequest
+from common.privacy.mechanism import UserLevelMechanism
+from common.privacy.plan import calibrate
+from common.privacy.postprocess import from_grid
+from server.checkpoint import CheckpointStore
+from server.state import FederationState
+from server.strategy import FederatedFactorization
+from simulations.datasets import SimulatedPlatform, make_platforms
+from simulations.engine import inline_grid, make_agents, simulation_secret
+from simulations.measure import CrossGround, Ruler, positions_of
+from simulations.price import measure_point, private_plan, train_shared
+from simulations.scenario import Scenario, load_scenario
+
+Figures = dict[str, Any]
+SMALLEST = "silo-121"
+EVERYBODY = 6040
+"""Users of MovieLens-1M: δ = 1/n, as in the literature."""
+
+
+def small_platform(*, epsilons: Sequence[float] = (3.0, 10.0), draws: int = 10) -> Figures:
+    """HR@10 among 99 negatives of a platform of 121 users beside five larger ones, against what it learns alone.
+
+    Leave-last-out; ``local`` is tuned on validation users, ``final`` is what the verdict serves, ``shared`` the released
+    factors alone.
+    """
+    split = ["split.protocol=leave-last-out", "protocol=sampled-99"]
+    found: Figures = {}
+    for epsilon in epsilons:
+        runs = [_small_run([*split, f"seed={seed}"], epsilon) for seed in range(1, draws + 1)]
+        found[f"ε = {epsilon:g}"] = _gains(runs, "local", ("shared", "final"))
+    return found
+
+
+def movies_private(*, epsilons: Sequence[float] = (3.0, 10.0), draws: int = 5) -> Figures:
+    """Cross-platform Recall@20 of ``movies`` against popularity that is released at the same ε.
+
+    ``popularity`` is the run's own release, a few percent of its budget; ``popularity, whole budget`` spends all of ε on the
+    counts of the platform that has the hidden items.
+    """
+    found: Figures = {}
+    for epsilon in epsilons:
+        runs = [_movies_run(seed, epsilon) for seed in range(1, draws + 1)]
+        found[f"ε = {epsilon:g}"] = _ratios(runs)
+    return found
+
+
+def privacy_product(*, epsilons: Sequence[float] = (0.5, 1.0, 3.0, 10.0), draws: int = 5) -> Figures:
+    """Recall@20 on MovieLens-1M's held-out users, six silos under secure sum, genres as the only item features.
+
+    The sum carries σ·√(P/(P − 1)): what one colluder may know of the noise is added on top of the promise.
+    """
+    split = ["split.validation_users=0.1", "split.test_users=0.1"]
+    scenario = _private_scenario("ml1m-silos", split, epsilons[0])
+    platforms = make_platforms(scenario)
+    found: Figures = {}
+    for epsilon in epsilons:
+        chosen = scenario.model_copy(update={"plan": private_plan(scenario.plan, epsilon)})
+        recalls = [_mean_recall(chosen, platforms) for _ in range(draws)]
+        found[f"ε = {epsilon:g}"] = {"recall@20": float(np.mean(recalls)), "sd": float(np.std(recalls))}
+    return found
+
+
+def _private_scenario(name: str, overrides: Sequence[str], epsilon: float) -> Scenario:
+    scenario = load_scenario(name, [*overrides, "cross.ceiling=false"])
+    users = [f"plan.privacy.{key}" for key in (f"user_bound={EVERYBODY // 2}", f"delta={1 / EVERYBODY}", "mode=user")]
+    if name == "movies":
+        users = [f"plan.privacy.{key}" for key in ("user_bound=20000", "delta=5e-5", "mode=user")]
+    count = len(scenario.platforms) or len(scenario.partition.sizes if scenario.partition else {})
+    scenario = load_scenario(name, [*overrides, "cross.ceiling=false", f"plan.platforms={count}", *users])
+    return scenario.model_copy(update={"plan": private_plan(scenario.plan, epsilon)})
+
+
+def _small_run(overrides: Sequence[str], epsilon: float) -> dict[str, float]:
+    scenario = _private_scenario("ml1m-silos", overrides, epsilon)
+    platforms = make_platforms(scenario)
+    with tempfile.TemporaryDirectory(prefix="crossfed-bench-") as folder:
+        agents = make_agents(platforms, scenario, Path(folder) / "platforms", {})
+        strategy = FederatedFactorization(scenario.plan, CheckpointStore(Path(folder) / "aggregator"), run_id="bench")
+        strategy.train(inline_grid(agents))
+        agent = next(agent for agent in agents if agent.name == SMALLEST)
+        _finish(agent, strategy.state)
+        model = agent.store.load()
+    platform = next(platform for platform in platforms if platform.name == SMALLEST)
+    ruler = Ruler(scenario)
+    scorers = {
+        "local": model.own_scorer("local"),
+        "shared": model.own_scorer("shared"),
+        "final": model.own_scorer(),
+        "popularity": model.own_popularity(),
+    }
+    return {
+        name: float(ruler.per_user(scorer, platform.test, metrics=("hr@10",)).values["hr@10"].mean())
+        for name, scorer in scorers.items()
+    }
+
+
+def _finish(agent: PlatformAgent, state: FederationState) -> None:
+    """Let one platform build its own model; the others' are not looked at."""
+    arrays: Mapping[str, NDArray[Any]] = {"item_parameters": state.item_parameters, "item_counts": state.item_counts}
+    reply = agent.exchange(
+        AgentRequest(kind="finish", run_id=state.run_id, server_round=state.server_round, config={}, arrays=arrays)
+    )
+    assert reply.code == "ok", reply.code
+
+
+def _movies_run(seed: int, epsilon: float) -> dict[str, float]:
+    scenario = _private_scenario("movies", [f"seed={seed}"], epsilon)
+    platforms = make_platforms(scenario)
+    secret = simulation_secret(scenario.seed)
+    state = train_shared(scenario, platforms)
+    point = measure_point(scenario, platforms, secret, state, scenario.plan)
+    (cross,) = point.cross.values()
+    figures = {name: float(block["recall@20"]) for name, block in cross.items()}
+    platform = next(platform for platform in platforms if platform.hidden is not None)
+    assert platform.hidden is not None
+    ground = CrossGround.of(platform, platform.hidden, state, secret)
+    others = [other for other in platforms if other is not platform]
+    counts = sum(_whole_budget_counts(other, state, scenario) for other in others)
+    measured = Ruler(scenario).per_user(
+        PopularityScorer(np.asarray(counts)), ground.slice_of(ground.truth), ground.candidates, metrics=("recall@20",)
+    )
+    return figures | {"popularity, whole budget": float(measured.values["recall@20"].mean())}
+
+
+def _whole_budget_counts(
+    platform: SimulatedPlatform, state: FederationState, scenario: Scenario
+) -> NDArray[np.float64]:
+    """float64 ``[m]``: a platform's item counts in the vocabulary's order, (ε, δ)-DP, nothing else being released."""
+    settings = scenario.plan.privacy.model_dump() | {"counts_share": 0.999, "gram_share": 5e-4}
+    plan = calibrate(
+        PrivacyConfig.model_validate(settings), n_users_bound=scenario.plan.privacy.user_bound, rounds=1, platforms=2
+    )
+    train = platform.training.train
+    released = UserLevelMechanism(plan).counts(train.indptr, train.indices, n_items=train.n_items)
+    own = from_grid(released.arrays["counts"], released.grid_steps["counts"])[:-1]
+    counts = np.zeros(len(state.vocabulary))
+    counts[positions_of(platform.training, state.vocabulary, simulation_secret(scenario.seed))] = own
+    return counts
+
+
+def _mean_recall(scenario: Scenario, platforms: Sequence[SimulatedPlatform]) -> float:
+    secret = simulation_secret(scenario.seed)
+    point = measure_point(scenario, platforms, secret, train_shared(scenario, platforms), scenario.plan)
+    blocks = list(point.own.values())
+    return float(np.average([block["recall@20"] for block in blocks], weights=[block["users"] for block in blocks]))
+
+
+def _gains(runs: Sequence[Mapping[str, float]], base: str, names: Sequence[str]) -> Figures:
+    """Means over runs, and each name's gain over ``base`` with its standard error."""
+    figures: Figures = {name: round(float(np.mean([run[name] for run in runs])), 4) for name in runs[0]}
+    for name in names:
+        gains = np.array([run[name] - run[base] for run in runs])
+        error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else float("nan")
+        figures[f"{name} − {base}"] = [round(float(gains.mean()), 4), round(error, 4)]
+    return figures | {"draws": len(runs)}
+
+
+def _ratios(runs: Sequence[Mapping[str, float]]) -> Figures:
+    figures: Figures = {name: round(float(np.mean([run[name] for run in runs])), 4) for name in runs[0]}
+    for base in ("popularity", "popularity, whole budget"):
+        ratios = [run["final"] / run[base] for run in runs]
+        figures[f"final / {base}"] = [round(float(np.mean(ratios)), 4), *(round(ratio, 3) for ratio in ratios)]
+    return figures
+
+
+def _with_data(function: Callable[[], Figures]) -> Callable[[Path], Figures]:
+    def run(data: Path) -> Figures:
+        os.environ["CROSSFED_DATA"] = str(data.resolve())
+        return function()
+
+    return run
+
+
+bench_small_platform = _with_data(small_platform)
+bench_movies_private = _with_data(movies_private)
+bench_privacy_product = _with_data(privacy_product)
+
+
+def _main(names: Sequence[str]) -> None:
+    entries: dict[str, Callable[[], Figures]] = {
+        "small-platform": small_platform,
+        "movies-private": movies_private,
+        "privacy-product": privacy_product,
+    }
+    for name in names or entries:
+        print(json.dumps({name: entries[name]()}, indent=1, ensure_ascii=False), flush=True)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

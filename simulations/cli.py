@@ -197,6 +197,32 @@ def tune(
     console.print(f"written: {folder / 'tried.json'}")
 
 
+@app.command("map")
+def draw_item_map(
+    run_folder: Annotated[Path, typer.Argument(help="What crossfed-simulate run --output wrote.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for map.png and map.html. Default: the run's own folder.")
+    ] = None,
+    projection: Annotated[
+        str, typer.Option(help="pca: principal components. tsne: neighbours stay together, distances mean nothing.")
+    ] = "pca",
+    seed: Annotated[int, typer.Option(min=0, help="Of t-SNE.")] = 0,
+) -> None:
+    """Draw the space of a run's shared item factors, coloured by platform and by genre.
+
+    Example: crossfed-simulate map out/quickstart --projection tsne
+    """
+    from simulations.item_map import PROJECTIONS, draw_map
+
+    chosen = next((one for one in PROJECTIONS if one == projection), None)
+    if chosen is None:
+        raise ConfigError(f"--projection {projection}: there are {' and '.join(PROJECTIONS)}")
+    console = Console()
+    with console.status(f"laying out the items of {run_folder}"):
+        written = draw_map(run_folder, output or run_folder, projection=chosen, seed=seed)
+    console.print(f"written: {written[0]}, {written[1]}")
+
+
 @app.command()
 def audit(
     epsilon: Annotated[float, typer.Option(min=0.01, help="The claim to test.")] = 1.0,

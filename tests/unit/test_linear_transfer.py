@@ -159,19 +159,17 @@ def test_released_statistics_come_back_in_the_unit_of_exact_ones() -> None:
     np.testing.assert_allclose(back.packed, pack_symmetric(x.T @ x), atol=1e-4)
 
 
-def test_noise_beyond_what_users_have_to_say_still_gives_finite_weights() -> None:
-    config = LinearConfig()
-    noise = np.random.default_rng(0).normal(0, 1e3, 36)
-    parts = {"b": ItemStatistics(np.sort(OWNERS["b"]), noise, noisy=True)}
+def test_what_noise_leaves_below_zero_counts_as_zero() -> None:
+    config = LinearConfig(privacy=LinearPrivacy(regularization=100.0))
+    # Item 0 with itself −99, with item 8 5: unprojected, (−99 + 100)⁻¹·5 would be 5.
+    parts = {"b": ItemStatistics(np.array([0, 8]), np.array([-99.0, 5.0, 1.0]), noisy=True)}
     solved = transfer_weights(parts, OWNERS, "a", config)
-    assert np.isfinite(solved.weights).all()
-    # Negative eigenvalues count as 0: the inverse is never larger than 1/λ.
-    assert np.linalg.norm(solved.weights, 2) <= np.linalg.norm(parts["b"].block(solved.inputs, solved.targets), 2) / 100
+    np.testing.assert_allclose(solved.weights, [[0.05]], rtol=1e-6)
 
 
 def test_a_vocabulary_above_the_limit_is_refused_and_the_mend_named() -> None:
     config = LinearConfig(max_items=10)
-    with pytest.raises(ConfigError, match="linear.kept_items"):
+    with pytest.raises(ConfigError, match=r"linear\.kept_items"):
         config.columns(np.zeros(M), _ownership(), private=False)
     assert len(config.model_copy(update={"kept_items": 10}).columns(np.zeros(M), _ownership(), private=False)) == 10
     with pytest.raises(ValidationError, match="max_items"):

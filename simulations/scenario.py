@@ -20,6 +20,9 @@ PlatformName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
+from simulations.noise import plan_with_noise
+
+
 class PlatformSource(FrozenModel):
     """One platform with data of its own."""
 
@@ -167,8 +170,8 @@ class Scenario(FrozenModel):
         return self
 
     def with_platforms(self, number: int) -> Self:
-        """The scenario with P in its plan, which noise shares depend on."""
-        return self.model_copy(update={"plan": self.plan.model_copy(update={"platforms": number})})
+        """The scenario with P in its plan, which noise shares depend on, and a deep model's noise where none is stated."""
+        return self.model_copy(update={"plan": plan_with_noise(self.plan.model_copy(update={"platforms": number}))})
 
 
 def shipped_scenarios() -> dict[str, Path]:

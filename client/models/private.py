@@ -85,15 +85,14 @@ class GradientComputer:
     def _compute(self, users: Any, touched: Any, items: Any, targets: Any, lengths: Any, n_negatives: int) -> Any:
         # One user after another in one graph: a vectorised backward pass has no kernels for batched attention weights.
         return tf.map_fn(
-            lambda user: self._of_one(*user, n_negatives),
+            lambda user: self._of_one(user, n_negatives),
             (users, touched, items, targets, lengths),
             fn_output_signature=(tf.float32, tf.float32),
             parallel_iterations=8,
         )
 
-    def _of_one(
-        self, user: Any, touched: Any, items: Any, targets: Any, length: Any, n_negatives: Any
-    ) -> tuple[Any, Any]:
+    def _of_one(self, window: tuple[Any, ...], n_negatives: Any) -> tuple[Any, Any]:
+        user, touched, items, targets, length = window
         rows = tf.maximum(touched, 0)
         if self._model.config.item_ids:
             own = tf.gather(tf.convert_to_tensor(self._model.item_rows), rows)

@@ -50,8 +50,8 @@ CONFIGS = {
     f"weighting {a:g}, λ {ridge:g}": LinearConfig(regularization=ridge, user_weighting=a, kept_items=6000)
     for a, ridge in ((0.0, 100.0), (0.0, 300.0), (0.25, 10.0), (0.25, 30.0))
 }
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
-BETAS = (0.0, 0.2, 0.5, 1.0)
+WEIGHTS = (0.0, 0.5, 1.0, 2.0)
+BETAS = (0.0, 0.5, 1.0)
 _PARTS = ("factors", "linear", "attributes")
 _TEXT_COLUMNS = 100
 
@@ -233,15 +233,23 @@ def tuning_stages(
     return stages
 
 
+def best_config(stages: Sequence[Stage], ruler: Ruler) -> str:
+    """The configuration of the linear road that is best by itself on the tuning draws."""
+    alone = {
+        name: np.mean([stage.merit(ruler, stage.blend(name, (0.0, 1.0, 0.0), 0.0)) for stage in stages])
+        for name in CONFIGS
+    }
+    return max(alone, key=lambda name: alone[name])
+
+
 def choose(
-    stages: Sequence[Stage], ruler: Ruler, parts: Sequence[str], betas: Sequence[float]
-) -> tuple[str, tuple[float, ...], float]:
-    """Configuration, weights and β with the best mean over the tuning draws; the first of ``parts`` has weight 1."""
-    grids = [(1.0,) if name == parts[0] else WEIGHTS if name in parts else (0.0,) for name in _PARTS]
-    names = tuple(CONFIGS) if "linear" in parts else tuple(CONFIGS)[:1]
+    stages: Sequence[Stage], ruler: Ruler, config: str, parts: Sequence[str], betas: Sequence[float]
+) -> tuple[tuple[float, ...], float]:
+    """Weights and β with the best mean over the tuning draws; the last of ``parts`` has weight 1."""
+    grids = [(1.0,) if name == parts[-1] else WEIGHTS if name in parts else (0.0,) for name in _PARTS]
     tried = {
-        (name, weights, beta): np.mean([stage.merit(ruler, stage.blend(name, weights, beta)) for stage in stages])
-        for name, weights, beta in product(names, product(*grids), betas)
+        (weights, beta): np.mean([stage.merit(ruler, stage.blend(config, weights, beta)) for stage in stages])
+        for weights, beta in product(product(*grids), betas)
     }
     return max(tried, key=lambda choice: tried[choice])
 
@@ -262,12 +270,13 @@ def linear_figures(name: str, texts: Texts) -> dict[str, object]:
         scored = prepare(ground, FIGURE_OF_MERIT, platforms, state, plan, secret, texts)
         stages = tuning_stages(platforms, target, scenario, plan, secret, texts)
         popularity = PopularityScorer(ground.elsewhere)
+        config = best_config(stages, ruler)
         ends = [scored.merit(ruler, scorer, half) for scorer in (popularity, ground.shared(ceiling_model))]
         report[target.name] = {"popularity": scored.merit(ruler, popularity), "ceiling_on_half": ends[1]} | {
             " + ".join(parts) + (" + demand" if len(betas) > 1 else ""): _figures(
-                scored, ruler, choose(stages, ruler, parts, betas), half, ends
+                scored, ruler, config, choose(stages, ruler, config, parts, betas), half, ends
             )
-            for parts in (("linear",), ("factors",), ("attributes",), ("factors", "linear"), _PARTS)
+            for parts in (("factors",), ("linear",), ("attributes",), ("factors", "linear"), _PARTS)
             for betas in ((0.0,), BETAS)
         }
     return report
@@ -276,11 +285,12 @@ def linear_figures(name: str, texts: Texts) -> dict[str, object]:
 def _figures(
     scored: Stage,
     ruler: Ruler,
-    choice: tuple[str, tuple[float, ...], float],
+    config: str,
+    choice: tuple[tuple[float, ...], float],
     half: UserItemMatrix,
     ends: Sequence[float],
 ) -> dict[str, object]:
-    config, weights, beta = choice
+    weights, beta = choice
     scorer = scored.blend(config, weights, beta)
     return {
         "recall@20": scored.merit(ruler, scorer),

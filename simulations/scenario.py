@@ -15,12 +15,10 @@ from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.config.platform import CatalogueConfig, PersonalizationConfig
 from common.errors import ConfigError
+from simulations.noise import plan_with_noise
 
 PlatformName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-from simulations.noise import plan_with_noise
 
 
 class PlatformSource(FrozenModel):

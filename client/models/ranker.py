@@ -113,7 +113,7 @@ class Ranker:
         if not 0 < labels.sum() < len(labels):
             raise DataError("the ranking stage: no scorer's candidates hold what users chose; leave it out")
         ranker._train(features, labels)
-        pass
+        ranker._calibrate(history, truth, users[:n_calibration])
         return ranker
 
     def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:

@@ -10,8 +10,10 @@ Under privacy the aggregator has one noisy sum of clipped gradients and takes a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from logging import WARNING, getLogger
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
@@ -93,7 +95,8 @@ def _combine(
         if state.tower_slots:
             strategy.m_t = {name: state.tower_slots[f"m.{name}"] for name in names}
             strategy.v_t = {name: state.tower_slots[f"v.{name}"] for name in names}
-    arrays, _ = strategy.aggregate_train(state.tower_round + 1, replies)
+    with _quiet():
+        arrays, _ = strategy.aggregate_train(state.tower_round + 1, replies)
     assert arrays is not None
     values = {name: arrays[name].numpy().astype(np.float32) for name in names}
     if not isinstance(strategy, FedAdam):
@@ -101,6 +104,18 @@ def _combine(
     slots = {f"m.{name}": value for name, value in (strategy.m_t or {}).items()}
     slots |= {f"v.{name}": value for name, value in (strategy.v_t or {}).items()}
     return values, {name: np.asarray(value, dtype=np.float64) for name, value in slots.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Flower's strategies log at every round what our own observer says."""
+    logger = getLogger("flwr")
+    level = logger.level
+    logger.setLevel(WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _strategy(towers: TowerConfig) -> FedAvg:

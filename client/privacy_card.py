@@ -62,9 +62,10 @@ def card_content(
         return content | {"epsilon": None, "delta": None, "mechanism": None, "noise": None}
     releases = plan.release_plan()
     return content | {
-        "epsilon": releases.epsilon,
-        "delta": releases.delta,
+        "epsilon": plan.privacy.epsilon,
+        "delta": plan.delta,
         "mu": releases.mu,
+        "towers": _towers(plan),
         "mechanism": f"discrete Gaussian on clipped sums over users ({plan.privacy.release}), composed as Gaussian DP",
         "noise": plan.privacy.noise,
         "colluders": plan.privacy.colluders,
@@ -77,6 +78,21 @@ def card_content(
                 {release.kind: release.noise_multiplier for release in part.releases()} for part in releases.rounds
             ],
         },
+    }
+
+
+def _towers(plan: FederationPlan) -> dict[str, Any] | None:
+    """The deep model's part of the run, or None."""
+    if plan.towers is None:
+        return None
+    updates = plan.update_plan()
+    return {
+        "epsilon": updates.epsilon,
+        "delta": updates.delta,
+        "rounds": updates.rounds,
+        "sampling_rate": updates.sampling_rate,
+        "noise_multiplier": updates.noise.noise_multiplier,
+        "clip_norm": updates.noise.sensitivity,
     }
 
 
@@ -153,17 +169,28 @@ def _private_promise(plan: FederationPlan, content: Mapping[str, Any]) -> str:
 
 For each user of each platform: whatever anyone concludes from all that left the platform in this run, they would have
 concluded nearly the same had this user never been there. Formally, the run is (ε, δ)-differentially private with
-**ε = {content["epsilon"]:g}** and **δ = {content["delta"]:.3g}** (μ-GDP with μ = {content["mu"]:.4f}).
+**ε = {content["epsilon"]:g}** and **δ = {content["delta"]:.3g}** (the factorisation is μ-GDP with μ = {content["mu"]:.4f}).
 
 - *Unit*: {content["unit"]}. *Neighbours*: {content["neighbours"]}.
 - *Mechanism*: {content["mechanism"]}; a user's factor is clipped to norm {content["parameters"]["clip_norm"]:g}, item
   weights to total {content["parameters"]["weight_total"]:g}. Noise is exact integer noise from the operating system's
   random number generator.
-- *Noise*: {noise}
+{_towers_text(content["towers"])}- *Noise*: {noise}
 - *Assumptions*: no platform has more than {content["user_bound"]:,} users (δ rests on it); each platform runs this
   software unmodified for its own users' sake; identity fingerprints were compared out of band.
-- *Every* release counts: item counts, item vectors and Gram matrices of all rounds. No metric, objective or verdict left.
+- *Every* release counts: item counts, item vectors, Gram matrices and updates of all rounds. No metric, objective or verdict left.
 """
+
+
+def _towers_text(towers: Mapping[str, Any] | None) -> str:
+    if towers is None:
+        return ""
+    return (
+        f"- *Deep model*: {towers['rounds']} rounds; in each, every user takes part with probability "
+        f"{towers['sampling_rate']:g} and a gradient clipped to norm {towers['clip_norm']:g}, noise multiplier "
+        f"{towers['noise_multiplier']:.4g}. Opacus' PRV accountant: ε = {towers['epsilon']:.4g} at δ = "
+        f"{towers['delta']:.3g}, which is part of the ε and δ above (basic composition with the factorisation).\n"
+    )
 
 
 def _epsilon(part: Mapping[str, Any]) -> str:

@@ -140,7 +140,7 @@ class PrivateContributor:
                 f"this platform has more users than privacy.user_bound = {plan.privacy.user_bound}; agree on a higher "
                 "bound, on which δ and the ring of the secure sum rest"
             )
-        if plan.delta > 1 / max(users, 1):
+        if max(plan.delta, mechanism.plan.delta) > 1 / max(users, 1):
             raise PrivacyError("privacy.delta: is above 1/n for this platform; agree on a smaller one")
         self._plan = plan
         # Row by row, whatever the plan says: a batch is padded to its longest history, so that how a user's solution is

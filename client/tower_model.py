@@ -1,7 +1,8 @@
 """A platform's finished deep model as the store keeps it: plain arrays; TensorFlow is loaded when it first scores.
 
 Content is folded into the item rows: what is stored is a two-tower model whose item vectors are its rows, and the user
-tower. So it serves as factors do, and needs none of the attributes it was trained on.
+tower. So it serves as factors do, and needs none of the attributes it was trained on. Since an item's vector is a sum,
+what each attribute's encoder adds to it is kept beside it, and a score can be attributed to attributes without encoders.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.dataset import UserItemMatrix
 from common.config.towers import TowerConfig
 from common.parameters import ITEM_ROWS
 
 if TYPE_CHECKING:
+    from client.models.attribution import Attribution
     from client.models.scorer import TowerScorer
+    from client.models.served import ServedTower
     from client.models.towers import TwoTower
+
+_PART = "item_part_"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,7 +33,8 @@ class TowerModel:
 
     Attributes:
         config: without encoders.
-        values: variables by name, shared and private; ``item_rows`` float32 ``[items, d]`` are the item vectors.
+        values: variables by name, shared and private; ``item_rows`` float32 ``[items, d]`` are the item vectors, and
+            ``item_part_ATTRIBUTE`` of the same shape what each encoder has added to them.
         own: int32 ``[m_own]``: row of each own item.
         n_shared: m; the first m rows are the vocabulary's.
         n_users: n.
@@ -46,6 +51,8 @@ class TowerModel:
     @classmethod
     def of(cls, model: TwoTower, own: NDArray[np.int32]) -> TowerModel:
         """What is kept of a trained model."""
+        from client.models.served import encoded_parts
+
         vectors = np.asarray(model.item_vectors())
         user_tower = {
             name: np.array(variable)
@@ -54,7 +61,11 @@ class TowerModel:
         }
         return cls(
             config=model.config.model_copy(update={"encoders": (), "item_ids": True, "id_dropout": 0.0}),
-            values={**user_tower, ITEM_ROWS: vectors},
+            values={
+                **user_tower,
+                ITEM_ROWS: vectors,
+                **{f"{_PART}{attribute}": part for attribute, part in encoded_parts(model).items()},
+            },
             own=own,
             n_shared=model.n_shared,
             n_users=model.n_users,
@@ -65,6 +76,11 @@ class TowerModel:
     def item_vectors(self) -> NDArray[np.float32]:
         """float32 ``[items, d]``."""
         return self.values[ITEM_ROWS]
+
+    @property
+    def item_parts(self) -> dict[str, NDArray[np.float32]]:
+        """float32 ``[items, d]`` by attribute: its share of each item's vector; the rest is the item's own row."""
+        return {name.removeprefix(_PART): part for name, part in self.values.items() if name.startswith(_PART)}
 
     @cached_property
     def model(self) -> TwoTower:
@@ -92,20 +108,29 @@ class TowerModel:
         """Scores the vocabulary; histories have its columns."""
         return self._scorer(np.arange(self.n_shared, dtype=np.int32))
 
-    def user_vector(self, history: NDArray[np.int32], user: int | None) -> NDArray[np.float32]:
+    @cached_property
+    def served(self) -> ServedTower:
+        """The user tower for one history at a time; made at first use."""
+        from client.models.served import ServedTower
+
+        return ServedTower(self.config, self.values, self.n_users, self.profile)
+
+    def user_vector(self, history: NDArray[np.integer], user: int | None) -> NDArray[np.float32]:
         """float32 ``[d]`` of one history of own columns, oldest first; ``user`` None is somebody unknown.
 
         A user who is unknown here has no embedding and no profile; with either in the model, those of nobody are zero.
         """
-        matrix = UserItemMatrix(
-            indptr=np.array([0, len(history)]),
-            indices=history,
-            values=np.ones(len(history), dtype=np.float32),
-            times=np.arange(len(history)),
-            n_items=len(self.own),
-        )
-        vectors: NDArray[np.float32] = self._scorer(self.own).vectors_of(matrix, [-1 if user is None else user])[0]
-        return vectors
+        return self.served.vector(self.item_vectors[self.own[history]], user)
+
+    def attribution(
+        self,
+        history: NDArray[np.integer],
+        user: int | None,
+        item: NDArray[np.floating],
+        parts: Mapping[str, NDArray[np.floating]],
+    ) -> Attribution:
+        """What ⟨user, item⟩ is made of, see :meth:`client.models.served.ServedTower.attribution`."""
+        return self.served.attribution(self.item_vectors[self.own[history]], user, item, parts)
 
     def _scorer(self, rows: NDArray[np.int32]) -> TowerScorer:
         from client.models.scorer import TowerScorer

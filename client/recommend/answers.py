@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Scope = Literal["own", "cross", "all"]
@@ -77,10 +77,12 @@ class Explanation:
         score: as in the recommendation.
         contributions: of the history's items, largest absolute amount first.
         others: sum of the contributions that are not listed.
-        item_bias: of explicit feedback, else 0.
+        item_bias: what the item adds by itself: its bias (explicit feedback), its attributes and own row (deep model).
         popularity: the part of popularity.
-        decided_by: ``local``, ``shared``, ``blend``, ``anchored`` or ``popularity``.
+        decided_by: ``local``, ``shared``, ``blend``, ``anchored``, ``towers``, ``popularity``, or ``tower_blend``: the deep
+            model beside the platform's own, and for other platforms' items beside the shared one.
         models: share of each model that took part.
+        attributes: the deep model's share of ``item_bias`` by attribute; ``id`` is the item's own row.
     """
 
     key: str
@@ -92,6 +94,7 @@ class Explanation:
     popularity: float
     decided_by: str
     models: Mapping[str, ModelShare]
+    attributes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

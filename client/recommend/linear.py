@@ -5,20 +5,20 @@ factors u_p, item rows x_ip, weight w_p and a column of log popularity with weig
 
     score_i = z(Σ_p w_p z(u_pᵀx_ip) + β·pop_i) = qᵀ(x_i − x̄) / √(qᵀC q),   q = [w_p u_p / √(u_pᵀC_pp u_p) …, β],
 
-where x̄ and C are mean and covariance of the concatenated item rows: known once a model is loaded.
+where x̄ and C are mean and covariance of the concatenated item rows: known once a model is loaded. Where popularity meets
+several parts, their sum is standardised before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from client.recommend.fold_in import FoldIn
 
 _BLOCK = 1 << 15
 # As in scorer.z: a deviation that is nothing but rounding of the scores does not rank.
@@ -26,37 +26,54 @@ _FLAT = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """One model's share of a scope.
+class Carried:
+    """A part's raw score for one item, taken apart: Σ amounts + own.
 
     Attributes:
-        name: ``local``, ``shared`` or ``anchored``.
-        fold_in: solves the user's factor over the items that this model counts as the platform's catalogue.
-        columns: int32 ``[m_own]``: each own item's row in ``fold_in``, −1 where it has none; None: the same.
-        items: float32 ``[m, width]``: the scope's items in the form of :attr:`FoldIn.scoring_items`.
-        weight: w_p.
-        value_mean: μ of explicit feedback, else 0.
+        entries: int ``[k]``: the entries of the history that the part reads.
+        amounts: float64 ``[k]``: what each of them adds.
+        own: what the item adds by itself.
+        attributes: ``own`` by attribute of the item, where it can be told; their sum is ``own`` to 0.1 %.
     """
 
-    name: str
-    fold_in: FoldIn
-    columns: NDArray[np.int32] | None
-    items: NDArray[np.float32]
-    weight: float = 1.0
-    value_mean: float = 0.0
+    entries: NDArray[np.intp]
+    amounts: NDArray[np.float64]
+    own: float
+    attributes: Mapping[str, float]
 
-    def known(self, columns: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
-        """Which entries of a history this model knows, and their rows in ``fold_in``."""
-        rows = columns if self.columns is None else self.columns[columns]
-        entries = np.flatnonzero(rows >= 0)
-        return entries, rows[entries]
 
-    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float64]:
-        """float64 ``[width]``: the user's factor in the form that meets ``items``."""
-        entries, rows = self.known(columns)
-        factor = self.fold_in.user(rows, values[entries])
-        scoring: NDArray[np.float64] = self.fold_in.scoring_factors(factor[None])[0].astype(np.float64)
-        return scoring
+class Part(Protocol):
+    """One model's share of a scope: its scores are products of a user's factor with the items' rows."""
+
+    @property
+    def name(self) -> str:
+        """``local``, ``shared``, ``anchored`` or ``towers``."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """w_p."""
+        ...
+
+    @property
+    def items(self) -> NDArray[np.float32]:
+        """float32 ``[m, width]``."""
+        ...
+
+    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
+        """float64 ``[width]``: the user's factor in the form that meets ``items``; arguments as in :class:`LinearScope`."""
+        ...
+
+    def carried(
+        self,
+        row: int,
+        deviation: NDArray[np.float64],
+        columns: NDArray[np.int32],
+        values: NDArray[np.float32],
+        user: int | None,
+    ) -> Carried:
+        """Take apart ``factor @ deviation``, where ``deviation`` is row ``row`` of ``items`` minus their mean."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +133,15 @@ class LinearScope:
             total += centred.T @ centred
         return total / max(len(self), 1)
 
-    def query(self, columns: NDArray[np.int32], values: NDArray[np.float32]) -> Query:
-        """The query of a history: int32 ``[n]`` own columns, oldest first, and their values float32 ``[n]``."""
-        factors = [part.factor(columns, values) for part in self.parts]
+    def query(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None = None) -> Query:
+        """The query of a history.
+
+        Args:
+            columns: int32 ``[n]``; own items, oldest first.
+            values: float32 ``[n]``.
+            user: the platform's user that it belongs to; None: nobody that the models know by more than the history.
+        """
+        factors = [part.factor(columns, values, user) for part in self.parts]
         scales = np.array(
             [part.weight * self._inverse(u, s) for part, u, s in zip(self.parts, factors, self.slices, strict=True)]
         )
@@ -126,6 +149,10 @@ class LinearScope:
         for factor, scale, where in zip(factors, scales, self.slices, strict=True):
             vector[where] = scale * factor
         if self.has_popularity:
+            if len(self.parts) > 1:
+                # As CrossScorer: popularity is added to the blend brought to deviation 1.
+                inner = self._inverse(vector[:-1], slice(0, -1))
+                vector, scales = vector * inner, scales * inner
             vector[-1] = self.beta
         whole = self._inverse(vector, slice(None))
         vector *= whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -39,11 +39,13 @@ class History:
         columns: int32 ``[n]``: own items, oldest first, unique.
         values: float32 ``[n]``: weights or ratings.
         elsewhere: int32 ``[e]``: rows of the cross scope; they are not recommended again, and move no factor.
+        user: row of the model's user that it belongs to; None: of nobody that the model knows.
     """
 
     columns: NDArray[np.int32]
     values: NDArray[np.float32]
     elsewhere: NDArray[np.int32]
+    user: int | None = None
 
 
 class PreparedHistory:
@@ -63,7 +65,8 @@ class PreparedHistory:
         """The history's side of a scope's linear form."""
         found = self._queries.get(scope)
         if found is None:
-            found = self._scopes[scope].linear.query(self.history.columns, self.history.values)
+            history = self.history
+            found = self._scopes[scope].linear.query(history.columns, history.values, history.user)
             self._queries[scope] = found
         return found
 
@@ -114,7 +117,7 @@ class Recommender:
             raise DataError("this platform does not know that user; check the id, or recommend for a history instead")
         histories = self.model.histories
         known = slice(0, 0) if row is None else slice(histories.indptr[row], histories.indptr[row + 1])
-        return self._with_events(known, events)
+        return replace(self._with_events(known, events), user=row)
 
     def history_from(self, items: Iterable[tuple[str, float]]) -> tuple[History, tuple[str, ...]]:
         """A history from item keys and values, oldest first, and the keys that the model does not know."""
@@ -190,7 +193,7 @@ class Recommender:
         """
         own, foreign = self._place(key)
         scope, row = (self.own, own) if own >= 0 else (self.cross, foreign)
-        shares = explain_score(scope.linear, row, history.columns, history.values)
+        shares = explain_score(scope.linear, row, history.columns, history.values, history.user)
         largest = np.argsort(-np.abs(shares.contributions), kind="stable")[:limit]
         listed = tuple(
             Contribution(self.model.own.keys[column], self.model.own.titles[column], float(amount))
@@ -207,6 +210,7 @@ class Recommender:
             popularity=popularity,
             decided_by=decided_by,
             models=models,
+            attributes=shares.attributes,
         )
 
     def _place(self, key: str) -> tuple[int, int]:

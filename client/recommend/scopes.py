@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from client.platform_model import FactorModel, ItemDescriptions, PlatformModel
 from client.recommend.answers import Recommendation
+from client.recommend.factor_part import FactorPart
 from client.recommend.filters import AttributeIndex
 from client.recommend.fold_in import FoldIn
 from client.recommend.index import ItemIndex, best_of, make_index
 from client.recommend.linear import LinearScope, Part, Query
 from client.recommend.scorer import z
+from client.recommend.tower_part import TowerPart
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +24,7 @@ class ItemScope:
     """The items of one scope with everything a request asks of them.
 
     Attributes:
-        decided_by: ``local``, ``shared``, ``blend`` or ``anchored``.
+        decided_by: as in :class:`client.recommend.answers.Explanation`.
         linear: their scores.
         items: their descriptions, in order of row.
         owners: bool ``[m, P]``.
@@ -74,15 +76,19 @@ def own_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -
         approximate_above: from how many items on search is approximate.
     """
     verdict = model.verdict
-    parts = []
-    if verdict.name in ("local", "blend"):
+    parts: list[Part] = []
+    if verdict.name in ("local", "blend", "tower_blend"):
         parts.append(_own_part("local", model.local))
     elif verdict.name == "anchored" and model.anchored is not None:
         parts.append(_own_part("anchored", model.anchored))
     if verdict.name in ("shared", "blend"):
         weight = 1.0 if verdict.weight is None or verdict.name == "shared" else verdict.weight
         mean = model.shared.value_mean
-        parts.append(Part("shared", shared, shared_rows(model), _shared_on_own(model, shared), weight, mean))
+        parts.append(FactorPart("shared", shared, shared_rows(model), _shared_on_own(model, shared), weight, mean))
+    if verdict.name in ("towers", "tower_blend") and model.towers is not None:
+        weight = 1.0 if verdict.weight is None or verdict.name == "towers" else verdict.weight
+        everything = np.ones(len(model.own_positions), dtype=np.bool_)
+        parts.append(TowerPart(model.towers, everything, model.towers.own, weight))
     linear = LinearScope(parts)
     owners, platforms = _owners_of_own(model)
     return ItemScope(
@@ -97,16 +103,20 @@ def own_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -
 
 
 def cross_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -> ItemScope:
-    """The items that only other platforms have, ranked by the shared factors and popularity there."""
+    """The items that only other platforms have, ranked by the shared models and popularity there."""
     positions = np.flatnonzero(model.foreign)
     # The floor of CrossScorer: noise must not make the logarithm blow up.
     log_popularity = np.log(np.maximum(model.elsewhere[positions], 1.0))
     items = model.shared.restricted(positions).scoring_items
-    part = Part("shared", shared, shared_rows(model), items, value_mean=model.shared.value_mean)
-    linear = LinearScope([part], log_popularity, model.beta)
+    parts: list[Part] = [FactorPart("shared", shared, shared_rows(model), items, value_mean=model.shared.value_mean)]
+    deep = model.towers is not None and model.tower_weight > 0
+    if model.towers is not None and deep:
+        rows = positions.astype(np.int32)
+        parts.append(TowerPart(model.towers, model.own_positions >= 0, rows, model.tower_weight))
+    linear = LinearScope(parts, log_popularity, model.beta)
     described = model.vocabulary
     return ItemScope(
-        decided_by="shared",
+        decided_by="tower_blend" if deep else "shared",
         linear=linear,
         items=ItemDescriptions(
             keys=tuple(described.keys[i] for i in positions),
@@ -131,9 +141,9 @@ def shared_rows(model: PlatformModel) -> NDArray[np.int32]:
     return np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)
 
 
-def _own_part(name: str, factors: FactorModel) -> Part:
+def _own_part(name: str, factors: FactorModel) -> FactorPart:
     fold_in = FoldIn(factors.item_parameters, factors.config, factors.value_mean)
-    return Part(name, fold_in, None, fold_in.scoring_items, value_mean=factors.value_mean)
+    return FactorPart(name, fold_in, None, fold_in.scoring_items, value_mean=factors.value_mean)
 
 
 def _shared_on_own(model: PlatformModel, shared: FoldIn) -> NDArray[np.float32]:

@@ -62,9 +62,7 @@ class UpdatePlan:
         masked: bool,
     ) -> UpdatePlan:
         """The plan of a sum whose noise is divided over ``shares`` platforms."""
-        noise = GaussianNoise(
-            sensitivity=clip_norm, noise_multiplier=noise_multiplier, shares=shares, masked=masked
-        )
+        noise = GaussianNoise(sensitivity=clip_norm, noise_multiplier=noise_multiplier, shares=shares, masked=masked)
         return cls(epsilon=epsilon, delta=delta, noise=noise, sampling_rate=sampling_rate, rounds=rounds)
 
     def release(self) -> Release:
@@ -221,7 +219,7 @@ class UpdateMechanism:
         sound = np.isfinite(squares)
         norms = np.sqrt(np.where(sound, squares, 1.0))
         clip = self.plan.noise.sensitivity * _SHRINK
-        scale = np.where(sound, np.minimum(1.0, clip / np.maximum(norms, np.finfo(np.float64).tiny)), 0.0)
+        scale = np.where(sound, clip / np.maximum(norms, clip), 0.0)
         scale = scale / self.plan.noise.grid_step
         dense[~sound], rows[~sound] = 0.0, 0.0
         return _toward_zero(dense * scale[:, None]), _toward_zero(rows * scale[:, None, None])

@@ -55,7 +55,7 @@ class TowerModel:
 
         vectors = np.asarray(model.item_vectors())
         user_tower = {
-            name: np.array(variable)
+            name: np.asarray(variable).copy()
             for name, variable in {**model.shared, **model.private}.items()
             if name in model.user_tower_names
         }

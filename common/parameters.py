@@ -111,7 +111,9 @@ def _attention(name: str, d: int, heads: int) -> list[SharedVariable]:
     variables = []
     for part in ("query", "key", "value"):
         variables.append(
-            SharedVariable(name=f"{name}_{part}_kernel", shape=(d, heads, d // heads), initializer="normal", scale=d**-0.5)
+            SharedVariable(
+                name=f"{name}_{part}_kernel", shape=(d, heads, d // heads), initializer="normal", scale=d**-0.5
+            )
         )
         variables.append(SharedVariable(name=f"{name}_{part}_bias", shape=(heads, d // heads), initializer="zeros"))
     out = SharedVariable(
@@ -141,7 +143,11 @@ def _encoder_variables(encoder: EncoderConfig, d: int) -> list[SharedVariable]:
             variables = _dense(f"{name}_hidden", 1, width)
         case "text":
             convolution = SharedVariable(name=f"{name}_conv_kernel", shape=(3, width, width), initializer=_KERNEL)
-            variables = [table, convolution, SharedVariable(name=f"{name}_conv_bias", shape=(width,), initializer="zeros")]
+            variables = [
+                table,
+                convolution,
+                SharedVariable(name=f"{name}_conv_bias", shape=(width,), initializer="zeros"),
+            ]
         case "text_transformer":
             positions = SharedVariable(name=f"{name}_positions", shape=(encoder.length, width), initializer="normal")
             variables = [table, positions, *_block(f"{name}_block", width, 1)]

@@ -16,8 +16,8 @@ from common.errors import ContractError, FederationError, SecureSumError
 from common.exchange import AgentReply, AgentRequest, Arrays, Kind
 from common.files import write_atomically
 from common.privacy.rounds import masked_lengths
-from common.privacy.updates import UPDATE
 from common.privacy.secure_sum import Roster, SecureSumRound, SecureSumServer
+from common.privacy.updates import UPDATE
 from common.protocol import open_sizes, plan_sizes, reply_contract
 from server.exchange import PlatformExchange
 from server.state import FederationState

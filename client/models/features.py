@@ -131,7 +131,9 @@ def _numbers(config: EncoderConfig, column: Column) -> Feature:
         try:
             vector = np.asarray(_parsed(column[row]), dtype=np.float32).reshape(-1)
         except (TypeError, ValueError):
-            raise DataError(f"item attribute {config.attribute!r}: a value is no number; use kind: multi_hot or text") from None
+            raise DataError(
+                f"item attribute {config.attribute!r}: a value is no number; use kind: multi_hot or text"
+            ) from None
         if len(vector) != width:
             raise DataError(f"item attribute {config.attribute!r}: a value has {len(vector)} numbers, width is {width}")
         values[row], present[row] = np.nan_to_num(vector), np.isfinite(vector).all()
@@ -179,10 +181,12 @@ def _sentences(config: EncoderConfig, column: Column) -> Feature:
     if present.any():
         if config.path is None or not Path(config.path).is_dir():
             raise DataError(f"encoder of {config.attribute!r}: path must be the folder of a local sentence model")
-        model = cast(Any, tf.saved_model.load(config.path))
+        model = cast("Any", tf.saved_model.load(config.path))
         found = np.asarray(model(tf.constant([str(column[row]) for row in np.flatnonzero(present)])), dtype=np.float32)
         if found.shape[1:] != (config.width,):
-            raise DataError(f"encoder of {config.attribute!r}: its model gives {found.shape[1:]} numbers, width is {config.width}")
+            raise DataError(
+                f"encoder of {config.attribute!r}: its model gives {found.shape[1:]} numbers, width is {config.width}"
+            )
         values[present] = found
     return Feature(config, values, present)
 

@@ -47,9 +47,7 @@ def recent(matrix: UserItemMatrix, length: int, rows: NDArray[np.int32]) -> Wind
     return _windows(matrix, np.arange(matrix.n_users), starts, lengths, length, rows, with_targets=False)
 
 
-def training_windows(
-    matrix: UserItemMatrix, length: int, rows: NDArray[np.int32], rng: np.random.Generator
-) -> Windows:
+def training_windows(matrix: UserItemMatrix, length: int, rows: NDArray[np.int32], rng: np.random.Generator) -> Windows:
     """One window a user: its last ``length`` + 1 items, or with probability ½ as many from a random place before.
 
     A user of n items has n − 1 targets; one with fewer than two items has none and is left out. Long histories are seen
@@ -96,9 +94,7 @@ def _windows(
     )
 
 
-def recent_targets(
-    matrix: UserItemMatrix, length: int, rows: NDArray[np.int32], users: NDArray[np.integer]
-) -> Windows:
+def recent_targets(matrix: UserItemMatrix, length: int, rows: NDArray[np.int32], users: NDArray[np.integer]) -> Windows:
     """The last window of each of ``users`` with its targets, one a user; fewer than two items make an empty one."""
     lengths = np.clip(matrix.row_lengths[users] - 1, 0, length)
     starts = matrix.indptr[np.asarray(users) + 1] - 1 - lengths

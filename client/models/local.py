@@ -197,9 +197,7 @@ def scheduled_rate(training: TowerTraining, tower_round: int) -> float:
     return rate
 
 
-def trained_arrays(
-    model: TwoTower, result: LocalResult, own_shared: NDArray[np.int32]
-) -> Mapping[str, ReleasedArray]:
+def trained_arrays(model: TwoTower, result: LocalResult, own_shared: NDArray[np.int32]) -> Mapping[str, ReleasedArray]:
     """Shared variables as they may leave: dense ones whole, of item rows those of own shared items that were trained.
 
     Args:

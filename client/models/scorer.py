@@ -48,7 +48,11 @@ class TowerScorer:
         vectors, of_users = tf.constant(self.item_vectors), np.asarray(users, dtype=np.int32)
         encode = _encode(self.model)
         parts = [
-            np.asarray(encode(of_users[s : s + _BLOCK], windows.items[s : s + _BLOCK], windows.lengths[s : s + _BLOCK], vectors))
+            np.asarray(
+                encode(
+                    of_users[s : s + _BLOCK], windows.items[s : s + _BLOCK], windows.lengths[s : s + _BLOCK], vectors
+                )
+            )
             for s in range(0, len(of_users), _BLOCK)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, self.model.config.dimension), dtype=np.float32)

@@ -78,7 +78,9 @@ class SequenceEncoder(keras.layers.Layer):  # type: ignore[misc]
         if kind == "gru":
             return self.gru(self.drop(items, training=training), training=training)
         # Both as in SASRec: item vectors are scaled by √d before positions are added.
-        from_end = ops.clip(self.config.length - lengths[:, None] + ops.arange(width)[None, :], 0, self.config.length - 1)
+        from_end = ops.clip(
+            self.config.length - lengths[:, None] + ops.arange(width)[None, :], 0, self.config.length - 1
+        )
         x = items * self.dimension**0.5 + ops.take(self.positions, from_end, axis=0)
         x = self.drop(x, training=training)
         for block in self.blocks:

@@ -67,7 +67,9 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         self.profile = keras.layers.Dense(d, name="profile") if profile is not None and config.profile else None
         self._profile = None if profile is None else tf.constant(profile)
         self.adapter = (
-            keras.layers.Dense(d, use_bias=False, kernel_initializer="zeros", name="adapter") if config.adapter else None
+            keras.layers.Dense(d, use_bias=False, kernel_initializer="zeros", name="adapter")
+            if config.adapter
+            else None
         )
         self._build()
         self.shared = self._check_declared()
@@ -103,7 +105,9 @@ class TwoTower(keras.Model):  # type: ignore[misc]
     @property
     def user_tower_names(self) -> frozenset[str]:
         """Names of the variables that user vectors are made of, besides item vectors."""
-        items = {variable.name for variable in tower_variables(self.config.model_copy(update={"sequence": _NO_SEQUENCE}))}
+        items = {
+            variable.name for variable in tower_variables(self.config.model_copy(update={"sequence": _NO_SEQUENCE}))
+        }
         return frozenset((self.shared.keys() - items) | {name for name in self.private if "private_rows" not in name})
 
     def load(self, values: Mapping[str, NDArray[np.float32]]) -> None:

@@ -13,9 +13,9 @@ from common.config.towers import TowerConfig
 from common.errors import PrivacyError, SecureSumError
 from common.parameters import SharedVariable, tower_variables
 from common.privacy.plan import ReleasePlan, calibrate, noise_shares
+from common.privacy.rounds import check_sums_fit, secure_rounds
 from common.privacy.secure_sum import RoundSpec
 from common.privacy.updates import UpdateLayout, UpdatePlan
-from common.privacy.rounds import check_sums_fit, secure_rounds
 
 
 class FederationPlan(FrozenModel):

@@ -25,7 +25,13 @@ def masked_lengths(plan: ReleasePlan, *, n_items: int, row: int) -> tuple[int, .
 
 
 def secure_rounds(
-    plan: ReleasePlan, *, platforms: int, n_items: int, row: int, updates: UpdatePlan | None = None, update_size: int = 0
+    plan: ReleasePlan,
+    *,
+    platforms: int,
+    n_items: int,
+    row: int,
+    updates: UpdatePlan | None = None,
+    update_size: int = 0,
 ) -> tuple[RoundSpec, ...]:
     """One specification a round: what is summed, in the smallest ring that its public bounds fit.
 

@@ -115,7 +115,7 @@ class UpdateLayout:
 
     @property
     def row(self) -> int:
-        """d of the variable with rows; 0 without one."""
+        """D of the variable with rows; 0 without one."""
         return next((variable.shape[0] for variable in self.variables if variable.rows), 0)
 
     @property
@@ -183,7 +183,9 @@ class UpdateMechanism:
             seen += len(part.dense)
             self._add(sums, part, layout)
         if seen != len(drawn):
-            raise PrivacyError(f"gradients of {seen} users for {len(drawn)} that were drawn; this is a bug, please report it")
+            raise PrivacyError(
+                f"gradients of {seen} users for {len(drawn)} that were drawn; this is a bug, please report it"
+            )
         return self._contribution(server_round, sums)
 
     def noise_alone(self, server_round: int, layout: UpdateLayout) -> PrivatizedContribution:
@@ -209,7 +211,9 @@ class UpdateMechanism:
         sums[row_values:] += steps_of_dense.sum(axis=0)
         touched = part.positions >= 0
         if touched.any():
-            np.add.at(sums[:row_values].reshape(layout.n_items, layout.row), part.positions[touched], steps_of_rows[touched])
+            np.add.at(
+                sums[:row_values].reshape(layout.n_items, layout.row), part.positions[touched], steps_of_rows[touched]
+            )
 
     def _quantised(self, part: UserGradients) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Each user's gradient, scaled to a norm of at most C, in whole grid steps toward zero."""
@@ -250,4 +254,3 @@ def _check_form(part: UserGradients, layout: UpdateLayout) -> None:
 def decoded(vector: NDArray[np.int64], plan: UpdatePlan, layout: UpdateLayout) -> Mapping[str, NDArray[np.float64]]:
     """The noisy sum of gradients by variable, float64; post-processing."""
     return layout.split(vector.astype(np.float64) * plan.noise.grid_step)
-

@@ -136,7 +136,9 @@ def federated(
     judge = _Judge(matrix, split, config, keys, simulation_secret(seed), look_every, report, budget_s)
     with tempfile.TemporaryDirectory(prefix="crossfed-bench-") as folder:
         agents = make_agents(parts, scenario, Path(folder) / "platforms", {})
-        strategy = FederatedFactorization(plan, CheckpointStore(Path(folder) / "server"), run_id="bench", observer=judge)
+        strategy = FederatedFactorization(
+            plan, CheckpointStore(Path(folder) / "server"), run_id="bench", observer=judge
+        )
         judge.strategy = strategy
         with suppress(_Enough):
             strategy.train(inline_grid(agents))

@@ -1,7 +1,7 @@
 """The federation's contract: which arrays each request and each answer may hold, for the mode of privacy that is agreed.
 
-Named sizes: ``vocabulary`` m, ``rows`` (items whose row of the deep model a platform trained), ``catalogue`` m_p (the items that a platform shares), ``row`` (d, or d + 1 with a bias),
-``packed`` row(row + 1)/2, ``platforms`` P.
+Named sizes: ``vocabulary`` m, ``rows`` (items whose row of the deep model a platform trained), ``catalogue`` m_p (the
+items that a platform shares), ``row`` (d, or d + 1 with a bias), ``packed`` row(row + 1)/2, ``platforms`` P.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from common.config.towers import TowerConfig
 
 
 class NextItem(keras.Model):  # type: ignore[misc]
+    """Next-item prediction over histories, item vectors tied."""
+
     def __init__(self, config: TowerConfig, n_items: int) -> None:
         super().__init__(name="next_item")
         self.items = keras.layers.Embedding(n_items + 1, config.dimension)

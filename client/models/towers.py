@@ -150,10 +150,8 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         """
         known = tf.cast(items >= 0, tf.float32)[:, :, None]
         read = tf.gather(vectors, tf.maximum(items, 0)) * known
-        if self.config.sequence.kind == "none":
-            out = tf.zeros_like(read)
-        else:
-            out = self.sequence(read, lengths, training=training)
+        silent = self.config.sequence.kind == "none"
+        out = tf.zeros_like(read) if silent else self.sequence(read, lengths, training=training)
         return self._personal(out, users)
 
     def user_vectors(self, users: Any, items: Any, lengths: Any, vectors: Any) -> tf.Tensor:

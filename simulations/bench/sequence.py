@@ -140,7 +140,7 @@ def federated(
             plan, CheckpointStore(Path(folder) / "server"), run_id="bench", observer=judge
         )
         judge.strategy = strategy
-        with suppress(_Enough):
+        with suppress(_TimeIsOverError):
             strategy.train(inline_grid(agents))
     if plan.private:
         judge.look(strategy.state.tower_round)
@@ -152,7 +152,7 @@ def federated(
     return figures
 
 
-class _Enough(Exception):
+class _TimeIsOverError(Exception):
     """The time of a bench is over."""
 
 
@@ -185,7 +185,7 @@ class _Judge(SilentObserver):
         if record.phase == "towers" and done and done % self._look_every == 0 and not self.strategy.plan.private:
             self.look(done)
             if time.perf_counter() - self.started > self._budget_s:
-                raise _Enough
+                raise _TimeIsOverError
 
     def look(self, done: int) -> None:
         values = self.strategy.state.towers

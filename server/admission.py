@@ -2,12 +2,18 @@
 
 Revoking a platform takes its node key off the SuperLink at once and keeps a note of it, so that a later start of the
 SuperLink does not let it in again.
+
+The aggregator follows the folder while its operator's commands change it, so each of them holds the folder's lock.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +23,7 @@ from common.provisioning import Registration
 from server.flower import FlowerControl
 
 _UNREGISTERED = "unregistered"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,10 @@ class AdmissionBook:
             ConfigError: of another federation, or the name is taken by another key.
         """
         registration.check()
+        with self._locked():
+            self._admit(registration, federation)
+
+    def _admit(self, registration: Registration, federation: str) -> None:
         if registration.federation != federation:
             raise ConfigError(
                 f"registration of {registration.name!r}: is for federation {registration.federation!r}, not {federation!r}"
@@ -79,12 +90,13 @@ class AdmissionBook:
         Raises:
             ConfigError: there is no such platform.
         """
-        entries = self.all()
-        if name not in entries:
-            raise ConfigError(f"no platform {name!r}; admitted are {', '.join(entries) or 'none'}")
-        revoked = Admission(entries[name].registration, entries[name].node_id, revoked=True)
-        self._write(revoked)
-        return revoked
+        with self._locked():
+            entries = self.all()
+            if name not in entries:
+                raise ConfigError(f"no platform {name!r}; admitted are {', '.join(entries) or 'none'}")
+            revoked = Admission(entries[name].registration, entries[name].node_id, revoked=True)
+            self._write(revoked)
+            return revoked
 
     def bring_in_line(self, control: FlowerControl) -> dict[str, str]:
         """Register and unregister node keys until the SuperLink agrees with the folder; returns what was done, by name.
@@ -92,6 +104,11 @@ class AdmissionBook:
         Raises:
             FederationError: the SuperLink does not answer.
         """
+        # Two that compare and act at once would both unregister one node, and the second is told that it is unknown.
+        with self._locked():
+            return self._brought_in_line(control)
+
+    def _brought_in_line(self, control: FlowerControl) -> dict[str, str]:
         known = {node.node_id for node in control.nodes() if node.status != _UNREGISTERED}
         entries = self.all()
         done: dict[str, str] = {}
@@ -120,6 +137,26 @@ class AdmissionBook:
         self._write(Admission(registration, node_id))
         return "admitted"
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder against other processes and threads."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def names(self) -> dict[int, str]:
+        """The admitted platforms' names by node id.
+
+        Raises:
+            StoreError: a file is damaged.
+        """
+        entries = self.all().items()
+        return {entry.node_id: name for name, entry in entries if entry.node_id is not None and not entry.revoked}
+
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.json"
 
@@ -133,7 +170,6 @@ class AdmissionBook:
             raise StoreError(f"{path}: damaged; admit this platform again from its registration") from error
 
     def _write(self, admission: Admission) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
         content = {
             "registration": admission.registration.model_dump(mode="json"),
             "node_id": admission.node_id,

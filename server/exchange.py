@@ -21,6 +21,10 @@ from server.state import RoundRecord
 
 _log = getLogger(__name__)
 
+NOT_ADMITTED: Final = "not-admitted"
+"""Code of an answer from a node whose key belongs to no admitted platform."""
+OTHER_NAME: Final = "other-name"
+"""Code of an answer under another name than that which the node's key was admitted with."""
 # A deployed grid is a network call away; the in-process one answers at the first pull and never waits.
 _POLL_SECONDS: Final = 0.2
 _MESSAGE_TYPES: Final[Mapping[str, str]] = {
@@ -58,10 +62,15 @@ class PlatformExchange:
         grid: Flower's.
         observer: told of every answer.
         deadline: seconds that the platforms have for one answer.
+        names: name by Flower node id, of the platforms whose node keys were admitted; an answer under another name, or
+            from another node, is left out. None: nobody was admitted by key (the simulator), and nodes name themselves.
     """
 
-    def __init__(self, grid: Grid, observer: Observer, *, deadline: float) -> None:
+    def __init__(
+        self, grid: Grid, observer: Observer, *, deadline: float, names: Mapping[int, str] | None = None
+    ) -> None:
         self.grid = grid
+        self._admitted = names
         self.nodes: dict[int, str] = {}
         """Platform name by Flower node id, in order of name; empty until the platforms have joined."""
         self.failed: dict[str, str] = {}
@@ -180,7 +189,7 @@ class PlatformExchange:
 
     def _name(self, question: Message) -> str:
         node = question.metadata.dst_node_id
-        return self.nodes.get(node, f"node {node}")
+        return self.nodes.get(node) or (self._admitted or {}).get(node, f"node {node}")
 
     def _fail(self, question: Message, code: str) -> None:
         name, server_round = self._name(question), int(question.metadata.group_id)
@@ -192,6 +201,8 @@ class PlatformExchange:
         if answer.has_error():
             raise PlatformError(f"node-{answer.error.code}")
         reply = reply_of(answer)
+        if self._admitted is not None and reply.code == OK:
+            self._check_name(question.metadata.dst_node_id, reply.platform, self._admitted)
         if reply.code != OK:
             raise PlatformError(reply.code)
         expected = (
@@ -202,3 +213,11 @@ class PlatformExchange:
         if (reply.kind, reply.server_round, reply.platform) != expected:
             raise ContractError(f"the answer is not that of {expected[2]} to {kind} of round {expected[1]}")
         return reply
+
+    @staticmethod
+    def _check_name(node: int, name: str, admitted: Mapping[int, str]) -> None:
+        """Raises: PlatformError for a node that goes under a name its key was not admitted with."""
+        if node not in admitted:
+            raise PlatformError(NOT_ADMITTED)
+        if admitted[node] != name:
+            raise PlatformError(OTHER_NAME)

@@ -14,7 +14,7 @@ below the quorum ends the run with an error, its last checkpoint intact.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from logging import getLogger
 
@@ -51,6 +51,7 @@ class FederatedFactorization(Strategy):
         observer: told of every answer and every round.
         deadline: seconds that platforms have for one answer.
         join_deadline: seconds to wait for all platforms of the plan to connect; then those that are there begin.
+        names: admitted name by Flower node id, as :class:`PlatformExchange` takes it.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class FederatedFactorization(Strategy):
         observer: Observer | None = None,
         deadline: float = 3600.0,
         join_deadline: float = 300.0,
+        names: Mapping[int, str] | None = None,
     ) -> None:
         self.plan = plan
         self.state = fresh_state(run_id, plan.row)
@@ -70,6 +72,7 @@ class FederatedFactorization(Strategy):
         self._observer = observer or SilentObserver()
         self._deadline = deadline
         self._join_deadline = join_deadline
+        self._names = names
         self._collector = make_collector(plan, checkpoints.folder)
         self._aggregation = make_aggregation(plan)
         self._exchange: PlatformExchange
@@ -99,7 +102,7 @@ class FederatedFactorization(Strategy):
     def train(self, grid: Grid) -> None:
         """All but the finish: the shared parameters, and no platform's own model. Raises as :meth:`start`."""
         self.summary()
-        self._exchange = PlatformExchange(grid, self._observer, deadline=self._deadline)
+        self._exchange = PlatformExchange(grid, self._observer, deadline=self._deadline, names=self._names)
         resumed = self._checkpoints.latest(self.plan)
         if resumed is None:
             # Before anybody is asked: platforms set a budget aside for this run, under its id.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -63,6 +65,8 @@ class SuperLinkStandIn:
         return len(self.keys)
 
     def unregister(self, node_id: int) -> None:
+        if not self.keys[node_id]:
+            raise FederationError("[code: 24] Node ID not found")
         self.keys[node_id] = ""
 
 
@@ -180,6 +184,37 @@ def test_the_superlink_follows_the_folder_of_admitted_platforms(tmp_path: Path) 
     assert book.bring_in_line(superlink) == {"cinema": "revoked"}  # type: ignore[arg-type]
     assert book.bring_in_line(superlink) == {}  # type: ignore[arg-type]
     assert superlink.keys[1] == ""
+
+
+def test_aggregator_and_operator_that_revoke_at_once_do_not_meet(tmp_path: Path) -> None:
+    both, left = threading.Event(), AdmissionBook(tmp_path / "platforms")
+    superlink = SuperLinkStandIn()
+    left.admit(registration(), "films")
+    left.bring_in_line(superlink)  # type: ignore[arg-type]
+    left.revoke("cinema")
+    nodes = superlink.nodes
+
+    def slow() -> list[Node]:
+        seen = nodes()
+        both.wait(0.2)  # without a lock the other has seen the same by now
+        return seen
+
+    superlink.nodes = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        books = (left, AdmissionBook(tmp_path / "platforms"))
+        done = [pool.submit(book.bring_in_line, superlink) for book in books]  # type: ignore[arg-type]
+        assert sorted(len(each.result()) for each in done) == [0, 1]
+
+
+def test_only_admitted_platforms_have_a_name(tmp_path: Path) -> None:
+    book, superlink = AdmissionBook(tmp_path / "platforms"), SuperLinkStandIn()
+    for name in ("cinema", "club"):
+        book.admit(registration(name), "films")
+    assert book.names() == {}
+    book.bring_in_line(superlink)  # type: ignore[arg-type]
+    assert set(book.names().values()) == {"cinema", "club"}
+    book.revoke("club")
+    assert set(book.names().values()) == {"cinema"}
 
 
 def test_a_superlink_that_lost_its_database_gets_the_admitted_back_and_not_the_revoked(tmp_path: Path) -> None:

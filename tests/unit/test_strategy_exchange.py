@@ -219,3 +219,21 @@ def test_a_failure_is_told_with_the_kind_of_request_that_failed(caplog: pytest.L
         asked(exchange)
     assert set(kinds) == {"statistics"}
     assert "round 4: b is left out: unreachable" in caplog.text
+
+
+def test_an_answer_under_another_platforms_name_costs_its_sender_alone() -> None:
+    def reply(question: Message) -> Message:
+        return answer_to(question, **({"platform": "a"} if question.metadata.dst_node_id == 2 else {}))
+
+    # No nodes yet: at the join every node says for itself who it is.
+    exchange = PlatformExchange(ScriptedGrid([[1, 2, 3]], reply=reply), Watch(), deadline=60.0, names=NAMES)
+    found = [(node, answer.platform) for node, answer in exchange.ask(STATISTICS, [1, 2, 3])]
+    assert found == [(1, "a"), (3, "c")]
+    assert exchange.failed == {"b": "other-name"}
+
+
+def test_an_answer_of_a_node_that_was_not_admitted_is_left_out() -> None:
+    grid = ScriptedGrid([[1, 2, 3]])
+    exchange = PlatformExchange(grid, Watch(), deadline=60.0, names={1: "a", 2: "b"})
+    assert [node for node, _ in exchange.ask(STATISTICS, [1, 2, 3])] == [1, 2]
+    assert exchange.failed == {"node 3": "not-admitted"}

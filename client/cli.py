@@ -24,18 +24,20 @@ from client.privacy_report import (
     restore_books,
     verify_books,
 )
+from client.recommend.answers import Explanation
 from client.recommend.recommender import Recommendation, Recommender, Scope
 from client.store import PlatformStore
 from common.cli import run_app, teach
 from common.errors import ConfigError
 
+_SHOWN = 5e-4
 app = typer.Typer(
     name="crossfed-client",
     help=teach(
         """A platform's own side of a federation.
 
         To take part: join, pin, secret, doctor, preview, start. recommend shows what the platform's model recommends to a
-        user; privacy shows the budget and what was spent of it; egress shows what has left the platform.
+        user, explain why; export writes the deep model for plain Keras; privacy shows the budget and what was spent of it; egress shows what has left the platform.
         """
     ),
     no_args_is_help=True,
@@ -78,6 +80,41 @@ def recommend(
         typer.echo(json.dumps([asdict(item) for item in items], ensure_ascii=False))
     else:
         Console().print(recommendation_table(items))
+
+
+@app.command()
+def explain(
+    store: Annotated[Path, typer.Option(help="The platform's model store.")],
+    user: Annotated[str, typer.Option(help="A user id of this platform.")],
+    item: Annotated[str, typer.Option(help="The key of an item, as recommend shows it.")],
+    limit: Annotated[int, typer.Option(min=1, help="How many items of the history to list.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Show why an item has its score for a user: what each item of the history, the item itself and popularity added.
+
+    Example: crossfed-client explain --store out/quickstart/platforms/cinema/store --user 2 --item imdb:0114709
+    """
+    recommender = Recommender(PlatformStore(store).load())
+    why = recommender.explain(recommender.history_of(user), item, limit=limit)
+    if as_json:
+        typer.echo(json.dumps(asdict(why), ensure_ascii=False))
+    else:
+        Console().print(explanation_table(why))
+
+
+@app.command()
+def export(
+    store: Annotated[Path, typer.Option(help="The platform's model store.")],
+    output: Annotated[Path, typer.Option(help="Folder for the files; made when it is not there.", file_okay=False)],
+) -> None:
+    """Write the deep model for plain Keras: model.keras, item_vectors.npy, contract.json and vocabulary.json.
+
+    Example: crossfed-client export --store out/quickstart/platforms/cinema/store --output out/cinema-model
+    """
+    from client.models.export import export_model
+
+    for path in export_model(PlatformStore(store).load(), output):
+        typer.echo(path)
 
 
 @books.callback(invoke_without_command=True)
@@ -164,6 +201,24 @@ def recommendation_table(items: list[Recommendation]) -> Table:
     for rank, item in enumerate(items, start=1):
         cells = (item.title, ", ".join(item.genres), ", ".join(item.platforms), item.key)
         table.add_row(str(rank), *cells, f"{item.score:.3f}")
+    return table
+
+
+def explanation_table(why: Explanation) -> Table:
+    """A score taken apart, for people: largest parts of the history first, then the rest, then the sum."""
+    table = Table(box=None, title=f"{why.title} ({why.decided_by})", title_justify="left")
+    table.add_column("what")
+    table.add_column("adds", justify="right")
+    rows = [(f"{part.title}  {part.key}", part.amount) for part in why.contributions]
+    rows += [("other items of the history", why.others)] if why.others else []
+    # What the deep model's attributes miss of the item's own part is its bias, and the error of the attribution.
+    rows += [(f"the item's {'own row' if name == 'id' else name}", amount) for name, amount in why.attributes.items()]
+    rest = why.item_bias - sum(why.attributes.values())
+    rows += [("the item itself", rest)] if abs(rest) >= _SHOWN else []
+    rows += [("popularity", why.popularity)] if why.popularity else []
+    for what, amount in rows:
+        table.add_row(what, f"{amount:+.3f}")
+    table.add_row("score", f"{why.score:.3f}", style="bold")
     return table
 
 

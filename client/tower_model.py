@@ -78,6 +78,11 @@ class TowerModel:
         return self.values[ITEM_ROWS]
 
     @property
+    def variables(self) -> dict[str, NDArray[np.float32]]:
+        """The variables alone, by name."""
+        return {name: value for name, value in self.values.items() if not name.startswith(_PART)}
+
+    @property
     def item_parts(self) -> dict[str, NDArray[np.float32]]:
         """float32 ``[items, d]`` by attribute: its share of each item's vector; the rest is the item's own row."""
         return {name.removeprefix(_PART): part for name, part in self.values.items() if name.startswith(_PART)}

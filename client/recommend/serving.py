@@ -182,7 +182,7 @@ class ServingModel:
         try:
             recommender = Recommender(model, approximate_above=self._config.approximate_above)
             recommender.warm_up()
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, KeyError) as error:
             raise StoreError(f"version {version} of the store does not hold together ({error}); train again") from error
         return recommender
 

@@ -1,0 +1,193 @@
+"""A trained deep model as files that plain Keras and NumPy read, without this package.
+
+    model.keras        history of items to user vector; standard layers alone
+    item_vectors.npy   float32 [items, d]; a score is the product of a user's vector with an item's
+    contract.json      the shared variables as declared, the private ones, and what the model takes and gives
+    vocabulary.json    which row is which item
+
+Nothing in them is of a single user: user embeddings and profiles stay in the store, and the vectors are those of somebody
+known by history alone. Rows of items that the platform shares with nobody are among them, and its adapter: the files are
+the platform's own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+from numpy.typing import NDArray
+
+from client.platform_model import PlatformModel
+from client.tower_model import TowerModel
+from common.config.towers import SequenceConfig
+from common.errors import ConfigError
+from common.files import write_atomically
+from common.parameters import ITEM_ROWS, tower_variables
+
+FORMAT = 1
+Values = Mapping[str, NDArray[np.float32]]
+
+
+def export_model(model: PlatformModel, folder: Path) -> list[Path]:
+    """Write the deep model of ``model`` to ``folder``, which is made; files that are there are replaced.
+
+    Raises:
+        ConfigError: the platform has no deep model, or one that does not read histories, or ``folder`` cannot be written.
+    """
+    towers = model.towers
+    if towers is None:
+        raise ConfigError("this store's model has no deep model to export; run a federation whose plan has towers")
+    if towers.config.sequence.kind == "none":
+        raise ConfigError(
+            "plan.towers.sequence.kind: none: user vectors are made of private rows alone, which are not exported; "
+            "take mean, gru or transformer and train again"
+        )
+    try:
+        return _write(model, towers, folder)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
+
+
+def _write(model: PlatformModel, towers: TowerModel, folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    paths = [folder / name for name in ("model.keras", "item_vectors.npy", "contract.json", "vocabulary.json")]
+    unfinished = folder / "unfinished.keras"
+    user_tower(towers).save(unfinished)
+    unfinished.replace(paths[0])
+    vectors = io.BytesIO()
+    np.save(vectors, towers.item_vectors)
+    write_atomically(paths[1], vectors.getvalue())
+    for path, content in ((paths[2], _contract(model, towers)), (paths[3], _vocabulary(model, towers))):
+        write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1).encode())
+    return paths
+
+
+def user_tower(towers: TowerModel) -> keras.Model:
+    """From int32 ``[b, L]``, 1 + row of each item, oldest first, 0 behind the last one, to float32 ``[b, d]``.
+
+    The same function as :meth:`client.models.towers.TwoTower.user_vectors` for somebody unknown, in layers that Keras has.
+    """
+    config, values = towers.config, towers.values
+    d = config.dimension
+    items = keras.Input((_length(towers),), dtype="int32", name="items")
+    table = np.concatenate([np.zeros((1, d), dtype=np.float32), towers.item_vectors])
+    x = _with(layers.Embedding(*table.shape, name="item_vectors"), table)(items)
+    lengths = ops.sum(ops.cast(items > 0, "int32"), axis=1, keepdims=True)
+    places = ops.cumsum(ops.ones_like(items), axis=1) - 1
+    out = _sequence(config.sequence, values, x, lengths, places, d)
+    last = ops.cast(ops.equal(places, lengths - 1), "float32")
+    # Of an empty history no place is the last one: the vector is zero.
+    user = ops.sum(out * ops.expand_dims(last, -1), axis=1)
+    if config.adapter:
+        user = user + _with(layers.Dense(d, use_bias=False, name="adapter"), values["adapter_kernel"])(user)
+    return keras.Model(items, user, name="user_tower")
+
+
+def _sequence(config: SequenceConfig, values: Values, x: Any, lengths: Any, places: Any, d: int) -> Any:
+    """float32 ``[b, L, d]``: what each prefix of the history says."""
+    if config.kind == "mean":
+        return ops.cumsum(x, axis=1) / ops.expand_dims(ops.cast(places + 1, "float32"), -1)
+    if config.kind == "gru":
+        weights = (values["gru_kernel"], values["gru_recurrent_kernel"], values["gru_bias"])
+        return _with(layers.GRU(d, return_sequences=True, name="gru"), *weights)(x)
+    from_end = ops.clip(config.length - lengths + places, 0, config.length - 1)
+    positions = layers.Embedding(config.length, d, name="positions")
+    x = x * d**0.5 + _with(positions, values["positions"])(from_end)
+    for number in range(config.blocks):
+        x = _block(f"block{number}", config.heads, values, x, d)
+    return _norm("final_norm", values, x)
+
+
+def _block(name: str, heads: int, values: Values, x: Any, d: int) -> Any:
+    attention = layers.MultiHeadAttention(heads, d // heads, name=f"{name}_attention")
+    normed = _norm(f"{name}_norm1", values, x)
+    attention.build(normed.shape, x.shape)
+    names = [f"{part}_{kind}" for part in ("query", "key", "value", "attention_output") for kind in ("kernel", "bias")]
+    _with(attention, *(values[f"{name}_attention_{one}"] for one in names))
+    x = x + attention(normed, x, use_causal_mask=True)
+    hidden = _dense(f"{name}_ffn1", values, _norm(f"{name}_norm2", values, x), "relu")
+    return x + _dense(f"{name}_ffn2", values, hidden)
+
+
+def _norm(name: str, values: Values, x: Any) -> Any:
+    layer = layers.LayerNormalization(epsilon=1e-6, name=name)
+    layer.build(x.shape)
+    return _with(layer, values[f"{name}_gamma"], values[f"{name}_beta"])(x)
+
+
+def _dense(name: str, values: Values, x: Any, activation: str | None = None) -> Any:
+    layer = layers.Dense(values[f"{name}_bias"].shape[0], activation=activation, name=name)
+    layer.build(x.shape)
+    return _with(layer, values[f"{name}_kernel"], values[f"{name}_bias"])(x)
+
+
+def _with(layer: keras.layers.Layer, *weights: NDArray[np.float32]) -> keras.layers.Layer:
+    """``layer`` with these weights, in Keras' order."""
+    if not layer.built:
+        layer.build((None, None, weights[0].shape[0]))
+    layer.set_weights(list(weights))
+    return layer
+
+
+def _contract(model: PlatformModel, towers: TowerModel) -> dict[str, Any]:
+    declared = tower_variables(towers.config)
+    shared = [
+        {"name": variable.name, "shape": list(variable.full_shape(towers.n_shared)), "rows": variable.rows}
+        for variable in declared
+    ]
+    private = [
+        {"name": name, "shape": list(value.shape), "exported": name.startswith("adapter")}
+        for name, value in sorted(towers.variables.items())
+        if name not in {variable.name for variable in declared}
+    ]
+    return {
+        "format": FORMAT,
+        "platform": model.platform,
+        "server_round": model.server_round,
+        "shared": shared,
+        "private": private,
+        "item_vectors": {
+            "shape": list(towers.item_vectors.shape),
+            "shared": towers.n_shared,
+            "attributes": sorted(towers.item_parts),
+            "made_of": f"{ITEM_ROWS} and the attributes' encoders; rows behind the first {towers.n_shared} are private",
+        },
+        "input": {
+            "name": "items",
+            "dtype": "int32",
+            "shape": [None, _length(towers)],
+            "meaning": "1 + row of each item, oldest first, newest last; 0 behind the last one",
+        },
+        "output": {"dtype": "float32", "shape": [None, towers.config.dimension], "score": "output @ item_vectors.T"},
+    }
+
+
+def _length(towers: TowerModel) -> int:
+    # As in client.models.scorer: windows are two items wide at least.
+    return max(towers.config.sequence.length, 2)
+
+
+def _vocabulary(model: PlatformModel, towers: TowerModel) -> dict[str, Any]:
+    """Rows of the items that somebody described, the platform's own included."""
+    known = {
+        row: (key, title, genres)
+        for row, (key, title, genres) in enumerate(
+            zip(model.vocabulary.keys, model.vocabulary.titles, model.vocabulary.genres, strict=True)
+        )
+        if key
+    }
+    own = zip(towers.own.tolist(), model.own.keys, model.own.titles, model.own.genres, strict=True)
+    known |= {row: (key, title, genres) for row, key, title, genres in own}
+    mine = set(towers.own.tolist())
+    return {
+        "items": [
+            {"row": row, "input": row + 1, "key": key, "title": title, "genres": list(genres), "own": row in mine}
+            for row, (key, title, genres) in sorted(known.items())
+        ]
+    }

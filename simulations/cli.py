@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +17,8 @@ from common.cli import run_app, teach
 from common.errors import ConfigError
 from simulations.audit.faults import FAULTS, Fault
 from simulations.engine import BACKENDS, Backend
-from simulations.scenario import Scenario, load_scenario, shipped_scenarios
+from simulations.research_cli import add_commands, load_chosen
+from simulations.scenario import shipped_scenarios
 
 app = typer.Typer(
     name="crossfed-simulate",
@@ -34,6 +34,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+add_commands(app)
 
 
 @app.command("list")
@@ -87,7 +88,7 @@ def run(
     from simulations.run import simulate
 
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    chosen = _load(scenario, set_ or [], data, seed)
+    chosen = load_chosen(scenario, set_ or [], data, seed)
     folder = output or Path("out") / chosen.name
     console = Console()
     with ConsoleObserver(console, chosen.plan.rounds) as observer:
@@ -120,7 +121,7 @@ def cross_validate(
         for fold in range(folds):
             status.update(f"fold {fold + 1} of {folds}")
             split = ["split.protocol=k-fold", f"split.folds={folds}", f"split.fold={fold}"]
-            chosen = _load(scenario, [*(set_ or []), *split], data, seed)
+            chosen = load_chosen(scenario, [*(set_ or []), *split], data, seed)
             folder = (output or Path("out") / f"{chosen.name}-folds") / f"fold-{fold}"
             contents.append(simulate(chosen, folder).content)
     console.print(fold_table(contents))
@@ -144,83 +145,13 @@ def sweep(
     """
     from simulations.sweep import run_sweep
 
-    chosen = _load(scenario, set_ or [], data, seed)
+    chosen = load_chosen(scenario, set_ or [], data, seed)
     folder = output or Path("out") / f"{chosen.name}-sweep"
     console = Console()
     with console.status("starting") as status:
         table = run_sweep(chosen, _epsilons(epsilon), draws=draws, folder=folder, on_stage=status.update)
     console.print(table)
     console.print(f"\nwritten: {folder / 'sweep.json'}, {folder / 'sweep.png'}")
-
-
-@app.command()
-def tune(
-    scenario: Annotated[str, typer.Argument(help="A shipped scenario's name, or the path of your own YAML.")],
-    trials: Annotated[int, typer.Option(min=1, help="Settings to try, those of an earlier call included.")] = 30,
-    output: Annotated[Path | None, typer.Option(help="Folder for tune.db and tried.json.")] = None,
-    accept_cost: Annotated[
-        bool, typer.Option("--accept-cost", help="Under privacy: tune although each trial is a run that costs ε.")
-    ] = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value, as for run.")] = None,
-    data: Annotated[Path | None, typer.Option(help="As for run.")] = None,
-    seed: Annotated[int | None, typer.Option(help="As for run.")] = None,
-) -> None:
-    """Search settings of the plan on validation users: the scenario's search section, or a space that ships.
-
-    Every trial is a whole federation; test interactions are not looked at. The same command goes on after an interruption,
-    and with more --trials it tries more.
-
-    Example: crossfed-simulate tune movies --data ~/datasets --trials 50
-    """
-    from simulations.tune import as_overrides, cost_of
-    from simulations.tune import tune as search
-    from simulations.tune_display import TrialDisplay
-
-    chosen = _load(scenario, set_ or [], data, seed)
-    folder = output or Path("out") / f"{chosen.name}-tune"
-    console = Console()
-    with TrialDisplay(console, trials) as display:
-        tuning = search(
-            chosen,
-            trials=trials,
-            folder=folder,
-            accept_cost=accept_cost,
-            on_stage=display.on_stage,
-            on_trial=display.on_trial,
-        )
-    console.print(tuning.table)
-    if cost := cost_of(chosen, trials):
-        console.print(f"{cost}.")
-    if tuning.best is not None:
-        settings = " ".join(f"--set {shlex.quote(override)}" for override in as_overrides(tuning.best.settings))
-        console.print(f"best: crossfed-simulate run {shlex.quote(scenario)} {settings}", soft_wrap=True, markup=False)
-    console.print(f"written: {folder / 'tried.json'}")
-
-
-@app.command("map")
-def draw_item_map(
-    run_folder: Annotated[Path, typer.Argument(help="What crossfed-simulate run --output wrote.")],
-    output: Annotated[
-        Path | None, typer.Option(help="Folder for map.png and map.html. Default: the run's own folder.")
-    ] = None,
-    projection: Annotated[
-        str, typer.Option(help="pca: principal components. tsne: neighbours stay together, distances mean nothing.")
-    ] = "pca",
-    seed: Annotated[int, typer.Option(min=0, help="Of t-SNE.")] = 0,
-) -> None:
-    """Draw the space of a run's shared item factors, coloured by platform and by genre.
-
-    Example: crossfed-simulate map out/quickstart --projection tsne
-    """
-    from simulations.item_map import PROJECTIONS, draw_map
-
-    chosen = next((one for one in PROJECTIONS if one == projection), None)
-    if chosen is None:
-        raise ConfigError(f"--projection {projection}: there are {' and '.join(PROJECTIONS)}")
-    console = Console()
-    with console.status(f"laying out the items of {run_folder}"):
-        written = draw_map(run_folder, output or run_folder, projection=chosen, seed=seed)
-    console.print(f"written: {written[0]}, {written[1]}")
 
 
 @app.command()
@@ -324,14 +255,6 @@ def _epsilons(text: str) -> list[float]:
     if not values or not all(0 < value < math.inf for value in values):
         raise ConfigError(f"--epsilon {text}: give numbers above 0 with commas between, such as 0.5,1,3,10")
     return values
-
-
-def _load(name: str, overrides: list[str], data: Path | None, seed: int | None) -> Scenario:
-    if data is not None:
-        if not data.is_dir():
-            raise ConfigError(f"--data {data}: is not a folder")
-        os.environ["CROSSFED_DATA"] = str(data.resolve())
-    return load_scenario(name, [*overrides, *([] if seed is None else [f"seed={seed}"])])
 
 
 def _backend(name: str) -> Backend:

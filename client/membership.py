@@ -14,6 +14,8 @@ from common.catalogue import FederationSecret, Vocabulary, unpack_blobs
 from common.errors import CatalogueError
 from common.exchange import Arrays
 
+_UNDESCRIBED = "(an item that its platform does not describe)"
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Membership:
@@ -22,7 +24,9 @@ class Membership:
     Attributes:
         platforms: names of all platforms, sorted.
         owners: bool ``[m, P]``: who shares which item.
-        vocabulary: the m items as far as their cards, or the own catalogue, describe them.
+        vocabulary: the m items as far as the own catalogue, or else their cards, describe them.
+        cards: the m items as others describe them, blank where none does: what is learned of common items from these
+            holds for items that only others have, as it is the same description.
         own_positions: int32 ``[m_own]``: position of each own item, −1 where nobody shares it.
         shared_positions: int32 ``[m_p]``: positions of the items that this platform shares, in order of column.
     """
@@ -30,6 +34,7 @@ class Membership:
     platforms: tuple[str, ...]
     owners: NDArray[np.bool_]
     vocabulary: ItemDescriptions
+    cards: ItemDescriptions
     own_positions: NDArray[np.int32]
     shared_positions: NDArray[np.int32]
 
@@ -41,7 +46,7 @@ class Membership:
 
         Raises:
             CatalogueError: it lacks an item that this platform shares or repeats one, says that this platform shares
-                others than it does, or holds cards that were not made with the federation's secret.
+                others than it does, or holds cards whose offsets do not fit them.
         """
         digests = arrays["digests"]
         own_digests = secret.digests(data.items.keys)
@@ -55,10 +60,12 @@ class Membership:
             raise CatalogueError("the vocabulary does not list this platform; join the federation again")
         if not np.array_equal(np.flatnonzero(owners[:, platforms.index(platform)]), np.sort(shared)):
             raise CatalogueError("the vocabulary says that this platform shares other items than it does")
+        cards = _open_cards(arrays, secret)
         return cls(
             platforms=platforms,
             owners=owners,
-            vocabulary=_describe(arrays, data, secret, own),
+            vocabulary=_describe(cards, data, own),
+            cards=cards,
             own_positions=own,
             shared_positions=shared,
         )
@@ -68,14 +75,19 @@ class Membership:
         return replace(shared, indices=self.shared_positions[shared.indices].astype(np.int32), n_items=len(self.owners))
 
 
-def _describe(
-    arrays: Arrays, data: TrainingData, secret: FederationSecret, own_positions: NDArray[np.int32]
-) -> ItemDescriptions:
-    """The own description where there is one, else the card's, else blank."""
+def _open_cards(arrays: Arrays, secret: FederationSecret) -> ItemDescriptions:
     cards = secret.open_cards(unpack_blobs(arrays["cards"], arrays["card_offsets"]), arrays["digests"])
-    keys = [card.key if card else "" for card in cards]
-    titles = [card.title if card else "(an item that its platform does not describe)" for card in cards]
-    genres = [card.genres if card else () for card in cards]
+    return ItemDescriptions(
+        keys=tuple(card.key if card else "" for card in cards),
+        titles=tuple(card.title if card else "" for card in cards),
+        genres=tuple(card.genres if card else () for card in cards),
+    )
+
+
+def _describe(cards: ItemDescriptions, data: TrainingData, own_positions: NDArray[np.int32]) -> ItemDescriptions:
+    """The own description where there is one, else the card's, else blank."""
+    keys, genres = list(cards.keys), list(cards.genres)
+    titles = [t if k else _UNDESCRIBED for k, t in zip(cards.keys, cards.titles, strict=True)]
     for column in np.flatnonzero(own_positions >= 0):
         position = own_positions[column]
         keys[position], titles[position] = data.items.keys[column], data.items.titles[column]

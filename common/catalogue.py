@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from logging import getLogger
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -25,8 +26,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from common.errors import CatalogueError, SecretMismatchError
+
+_log = getLogger(__name__)
 
 DIGEST_BYTES = 32
 _NONCE_BYTES = 12
@@ -34,6 +38,10 @@ _NONCE_BYTES = 12
 _CARD_BLOCK = 128
 _MIN_SECRET_BYTES = 16
 _KEY_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*:\S(?:.*\S)?", re.IGNORECASE)
+
+_CARD: TypeAdapter[tuple[str, str, tuple[str, ...], str | None]] = TypeAdapter(
+    tuple[str, str, tuple[str, ...], str | None]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +114,21 @@ class FederationSecret:
     def open_cards(self, sealed: Sequence[bytes], digests: NDArray[np.uint8]) -> list[ItemCard | None]:
         """Decrypt cards; an empty one (an item nobody described) is None.
 
-        Raises:
-            CatalogueError: a card was made with another secret, or tampered with, or stands beside the wrong item.
+        So is one that was made with another secret, tampered with, is malformed or describes another item than it stands
+        beside: any platform can spoil the cards that it sends, and must not spoil the federation with them.
         """
-        return [self._open(box, digest.tobytes()) if box else None for box, digest in zip(sealed, digests, strict=True)]
+        cards = [
+            self._open(box, digest.tobytes()) if box else None for box, digest in zip(sealed, digests, strict=True)
+        ]
+        bad = sum(1 for box, card in zip(sealed, cards, strict=True) if box and card is None)
+        if bad:
+            _log.warning(
+                "%d of %d item cards cannot be used and their items stay undescribed: made with another federation secret, "
+                "altered on the way, or of another item",
+                bad,
+                len(cards),
+            )
+        return cards
 
     def _seal(self, card: ItemCard, digest: bytes) -> bytes:
         text = json.dumps([card.key, card.title, card.genres, card.link], ensure_ascii=False).encode()
@@ -117,15 +136,14 @@ class FederationSecret:
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._card_cipher.encrypt(nonce, padded, digest)
 
-    def _open(self, box: bytes, digest: bytes) -> ItemCard:
+    def _open(self, box: bytes, digest: bytes) -> ItemCard | None:
         try:
             text = self._card_cipher.decrypt(box[:_NONCE_BYTES], box[_NONCE_BYTES:], digest)
-            key, title, genres, link = json.loads(text)
-        except (InvalidTag, ValueError) as error:
-            raise CatalogueError(
-                "an item card cannot be opened: it was made with another federation secret, or altered on the way"
-            ) from error
-        return ItemCard(key=key, title=title, genres=tuple(genres), link=link)
+            key, title, genres, link = _CARD.validate_json(text, strict=True)
+            described = self.digests([key]).tobytes()
+        except (InvalidTag, ValueError, CatalogueError):
+            return None
+        return ItemCard(key=key, title=title, genres=genres, link=link) if described == digest else None
 
 
 def _derive(secret: bytes, purpose: bytes) -> bytes:

@@ -98,17 +98,12 @@ def also_owns(arrays: dict[str, Any]) -> dict[str, Any]:
     return arrays | {"owners": owners}
 
 
-def swapped_cards(arrays: dict[str, Any]) -> dict[str, Any]:
-    return arrays | {"digests": arrays["digests"][::-1], "owners": arrays["owners"][::-1]}
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (lambda arrays: without(arrays, "shop:a"), "lacks an item"),
         (repeated, "repeats an item"),
         (also_owns, "shares other items than it does"),
-        (swapped_cards, "item card cannot be opened"),
     ],
 )
 def test_a_vocabulary_that_is_not_ours_is_refused(change: Any, reason: str) -> None:
@@ -123,11 +118,12 @@ def test_a_vocabulary_without_this_platform_is_refused() -> None:
         join(vocabulary_message(data), data, ("somewhere", "there"))
 
 
-def test_cards_of_another_secret_are_refused() -> None:
+def test_cards_of_another_secret_leave_their_items_undescribed_and_the_own_ones_as_they_are() -> None:
     data = own_data()
     arrays = vocabulary_message(data)
     other = FederationSecret(b"another secret of 32 bytes......")
     cards = other.seal_cards([ItemCard("x:1", "?")] * len(arrays["digests"]), arrays["digests"])
     sealed, offsets = pack_blobs(cards)
-    with pytest.raises(CatalogueError, match="another federation secret"):
-        join(arrays | {"cards": sealed, "card_offsets": offsets}, data)
+    described = join(arrays | {"cards": sealed, "card_offsets": offsets}, data).vocabulary
+    assert described.titles[position_of(arrays, "imdb:3")] == "(an item that its platform does not describe)"
+    assert described.titles[position_of(arrays, "imdb:1")] == "Title of imdb:1"

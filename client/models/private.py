@@ -2,7 +2,8 @@
 
 A user's gradient is that of the user's own mean loss at the broadcast weights. It touches the rows of the user's items and
 of the round's negatives, and of those alone is it formed: no dense gradient of the item table exists for any user.
-Nothing in it depends on other users (soundness: no in-batch negatives, no batch statistics, no dropout).
+Nothing in it depends on other users (soundness: no in-batch negatives, no batch statistics, no dropout). So what is private
+of a user is left out too: profiles are put on the whole platform's scale, and embeddings are trained beside others'.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.models.histories import PADDING, Windows, recent_targets
-from client.models.losses import bpr_losses, softmax_losses
+from client.models.losses import bpr_losses, full_softmax_losses, softmax_losses
 from client.models.towers import TwoTower
 from common.config.towers import TowerTraining
 from common.parameters import ITEM_ROWS
@@ -25,16 +26,17 @@ from common.privacy.updates import UserGradients
 
 CHUNK = 32
 """Users whose gradients are in memory at once."""
+_NOBODY = np.array([-1], dtype=np.int32)
 
 
 class GradientComputer:
     """Per-user gradients of the shared variables.
 
     Args:
-        model: holds the broadcast weights; its private variables stay as they are.
+        model: holds the broadcast weights; its private variables are neither trained nor read.
         matrix: interactions with shared items, n × m_p.
         positions: int32 ``[m_p]``: their rows in the vocabulary.
-        training: loss and negatives.
+        training: loss and negatives; every item of the catalogue is a negative where it says 0.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class GradientComputer:
         self._model, self._matrix, self._positions, self._training = model, matrix, positions, training
         self._dense: list[keras.Variable] = [v for name, v in model.shared.items() if name != ITEM_ROWS]
         self._length = max(model.config.sequence.length, 2)
+        self._full = training.negatives == 0
 
     def load(self, values: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the broadcast weights."""
@@ -55,22 +58,25 @@ class GradientComputer:
             users: rows of the matrix; one without two items has a gradient of zero.
             public_seed: of the negatives, which are drawn from the catalogue and known to everybody.
         """
-        rng = np.random.default_rng([*public_seed, 3])
-        count = min(self._training.negatives, len(self._positions))
-        negatives = rng.choice(self._positions, size=count, replace=False).astype(np.int32)
+        negatives = self._negatives(public_seed)
         windows = recent_targets(self._matrix, self._length, self._positions, users)
         for start in range(0, len(users), CHUNK):
             part = windows.rows(np.arange(start, min(start + CHUNK, len(users))))
             yield self._chunk(part, negatives)
+
+    def _negatives(self, public_seed: Sequence[int]) -> NDArray[np.int32]:
+        if self._full:
+            return self._positions.astype(np.int32)
+        count = min(self._training.negatives, len(self._positions))
+        rng = np.random.default_rng([*public_seed, 3])
+        return rng.choice(self._positions, size=count, replace=False).astype(np.int32)
 
     def _chunk(self, windows: Windows, negatives: NDArray[np.int32]) -> UserGradients:
         touched, items, targets = localise(windows, negatives)
         # Every chunk has the same shape, so that one compiled function serves them all.
         missing = CHUNK - len(windows)
         padded = [np.pad(a, [(0, missing), *[(0, 0)] * (a.ndim - 1)]) for a in (touched, items, targets)]
-        dense, rows = self._compute(
-            np.pad(windows.users, (0, missing)), *padded, np.pad(windows.lengths, (0, missing)), len(negatives)
-        )
+        dense, rows = self._compute(*padded, np.pad(windows.lengths, (0, missing)), len(negatives))
         kept = len(windows)
         row_gradients = np.asarray(rows)[:kept] * (touched >= 0)[:, :, None]
         has_rows = ITEM_ROWS in self._model.shared
@@ -82,17 +88,17 @@ class GradientComputer:
         )
 
     @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def _compute(self, users: Any, touched: Any, items: Any, targets: Any, lengths: Any, n_negatives: int) -> Any:
+    def _compute(self, touched: Any, items: Any, targets: Any, lengths: Any, n_negatives: int) -> Any:
         # One user after another in one graph: a vectorised backward pass has no kernels for batched attention weights.
         return tf.map_fn(
-            lambda user: self._of_one(user, n_negatives),
-            (users, touched, items, targets, lengths),
+            lambda window: self._of_one(window, n_negatives),
+            (touched, items, targets, lengths),
             fn_output_signature=(tf.float32, tf.float32),
             parallel_iterations=8,
         )
 
     def _of_one(self, window: tuple[Any, ...], n_negatives: Any) -> tuple[Any, Any]:
-        user, touched, items, targets, length = window
+        touched, items, targets, length = window
         rows = tf.maximum(touched, 0)
         if self._model.config.item_ids:
             own = tf.gather(tf.convert_to_tensor(self._model.item_rows), rows)
@@ -103,9 +109,9 @@ class GradientComputer:
             for variable in self._dense:
                 tape.watch(variable.value)
             vectors = own if self._model.content.empty else own + self._model.content.of_rows(rows)
-            out = self._model.prefix_vectors(user[None], items[None], length[None], vectors)[0]
+            out = self._model.prefix_vectors(_NOBODY, items[None], length[None], vectors)[0]
             known = tf.cast(targets != PADDING, tf.float32)
-            losses = self._losses(out, tf.gather(vectors, tf.maximum(targets, 0)), vectors[:n_negatives])
+            losses = self._losses(out, tf.maximum(targets, 0), vectors, n_negatives)
             loss = tf.reduce_sum(losses * known) / tf.maximum(tf.reduce_sum(known), 1.0)
         gradients = tape.gradient(
             loss, [own, *[v.value for v in self._dense]], unconnected_gradients=tf.UnconnectedGradients.ZERO
@@ -113,11 +119,13 @@ class GradientComputer:
         flat = [tf.reshape(tf.convert_to_tensor(gradient), [-1]) for gradient in gradients[1:]]
         return tf.concat(flat, axis=0) if flat else tf.zeros(0), gradients[0]
 
-    def _losses(self, out: Any, targets: Any, negatives: Any) -> Any:
-        out = out / self._training.temperature
+    def _losses(self, out: Any, labels: Any, vectors: Any, n_negatives: Any) -> Any:
+        out, negatives, targets = out / self._training.temperature, vectors[:n_negatives], tf.gather(vectors, labels)
         if self._training.loss == "bpr":
             return bpr_losses(out, targets, negatives)
-        correction = tf.math.log(len(self._positions) / tf.cast(tf.shape(negatives)[0], tf.float32))
+        if self._full:
+            return full_softmax_losses(out, labels, negatives)
+        correction = tf.math.log(len(self._positions) / tf.cast(n_negatives, tf.float32))
         return softmax_losses(out, targets, negatives, correction)
 
 

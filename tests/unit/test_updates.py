@@ -60,7 +60,9 @@ def sums(part: UserGradients, plan: UpdatePlan | None = None, mechanism=UpdateMe
     return noisy.arrays["update"] - made.noise_alone(1, LAYOUT).arrays["update"]
 
 
-values = st.one_of(st.just(0.0), st.floats(-1, 1, width=32), st.floats(-(2.0**100), 2.0**100, width=32), st.just(math.nan))
+values = st.one_of(
+    st.just(0.0), st.floats(-1, 1, width=32), st.floats(-(2.0**100), 2.0**100, width=32), st.just(math.nan)
+)
 
 
 @st.composite

@@ -128,19 +128,21 @@ class FederatedFactorization(Strategy):
         self.state = with_vocabulary(self.state, self.state.vocabulary.extended(catalogues), self.plan)
         self._cards.collect(joined.values())
         vocabulary = self.state.vocabulary
-        cards, card_offsets = pack_blobs(self._cards.in_order_of(vocabulary))
-        arrays: Arrays = {
-            "digests": vocabulary.digests,
-            "owners": vocabulary.ownership().astype(np.uint8),
-            "cards": cards,
-            "card_offsets": card_offsets,
-        }
         names: list[Json] = list(vocabulary.owners)
-        answers = self._exchange.ask(self._request("vocabulary", 0, {"platforms": names}, arrays))
+        arrays: Arrays = {"digests": vocabulary.digests, "owners": vocabulary.ownership().astype(np.uint8)}
+        requests = {
+            node: self._request("vocabulary", 0, {"platforms": names}, {**arrays, **self._cards_for(name)})
+            for node, name in self._exchange.nodes.items()
+        }
+        answers = self._exchange.ask_each(requests)
         self._require_quorum(len(list(answers)), "took the vocabulary")
         self._aggregation.describe(feature_matrix(joined.values(), vocabulary))
         identities = {name: reply.arrays["identity"].tobytes() for name, reply in joined.items()}
         self._collector.enrol(self._exchange, self.state, identities)
+
+    def _cards_for(self, platform: str) -> Arrays:
+        cards, card_offsets = pack_blobs(self._cards.in_order_of(self.state.vocabulary, platform))
+        return {"cards": cards, "card_offsets": card_offsets}
 
     def count(self) -> None:
         """Sum the platforms' item counts: once a run, and again when a platform has joined it later."""

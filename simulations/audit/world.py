@@ -217,10 +217,12 @@ def _digests() -> NDArray[np.uint8]:
 def _membership() -> Membership:
     names = tuple(f"audit:{item}" for item in range(ITEMS))
     everything = np.arange(ITEMS, dtype=np.int32)
+    described = ItemDescriptions(keys=names, titles=names, genres=((),) * ITEMS)
     return Membership(
         platforms=("target",),
         owners=np.ones((ITEMS, 1), dtype=bool),
-        vocabulary=ItemDescriptions(keys=names, titles=names, genres=((),) * ITEMS),
+        vocabulary=described,
+        cards=described,
         own_positions=everything,
         shared_positions=everything,
     )

@@ -75,6 +75,17 @@ def test_own_descriptions_come_first_then_cards_then_a_blank() -> None:
         assert described.genres[position_of(arrays, "imdb:3")] == (("Noir",) if cards else ())
 
 
+def test_the_cards_alone_describe_common_and_foreign_items_by_the_others_hand() -> None:
+    data = own_data()
+    for sent in (True, False):
+        arrays = vocabulary_message(data, sent)
+        cards = join(arrays, data).cards
+        for key in THERE:
+            position = position_of(arrays, key)
+            assert cards.titles[position] == (f"Elsewhere {key}" if sent else "")
+            assert cards.genres[position] == (("Noir",) if sent else ())
+
+
 def without(arrays: dict[str, Any], key: str) -> dict[str, Any]:
     kept = np.arange(len(arrays["digests"])) != position_of(arrays, key)
     offsets = np.zeros(kept.sum() + 1, dtype=np.int64)

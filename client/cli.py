@@ -37,7 +37,8 @@ app = typer.Typer(
         """A platform's own side of a federation.
 
         To take part: join, pin, secret, doctor, preview, start. recommend shows what the platform's model recommends to a
-        user, explain why; export writes the deep model for plain Keras; privacy shows the budget and what was spent of it; egress shows what has left the platform.
+        user, explain shows why; export writes the deep model for plain Keras; privacy shows the budget and what was spent
+        of it; egress shows what has left the platform.
         """
     ),
     no_args_is_help=True,

@@ -1,7 +1,8 @@
 """Items like an item: cosines in the space that ranks it.
 
-Own items are compared in the space of the verdict; under a blend the cosine is (cos_local + w·cos_shared)/(1 + w).
-Whatever involves an item of another platform is compared in the shared space.
+Own items are compared in the space of the verdict; under a blend of two the cosine is (cos_local + w·cos_other)/(1 + w).
+Whatever involves an item of another platform is compared in the shared space, or in the deep model's where that alone
+ranks the own items.
 """
 
 from __future__ import annotations
@@ -26,24 +27,45 @@ class ItemSimilarity:
         verdict = self._model.verdict
         if verdict.name == "shared":
             return self._shared_to_own(int(self._model.own_positions[own]))
+        if self._deep:
+            return self._towers(int(self._own_rows[own]))[self._own_rows]
         cosines: NDArray[np.float32] = self._own_units @ self._own_units[own]
-        if verdict.name != "blend" or verdict.weight is None:
+        if verdict.name not in ("blend", "tower_blend") or verdict.weight is None:
             return cosines
         share = np.float32(verdict.weight / (1 + verdict.weight))
-        shared = self._shared_to_own(int(self._model.own_positions[own]))
-        return (1 - share) * cosines + share * shared
+        if verdict.name == "tower_blend":
+            other = self._towers(int(self._own_rows[own]))[self._own_rows]
+        else:
+            other = self._shared_to_own(int(self._model.own_positions[own]))
+        return (1 - share) * cosines + share * other
 
     def foreign_to_own(self, row: int) -> NDArray[np.float32]:
-        """float32 ``[m_own]``: of the foreign item ``row`` with every own item, 0 where nobody shares the own one."""
+        """float32 ``[m_own]``: of the foreign item ``row`` with every own item, 0 where the space lacks the own one."""
+        if self._deep:
+            return self._towers(int(self._foreign[row]))[self._own_rows]
         return self._shared_to_own(int(self._foreign[row]))
 
     def own_to_foreign(self, own: int) -> NDArray[np.float32]:
-        """float32 ``[m_foreign]``: of an own item with every foreign one; 0 where nobody shares the own one."""
+        """float32 ``[m_foreign]``: of an own item with every foreign one; 0 where the space lacks the own one."""
+        if self._deep:
+            return self._towers(int(self._own_rows[own]))[self._foreign]
         return self._shared(int(self._model.own_positions[own]))[self._foreign]
 
     def to_foreign(self, row: int) -> NDArray[np.float32]:
         """float32 ``[m_foreign]``: of the foreign item ``row`` with every foreign one."""
+        if self._deep:
+            return self._towers(int(self._foreign[row]))[self._foreign]
         return self._shared(int(self._foreign[row]))[self._foreign]
+
+    @property
+    def _deep(self) -> bool:
+        """Whether the deep model alone ranks the own items; it has a vector of every item, shared or not."""
+        return self._model.verdict.name == "towers" and self._model.towers is not None
+
+    def _towers(self, row: int) -> NDArray[np.float32]:
+        """float32 ``[items]``: of the deep model's item ``row`` with each of its items."""
+        cosines: NDArray[np.float32] = self._tower_units @ self._tower_units[row]
+        return cosines
 
     def _shared_to_own(self, position: int) -> NDArray[np.float32]:
         positions = self._model.own_positions
@@ -54,6 +76,17 @@ class ItemSimilarity:
             return np.zeros(len(self._shared_units), dtype=np.float32)
         cosines: NDArray[np.float32] = self._shared_units @ self._shared_units[position]
         return cosines
+
+    @cached_property
+    def _own_rows(self) -> NDArray[np.int32]:
+        assert self._model.towers is not None
+        return self._model.towers.own
+
+    @cached_property
+    def _tower_units(self) -> NDArray[np.float32]:
+        """The vocabulary's rows come first, so that positions are rows."""
+        assert self._model.towers is not None
+        return _unit_rows(self._model.towers.item_vectors)
 
     @cached_property
     def _shared_units(self) -> NDArray[np.float32]:
@@ -68,6 +101,10 @@ class ItemSimilarity:
 def _units(model: FactorModel) -> NDArray[np.float32]:
     """float32 ``[m, d]``: item factors of length 1, without their biases; zero factors stay zero."""
     factors = model.item_parameters[:, :-1] if model.config.feedback == "explicit" else model.item_parameters
-    lengths = np.linalg.norm(factors, axis=1, keepdims=True)
-    units: NDArray[np.float32] = np.divide(factors, lengths, out=np.zeros_like(factors), where=lengths > 0)
+    return _unit_rows(factors)
+
+
+def _unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units: NDArray[np.float32] = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
     return units

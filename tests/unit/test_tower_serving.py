@@ -208,6 +208,9 @@ for name in ("without", "own", "cross"):
 
 def test_warming_up_leaves_nothing_to_compile() -> None:
     model = platform()
+    assert model.towers is not None
+    # One that nobody has asked yet.
+    model = replace(model, towers=replace(model.towers))
     recommender = Recommender(model)
     recommender.warm_up()
     assert model.towers is not None
@@ -270,3 +273,44 @@ def test_says_that_the_deep_model_decided_and_with_what_weight() -> None:
     cross = recommender.explain(history, model.vocabulary.keys[int(np.flatnonzero(model.foreign)[0])])
     assert (cross.decided_by, cross.models.keys()) == ("tower_blend", {"shared", "towers", "popularity"})
     assert cross.models["towers"].weight == 0.7
+
+
+@pytest.mark.parametrize(("verdict", "share"), [("towers", 1.0), ("tower_blend", 0.6 / 1.6)])
+def test_similar_items_are_ordered_by_cosine_in_the_space_that_ranks(verdict: str, share: float) -> None:
+    model = platform(verdict)
+    assert model.towers is not None
+    recommender, vectors = Recommender(model), model.towers.item_vectors
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+    own, local, rows = 4, model.local.item_parameters, model.towers.own
+    expected = {
+        key: share * cosine(vectors[rows[own]], vectors[rows[c]]) + (1 - share) * cosine(local[own], local[c])
+        for c, key in enumerate(model.own.keys)
+    }
+    listed = recommender.similar(model.own.keys[own], k=500, scope="own")
+    assert len(listed) == len(expected) - 1
+    np.testing.assert_allclose([item.score for item in listed], [expected[item.key] for item in listed], atol=1e-5)
+    foreign = np.flatnonzero(model.foreign)
+    space = vectors if verdict == "towers" else model.shared.item_parameters
+    across = recommender.similar(model.own.keys[own], k=500, scope="cross")
+    wanted = {model.vocabulary.keys[i]: cosine(space[model.own_positions[own]], space[i]) for i in foreign}
+    np.testing.assert_allclose([item.score for item in across], [wanted[item.key] for item in across], atol=1e-5)
+
+
+def test_an_own_item_that_nobody_shares_has_a_place_among_foreign_ones_in_the_deep_space() -> None:
+    model = platform("towers")
+    assert model.towers is not None
+    alone = int(np.flatnonzero(model.own_positions < 0)[0])
+    foreign = int(np.flatnonzero(model.foreign)[3])
+    units = model.towers.item_vectors / np.linalg.norm(model.towers.item_vectors, axis=1, keepdims=True)
+    expected = float(units[model.towers.own[alone]] @ units[foreign])
+    one = {i.key: i.score for i in Recommender(model).similar(model.own.keys[alone], k=500, scope="cross")}
+    other = {i.key: i.score for i in Recommender(model).similar(model.vocabulary.keys[foreign], k=500, scope="own")}
+    assert one[model.vocabulary.keys[foreign]] == pytest.approx(expected, abs=1e-5)
+    assert other[model.own.keys[alone]] == pytest.approx(expected, abs=1e-5)
+    to_foreign = Recommender(model).similar(model.vocabulary.keys[foreign], k=1, scope="cross")[0]
+    assert to_foreign.score == pytest.approx(
+        np.sort(units[np.flatnonzero(model.foreign)] @ units[foreign])[-2], abs=1e-5
+    )

@@ -26,13 +26,13 @@ from client.agent_metrics import AgentMetrics, MeasuredAgent
 from client.agent_service import serve_agent
 from client.loading import load_training_data, make_agent
 from client.metrics_export import ServingMetrics, expose_metrics
-from client.recommend.serving import ServingConfig
 from client.serving_service import RecommenderServer, TlsFiles, serve_recommender
 from client.supernode import courier_programs
 from common.config.deploy import PlatformConfig, SocketConfig
 from common.config.loader import load_yaml_model
+from common.config.serving import ServingConfig
 from common.errors import ConfigError, CrossfedError
-from common.exchange import AgentConnection, AgentReply, AgentRequest
+from common.exchange import OK, AgentConnection, AgentReply, AgentRequest
 from common.supervise import Supervisor
 
 _log = getLogger(__name__)
@@ -41,10 +41,16 @@ Part = Literal["all", "agent", "courier"]
 
 
 class ReloadableAgent:
-    """Serves one agent until another is offered; a run that has begun ends with the agent that it began with."""
+    """Serves one agent until another is offered; a run that has begun ends with the agent that it began with.
 
-    def __init__(self, agent: AgentConnection) -> None:
+    Args:
+        agent: the first.
+        on_model: called when a run has finished and its model is in the store.
+    """
+
+    def __init__(self, agent: AgentConnection, on_model: Callable[[], None] = lambda: None) -> None:
         self._agent = agent
+        self._on_model = on_model
         self._next: Callable[[], AgentConnection] | None = None
         self._lock = threading.Lock()
 
@@ -58,7 +64,10 @@ class ReloadableAgent:
         with self._lock:
             if request.kind == "join" and self._next is not None:
                 self._take_over(self._next)
-            return self._agent.exchange(request)
+            reply = self._agent.exchange(request)
+        if request.kind == "finish" and reply.code == OK:
+            self._on_model()
+        return reply
 
     def _take_over(self, make: Callable[[], AgentConnection]) -> None:
         self._next = None
@@ -114,7 +123,7 @@ class PlatformProcess:
         self, config: PlatformConfig, registry: CollectorRegistry, metrics: AgentMetrics, stack: ExitStack
     ) -> None:
         agent = make_agent(config, load_training_data(config))
-        self._agent = ReloadableAgent(agent)
+        self._agent = ReloadableAgent(agent, self._serve_newest)
         server = serve_agent(
             MeasuredAgent(self._agent, metrics), config.name, config.socket.path, mode=socket_mode(config.socket)
         )
@@ -155,6 +164,10 @@ class PlatformProcess:
             return
         self._agent.offer(lambda: make_agent(config, data))
         _log.info("reloaded; the next run uses it")
+
+    def _serve_newest(self) -> None:
+        if self._recommender is not None:
+            self._recommender.model.look()
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True
@@ -220,6 +233,6 @@ def _serve_recommender(config: PlatformConfig, registry: CollectorRegistry) -> R
         config.state / "store",
         token=read_token(settings.token_file),
         tls=tls,
-        config=ServingConfig(host=settings.host, port=settings.port),
+        config=ServingConfig(host=settings.host, port=settings.port, **config.serving.model_dump()),
         metrics=ServingMetrics(registry),
     )

@@ -18,8 +18,9 @@ import grpc
 from client.metrics_export import ServingMetrics
 from client.recommend.answers import Explanation, ItemFilter, Recommendation, Scope
 from client.recommend.recommender import PreparedHistory
-from client.recommend.serving import ServingConfig, ServingModel, Snapshot
+from client.recommend.serving import ServingModel, Snapshot
 from common.catalogue import check_key
+from common.config.serving import ServingConfig
 from common.errors import CatalogueError, ContractError, CrossfedError, DataError, StoreError
 from common.proto import recommender_pb2 as pb
 from common.proto import recommender_pb2_grpc

@@ -18,9 +18,10 @@ from grpc_reflection.v1alpha import reflection
 from client.metrics_export import ServingMetrics
 from client.recommend.feedback import FeedbackLog
 from client.recommend.process import limit_blas_threads, prefer_short_waits
-from client.recommend.serving import ServingConfig, ServingModel, Snapshot
+from client.recommend.serving import ServingModel, Snapshot
 from client.recommender_service import RecommenderServicer
 from client.store import PlatformStore
+from common.config.serving import ServingConfig
 from common.errors import ConfigError
 from common.proto import recommender_pb2, recommender_pb2_grpc
 

@@ -15,7 +15,7 @@ from typing import Final
 from common.errors import ConfigError
 
 # The courier is all of client/ that may be shipped: a platform's own side is installed by the platform.
-_COURIER: Final = ("__init__.py", "app.py", "remote.py", "recommend/__init__.py", "recommend/answers.py")
+_COURIER: Final = ("__init__.py", "app.py", "remote.py")
 _PYPROJECT: Final = """\
 [build-system]
 requires = ["hatchling"]

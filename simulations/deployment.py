@@ -21,7 +21,7 @@ import yaml
 from client.data.training import TrainingData
 from client.join import JoinedPlatform, join_federation
 from client.keys import KeyFolder
-from client.remote import RecommenderClient
+from client.recommender_client import RecommenderClient
 from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model

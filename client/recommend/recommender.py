@@ -25,10 +25,10 @@ from client.recommend.index import best_of
 from client.recommend.linear import Query
 from client.recommend.scopes import ItemScope, cross_scope, own_scope, shared_fold_in
 from client.recommend.similar import ItemSimilarity
+from common.config.serving import EXACT_UP_TO
 from common.errors import DataError
 
 __all__ = ["History", "PreparedHistory", "Recommendation", "Recommender", "Scope"]
-EXACT_UP_TO = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,45 +12,18 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from logging import getLogger
-from typing import Annotated
 
 import numpy as np
-from pydantic import Field
 
 from client.recommend.feedback import Event, FeedbackLog
 from client.recommend.index import ApproximateIndex, recall_against_exact
 from client.recommend.process import collector_paused
-from client.recommend.recommender import EXACT_UP_TO, PreparedHistory, Recommender
+from client.recommend.recommender import PreparedHistory, Recommender
 from client.store import PlatformStore
-from common.config.base import FrozenModel
+from common.config.serving import ServingConfig
 from common.errors import CrossfedError, StoreError
 
 _log = getLogger(__name__)
-
-
-class ServingConfig(FrozenModel):
-    """How the platform's applications are served."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on; one that others can reach needs TLS and a token."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """0 takes a free one."""
-    workers: Annotated[int, Field(ge=1, le=64)] = 4
-    """Threads that answer requests."""
-    max_waiting: Annotated[int, Field(ge=1)] = 256
-    """Requests at a time, waiting ones included; more are refused at once with RESOURCE_EXHAUSTED."""
-    max_message_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
-    max_k: Annotated[int, Field(ge=1)] = 1000
-    max_history: Annotated[int, Field(ge=1)] = 10_000
-    """Most items in the history of one request."""
-    approximate_above: Annotated[int, Field(ge=1)] = EXACT_UP_TO
-    """From how many items of a catalogue on search is approximate (usearch)."""
-    cached_users: Annotated[int, Field(ge=0)] = 10_000
-    """Users whose factors are kept; the others' are solved anew in well under a millisecond."""
-    poll_seconds: Annotated[float, Field(gt=0)] = 2.0
-    """How often the store is looked at for a new version."""
-    drain_seconds: Annotated[float, Field(ge=0)] = 10.0
-    """How long requests under way may take once the service is stopping."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +109,7 @@ class ServingModel:
         self._snapshot: Snapshot | None = None
         self._loading = threading.Lock()
         self._stopping = threading.Event()
+        self._wake = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="store-watch", daemon=True)
 
     @property
@@ -191,13 +165,23 @@ class ServingModel:
         self._try_reload()
         self._watcher.start()
 
+    def look(self) -> None:
+        """Look for a new version now, in the background."""
+        self._wake.set()
+
     def stop(self) -> None:
         self._stopping.set()
+        self._wake.set()
         if self._watcher.is_alive():
             self._watcher.join()
 
     def _watch(self) -> None:
-        while not self._stopping.wait(self._config.poll_seconds):
+        while True:
+            self._wake.wait(self._config.poll_seconds)
+            if self._stopping.is_set():
+                return
+            # Cleared before looking, so that a version committed meanwhile is not missed.
+            self._wake.clear()
             self._try_reload()
 
     def _try_reload(self) -> None:

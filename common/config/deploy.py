@@ -13,6 +13,7 @@ from common.config.data import DataConfig
 from common.config.federation import FederationPlan
 from common.config.loader import ConfigPath
 from common.config.platform import CatalogueConfig, PersonalizationConfig
+from common.config.serving import ServingLimits
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}$")]
@@ -161,6 +162,7 @@ class PlatformConfig(_Deployed):
     socket: SocketConfig = SocketConfig()
     supernode: SuperNodeConfig = SuperNodeConfig()
     recommender: RecommenderConfig = RecommenderConfig()
+    serving: ServingLimits = ServingLimits()
     metrics_port: Port | None = None
     """Prometheus metrics on loopback."""
     log_format: Literal["text", "json"] = "text"

@@ -25,7 +25,7 @@ import numpy as np
 from client.data.dataset import UserItemMatrix
 from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
 from client.recommend.index import ApproximateIndex, ExactIndex, recall_against_exact
-from client.remote import RecommenderClient
+from client.recommender_client import RecommenderClient
 from client.serving_service import serve_recommender
 from client.store import PlatformStore
 from common.config.model import FactorizationConfig

@@ -28,10 +28,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from client.metrics_export import ServingMetrics, expose_metrics
 from client.recommend.answers import ItemFilter
 from client.recommend.recommender import Recommender
-from client.recommend.serving import ServingConfig
-from client.remote import RecommenderClient
+from client.recommender_client import RecommenderClient
 from client.serving_service import SERVICE, RecommenderServer, TlsFiles, serve_recommender
 from client.store import PlatformStore
+from common.config.serving import ServingConfig
 from common.errors import ConfigError, ContractError, DataError, PlatformError, StoreError
 from common.proto import recommender_pb2 as pb
 from common.proto.recommender_pb2_grpc import RecommenderStub

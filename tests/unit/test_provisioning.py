@@ -276,8 +276,6 @@ def test_the_bundle_holds_code_and_nothing_else(tmp_path: Path) -> None:
     assert [str(path) for path in files if path.parts[0] == "client"] == [
         "client/__init__.py",
         "client/app.py",
-        "client/recommend/__init__.py",
-        "client/recommend/answers.py",
         "client/remote.py",
     ]
     assert {path.parts[0] for path in files} == {"client", "common", "server", "pyproject.toml"}

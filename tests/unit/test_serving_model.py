@@ -16,9 +16,10 @@ from client.metrics_export import ServingMetrics
 from client.recommend.feedback import Event, FeedbackLog
 from client.recommend.process import collector_paused
 from client.recommend.recommender import Recommender
-from client.recommend.serving import ServingConfig, ServingModel, approximate_recall
+from client.recommend.serving import ServingModel, approximate_recall
 from client.recommender_service import RecommenderServicer
 from client.store import PlatformStore
+from common.config.serving import ServingConfig
 from common.errors import StoreError
 from common.proto import recommender_pb2 as pb
 from simulations.bench.serving import random_platform_model
@@ -143,7 +144,7 @@ def test_loading_pauses_the_collector_and_hands_it_back(serving, monkeypatch):
 
 def test_serving_and_its_client_need_no_tensorflow():
     code = (
-        "import sys, client.remote, client.serving_service\n"
+        "import sys, client.recommender_client, client.serving_service\n"
         "print([name for name in ('tensorflow', 'keras', 'torch', 'opacus', 'numba', 'polars') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -151,5 +152,21 @@ def test_serving_and_its_client_need_no_tensorflow():
 
 
 def test_the_client_library_needs_no_scipy():
-    code = "import sys, client.remote; print('scipy' in sys.modules)"
+    code = "import sys, client.recommender_client; print('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_the_recommender_takes_up_a_version_that_it_is_told_of_without_polling(tmp_path: Path) -> None:
+    changed = threading.Event()
+    with FeedbackLog(tmp_path / "log") as log:
+        store = PlatformStore(tmp_path / "store")
+        config = ServingConfig(poll_seconds=3600.0)
+        model = ServingModel(store, log, config, on_change=lambda snapshot: changed.set() if snapshot else None)
+        model.start()
+        try:
+            store.commit(random_platform_model(np.random.default_rng(0)))
+            model.look()
+            assert changed.wait(30)
+            assert model.snapshot().version == 1
+        finally:
+            model.stop()

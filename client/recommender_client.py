@@ -1,0 +1,223 @@
+"""How applications ask a platform's recommender."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+
+from client.recommend.answers import (
+    NO_FILTER,
+    Contribution,
+    Explanation,
+    FeedbackReceipt,
+    ItemFilter,
+    ModelShare,
+    Recommendation,
+    Scope,
+)
+from client.remote import Connection
+from common.errors import ConfigError, ContractError, CrossfedError, DataError, PlatformError
+from common.proto import recommender_pb2 as pb
+from common.proto.recommender_pb2_grpc import RecommenderStub
+
+_SCOPES: Mapping[Scope, pb.Scope.ValueType] = {"own": pb.SCOPE_OWN, "cross": pb.SCOPE_CROSS, "all": pb.SCOPE_ALL}
+# Every request may be sent again: reads change nothing, and feedback carries an id.
+_RETRY = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{"service": "crossfed.v1.Recommender"}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.05s",
+                    "maxBackoff": "1s",
+                    "backoffMultiplier": 3,
+                    # A server that is shutting down cancels what it had just taken in.
+                    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+                },
+            }
+        ]
+    }
+)
+_ERRORS: Mapping[grpc.StatusCode, type[CrossfedError]] = {
+    grpc.StatusCode.NOT_FOUND: DataError,
+    grpc.StatusCode.INVALID_ARGUMENT: ContractError,
+    grpc.StatusCode.UNAUTHENTICATED: ConfigError,
+}
+_Reply = TypeVar("_Reply")
+
+
+class RecommenderClient(Connection):
+    """Asks a platform's recommender. Use it as a context manager; safe for threads.
+
+    Every method raises DataError for an unknown user or item, ContractError for a request that is wrong in itself,
+    ConfigError for a wrong token, and PlatformError where no answer came in time.
+
+    Args:
+        target: ``host:port``.
+        token: the API token, where the recommender asks for one.
+        root_certificates: PEM file of the CA that signed the recommender's certificate; None: no TLS.
+        timeout: seconds to wait for one answer, retries included.
+        retry: whether to ask again, up to three times, while the recommender is not available.
+
+    Raises:
+        ConfigError: a token would go to another host unencrypted, or the CA file cannot be read.
+
+    Example::
+
+        with RecommenderClient("localhost:8443", token=token, root_certificates=Path("ca.pem")) as recommender:
+            for item in recommender.recommend("some user", k=5, scope="cross"):
+                print(item.title, item.platforms)
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        token: str | None = None,
+        root_certificates: Path | None = None,
+        timeout: float = 5.0,
+        retry: bool = True,
+    ) -> None:
+        super().__init__(_channel(target, token, root_certificates, retry=retry))
+        self._stub = RecommenderStub(self._channel)
+        self._timeout = timeout
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+
+    def recommend(
+        self,
+        user_id: str,
+        k: int = 10,
+        scope: Scope = "all",
+        *,
+        exclude_seen: bool = True,
+        wanted: ItemFilter = NO_FILTER,
+    ) -> list[Recommendation]:
+        """The k best items for a known user, best first."""
+        request = pb.RecommendRequest(
+            user_id=user_id, k=k, scope=_SCOPES[scope], exclude_seen=exclude_seen, filter=_filter(wanted)
+        )
+        return _items(self._call(self._stub.Recommend, request))
+
+    def recommend_for_history(
+        self,
+        history: Iterable[tuple[str, float]],
+        k: int = 10,
+        scope: Scope = "all",
+        *,
+        exclude_seen: bool = True,
+        wanted: ItemFilter = NO_FILTER,
+    ) -> list[Recommendation]:
+        """The same for item keys with their weights or ratings, oldest first: a new or anonymous user."""
+        request = pb.RecommendForHistoryRequest(
+            history=_history(history), k=k, scope=_SCOPES[scope], exclude_seen=exclude_seen, filter=_filter(wanted)
+        )
+        return _items(self._call(self._stub.RecommendForHistory, request))
+
+    def similar_items(
+        self, item_key: str, k: int = 10, scope: Scope = "all", *, wanted: ItemFilter = NO_FILTER
+    ) -> list[Recommendation]:
+        """The k items most like an item; their score is the cosine."""
+        request = pb.SimilarItemsRequest(item_key=item_key, k=k, scope=_SCOPES[scope], filter=_filter(wanted))
+        return _items(self._call(self._stub.SimilarItems, request))
+
+    def explain(self, user_id: str, item_key: str, *, limit: int = 0) -> Explanation:
+        """Which of a user's items carried an item's score; the ``limit`` largest, or all for 0."""
+        request = pb.ExplainRequest(user_id=user_id, item_key=item_key, limit=limit)
+        return _explanation(self._call(self._stub.Explain, request))
+
+    def explain_for_history(
+        self, history: Iterable[tuple[str, float]], item_key: str, *, limit: int = 0
+    ) -> Explanation:
+        """The same for a history."""
+        request = pb.ExplainRequest(history=_history(history), item_key=item_key, limit=limit)
+        return _explanation(self._call(self._stub.Explain, request))
+
+    def record_feedback(
+        self,
+        user_id: str,
+        item_key: str,
+        *,
+        value: float = 1.0,
+        at: int | None = None,
+        event_id: str | None = None,
+    ) -> FeedbackReceipt:
+        """Record that a user had an item; durable on return, and part of the next recommendation.
+
+        Args:
+            value: weight (implicit feedback) or rating (explicit).
+            at: seconds since 1970; now unless given.
+            event_id: the same id again is the same event; a random one unless given.
+        """
+        request = pb.RecordFeedbackRequest(
+            event_id=event_id or uuid.uuid4().hex,
+            user_id=user_id,
+            item_key=item_key,
+            value=value,
+            time=int(time.time()) if at is None else at,
+        )
+        reply = self._call(self._stub.RecordFeedback, request)
+        return FeedbackReceipt(reply.sequence, reply.duplicate, reply.reflected)
+
+    def __enter__(self) -> RecommenderClient:
+        return self
+
+    def _call(self, method: Callable[..., _Reply], request: Any) -> _Reply:
+        try:
+            return method(request, timeout=self._timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            kind = _ERRORS.get(error.code(), PlatformError)
+            raise kind(f"the recommender answered {error.code().name}: {error.details()}") from None
+
+
+def _channel(target: str, token: str | None, root_certificates: Path | None, *, retry: bool) -> grpc.Channel:
+    options = (("grpc.service_config", _RETRY), ("grpc.enable_retries", 1)) if retry else (("grpc.enable_retries", 0),)
+    if root_certificates is not None:
+        try:
+            credentials = grpc.ssl_channel_credentials(root_certificates.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"{root_certificates}: the CA cannot be read ({error.strerror})") from error
+        return grpc.secure_channel(target, credentials, options=options)
+    if token and not target.startswith(("localhost:", "127.", "[::1]:", "unix:")):
+        raise ConfigError(f"{target}: the token would travel unencrypted; give the CA's certificate")
+    return grpc.insecure_channel(target, options=options)
+
+
+def _filter(wanted: ItemFilter) -> pb.ItemFilter:
+    return pb.ItemFilter(
+        any_genres=wanted.any_genres,
+        no_genres=wanted.no_genres,
+        key_prefixes=wanted.key_prefixes,
+        platforms=wanted.platforms,
+    )
+
+
+def _history(items: Iterable[tuple[str, float]]) -> list[pb.HistoryItem]:
+    return [pb.HistoryItem(item_key=key, value=value) for key, value in items]
+
+
+def _items(reply: pb.RecommendReply | pb.SimilarItemsReply) -> list[Recommendation]:
+    return [
+        Recommendation(item.key, item.title, tuple(item.genres), item.score, tuple(item.platforms))
+        for item in reply.items
+    ]
+
+
+def _explanation(reply: pb.ExplainReply) -> Explanation:
+    return Explanation(
+        key=reply.item_key,
+        title=reply.title,
+        score=reply.score,
+        contributions=tuple(Contribution(part.item_key, part.title, part.amount) for part in reply.contributions),
+        others=reply.others,
+        item_bias=reply.item_bias,
+        popularity=reply.popularity,
+        decided_by=reply.decided_by,
+        models={share.model: ModelShare(share.weight, share.amount) for share in reply.models},
+    )

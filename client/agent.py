@@ -203,6 +203,7 @@ class PlatformAgent:
             private=self.plan.private,
             platforms=membership.platforms,
             vocabulary=membership.vocabulary,
+            cards=membership.cards,
             owners=membership.owners,
             own_positions=membership.own_positions,
             shared=FactorModel(

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice
 from client.data.training import TrainingData
+from client.elsewhere import Elsewhere
 from client.evaluation import Candidate, PerUserMetrics, choose_verdict, evaluate
 from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
-from client.recommend.demand import expected_demand
 from client.recommend.scorer import BlendScorer, Scorer, SolvedFactorScorer
 from client.recommend.topk import block_rows
 from client.tower_model import TowerModel
@@ -28,7 +28,7 @@ from client.training.fit import fit
 from client.training.local import fit_anchored
 from client.training.tuning import SearchSpace, tune_anchored, tune_local
 from common.config.model import AnchoredConfig, FactorizationConfig
-from common.config.platform import PersonalizationConfig, shipped_beta
+from common.config.platform import SHIPPED_ATTRIBUTE_WEIGHT, PersonalizationConfig, shipped_beta
 
 if TYPE_CHECKING:
     from client.models.scorer import TowerScorer
@@ -44,6 +44,7 @@ class FederationView:
     private: bool
     platforms: tuple[str, ...]
     vocabulary: ItemDescriptions
+    cards: ItemDescriptions
     owners: NDArray[np.bool_]
     own_positions: NDArray[np.int32]
     shared: FactorModel
@@ -75,6 +76,7 @@ class Personalizer:
         """Train the platform's own models, choose between them and the shared one, and put it all together."""
         local = self._tuned_local()
         anchored = self._anchored(view) if self._config.anchored and (view.own_positions >= 0).any() else None
+        elsewhere = self._elsewhere(view)
         undecided = OwnVerdict(
             name="local", weight=None, metric=self._config.metric, local_mean=0.0, chosen_mean=0.0, interval=(0.0, 0.0)
         )
@@ -85,7 +87,7 @@ class Personalizer:
             vocabulary=view.vocabulary,
             owners=view.owners,
             shared=view.shared,
-            elsewhere=self._demand(view),
+            elsewhere=elsewhere.demand(self._data),
             own=describe(self._data),
             own_positions=view.own_positions,
             local=local.model,
@@ -96,20 +98,26 @@ class Personalizer:
             histories=self._data.known,
             towers=view.towers,
             tower_weight=self._config.tower_weight if view.towers is not None else 0.0,
+            attributes=elsewhere.attributes(self._data) if self._config.attributes else None,
+            attribute_weight=self._attribute_weight(),
         )
         return replace(model, verdict=self._judge(model, local, anchored))
 
-    def _demand(self, view: FederationView) -> NDArray[np.float64]:
-        """float64 ``[m]``: how much own users would want each item of the vocabulary, judged by the others' users."""
-        if view.private:
-            # The sum holds this platform's clipped and noised counts: its own part cannot be taken out exactly.
-            return view.elsewhere
-        columns = self._data.shared_columns
-        own = self._data.train.item_counts()[columns]
-        common = view.own_positions[columns]
-        others = view.elsewhere.copy()
-        others[common] -= own
-        return expected_demand(own, others, common, view.vocabulary.titles, view.vocabulary.genres)
+    def _elsewhere(self, view: FederationView) -> Elsewhere:
+        others = [column for column, name in enumerate(view.platforms) if name != self._platform]
+        return Elsewhere(
+            own_positions=view.own_positions,
+            others=np.any(view.owners[:, others], axis=1),
+            cards=view.cards,
+            item_counts=view.elsewhere,
+            private=view.private,
+        )
+
+    def _attribute_weight(self) -> float:
+        if not self._config.attributes:
+            return 0.0
+        weight = self._config.attribute_weight
+        return SHIPPED_ATTRIBUTE_WEIGHT if weight is None else weight
 
     def local(self) -> FactorModel:
         """The local model, tuned and trained once: it does not depend on the federation."""

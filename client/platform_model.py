@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -9,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
+from client.recommend.attribute_transfer import AttributeTransferScorer
 from client.recommend.fold_in import FoldIn
-from client.recommend.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer
+from client.recommend.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer, SumScorer
 from client.tower_model import TowerModel
 from common.config.model import FactorizationConfig
 
@@ -85,6 +87,8 @@ class PlatformModel:
         user_ids, histories: the users and what each is known to have (n × m_own).
         towers: the deep model, or None.
         tower_weight: γ, weight of its standardised scores in cross-platform scores.
+        attributes: places items among the platform's own tastes by what is publicly known of them, or None.
+        attribute_weight: α, weight of its standardised scores in cross-platform scores.
     """
 
     platform: str
@@ -104,6 +108,8 @@ class PlatformModel:
     histories: UserItemMatrix
     towers: TowerModel | None = None
     tower_weight: float = 0.0
+    attributes: AttributeTransferScorer | None = None
+    attribute_weight: float = 0.0
 
     @property
     def foreign(self) -> NDArray[np.bool_]:
@@ -132,17 +138,31 @@ class PlatformModel:
         """Ranks the own items by how many users have them."""
         return PopularityScorer(self.histories.item_counts())
 
-    def cross_scorer(self, beta: float | None = None, tower_weight: float | None = None) -> Scorer:
-        """Ranks the vocabulary for own users by the shared models and the popularity on the other platforms."""
-        shared: Scorer = SharedOnVocabulary(self.shared, self.own_positions)
-        weight = self.tower_weight if tower_weight is None else tower_weight
-        if self.towers is not None and weight > 0:
-            shared = BlendScorer(shared, self.towers.on_vocabulary(), weight, candidates=self.foreign)
-        return CrossScorer(shared, self.elsewhere, self.beta if beta is None else beta, candidates=self.foreign)
+    def cross_scorer(self, beta: float | None = None) -> Scorer:
+        """Ranks the vocabulary for own users: z(z(shared) + γ·z(towers) + α·z(attributes)) + β·log popularity elsewhere."""
+        others: list[tuple[Scorer, float]] = []
+        if self.towers is not None and self.tower_weight > 0:
+            others.append((self.towers.on_vocabulary(), self.tower_weight))
+        if self.attributes is not None and self.attribute_weight > 0:
+            others.append((self.attributes, self.attribute_weight))
+        shared = SharedOnVocabulary(self.shared, self.own_positions)
+        return cross_blend(shared, others, self.elsewhere, self.beta if beta is None else beta, self.foreign)
 
     def on_vocabulary(self, histories: UserItemMatrix) -> UserItemMatrix:
         """Own histories (columns m_own) with the vocabulary's items as columns (m)."""
         return on_vocabulary(histories, self.own_positions, len(self.owners))
+
+
+def cross_blend(
+    shared: Scorer,
+    others: Sequence[tuple[Scorer, float]],
+    popularity: NDArray[np.float64],
+    beta: float,
+    candidates: NDArray[np.bool_],
+) -> Scorer:
+    """The scorer of :meth:`PlatformModel.cross_scorer`, with ``others`` and their weights beside the shared factors."""
+    blend = SumScorer([(shared, 1.0), *others], candidates) if others else shared
+    return CrossScorer(blend, popularity, beta, candidates=candidates)
 
 
 def foreign_items(own_positions: NDArray[np.int32], n_items: int) -> NDArray[np.bool_]:

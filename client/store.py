@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
+from client.recommend.attribute_transfer import AttributeTransferScorer
 from client.tower_model import TowerModel
 from common.config.model import FactorizationConfig
 from common.config.towers import TowerConfig
@@ -132,6 +133,7 @@ def _write(folder: Path, model: PlatformModel) -> None:
         },
         "towers": None if model.towers is None else _towers_manifest(model.towers),
         "tower_weight": model.tower_weight,
+        "attribute_weight": model.attribute_weight,
     }
     arrays: dict[str, NDArray[Any]] = {
         "owners": model.owners,
@@ -143,6 +145,7 @@ def _write(folder: Path, model: PlatformModel) -> None:
         "times": model.histories.times,
         **{f"{name}_parameters": part.item_parameters for name, part in models.items()},
         **({} if model.towers is None else _tower_arrays(model.towers)),
+        **({} if model.attributes is None else _attribute_arrays(model.attributes)),
     }
     write_atomically(folder / "arrays.npz", archive(arrays))
     write_atomically(folder / "manifest.json", json.dumps(manifest, ensure_ascii=False).encode())
@@ -178,6 +181,8 @@ def _model_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Plat
         ),
         towers=_towers_of(manifest.get("towers"), arrays),
         tower_weight=manifest.get("tower_weight", 0.0),
+        attributes=_attributes_of(arrays),
+        attribute_weight=manifest.get("attribute_weight", 0.0),
     )
 
 
@@ -206,6 +211,17 @@ def _towers_of(manifest: dict[str, Any] | None, arrays: dict[str, NDArray[Any]])
         n_users=manifest["n_users"],
         profile=arrays.get("tower_profile"),
     )
+
+
+def _attribute_arrays(attributes: AttributeTransferScorer) -> dict[str, NDArray[Any]]:
+    return {"attribute_tastes": attributes.tastes, "attribute_items": attributes.item_factors}
+
+
+def _attributes_of(arrays: dict[str, NDArray[Any]]) -> AttributeTransferScorer | None:
+    # Versions from before there was such a part have none.
+    if "attribute_tastes" not in arrays:
+        return None
+    return AttributeTransferScorer(arrays["attribute_tastes"], arrays["attribute_items"])
 
 
 def _descriptions(part: dict[str, Any]) -> ItemDescriptions:

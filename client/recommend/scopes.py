@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from client.platform_model import FactorModel, ItemDescriptions, PlatformModel
 from client.recommend.answers import Recommendation
+from client.recommend.attribute_part import AttributePart
 from client.recommend.factor_part import FactorPart
 from client.recommend.filters import AttributeIndex
 from client.recommend.fold_in import FoldIn
@@ -103,7 +104,7 @@ def own_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -
 
 
 def cross_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -> ItemScope:
-    """The items that only other platforms have, ranked by the shared models and popularity there."""
+    """The items that only other platforms have, ranked by the shared models, public attributes and popularity there."""
     positions = np.flatnonzero(model.foreign)
     # The floor of CrossScorer: noise must not make the logarithm blow up.
     log_popularity = np.log(np.maximum(model.elsewhere[positions], 1.0))
@@ -113,6 +114,8 @@ def cross_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int)
     if model.towers is not None and deep:
         rows = positions.astype(np.int32)
         parts.append(TowerPart(model.towers, model.own_positions >= 0, rows, model.tower_weight))
+    if model.attributes is not None and model.attribute_weight > 0:
+        parts.append(AttributePart(model.attributes, model.own_positions, positions, model.attribute_weight))
     linear = LinearScope(parts, log_popularity, model.beta)
     described = model.vocabulary
     return ItemScope(

@@ -14,7 +14,7 @@ import numpy as np
 from common.errors import ConfigError, ContractError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -110,6 +110,25 @@ class BlendScorer:
         if np.isinf(self.weight):
             return shared
         return z(self.local.scores(histories, users), self.candidates) + np.float32(self.weight) * shared
+
+
+@dataclass(frozen=True, eq=False)
+class SumScorer:
+    """Σ w·z(part): several models of items that the platform does not have.
+
+    Attributes:
+        parts: scorers with their weights.
+        candidates: bool ``[m]``; the items over which :func:`z` standardises.
+    """
+
+    parts: Sequence[tuple[Scorer, float]]
+    candidates: NDArray[np.bool_] | None = None
+
+    def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
+        total = np.zeros((len(users), histories.n_items), dtype=np.float32)
+        for part, weight in self.parts:
+            total += np.float32(weight) * z(part.scores(histories, users), self.candidates)
+        return total
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,6 +38,11 @@ class PersonalizationConfig(FrozenModel):
     one-sided certainty of 80 %: 0.95 would leave small platforms, whose intervals are wide, with their own model."""
     tower_weight: Annotated[float, Field(ge=0)] = 1.0
     """γ: weight of the deep model's standardised scores beside the shared factors' in cross-platform scores."""
+    attributes: bool = True
+    """Whether to place items that only others have among the platform's own tastes by genres, year and popularity."""
+    attribute_weight: Annotated[float, Field(ge=0)] | None = None
+    """α: weight of these standardised scores beside the shared factors' in cross-platform scores; null: the shipped
+    constant (:data:`SHIPPED_ATTRIBUTE_WEIGHT`)."""
     beta: Annotated[float, Field(ge=0)] | None = None
     """β: weight of log popularity in cross-platform scores; null: the shipped constant (:func:`shipped_beta`)."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -47,3 +52,7 @@ class PersonalizationConfig(FrozenModel):
 def shipped_beta(*, private: bool) -> float:
     """β where a platform has no items hidden to choose it on: popularity says more where noise blurs the factors."""
     return 1.0 if private else 0.3
+
+
+SHIPPED_ATTRIBUTE_WEIGHT = 1.0
+"""α where a platform has no items hidden to choose it on."""

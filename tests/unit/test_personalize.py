@@ -45,6 +45,7 @@ def view_of(
         server_round=3,
         platforms=("here", "there"),
         vocabulary=ItemDescriptions(keys=names, titles=names, genres=((),) * N),
+        cards=ItemDescriptions(keys=names, titles=names, genres=((),) * N),
         owners=np.ones((N, 2), dtype=bool),
         own_positions=positions,
         shared=FactorModel(item_parameters=parameters, config=config),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from client.recommend.answers import ItemFilter
+from client.recommend.attribute_transfer import AttributeTransferScorer
 from client.recommend.recommender import Recommender
 from client.recommend.scorer import z
 from client.recommend.topk import top_k
@@ -16,6 +17,14 @@ from simulations.bench.serving import random_platform_model
 KINDS = [("local", "implicit"), ("shared", "implicit"), ("blend", "implicit"), ("anchored", "implicit")] + [
     (name, "explicit") for name in ("local", "shared", "anchored")
 ]
+
+
+def with_attributes(model, *, dimension: int = 5, weight: float = 1.7):
+    """The model with public attributes in its cross-platform scores; items that the platform lacks have no tastes."""
+    rng = np.random.default_rng(100)
+    tastes, placed = rng.standard_normal((2, len(model.owners), dimension)).astype(np.float32)
+    tastes[model.foreign] = 0
+    return replace(model, attributes=AttributeTransferScorer(tastes, placed), attribute_weight=weight)
 
 
 def oracle(model, user: int) -> dict[str, float]:
@@ -28,9 +37,11 @@ def oracle(model, user: int) -> dict[str, float]:
     return scores | {model.vocabulary.keys[i]: cross[i] for i in np.flatnonzero(model.foreign)}
 
 
+@pytest.mark.parametrize("attributes", [False, True])
 @pytest.mark.parametrize(("verdict", "feedback"), KINDS)
-def test_serves_the_scores_that_evaluation_measured(verdict, feedback):
+def test_serves_the_scores_that_evaluation_measured(verdict, feedback, attributes):
     model = random_platform_model(np.random.default_rng(1), verdict=verdict, feedback=feedback)
+    model = with_attributes(model) if attributes else model
     recommender = Recommender(model)
     for user in range(5):
         expected = oracle(model, user)
@@ -41,8 +52,10 @@ def test_serves_the_scores_that_evaluation_measured(verdict, feedback):
 
 
 @pytest.mark.parametrize(("verdict", "feedback"), KINDS)
-def test_contributions_sum_to_the_score(verdict, feedback):
+@pytest.mark.parametrize("attributes", [False, True])
+def test_contributions_sum_to_the_score(verdict, feedback, attributes):
     model = random_platform_model(np.random.default_rng(2), verdict=verdict, feedback=feedback)
+    model = with_attributes(model) if attributes else model
     recommender = Recommender(model)
     for user in range(3):
         history = recommender.history_of(f"user-{user}")
@@ -86,6 +99,9 @@ def test_says_which_factors_decided_and_with_what_weight():
     assert cross.decided_by == "shared"
     assert cross.models["popularity"].weight == model.beta
     assert cross.popularity == pytest.approx(cross.models["popularity"].amount)
+    placed = Recommender(with_attributes(model)).explain(history, foreign)
+    assert (placed.models["shared"].weight, placed.models["attributes"].weight) == (1.0, 1.7)
+    assert placed.models["attributes"].amount != 0
 
 
 def test_limits_the_listed_contributions_and_keeps_the_sum():

@@ -40,13 +40,15 @@ def training_data(rng: np.random.Generator, n: int = 60, m: int = 120) -> Traini
 def view_of(data: TrainingData, factors: np.ndarray, *, private: bool = False) -> FederationView:
     m = len(data.items)
     extra = len(factors) - m
+    described = ItemDescriptions(
+        keys=tuple(f"x:{i}" for i in range(m + extra)), titles=("",) * (m + extra), genres=((),) * (m + extra)
+    )
     return FederationView(
         server_round=3,
         private=private,
         platforms=("here", "there"),
-        vocabulary=ItemDescriptions(
-            keys=tuple(f"x:{i}" for i in range(m + extra)), titles=("",) * (m + extra), genres=((),) * (m + extra)
-        ),
+        vocabulary=described,
+        cards=described,
         owners=np.ones((m + extra, 2), dtype=np.bool_),
         own_positions=np.arange(m, dtype=np.int32),
         shared=FactorModel(item_parameters=factors.astype(np.float32), config=MODEL),

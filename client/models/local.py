@@ -49,7 +49,6 @@ class LocalTrainer:
         rows: int32 ``[m_own]``: the model's row of each own item.
         training: of the plan.
         rng: draws windows, batches, negatives.
-        frozen: names of the variables that stay as they are: ``shared`` or ``private``, or none.
     """
 
     def __init__(
@@ -77,9 +76,10 @@ class LocalTrainer:
         """Train for ``local_epochs`` passes.
 
         Raises:
-            TrainingError: the loss is not a number; the model is what it was before.
+            TrainingError: the loss is not a number, or a variable's value; model and optimiser are as before.
         """
-        before = [np.array(variable) for variable in self._variables]
+        kept = [*self._variables, *self._optimizer.variables]
+        before = [np.asarray(variable).copy() for variable in kept]
         if learning_rate is not None:
             self._optimizer.learning_rate = learning_rate
         for anchor, variable in zip(self._anchor, self._model.shared.values(), strict=True):
@@ -93,8 +93,9 @@ class LocalTrainer:
             order = self._rng.permutation(examples)[: max(1, math.ceil(min(left, 1.0) * examples))]
             loss = self._pass(windows, order, touched)
             left -= 1.0
-            if not math.isfinite(loss):
-                for variable, value in zip(self._variables, before, strict=True):
+            if not (math.isfinite(loss) and self._sound()):
+                # The optimiser's slots too: one that is not a number spoils every round to come.
+                for variable, value in zip(kept, before, strict=True):
                     variable.assign(value)
                 raise TrainingError(
                     "the deep model's loss is not a number; nothing of this round was kept. Lower "
@@ -104,7 +105,7 @@ class LocalTrainer:
 
     def train_private(self, epochs: float = 5.0) -> LocalResult:
         """Train what is private (embeddings, profile weights, adapter, own rows); what is shared stays as it is."""
-        shared = {name: np.array(variable) for name, variable in self._model.shared.items()}
+        shared = {name: np.asarray(variable).copy() for name, variable in self._model.shared.items()}
         private = list(self._model.trainable_variables)
         kept = {id(variable) for variable in self._model.shared.values()}
         trainer = LocalTrainer.__new__(LocalTrainer)
@@ -115,6 +116,10 @@ class LocalTrainer:
         result = trainer.train(epochs=epochs)
         self._model.load(shared)
         return result
+
+    def _sound(self) -> bool:
+        # The last step's loss is taken before its update.
+        return all(bool(np.isfinite(np.asarray(variable)).all()) for variable in self._variables)
 
     def _pass(self, windows: Windows, order: NDArray[np.int64], touched: NDArray[np.float32]) -> float:
         total = weight = 0.0

@@ -117,7 +117,7 @@ class TwoTower(keras.Model):  # type: ignore[misc]
 
     def values(self) -> dict[str, NDArray[np.float32]]:
         """The shared variables' values, by name."""
-        return {name: np.array(variable) for name, variable in self.shared.items()}
+        return {name: np.asarray(variable).copy() for name, variable in self.shared.items()}
 
     def item_vectors(self, hidden_ids: Any = None, training: bool = False) -> tf.Tensor:
         """float32 ``[items, d]``: id row plus content.

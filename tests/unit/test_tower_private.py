@@ -189,3 +189,85 @@ def test_without_item_ids_content_alone_has_gradients() -> None:
     expected = loop_over_whole_tables(model, HISTORIES[0], training)
     for name, gradient in by_variable(part, 0, model).items():
         assert gradient == pytest.approx(expected[name], abs=2e-6, rel=1e-5), name
+
+
+def opacus_gradients(model: TwoTower, training: TowerTraining) -> list[NDArray[np.float64]]:
+    """Per-user gradients of item rows, kernel, bias and gate by Opacus' hooks, of the same model in PyTorch."""
+    import torch
+    from opacus import GradSampleModule
+
+    class Gate(torch.nn.Module):
+        """σ(gate) ⊙ x: a layer that Opacus differentiates per sample by functorch."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = torch.nn.Parameter(torch.zeros(D))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(self.gate) * x
+
+    class Towers(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows, self.project, self.gate = torch.nn.Embedding(M, D), torch.nn.Linear(WIDTH, D), Gate()
+
+        def forward(self, items: torch.Tensor, looks: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+            return self.rows(items) + present[..., None] * self.gate(self.project(looks))
+
+    values = model.values()
+    towers = Towers()
+    with torch.no_grad():
+        for parameter, value in [
+            (towers.rows.weight, values[ITEM_ROWS]),
+            (towers.project.weight, values["look_project_kernel"].T),
+            (towers.project.bias, values["look_project_bias"]),
+            (towers.gate.gate, values["look_gate"]),
+        ]:
+            parameter.copy_(torch.tensor(value))
+    sampled = GradSampleModule(towers, batch_first=True, loss_reduction="sum")
+
+    windows = [POSITIONS[h][-(LENGTH + 1) :] if len(h) > 1 else np.zeros(0, np.int32) for h in HISTORIES]
+    sizes = torch.tensor([max(len(w) - 1, 0) for w in windows])
+    padded = np.stack([np.pad(w, (0, LENGTH + 1 - len(w))) for w in windows])
+    negatives = np.tile(the_negatives(training), (len(HISTORIES), 1))
+    items = torch.tensor(np.concatenate([padded, negatives], axis=1).astype(np.int64))
+    looks, present = (torch.tensor(np.asarray(x)) for x in (model.content.inputs[0], model.content._present[0][:, 0]))
+    vectors = sampled(items, looks[items], present[items])
+    window, candidates = vectors[:, : LENGTH + 1], vectors[:, LENGTH + 1 :]
+    means = torch.cumsum(window[:, :-1], dim=1) / torch.arange(1, LENGTH + 1)[None, :, None]
+    positive = (means * window[:, 1:]).sum(-1, keepdim=True)
+    raised = means @ candidates.transpose(1, 2) + np.log(len(POSITIONS) / training.negatives)
+    losses = torch.logsumexp(torch.cat([positive, raised], dim=2), dim=2) - positive[..., 0]
+    known = torch.arange(LENGTH)[None, :] < sizes[:, None]
+    ((losses * known).sum(1) / sizes.clamp(min=1)).sum().backward()
+    kernel = towers.project.weight.grad_sample.transpose(1, 2)
+    parts = [towers.rows.weight.grad_sample, kernel, towers.project.bias.grad_sample, towers.gate.gate.grad_sample]
+    return [part.detach().double().numpy() for part in parts]
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook")
+def test_per_user_gradients_and_their_clipped_sum_are_those_of_opacus() -> None:
+    model, training = a_model(a_config("mean", encoders=ENCODERS[:1])), TowerTraining(negatives=4)
+    part = gradients_of(model, matrix(HISTORIES, len(POSITIONS)), training, range(len(HISTORIES)))
+    expected = opacus_gradients(model, training)
+    names = (ITEM_ROWS, "look_project_kernel", "look_project_bias", "look_gate")
+    for user in range(len(HISTORIES)):
+        found = by_variable(part, user, model)
+        assert found.keys() == set(names)
+        for name, gradient in zip(names, expected, strict=True):
+            assert found[name] == pytest.approx(gradient[user], abs=1e-5), (user, name)
+
+    norms = np.sqrt(sum((gradient**2).reshape(len(HISTORIES), -1).sum(axis=1) for gradient in expected))
+    clip = float(np.median(norms[norms > 0]))
+    assert (norms > clip).any() and ((norms < clip) & (norms > 0)).any(), "some are clipped and some are not"  # noqa: PT018
+    scale = np.minimum(1, clip / np.maximum(norms, 1e-12))
+    # The grid follows the noise; with little of it quantising is finer than what is compared.
+    plan = UpdatePlan.of(
+        epsilon=1, delta=1e-3, clip_norm=clip, noise_multiplier=0.01, sampling_rate=1, rounds=1, shares=1, masked=False
+    )
+    layout = UpdateLayout(tower_variables(model.config), M)
+    sums = np.zeros(layout.size, dtype=np.int64)
+    UpdateMechanism(plan)._add(sums, part, layout)
+    found = decoded(sums, plan, layout)
+    for name, gradient in zip(names, expected, strict=True):
+        assert found[name] == pytest.approx(np.tensordot(scale, gradient, axes=1), abs=1e-5), name

@@ -3,11 +3,12 @@
 Server and load generator are processes of their own on this machine. Requests are sent on a schedule, whatever becomes of
 those before, and a latency counts from the scheduled time, so that waiting behind a slow answer is part of it.
 
-    python -m simulations.bench.serving latency|feedback|swap|implicit|approximate
+    python -m simulations.bench.serving latency|feedback|swap|implicit|approximate|memory
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -32,6 +33,8 @@ from common.config.model import FactorizationConfig
 from common.errors import CrossfedError
 
 Figures = dict[str, Any]
+_SERVERS: dict[str, int] = {}
+"""Process id of each server by target."""
 _GENRES = ("Drama", "Comedy", "Thriller", "Romance", "Action")
 
 
@@ -223,6 +226,30 @@ def bench_approximate(*, items: int = 200_000, dimension: int = 64, queries: int
     }
 
 
+def bench_memory(*, users: int = 6040, items: int = 3706, history: int = 165, dimension: int = 64) -> Figures:
+    """Resident MiB of a process that serves a model of ML-1M's size, its factors random, without and with TensorFlow."""
+    model = random_platform_model(
+        np.random.default_rng(0),
+        own=items,
+        foreign=items // 5,
+        unshared=items // 10,
+        users=users,
+        dimension=dimension,
+        history=history,
+    )
+    figures: Figures = {"users": users, "items": items, "interactions": users * history, "dimension": dimension}
+    with tempfile.TemporaryDirectory() as folder:
+        PlatformStore(Path(folder)).commit(model)
+        for name, also in (("serving_mib", ()), ("with_tensorflow_mib", ("tensorflow",))):
+            with _server(Path(folder), *also) as target, RecommenderClient(target, timeout=60) as client:
+                for user in range(200):
+                    client.recommend(f"user-{user}", scope="own")
+                process = _SERVERS[target]
+                status = Path(f"/proc/{process}/status").read_text()
+            figures[name] = int(status.split("VmRSS:")[1].split()[0]) / 1024
+    return figures
+
+
 def _model(items: int, dimension: int, seed: int = 0) -> PlatformModel:
     return random_platform_model(
         np.random.default_rng(seed),
@@ -245,9 +272,9 @@ def _served(model: PlatformModel) -> Iterator[str]:
 
 
 @contextmanager
-def _server(store: Path) -> Iterator[str]:
-    """A server process; yields its target."""
-    command = [sys.executable, "-m", "simulations.bench.serving", "serve", str(store)]
+def _server(store: Path, *modules: str) -> Iterator[str]:
+    """A server process that has also imported ``modules``; yields its target."""
+    command = [sys.executable, "-m", "simulations.bench.serving", "serve", str(store), *modules]
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -257,7 +284,9 @@ def _server(store: Path) -> Iterator[str]:
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
+        target = process.stdout.readline().strip()
+        _SERVERS[target] = process.pid
+        yield target
         process.stdin.close()
 
 
@@ -322,6 +351,8 @@ def main(arguments: list[str]) -> None:
     """Run one benchmark and print its figures, or play server or load generator for one."""
     name, *rest = arguments
     if name == "serve":
+        for module in rest[1:]:
+            importlib.import_module(module)
         with serve_recommender(Path(rest[0])) as server:
             print(server.target, flush=True)
             sys.stdin.read()

@@ -80,3 +80,11 @@ def test_the_proxy_forwards_the_fleet_api_and_nothing_else(tmp_path: Path) -> No
     assert text.count("@fleet path /v1/fleet/*") == 1
     assert "respond 404" in text
     assert "admin off" in text
+
+
+def test_the_limits_of_serving_stand_in_the_platforms_file() -> None:
+    content = {"name": "a", "plan": {}, "aggregator": "h:1", "data": {"interactions": {"path": "views.csv"}}}
+    config = parse_model(content | {"serving": {"max_k": 50}}, PlatformConfig, "platform.yaml")
+    assert (config.serving.max_k, config.serving.workers) == (50, 4)
+    with pytest.raises(ConfigError, match=r"serving\.host"):
+        parse_model(content | {"serving": {"host": "0.0.0.0"}}, PlatformConfig, "platform.yaml")

@@ -65,6 +65,17 @@ ENTRIES: dict[str, Entry] = {
     "serving-feedback": Entry("serving:bench_feedback", "feedback acknowledged, reflected in the next call"),
     "serving-swap": Entry("serving:bench_swap", "hot swaps under load: failed requests"),
     "serving-implicit": Entry("serving:bench_implicit", "one user's list against implicit in process"),
+    "sequence": Entry(
+        "sequence:bench_sequence", "ML-1M leave-last-out, full ranking: a Transformer, pooled and federated", "folder"
+    ),
+    "sequence-private": Entry("sequence:bench_private_sequence", "the same under privacy, ε = 10 and 3", "folder"),
+    "cold-items": Entry("transfer:cold_items", "items nobody knows, from their content: Recall@20", "folder"),
+    "late-platform": Entry(
+        "transfer:late_platform", "100 users join a trained federation: HR@10 against alone", "folder"
+    ),
+    "training-step": Entry(
+        "transfer:step_time", "a step of the deep model, plain and private, against Keras' fit", "folder"
+    ),
     "secure-sum": Entry("secure_sum:bench_secure_sum", "10 platforms × 1 M values: error, bytes, time"),
 }
 

@@ -23,6 +23,7 @@ from client.evaluation import evaluate
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
 from common.config.model import FactorizationConfig
+from common.config.platform import PersonalizationConfig
 from common.config.privacy import PrivacyConfig
 from common.config.towers import SequenceConfig, TowerConfig, TowerPrivacy, TowerTraining
 from server.checkpoint import CheckpointStore
@@ -132,7 +133,8 @@ def federated(
         privacy=PrivacyConfig.model_validate(privacy or {"mode": "none"}),
         towers=config,
     )
-    scenario = Scenario(platforms=(), plan=plan, seed=seed)
+    # The platforms are made above; agents look at plan, seed and personalisation alone.
+    scenario = Scenario.model_construct(plan=plan, seed=seed, personalization=PersonalizationConfig())
     judge = _Judge(matrix, split, config, keys, simulation_secret(seed), look_every, report, budget_s)
     with tempfile.TemporaryDirectory(prefix="crossfed-bench-") as folder:
         agents = make_agents(parts, scenario, Path(folder) / "platforms", {})

@@ -80,7 +80,7 @@ def cold_items(
     features = ItemFeatures.of(COLD.encoders, columns, matrix.n_items)
     model = TwoTower(COLD, features, n_shared=matrix.n_items, n_users=matrix.n_users, seed=seed)
     # A row that nobody trains is noise: cold items stand by their content alone.
-    rows = np.array(model.item_rows)
+    rows = model.values()["item_rows"]
     rows[hidden] = 0.0
     model.item_rows.assign(rows)
     trainer = LocalTrainer(

@@ -12,6 +12,9 @@ from client.models.features import Feature, ItemFeatures
 from client.models.sequence import TransformerBlock
 from common.config.towers import EncoderConfig, TowerConfig
 
+READER = "attribute_"
+"""Before an attribute's name in its layer's, since an attribute may have the name of another layer."""
+
 
 class ContentEncoder(keras.layers.Layer):  # type: ignore[misc]
     """Σ_e σ(gate_e) ⊙ W_e·encoder_e(attribute_e) over the attributes that an item has.
@@ -53,7 +56,7 @@ class _Reader(keras.layers.Layer):  # type: ignore[misc]
     """Reads one attribute: float32 ``[items, d]`` from its numbers."""
 
     def __init__(self, config: EncoderConfig, dimension: int) -> None:
-        super().__init__(name=config.attribute)
+        super().__init__(name=f"{READER}{config.attribute}")
         self.config = config
         kind, width = config.kind, config.width
         if kind in ("multi_hot", "text", "text_transformer"):

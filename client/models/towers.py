@@ -14,9 +14,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from client.models.encoders import ContentEncoder
+from client.models.encoders import READER, ContentEncoder
 from client.models.features import ItemFeatures
 from client.models.sequence import SequenceEncoder
+from client.training.devices import choose_device, visible_gpus
 from common.config.towers import SequenceConfig, TowerConfig
 from common.errors import ContractError
 from common.parameters import ITEM_ROWS, tower_variables
@@ -37,6 +38,8 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         n_users: of the platform.
         profile: float32 ``[n, a]``, users' profile attributes in numbers; None without.
         seed: of private variables and dropout.
+        device: ``auto``, ``cpu``, ``gpu`` or ``gpu:1``, as in the factorisation's configuration; a platform on a CPU and
+            one on a GPU train one model, each on what it has.
 
     Raises:
         ContractError: a variable is neither declared as shared nor of a private layer.
@@ -51,19 +54,27 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         n_users: int,
         profile: NDArray[np.float32] | None = None,
         seed: int = 0,
+        device: str = "auto",
     ) -> None:
         super().__init__(name="two_tower")
+        self.device = choose_device(device, visible_gpus())
         keras.utils.set_random_seed(seed)
         self.config = config
         self.n_shared, self.n_items, self.n_users = n_shared, features.n_items, n_users
         self.profile_values = profile
+        with tf.device(self.device):
+            self._make_layers(config, features, profile)
+            self._build()
+        self.shared = self._check_declared()
+
+    def _make_layers(self, config: TowerConfig, features: ItemFeatures, profile: NDArray[np.float32] | None) -> None:
         d = config.dimension
         if config.item_ids:
-            self.item_rows = self.add_weight(shape=(n_shared, d), initializer=_normal(), name=ITEM_ROWS)
-        self.private_rows = _Table(self.n_items - n_shared, d, "private_rows")
+            self.item_rows = self.add_weight(shape=(self.n_shared, d), initializer=_normal(), name=ITEM_ROWS)
+        self.private_rows = _Table(self.n_items - self.n_shared, d, "private_rows")
         self.content = ContentEncoder(config, features)
         self.sequence = SequenceEncoder(config.sequence, d)
-        self.users = _Table(n_users if config.user_embedding else 0, d, "users", zeros=True)
+        self.users = _Table(self.n_users if config.user_embedding else 0, d, "users", zeros=True)
         self.profile = keras.layers.Dense(d, name="profile") if profile is not None and config.profile else None
         self._profile = None if profile is None else tf.constant(profile)
         self.adapter = (
@@ -71,8 +82,6 @@ class TwoTower(keras.Model):  # type: ignore[misc]
             if config.adapter
             else None
         )
-        self._build()
-        self.shared = self._check_declared()
 
     def _build(self) -> None:
         """Call every layer once, so that all variables are there."""
@@ -85,7 +94,7 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         shared, self.private = {}, {}
         for variable in self.trainable_variables:
             parts = variable.path.split("/")
-            name = "_".join(part for part in parts if part not in _TRANSPARENT)
+            name = "_".join(part.removeprefix(READER) for part in parts if part not in _TRANSPARENT)
             if any(layer in parts for layer in PRIVATE_LAYERS):
                 self.private[name] = variable
             elif name not in declared:

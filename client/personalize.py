@@ -28,7 +28,7 @@ from client.training.fit import fit
 from client.training.local import fit_anchored
 from client.training.tuning import SearchSpace, tune_anchored, tune_local
 from common.config.model import AnchoredConfig, FactorizationConfig
-from common.config.platform import SHIPPED_ATTRIBUTE_WEIGHT, PersonalizationConfig, shipped_beta
+from common.config.platform import PersonalizationConfig, shipped_weights
 
 if TYPE_CHECKING:
     from client.models.scorer import TowerScorer
@@ -77,6 +77,7 @@ class Personalizer:
         local = self._tuned_local()
         anchored = self._anchored(view) if self._config.anchored and (view.own_positions >= 0).any() else None
         elsewhere = self._elsewhere(view)
+        beta, attribute_weight = shipped_weights(self._config, private=view.private)
         undecided = OwnVerdict(
             name="local", weight=None, metric=self._config.metric, local_mean=0.0, chosen_mean=0.0, interval=(0.0, 0.0)
         )
@@ -93,13 +94,13 @@ class Personalizer:
             local=local.model,
             anchored=None if anchored is None else anchored.model,
             verdict=undecided,
-            beta=shipped_beta(private=view.private) if self._config.beta is None else self._config.beta,
+            beta=beta,
             user_ids=self._data.user_ids,
             histories=self._data.known,
             towers=view.towers,
             tower_weight=self._config.tower_weight if view.towers is not None else 0.0,
             attributes=elsewhere.attributes(self._data) if self._config.attributes else None,
-            attribute_weight=self._attribute_weight(),
+            attribute_weight=attribute_weight,
         )
         return replace(model, verdict=self._judge(model, local, anchored))
 
@@ -112,12 +113,6 @@ class Personalizer:
             item_counts=view.elsewhere,
             private=view.private,
         )
-
-    def _attribute_weight(self) -> float:
-        if not self._config.attributes:
-            return 0.0
-        weight = self._config.attribute_weight
-        return SHIPPED_ATTRIBUTE_WEIGHT if weight is None else weight
 
     def local(self) -> FactorModel:
         """The local model, tuned and trained once: it does not depend on the federation."""

@@ -55,7 +55,7 @@ def simulation_secret(seed: int) -> FederationSecret:
 
 
 def make_agents(
-    platforms: Sequence[SimulatedPlatform], scenario: Scenario, folder: Path, betas: Mapping[str, float]
+    platforms: Sequence[SimulatedPlatform], scenario: Scenario, folder: Path, weights: Mapping[str, Mapping[str, float]]
 ) -> list[PlatformAgent]:
     """One agent a platform, each with a private folder under ``folder``.
 
@@ -63,7 +63,7 @@ def make_agents(
         platforms: their data.
         scenario: plan, personalisation and seed.
         folder: of all platforms.
-        betas: popularity weight by platform name, where one was tuned.
+        weights: by platform name, settings of personalisation that were tuned for it.
 
     Raises:
         PrivacyError: names the platform that cannot take part.
@@ -76,7 +76,7 @@ def make_agents(
     for platform in platforms:
         home = folder / platform.name
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        own = {"seed": scenario.seed} | ({"beta": betas[platform.name]} if platform.name in betas else {})
+        own: dict[str, float] = {"seed": scenario.seed, **weights.get(platform.name, {})}
         try:
             agent = PlatformAgent(
                 platform.name,

@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice, halve_per_user
 from client.data.training import TrainingData
+from client.elsewhere import Elsewhere
 from client.evaluation import PerUserMetrics, evaluate, evaluate_ratings, gap_closed
 from client.platform_model import (
     FactorModel,
     PlatformModel,
     SharedOnOwn,
     SharedOnVocabulary,
+    cross_blend,
     foreign_items,
     on_vocabulary,
 )
-from client.recommend.scorer import CrossScorer, PopularityScorer, Scorer
+from client.recommend.scorer import PopularityScorer, Scorer
 from common.catalogue import FederationSecret, Vocabulary
 from common.config.federation import FederationPlan
 from common.metrics import METRICS, coverage, novelty, paired_bootstrap, summarise
@@ -114,7 +116,6 @@ class CrossGround:
         candidates: bool ``[m]``: the hidden items, which are ranked. Of other foreign items the truth is not known: users
             who would have wanted one had no way to say so.
         elsewhere: float64 ``[m]``: popularity on the other platforms.
-        demand: float64 ``[m]``: the popularity that goes into the blend; ``elsewhere`` unless given.
         histories: n × m; what the platform knows of its users.
         truth: n × m; what they did with items that the platform does not have.
     """
@@ -124,7 +125,6 @@ class CrossGround:
     foreign: NDArray[np.bool_]
     candidates: NDArray[np.bool_]
     elsewhere: NDArray[np.float64]
-    demand: NDArray[np.float64]
     histories: UserItemMatrix
     truth: UserItemMatrix
 
@@ -135,7 +135,6 @@ class CrossGround:
         hidden: HiddenItems,
         state: FederationState,
         secret: FederationSecret,
-        demand: NDArray[np.float64] | None = None,
     ) -> CrossGround:
         """Lay out ``hidden`` over the vocabulary of a trained federation."""
         vocabulary, training = state.vocabulary, platform.training
@@ -148,7 +147,6 @@ class CrossGround:
             foreign=foreign_items(own, len(vocabulary)),
             candidates=candidates,
             elsewhere=state.item_counts,
-            demand=state.item_counts if demand is None else demand,
             histories=on_vocabulary(training.known, own, len(vocabulary)),
             truth=on_vocabulary(hidden.interactions, positions, len(vocabulary)),
         )
@@ -160,15 +158,20 @@ class CrossGround:
     def shared(self, model: FactorModel) -> Scorer:
         return SharedOnVocabulary(model, self.own_positions)
 
-    def blended(self, model: FactorModel, beta: float) -> Scorer:
-        return CrossScorer(self.shared(model), self.demand, beta, candidates=self.foreign)
+    def blended(self, model: FactorModel, view: Elsewhere, beta: float, attribute_weight: float) -> Scorer:
+        """The scorer that the platform would have, of ``view`` and with these weights."""
+        training = self.platform.training
+        others: list[tuple[Scorer, float]] = []
+        if attribute_weight > 0:
+            others.append((view.attributes(training), attribute_weight))
+        return cross_blend(self.shared(model), others, view.demand(training), beta, self.foreign)
 
 
 def measure_cross(
     ruler: Ruler,
     ground: CrossGround,
     model: FactorModel,
-    beta: float,
+    final: Scorer,
     ceiling: FactorModel | None,
     scored_half: UserItemMatrix | None,
 ) -> Block:
@@ -176,13 +179,13 @@ def measure_cross(
     scorers = {
         "popularity": PopularityScorer(ground.elsewhere),
         "shared": ground.shared(model),
-        "final": ground.blended(model, beta),
+        "final": final,
     }
     held_out = ground.slice_of(ground.truth)
     blocks: Block = {
         name: ruler.block(ruler.per_user(scorer, held_out, ground.candidates)) for name, scorer in scorers.items()
     }
-    blocks |= {"beta": beta, "ceiling": None, "gap_closed": None}
+    blocks |= {"ceiling": None, "gap_closed": None}
     if ceiling is not None and scored_half is not None:
         half = ground.slice_of(scored_half)
         on_half = {

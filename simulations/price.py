@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from client.platform_model import FactorModel, SharedOnOwn
-from client.recommend.scorer import PopularityScorer
+from client.recommend.scorer import PopularityScorer, Scorer
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
-from common.config.platform import shipped_beta
+from common.config.platform import shipped_weights
 from common.config.privacy import PrivacyConfig
 from server.checkpoint import CheckpointStore
 from server.state import FederationState
 from server.strategy import FederatedFactorization
 from simulations.datasets import SimulatedPlatform
+from simulations.elsewhere import elsewhere_of
 from simulations.engine import inline_grid, make_agents
 from simulations.measure import Block, CrossGround, Ruler, positions_of, shared_model
 from simulations.scenario import Scenario
@@ -72,8 +73,7 @@ def measure_point(
 ) -> PricePoint:
     """Measure a trained shared model on own and hidden items."""
     ruler, model = Ruler(scenario), shared_model(state, plan)
-    chosen = scenario.personalization.beta
-    beta = shipped_beta(private=plan.private) if chosen is None else chosen
+    beta, attribute_weight = shipped_weights(scenario.personalization, private=plan.private)
     own: dict[str, Block] = {}
     cross: dict[str, dict[str, Block]] = {}
     for platform in platforms:
@@ -81,16 +81,17 @@ def measure_point(
         own[platform.name] = ruler.block(ruler.per_user(scorer, platform.test))
         if platform.hidden is not None:
             ground = CrossGround.of(platform, platform.hidden, state, secret)
-            cross[platform.name] = _cross(ruler, ground, model, beta)
+            view = elsewhere_of(platform, platforms, state, secret, private=plan.private)
+            cross[platform.name] = _cross(ruler, ground, model, ground.blended(model, view, beta, attribute_weight))
     return PricePoint(epsilon=plan.privacy.epsilon if plan.private else None, own=own, cross=cross)
 
 
-def _cross(ruler: Ruler, ground: CrossGround, model: FactorModel, beta: float) -> dict[str, Block]:
+def _cross(ruler: Ruler, ground: CrossGround, model: FactorModel, final: Scorer) -> dict[str, Block]:
     held_out = ground.slice_of(ground.truth)
     scorers = {
         "popularity": PopularityScorer(ground.elsewhere),
         "shared": ground.shared(model),
-        "final": ground.blended(model, beta),
+        "final": final,
     }
     return {name: ruler.block(ruler.per_user(one, held_out, ground.candidates)) for name, one in scorers.items()}
 

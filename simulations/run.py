@@ -29,7 +29,7 @@ from simulations.measure import (
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.price import price_point
 from simulations.scenario import Scenario
-from simulations.tuning import tune_betas
+from simulations.tuning import tune_weights
 
 AUDIT_FILE = "audit.json"
 _CANARY_FIGURES = ("epsilon_claimed", "delta", "epsilon_hat", "epsilon_lower", "runs")
@@ -89,16 +89,16 @@ def simulate(
     platforms = make_platforms(scenario)
     scenario = scenario.with_platforms(len(platforms))
     secret = simulation_secret(scenario.seed)
-    betas: dict[str, float] = {}
+    weights: Mapping[str, Mapping[str, float]] = {}
     if (
         scenario.cross.tune_beta
         and not scenario.plan.private
         and any(platform.hidden is not None for platform in platforms)
     ):
-        observer.on_stage("choosing β on items hidden for the purpose")
-        betas = tune_betas(platforms, scenario, secret)
+        observer.on_stage("choosing α and β on items hidden for the purpose")
+        weights = tune_weights(platforms, scenario, secret)
     observer.on_stage("federation")
-    agents = make_agents(platforms, scenario, folder / "platforms", betas)
+    agents = make_agents(platforms, scenario, folder / "platforms", weights)
     outcome = run_federation(agents, scenario.plan, folder / "aggregator", backend=backend, observer=observer)
     observer.on_stage("measuring on test interactions")
     measured, pooled = _measure(scenario, platforms, outcome, secret)
@@ -158,13 +158,14 @@ def _measure(
         }
         pooled[platform.name] = measure_pooled(ruler, platform, pooled_state, plan, secret)
         if platform.hidden is not None:
-            ground = CrossGround.of(platform, platform.hidden, outcome.state, secret, model.elsewhere)
+            ground = CrossGround.of(platform, platform.hidden, outcome.state, secret)
             ceiling, half = (
                 train_ceiling(platforms, ground, outcome.state, scenario, secret)
                 if scenario.cross.ceiling
                 else (None, None)
             )
-            measured[platform.name]["cross"] = measure_cross(ruler, ground, model.shared, model.beta, ceiling, half)
+            cross = measure_cross(ruler, ground, model.shared, model.cross_scorer(), ceiling, half)
+            measured[platform.name]["cross"] = cross | {"beta": model.beta, "attribute_weight": model.attribute_weight}
     return measured, pooled
 
 

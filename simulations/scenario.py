@@ -87,12 +87,15 @@ class CrossConfig(FrozenModel):
     ceiling: bool = True
     """Also train with one half of each user's hidden interactions given to the platform, and score the other half."""
     tune_beta: bool = True
-    """Choose the popularity weight β in a run of its own that hides further shared items and is thrown away."""
+    """Choose the weights α of public attributes and β of popularity in runs that hide further shared items and are thrown
+    away."""
     betas: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+    attribute_weights: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+    """Tried as weight α of public attributes, together with β."""
     tuning_share: Share = 0.3
     """Share of the shared items that the tuning run hides, in the same way as the scenario hides its own."""
     tuning_draws: Annotated[int, Field(ge=1)] = 3
-    """Tuning runs, each with other items hidden, over which β is averaged: one run's best β is mostly luck."""
+    """Tuning runs, each with other items hidden, over which α and β are judged: one run's best are mostly luck."""
 
 
 class SearchParameter(FrozenModel):

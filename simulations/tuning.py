@@ -1,4 +1,4 @@
-"""Chooses the popularity weight β on items hidden for the purpose, in a training run that is thrown away.
+"""Chooses the weights of public attributes and popularity on items hidden for the purpose, in a run that is thrown away.
 
 Only training and validation interactions are used; the scored hidden interactions are not looked at. Items are hidden
 the way the scenario hides its own, so that what is found is what is scored: of a partitioned data set an item that is
@@ -9,70 +9,119 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.dataset import UserItemMatrix
 from client.data.items import select_items
 from client.data.split import EvaluationSlice
-from client.recommend.demand import expected_demand
+from client.elsewhere import Elsewhere
+from client.platform_model import FactorModel, cross_blend
+from client.recommend.scorer import Scorer
+from client.recommend.topk import block_rows
 from common.catalogue import FederationSecret
-from server.state import FederationState
 from simulations.datasets import HiddenItems, SimulatedPlatform
-from simulations.measure import FIGURE_OF_MERIT, CrossGround, Ruler, lookup, shared_model
+from simulations.elsewhere import elsewhere_of
+from simulations.measure import FIGURE_OF_MERIT, CrossGround, Ruler, shared_model
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.scenario import Scenario
 
 
-def tune_betas(
+def tune_weights(
     platforms: Sequence[SimulatedPlatform], scenario: Scenario, secret: FederationSecret
-) -> dict[str, float]:
-    """β of each platform that has hidden items: the same for all, the best on average over platforms and draws.
+) -> dict[str, dict[str, float]]:
+    """α and β of each platform that has hidden items: the same for all, the best on average over platforms and draws.
 
-    One platform's slice is small and its best β mostly luck, as is that of one draw of hidden items; a gain counts in
-    proportion to what the platform reaches without popularity. Fewer items are hidden here than in the scenario, and
-    finding 20 of few is easy, so the list is cut at the same share of the candidates as Recall@20 is in the scenario.
+    One platform's slice is small and its best weights mostly luck, as are those of one draw of hidden items; a gain counts
+    in proportion to what the platform reaches by the shared factors alone. Fewer items are hidden here than in the
+    scenario, and finding 20 of few is easy, so the list is cut at the same share of the candidates as Recall@20 is in
+    the scenario.
     """
     draws = [_gains(platforms, scenario, secret, draw) for draw in range(scenario.cross.tuning_draws)]
-    curves = [gain for gains in draws for gain in gains.values()]
-    if not curves:
+    grids = [gain for gains in draws for gain in gains.values()]
+    if not grids:
         return {}
-    best = scenario.cross.betas[int(np.argmax(np.mean(curves, axis=0)))]
+    mean = np.mean(grids, axis=0)
+    row, column = np.unravel_index(int(np.argmax(mean)), mean.shape)
+    best = {"attribute_weight": _attribute_weights(scenario)[row], "beta": scenario.cross.betas[column]}
     return dict.fromkeys(draws[0], best)
+
+
+def _attribute_weights(scenario: Scenario) -> tuple[float, ...]:
+    return scenario.cross.attribute_weights if scenario.personalization.attributes else (0.0,)
 
 
 def _gains(
     platforms: Sequence[SimulatedPlatform], scenario: Scenario, secret: FederationSecret, draw: int
 ) -> dict[str, NDArray[np.float64]]:
-    """By platform, for each β: the metric relative to the shared factors alone, with one draw of hidden items."""
+    """By platform, for each α and β: the metric relative to the shared factors alone, with one draw of hidden items."""
     lost = _choose(platforms, scenario, draw)
     tuning = {platform.name: hide_further(platform, lost[platform.name]) for platform in platforms}
-    pool = {name: PlatformMatrix.of(reduced.training) for name, (reduced, _) in tuning.items()}
+    left = [reduced for reduced, _ in tuning.values()]
     plan = without_privacy(scenario.plan)
-    state = train_pooled(pool, plan, secret)
-    model, ruler = shared_model(state, plan), Ruler(scenario)
+    state = train_pooled({reduced.name: PlatformMatrix.of(reduced.training) for reduced in left}, plan, secret)
     gains = {}
     for platform in platforms:
         reduced, hidden = tuning[platform.name]
         if platform.hidden is None or not hidden.interactions.nnz:
             continue
         ground = CrossGround.of(reduced, hidden, state, secret)
-        if not scenario.plan.private:
-            ground = replace(ground, demand=_demand(reduced, platforms, state, secret))
         depth = max(1, round(20 * len(hidden.keys) / len(platform.hidden.keys)))
         metric = FIGURE_OF_MERIT.replace("20", str(min(depth, 20)))
-        held_out = ground.slice_of(ground.truth)
-        scores = np.array(
-            [
-                ruler.per_user(ground.blended(model, beta), held_out, ground.candidates, (metric,))
-                .values[metric]
-                .mean()
-                for beta in (0.0, *scenario.cross.betas)
-            ]
-        )
-        gains[platform.name] = scores[1:] / max(scores[0], 1e-9)
+        view = elsewhere_of(reduced, left, state, secret, private=False)
+        gains[platform.name] = _grid(ground, shared_model(state, plan), view, scenario, metric)
     return gains
+
+
+def _grid(
+    ground: CrossGround, model: FactorModel, view: Elsewhere, scenario: Scenario, metric: str
+) -> NDArray[np.float64]:
+    """float64 ``[alphas, betas]``: the metric over that of the shared factors alone."""
+    candidates = np.flatnonzero(ground.candidates)
+    held_out = ground.slice_of(ground.truth)
+    narrow = replace(held_out, history=held_out.history.select_items(candidates))
+    narrow = replace(narrow, truth=held_out.truth.select_items(candidates))
+    everything = np.ones(len(candidates), dtype=np.bool_)
+    popularity = np.log(np.maximum(view.demand(ground.platform.training)[candidates], 1.0)).astype(np.float32)
+    ruler = Ruler(scenario)
+
+    def merit(scores: NDArray[np.float32]) -> float:
+        measured = ruler.per_user(_Known(scores), narrow, everything, (metric,))
+        return float(measured.values[metric].mean())
+
+    shared, attributes = ground.shared(model), view.attributes(ground.platform.training)
+
+    def blend(alpha: float) -> NDArray[np.float32]:
+        others = [(attributes, alpha)] if alpha > 0 else []
+        return _scores_of(cross_blend(shared, others, ground.elsewhere, 0.0, ground.foreign), held_out, candidates)
+
+    blends = map(blend, (0.0, *_attribute_weights(scenario)))
+    alone = merit(next(blends))
+    grid = [[merit(blend + np.float32(beta) * popularity) for beta in scenario.cross.betas] for blend in blends]
+    return np.array(grid) / max(alone, 1e-9)
+
+
+def _scores_of(scorer: Scorer, held_out: EvaluationSlice, candidates: NDArray[np.intp]) -> NDArray[np.float32]:
+    """float32 ``[n, c]``: of the slice's users; 0 for others."""
+    scores = np.zeros((held_out.history.n_users, len(candidates)), dtype=np.float32)
+    step = block_rows(held_out.history.n_items)
+    for start in range(0, len(held_out.users), step):
+        users = held_out.users[start : start + step]
+        scores[users] = scorer.scores(held_out.history, users)[:, candidates]
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """Scores that were worked out before: float32 ``[n, c]``."""
+
+    of_users: NDArray[np.float32]
+
+    def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = self.of_users[users]
+        return scores
 
 
 def _choose(platforms: Sequence[SimulatedPlatform], scenario: Scenario, draw: int) -> Mapping[str, set[str]]:
@@ -107,26 +156,3 @@ def hide_further(platform: SimulatedPlatform, lost: set[str]) -> tuple[Simulated
     )
     keys = tuple(training.items.keys[column] for column in chosen)
     return replace(platform, training=reduced), HiddenItems(keys, training.known.select_items(chosen))
-
-
-def _demand(
-    platform: SimulatedPlatform,
-    platforms: Sequence[SimulatedPlatform],
-    state: FederationState,
-    secret: FederationSecret,
-) -> NDArray[np.float64]:
-    """Expected demand as the platform itself works it out: its own titles and genres where it has the item, else others'."""
-    vocabulary = state.vocabulary
-    titles: list[str] = [""] * len(vocabulary)
-    genres: list[tuple[str, ...]] = [()] * len(vocabulary)
-    others_first = sorted(platforms, key=lambda other: other.name, reverse=True)
-    for described in (*others_first, platform):
-        items = described.training.items
-        for column, position in enumerate(lookup(items.keys, vocabulary, secret)):
-            if position >= 0:
-                titles[position], genres[position] = items.titles[column], items.genres[column]
-    own = PlatformMatrix.of(platform.training).matrix.item_counts()
-    common = vocabulary.owners[platform.name]
-    others = state.item_counts.copy()
-    others[common] -= own
-    return expected_demand(own, others, common, titles, genres)

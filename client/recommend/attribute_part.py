@@ -35,11 +35,13 @@ class AttributePart:
     @cached_property
     def items(self) -> NDArray[np.float32]:
         """float32 ``[m, r]``."""
-        return self.model.item_factors[self.scored]
+        items: NDArray[np.float32] = self.model.item_factors[self.scored]
+        return items
 
     def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
         """float64 ``[r]``; neither the order of the history nor its values count."""
-        return self._tastes(columns)[1].sum(axis=0)
+        factor: NDArray[np.float64] = self._tastes(columns)[1].sum(axis=0)
+        return factor
 
     def carried(
         self,

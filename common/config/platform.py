@@ -42,17 +42,19 @@ class PersonalizationConfig(FrozenModel):
     """Whether to place items that only others have among the platform's own tastes by genres, year and popularity."""
     attribute_weight: Annotated[float, Field(ge=0)] | None = None
     """α: weight of these standardised scores beside the shared factors' in cross-platform scores; null: the shipped
-    constant (:data:`SHIPPED_ATTRIBUTE_WEIGHT`)."""
+    constant (:func:`shipped_weights`)."""
     beta: Annotated[float, Field(ge=0)] | None = None
-    """β: weight of log popularity in cross-platform scores; null: the shipped constant (:func:`shipped_beta`)."""
+    """β: weight of log popularity in cross-platform scores; null: the shipped constant (:func:`shipped_weights`)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seeds local training; the platform's name is mixed in."""
 
 
-def shipped_beta(*, private: bool) -> float:
-    """β where a platform has no items hidden to choose it on: popularity says more where noise blurs the factors."""
-    return 1.0 if private else 0.3
+def shipped_weights(config: PersonalizationConfig, *, private: bool) -> tuple[float, float]:
+    """β and α as configured, else the shipped ones: noise blurs the factors, so what does not need them says more."""
+    beta = (1.0 if private else SHIPPED_BETA) if config.beta is None else config.beta
+    weight = SHIPPED_ATTRIBUTE_WEIGHT if config.attribute_weight is None else config.attribute_weight
+    return beta, weight if config.attributes else 0.0
 
 
+SHIPPED_BETA = 0.3
 SHIPPED_ATTRIBUTE_WEIGHT = 1.0
-"""α where a platform has no items hidden to choose it on."""

@@ -145,7 +145,7 @@ def test_cross_platform_recall_is_that_over_the_hidden_items_alone(
         assert np.array_equal(np.flatnonzero(ground.candidates), np.sort(hidden[hidden >= 0]))
         users = np.arange(platform.training.train.n_users)
         scores = ground.shared(model.shared).scores(ground.histories, users)
-        block = measure_cross(Ruler(scenario), ground, model.shared, model.beta, None, None)
+        block = measure_cross(Ruler(scenario), ground, model.shared, model.cross_scorer(), None, None)
         expected = recall_by_hand(scores, ground.histories, ground.truth, ground.candidates, 20)
         assert block["shared"]["recall@20"] == pytest.approx(expected)
         popularity = np.tile(ground.elsewhere, (len(users), 1))

@@ -9,11 +9,12 @@ import pytest
 
 from client.recommend.scorer import PopularityScorer
 from common.config.federation import FederationPlan
-from common.config.platform import shipped_beta
+from common.config.platform import shipped_weights
 from common.config.privacy import tuned_setting
 from server.state import FederationState
 from simulations import price
 from simulations.datasets import HiddenItems, SimulatedPlatform, make_platforms
+from simulations.elsewhere import elsewhere_of
 from simulations.engine import budget_policy, simulation_secret
 from simulations.measure import CrossGround, Ruler, measure_cross, shared_model
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
@@ -86,7 +87,9 @@ def test_the_price_is_measured_as_the_run_is_measured(ground: tuple[Scenario, li
         assert platform.hidden is not None
         ground_of = CrossGround.of(platform, platform.hidden, state, secret)
         ruler = Ruler(scenario)
-        run = measure_cross(ruler, ground_of, shared_model(state, plan), shipped_beta(private=False), None, None)
+        view = elsewhere_of(platform, platforms, state, secret, private=False)
+        model, weights = shared_model(state, plan), shipped_weights(scenario.personalization, private=False)
+        run = measure_cross(ruler, ground_of, model, ground_of.blended(model, view, *weights), None, None)
         for name in ("popularity", "shared", "final"):
             assert point.cross[platform.name][name] == run[name]
 
@@ -106,7 +109,7 @@ def test_a_beta_that_is_set_is_used_even_if_it_is_zero(
     scenario = scenario.model_copy(update={"personalization": personalization})
     used: list[float] = []
 
-    def blended(self: CrossGround, model: Any, beta: float) -> Any:
+    def blended(self: CrossGround, model: Any, view: Any, beta: float, attribute_weight: float) -> Any:
         used.append(beta)
         return PopularityScorer(self.elsewhere)
 

@@ -178,8 +178,8 @@ concluded nearly the same had this user never been there. Formally, the run is (
 {_towers_text(content["towers"])}- *Noise*: {noise}
 - *Assumptions*: no platform has more than {content["user_bound"]:,} users (δ rests on it); each platform runs this
   software unmodified for its own users' sake; identity fingerprints were compared out of band.
-- *Every* release counts: item counts, item vectors, Gram matrices and updates of all rounds. No metric,
-  objective or verdict left.
+- *Every* release counts: item counts, item vectors, Gram matrices and updates of all rounds.
+  No metric, objective or verdict left.
 """
 
 

@@ -213,7 +213,13 @@ def make_model(plan: FederationPlan, data: TrainingData, membership: Membership,
     )
     profile = profile_matrix(data.users, plan.towers.profile) if plan.towers.profile else None
     return TwoTower(
-        plan.towers, features, n_shared=items.n_shared, n_users=data.train.n_users, profile=profile, seed=plan.seed
+        plan.towers,
+        features,
+        n_shared=items.n_shared,
+        n_users=data.train.n_users,
+        profile=profile,
+        seed=plan.seed,
+        device=plan.model.device,
     )
 
 

@@ -127,9 +127,10 @@ class LocalTrainer:
         for start in range(0, len(order), size):
             batch = windows.rows(order[start : start + size])
             negatives = self._negatives()
-            loss, targets = self._step(
-                batch.users, batch.items, batch.targets, batch.lengths, batch.values, negatives, self._hidden()
-            )
+            with tf.device(self._model.device):
+                loss, targets = self._step(
+                    batch.users, batch.items, batch.targets, batch.lengths, batch.values, negatives, self._hidden()
+                )
             count = float(targets)
             total, weight = total + float(loss) * count, weight + count
             for part in (batch.items, batch.targets):

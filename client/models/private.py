@@ -76,7 +76,8 @@ class GradientComputer:
         # Every chunk has the same shape, so that one compiled function serves them all.
         missing = CHUNK - len(windows)
         padded = [np.pad(a, [(0, missing), *[(0, 0)] * (a.ndim - 1)]) for a in (touched, items, targets)]
-        dense, rows = self._compute(*padded, np.pad(windows.lengths, (0, missing)), len(negatives))
+        with tf.device(self._model.device):
+            dense, rows = self._compute(*padded, np.pad(windows.lengths, (0, missing)), len(negatives))
         kept = len(windows)
         row_gradients = np.asarray(rows)[:kept] * (touched >= 0)[:, :, None]
         has_rows = ITEM_ROWS in self._model.shared

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from client.training.devices import choose_device, visible_gpus
 from client.training.systems import Entries, RowSystems
 from common.errors import ConfigError
 from common.linalg import packed_size
@@ -23,37 +24,6 @@ _BATCH_VALUES = 2**23
 """Padded entries × p that one batch gathers: 64 MiB in float64."""
 _GROWTH = 1.25
 """Ratio of neighbouring bucket lengths: at most a fifth of a batch is padding."""
-
-
-def choose_device(requested: str, gpus: Sequence[str]) -> str:
-    """The TensorFlow device for ``model.device``: ``auto``, ``cpu``, ``gpu`` or ``gpu:1``.
-
-    Args:
-        requested: the configured word; ``auto`` takes the first GPU where there is one.
-        gpus: the names of the GPUs that TensorFlow sees.
-
-    Raises:
-        ConfigError: a GPU was asked for that is not there.
-    """
-    if requested == "cpu" or (requested == "auto" and not gpus):
-        return "/CPU:0"
-    number = int(requested.partition(":")[2] or 0)
-    if number >= len(gpus):
-        raise ConfigError(
-            f"model.device is {requested!r}, but TensorFlow sees {len(gpus)} GPU(s); set it to auto or cpu"
-        )
-    return f"/GPU:{number}"
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that TensorFlow sees, each set to allocate memory as needed instead of all at once."""
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        try:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:  # the device is in use already and keeps the setting it has
-            break
-    return [gpu.name for gpu in gpus]
 
 
 def bucket_lengths(longest: int) -> NDArray[np.int64]:

@@ -305,7 +305,7 @@ def test_auto_takes_tensorflow_for_a_gpu_and_numba_for_a_cpu() -> None:
 
 
 def test_devices_are_chosen_from_those_there_are() -> None:
-    from client.training.tensorflow_kernels import choose_device
+    from client.training.devices import choose_device
 
     assert choose_device("auto", []) == "/CPU:0"
     assert choose_device("auto", ["a", "b"]) == "/GPU:0"

@@ -94,7 +94,7 @@ def test_a_loss_that_is_no_number_is_rolled_back_and_the_next_round_is_as_if_it_
         trainer.train()
     before = snapshot(twice)
     rng_state = broken._rng.bit_generator.state
-    with pytest.raises(TrainingError, match="not a number.*learning_rate"):
+    with pytest.raises(TrainingError, match=r"not a number.*learning_rate"):
         broken.train(learning_rate=1e38)
     assert same(snapshot(twice), before)
     broken._rng.bit_generator.state = rng_state

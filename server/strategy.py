@@ -36,6 +36,7 @@ from server.features import feature_matrix
 from server.greeting import check_greeting
 from server.private_aggregation import make_aggregation
 from server.state import RoundRecord, fresh_state, with_vocabulary
+from server.stopping import factors_settled, towers_settled
 from server.tower_aggregation import aggregate_towers
 
 _log = getLogger(__name__)
@@ -113,10 +114,10 @@ class FederatedFactorization(Strategy):
             self.count()
             # Platforms that have answered a round unmask no earlier sum: counts are never asked for again.
             self._checkpoints.save(self.state, self.plan)
-        while not self.settled():
+        while not factors_settled(self.plan, self.state):
             self.train_round(grid)
             self._checkpoints.save(self.state, self.plan)
-        while not self.towers_settled():
+        while not towers_settled(self.plan, self.state):
             self.train_towers()
             self._checkpoints.save(self.state, self.plan)
 
@@ -164,21 +165,6 @@ class FederatedFactorization(Strategy):
         questions = self.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid)
         self.aggregate_train(server_round, self._exchange.send(questions))
 
-    def settled(self) -> bool:
-        """Whether the last round was the last: all are done, or the objective has stopped falling."""
-        if self.state.server_round >= self.plan.server_rounds:
-            return True
-        factor_rounds = [record for record in self.state.history if record.phase == "factors"]
-        if self.state.tower_round > 0:
-            return True
-        if len(factor_rounds) < 2 or self.plan.tolerance == 0:
-            return False
-        before, last = factor_rounds[-2:]
-        # Objectives over different platforms do not compare: one that was left out for a round is no progress.
-        if before.objective is None or last.objective is None or before.platforms != last.platforms:
-            return False
-        return before.objective - last.objective < self.plan.tolerance * abs(before.objective)
-
     def train_towers(self) -> None:
         """One round of the deep model: shared variables out, platforms' updates back, combined."""
         started = time.monotonic()
@@ -192,16 +178,6 @@ class FederatedFactorization(Strategy):
         record = self._record(server_round, started, step.platforms, objective=step.loss, phase="towers")
         self.state = replace(step.state, tower_round=tower_round, history=(*self.state.history, record))
         self._observer.on_round(record)
-
-    def towers_settled(self) -> bool:
-        """Whether the deep model has had its rounds: all, or its loss has stopped falling."""
-        if self.plan.towers is None or self.state.tower_round >= self.plan.towers.training.rounds:
-            return True
-        patience = self.plan.towers.training.patience
-        losses = [r.objective for r in self.state.history if r.phase == "towers" and r.objective is not None]
-        if patience == 0 or len(losses) <= patience:
-            return False
-        return min(losses[-patience:]) >= min(losses[:-patience])
 
     def finish(self, grid: Grid) -> None:
         """Send the final parameters; every platform builds, judges and stores its own model."""

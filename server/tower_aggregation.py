@@ -68,7 +68,9 @@ def _average(
         weight = float(part.arrays[EXAMPLES][0])
         losses += weight * float(part.arrays[LOSS][0]), weight
         platforms += part.platforms
-        replies.append(_message({name: part.arrays[name] for name in dense}, weight))
+        if weight > 0:
+            # A platform without anybody to train on says nothing of encoders, not even to a median.
+            replies.append(_message({name: part.arrays[name] for name in dense}, weight))
         if total is not None and rows:
             positions = part.positions[part.arrays[ROW_POSITIONS]]
             total.add(positions, part.arrays[rows], part.arrays[ROW_WEIGHTS])
@@ -76,7 +78,7 @@ def _average(
         return TowerStep(state, (), None)
     values: dict[str, NDArray[np.float32]] = dict(state.towers)
     slots: dict[str, NDArray[np.float64]] = dict(state.tower_slots)
-    if dense:
+    if dense and replies:
         combined, slots = _combine(towers, state, dense, replies)
         values |= combined
     if total is not None and rows:

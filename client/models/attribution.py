@@ -7,8 +7,8 @@ integral is a Gauss-Legendre sum: scores are smooth along the path, so that few 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
@@ -99,54 +99,73 @@ def integrated_gradients(
         nodes *= 2
 
 
-def explain_score(
-    model: TwoTower, features: ItemFeatures, history: NDArray[np.integer], item: int, *, user: int = -1
+def attribute_product(
+    model: TwoTower, read: NDArray[np.floating], parts: Mapping[str, NDArray[np.floating]], *, user: int = -1
 ) -> Attribution:
-    """Contributions of the history's items and of the item's attributes to score(user, item).
+    """What ⟨user vector, Σ parts⟩ is made of.
 
     Both sides grow together from nothing: the baseline is a history of zero vectors and an item of zero vector. The user
     embedding and profile, where there are any, stay as they are: they are not explained, and never named.
 
     Args:
         model: trained.
-        features: that it was made with.
-        history: int ``[n]``, oldest first: the model's row of each item, −1 for one that it does not have.
-        item: the model's row of the scored item.
+        read: float ``[n, d]``: vectors of the history's items, oldest first.
+        parts: float ``[d]`` by name: what the item's vector is the sum of.
         user: the user's row, for what is private of them; −1 is somebody unknown.
     """
-    known = np.flatnonzero(np.asarray(history) >= 0)
-    length = max(model.config.sequence.length, 2)
     # Without a sequence encoder the history says nothing.
-    read = known[-length:] if model.config.sequence.kind != "none" else known[:0]
-    vectors = np.asarray(model.item_vectors())
-    names, parts = _item_parts(model, features, item, vectors[item])
-    width = max(len(read), 2)
-    embedded = np.zeros((width, vectors.shape[1]), dtype=np.float32)
-    embedded[: len(read)] = vectors[np.asarray(history)[read]]
+    length = max(model.config.sequence.length, 2) if model.config.sequence.kind != "none" else 0
+    n = min(len(read), length)
+    width = max(n, 2)
+    embedded = np.zeros((width, model.config.dimension), dtype=np.float32)
+    embedded[:n] = read[len(read) - n :]
 
     def scores(inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         of_history, of_item = inputs
         batch = int(of_history.shape[0])
-        places = np.where(np.arange(width) < len(read), np.arange(width) + width * np.arange(batch)[:, None], -1)
+        places = np.where(np.arange(width) < n, np.arange(width) + width * np.arange(batch)[:, None], -1)
         users = model.user_vectors(
             tf.fill([batch], user),
             tf.constant(places, dtype=tf.int32),
-            tf.fill([batch], len(read)),
+            tf.fill([batch], n),
             tf.reshape(of_history, [batch * width, -1]),
         )
         return tf.reduce_sum(users * tf.reduce_sum(of_item, axis=1), axis=1)
 
-    found = integrated_gradients(scores, [embedded, parts])
-    of_history = np.zeros(len(history))
-    of_history[read] = found.parts[0].sum(axis=1)[: len(read)]
+    found = integrated_gradients(scores, [embedded, np.stack([*parts.values()])])
+    history = np.zeros(len(read))
+    history[len(read) - n :] = found.parts[0].sum(axis=1)[:n]
     shares = found.parts[1].sum(axis=1)
     return Attribution(
         score=found.value,
         baseline=found.baseline,
-        history=of_history,
-        attributes={name: float(share) for name, share in zip(names, shares, strict=True)},
+        history=history,
+        attributes={name: float(share) for name, share in zip(parts, shares, strict=True)},
         gap=found.gap,
     )
+
+
+def explain_score(
+    model: TwoTower, features: ItemFeatures, history: NDArray[np.integer], item: int, *, user: int = -1
+) -> Attribution:
+    """Contributions of the history's items and of the item's attributes to score(user, item).
+
+    Args:
+        model: trained, with its encoders.
+        features: that it was made with.
+        history: int ``[n]``, oldest first: the model's row of each item, −1 for one that it does not have.
+        item: the model's row of the scored item.
+        user: as in :func:`attribute_product`.
+    """
+    known = np.flatnonzero(np.asarray(history) >= 0)
+    vectors = np.asarray(model.item_vectors())
+    names, parts = _item_parts(model, features, item, vectors[item])
+    found = attribute_product(
+        model, vectors[np.asarray(history)[known]], dict(zip(names, parts, strict=True)), user=user
+    )
+    of_history = np.zeros(len(history))
+    of_history[known] = found.history
+    return replace(found, history=of_history)
 
 
 def _item_parts(

@@ -5,13 +5,13 @@ A request hands over the vectors of the few items that it reads, so that its cos
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from client.models.attribution import ID_ROW, Attribution, integrated_gradients
+from client.models.attribution import ID_ROW, Attribution, attribute_product
 from client.models.features import ItemFeatures
 from client.models.towers import TwoTower
 from common.config.towers import TowerConfig
@@ -41,7 +41,6 @@ class ServedTower:
                 variable.assign(values[name])
         self.length = max(config.sequence.length, 2)
         """Most recent items that are read."""
-        self._dimension = config.dimension
         # One signature: a request never waits for a second trace.
         self._encode = tf.function(
             self._model.user_vectors,
@@ -56,11 +55,12 @@ class ServedTower:
     def vector(self, read: NDArray[np.float32], user: int | None) -> NDArray[np.float32]:
         """float32 ``[d]`` from the vectors float32 ``[n, d]`` of a history's items, oldest first; None is somebody unknown."""
         newest = read[-self.length :]
-        padded = np.zeros((self.length, self._dimension), dtype=np.float32)
+        padded = np.zeros((self.length, read.shape[1]), dtype=np.float32)
         padded[: len(newest)] = newest
+        places = np.where(np.arange(self.length) < len(newest), np.arange(self.length), -1)
         found = self._encode(
             tf.constant([-1 if user is None else user], dtype=tf.int32),
-            tf.constant(_places(self.length, len(newest), 1)),
+            tf.constant(places[None], dtype=tf.int32),
             tf.constant([len(newest)], dtype=tf.int32),
             tf.constant(padded),
         )
@@ -82,41 +82,8 @@ class ServedTower:
             item: float ``[d]``.
             parts: float ``[d]`` by attribute; what ``item`` has beyond their sum is its own row.
         """
-        newest = read[-self.length :] if self._model.config.sequence.kind != "none" else read[:0]
-        width = max(len(newest), 2)
-        embedded = np.zeros((width, self._dimension), dtype=np.float32)
-        embedded[: len(newest)] = newest
-        whole = [*parts.values(), item - np.sum([*parts.values()], axis=0)]
-
-        def scores(inputs: Sequence[tf.Tensor]) -> tf.Tensor:
-            of_history, of_item = inputs
-            batch = int(of_history.shape[0])
-            users = self._model.user_vectors(
-                tf.fill([batch], -1 if user is None else user),
-                tf.constant(_places(width, len(newest), batch)),
-                tf.fill([batch], len(newest)),
-                tf.reshape(of_history, [batch * width, -1]),
-            )
-            return tf.reduce_sum(users * tf.reduce_sum(of_item, axis=1), axis=1)
-
-        found = integrated_gradients(scores, [embedded, np.stack(whole)])
-        history = np.zeros(len(read))
-        history[len(read) - len(newest) :] = found.parts[0].sum(axis=1)[: len(newest)]
-        shares = found.parts[1].sum(axis=1)
-        return Attribution(
-            score=found.value,
-            baseline=found.baseline,
-            history=history,
-            attributes={name: float(share) for name, share in zip([*parts, ID_ROW], shares, strict=True)},
-            gap=found.gap,
-        )
-
-
-def _places(width: int, filled: int, batch: int) -> NDArray[np.int32]:
-    """int32 ``[batch, width]``: rows of ``batch`` windows that lie one behind the other, −1 behind each one's last item."""
-    along = np.arange(width)
-    places = np.where(along < filled, along + width * np.arange(batch)[:, None], -1)
-    return places.astype(np.int32)
+        whole = {**parts, ID_ROW: item - np.sum([*parts.values()], axis=0)}
+        return attribute_product(self._model, read, whole, user=-1 if user is None else user)
 
 
 def encoded_parts(model: TwoTower) -> dict[str, NDArray[np.float32]]:

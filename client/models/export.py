@@ -59,6 +59,8 @@ def _write(model: PlatformModel, towers: TowerModel, folder: Path) -> list[Path]
     paths = [folder / name for name in ("model.keras", "item_vectors.npy", "contract.json", "vocabulary.json")]
     unfinished = folder / "unfinished.keras"
     user_tower(towers).save(unfinished)
+    # As the other files are: the folder may be one that others read.
+    unfinished.chmod(0o600)
     unfinished.replace(paths[0])
     vectors = io.BytesIO()
     np.save(vectors, towers.item_vectors)

@@ -143,6 +143,7 @@ def test_the_command_line_exports_and_explains(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "model.keras", "item_vectors.npy", "contract.json", "vocabulary.json",
     }  # fmt: skip
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "out").iterdir())
     asked = ["explain", *store, "--user", "user-1", "--item", model.own.keys[4]]
     shown = run(app, asked)
     assert shown.exit_code == 0, shown.output

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.sparse.linalg import svds
 
 from client.data.dataset import UserItemMatrix
 from client.recommend.demand import standard_columns
 from common.errors import ContractError
+
+_OVERSAMPLING = 16
+_ITERATIONS = 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,16 +68,30 @@ def fit_attribute_transfer(
     m = histories.n_items
     ones = np.ones(histories.nnz)
     x = sp.csr_array((ones, histories.indices, histories.indptr), shape=(histories.n_users, m))
-    rank = min(dimension, min(x.shape) - 1)
-    if rank < 1 or len(common) == 0 or histories.nnz == 0:
+    tastes = _tastes(x, dimension)
+    if tastes.shape[1] == 0 or len(common) == 0:
         nothing = np.zeros((m, 1), dtype=np.float32)
         return AttributeTransferScorer(nothing, nothing)
-    start = np.ones(min(x.shape))
-    _, _, right = svds(x, k=rank, v0=start)
-    tastes = right.T
     design = standard_columns(features, common)
     mean = tastes[common].mean(axis=0)
     known = design[common]
     normal = known.T @ known + regularization * np.eye(known.shape[1])
     weights = np.linalg.solve(normal, known.T @ (tastes[common] - mean))
     return AttributeTransferScorer(tastes.astype(np.float32), (mean + design @ weights).astype(np.float32))
+
+
+def _tastes(x: sp.csr_array, dimension: int) -> NDArray[np.float64]:
+    """float64 ``[m, r]``: the right singular vectors of the r largest singular values, by subspace iteration.
+
+    Halko et al. 2011, algorithm 4.4. ARPACK is no alternative: its restarts draw from a state that lives as long as the
+    process, so that the same data gives different tastes.
+    """
+    n, m = x.shape
+    width = min(dimension + _OVERSAMPLING, n, m)
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((m, width)))[0]
+    for _ in range(_ITERATIONS):
+        basis = np.linalg.qr(x.T @ (x @ basis))[0]
+    _, values, turn = np.linalg.svd(x @ basis, full_matrices=False)
+    used = np.flatnonzero(values[:dimension] > 1e-6 * values.max(initial=0.0))
+    tastes: NDArray[np.float64] = basis @ turn[used].T
+    return tastes

@@ -90,8 +90,8 @@ class CrossConfig(FrozenModel):
     """Choose the weights α of public attributes and β of popularity in runs that hide further shared items and are thrown
     away."""
     betas: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-    attribute_weights: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-    """Tried as weight α of public attributes, together with β."""
+    attribute_weights: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+    """Tried as weight α of public attributes, together with β; growing, as are the β."""
     tuning_share: Share = 0.3
     """Share of the shared items that the tuning run hides, in the same way as the scenario hides its own."""
     tuning_draws: Annotated[int, Field(ge=1)] = 3

@@ -32,21 +32,45 @@ from simulations.scenario import Scenario
 def tune_weights(
     platforms: Sequence[SimulatedPlatform], scenario: Scenario, secret: FederationSecret
 ) -> dict[str, dict[str, float]]:
-    """α and β of each platform that has hidden items: the same for all, the best on average over platforms and draws.
+    """α and β of each platform that has hidden items: the same for all, as they do best over platforms and draws.
 
     One platform's slice is small and its best weights mostly luck, as are those of one draw of hidden items; a gain counts
-    in proportion to what the platform reaches by the shared factors alone. Fewer items are hidden here than in the
-    scenario, and finding 20 of few is easy, so the list is cut at the same share of the candidates as Recall@20 is in
-    the scenario.
+    in proportion to what the platform reaches by the shared factors alone, and to its users. Fewer items are hidden here
+    than in the scenario, and finding 20 of few is easy, so the list is cut at the same share of the candidates as
+    Recall@20 is in the scenario.
     """
     draws = [_gains(platforms, scenario, secret, draw) for draw in range(scenario.cross.tuning_draws)]
-    grids = [gain for gains in draws for gain in gains.values()]
-    if not grids:
+    users = {platform.name: float(platform.training.train.n_users) for platform in platforms}
+    names = [name for gains in draws for name in gains]
+    if not names:
         return {}
-    mean = np.mean(grids, axis=0)
-    row, column = np.unravel_index(int(np.argmax(mean)), mean.shape)
+    grids = np.array([grid for gains in draws for grid in gains.values()])
+    row, column = smallest_of_the_best(grids, np.array([users[name] for name in names]))
     best = {"attribute_weight": _attribute_weights(scenario)[row], "beta": scenario.cross.betas[column]}
-    return dict.fromkeys(draws[0], best)
+    return dict.fromkeys(names, best)
+
+
+def smallest_of_the_best(grids: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[int, int]:
+    """Row and column of the smallest setting that is within one standard error of the best.
+
+    The one-standard-error rule (Breiman et al. 1984, section 3.4.3), on differences paired with the best: what is added to
+    the shared factors has to show that it helps.
+
+    Args:
+        grids: float64 ``[k, A, B]``: gains of k slices, settings growing along both axes.
+        weights: float64 ``[k]``, above 0: how much each slice counts.
+    """
+    share = weights / weights.sum()
+    mean = np.tensordot(share, grids, 1)
+    best = np.unravel_index(int(np.argmax(mean)), mean.shape)
+    lost = grids[:, best[0], best[1], None, None] - grids
+    loss = np.tensordot(share, lost, 1)
+    # Of n equal slices the variance of the mean is that of one slice over n - 1.
+    n = 1.0 / float(np.square(share).sum())
+    error = np.sqrt(np.tensordot(share, np.square(lost - loss), 1) / max(n - 1.0, 1e-9)) if len(grids) > 1 else 0.0
+    rows, columns = np.nonzero(loss <= error)
+    smallest = np.lexsort((rows, rows + columns))[0]
+    return int(rows[smallest]), int(columns[smallest])
 
 
 def _attribute_weights(scenario: Scenario) -> tuple[float, ...]:

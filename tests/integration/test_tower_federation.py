@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ import pytest
 from client.agent import PlatformAgent
 from client.data.training import TrainingData
 from common.config.federation import FederationPlan
-from common.errors import ConfigError, FederationError, PrivacyError
-from common.exchange import AgentReply
+from common.errors import ConfigError, PrivacyError
 from common.privacy.accounting import calibrate_subsampled
 from common.protocol import ROW_POSITIONS
 from server.exchange import SilentObserver
@@ -27,11 +26,8 @@ from tests.support import (
     Watch,
     agents_of,
     federate,
-    matrix,
     random_platforms,
-    run_platforms,
     small_plan,
-    training_data,
     with_array,
 )
 
@@ -54,13 +50,16 @@ def deep_plan(**changes: Any) -> FederationPlan:
     return FederationPlan.model_validate(small_plan(rounds=2).model_dump() | {"towers": towers_of(**changes)})
 
 
+@cache
+def just_enough_noise() -> float:
+    return calibrate_subsampled(0.5 * 3.0, 0.5, ROUNDS, 0.5 / 1000)
+
+
 def deep_private_plan(
     noise: str = "secure_sum", *, privacy: dict[str, Any] | None = None, **changes: Any
 ) -> FederationPlan:
     plan = private_plan(3, noise=noise).model_dump()
-    rate, share = 0.5, 0.5
-    z = calibrate_subsampled(share * 3.0, rate, ROUNDS, share / 1000)
-    own = {"sampling_rate": rate, "share": share, "noise_multiplier": z} | (privacy or {})
+    own = {"sampling_rate": 0.5, "share": 0.5, "noise_multiplier": just_enough_noise()} | (privacy or {})
     training = {"negatives": 4} | changes.pop("training", {})
     return FederationPlan.model_validate(plan | {"towers": towers_of(training=training, privacy=own, **changes)})
 
@@ -108,7 +107,7 @@ def test_a_run_trains_the_deep_model_after_the_factors_and_every_platform_keeps_
 
 
 def test_nothing_private_and_no_row_of_another_catalogue_leaves(exact: Any) -> None:
-    outcome, recorders, _ = exact
+    _, recorders, _ = exact
     declared = {variable.name for variable in recorders[0].agent.plan.tower_variables}
     for recorder in recorders:
         updates = recorder.replies("update")
@@ -120,23 +119,16 @@ def test_nothing_private_and_no_row_of_another_catalogue_leaves(exact: Any) -> N
             assert positions.max() < len(recorder.agent.data.shared_columns)
 
 
-def test_an_upload_is_the_share_of_the_rows_that_were_trained(exact: Any) -> None:
-    """Against dense FedAvg, which sends every variable whole: at most the share of the trained rows and 5 %."""
+def test_an_upload_is_all_encoders_and_the_rows_that_were_trained(exact: Any) -> None:
     outcome, recorders, _ = exact
-    state: FederationState = outcome.state
-    dense = sum(value.nbytes for value in state.towers.values())
-    encoders = sum(value.nbytes for name, value in state.towers.items() if name != "item_rows")
-    rows = state.towers["item_rows"]
+    towers = outcome.state.towers
+    encoders = sum(value.nbytes for name, value in towers.items() if name != "item_rows")
     for recorder in recorders:
         for reply in recorder.replies("update"):
-            sent = sum(array.nbytes for array in reply.arrays.values())
-            share = len(reply.arrays[ROW_POSITIONS]) / len(rows)
-            # A row's position and weight go with it: 12 bytes, 5 % of a row of 60 numbers and more.
-            overhead = len(reply.arrays[ROW_POSITIONS]) * 12 + 16
-            assert sent == encoders + share * rows.nbytes + overhead
-            at_sixty_four = encoders + share * rows.nbytes * 64 / D + overhead
-            assert at_sixty_four <= encoders + (share + 0.05) * rows.nbytes * 64 / D
-            assert sent < dense + overhead
+            trained = len(reply.arrays[ROW_POSITIONS])
+            assert trained < len(towers["item_rows"])
+            # A position and a weight go with each row, the number of users and the loss with all of it.
+            assert sum(array.nbytes for array in reply.arrays.values()) == encoders + trained * (4 * D + 8 + 4) + 16
 
 
 @pytest.mark.parametrize("noise", ["per_platform", "secure_sum"])
@@ -163,3 +155,201 @@ def test_a_private_run_charges_its_rounds_and_sends_nothing_but_noisy_sums(tmp_p
             assert len(replies[0].arrays["update"]) == plan.update_layout(len(state.vocabulary)).size
         assert agent.store.load().towers is not None
     assert all(np.isfinite(value).all() for value in state.towers.values())
+
+
+PLAIN = {"encoders": [], "user_embedding": False}
+"""The smallest deep model, where only the federation is at stake."""
+
+
+def test_a_platform_whose_deep_model_differs_is_refused_and_the_difference_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = deep_plan(**PLAIN, training={"rounds": 1})
+    other = deep_plan(**PLAIN, sequence={"kind": "mean", "length": 7}, training={"rounds": 1, "loss": "bpr"})
+    platforms = random_platforms(1, SIZES)
+    odd = {"platform-1": platforms.pop("platform-1")}
+    watch = Watch()
+    agents = [*agents_of(platforms, plan, tmp_path), *agents_of(odd, other, tmp_path)]
+    outcome = federate(agents, plan, tmp_path, observer=watch)
+    assert [code for _, _, code in watch.failures] == ["plan-differs"]
+    assert {record.platforms for record in outcome.state.history} == {("platform-0", "platform-2")}
+    assert "towers.sequence.length" in caplog.text
+    assert "towers.training.loss" in caplog.text
+
+
+def not_a_number(value: np.ndarray) -> np.ndarray:
+    value[0] = np.nan
+    return value
+
+
+@pytest.mark.parametrize("name", ["gru_kernel", "item_rows", "loss", "row_weights"])
+def test_a_platform_that_sends_no_numbers_is_named_and_left_out(tmp_path: Path, name: str) -> None:
+    plan = deep_plan(**PLAIN, sequence={"kind": "gru", "length": 4}, training={"rounds": 2})
+    recorded, platforms = updates_of(plan, tmp_path)
+    agents = [
+        Tampered(agent, "update", with_array(name, not_a_number), [4]) if agent.name == "platform-1" else agent
+        for agent in recorded
+    ]
+    state = federate(agents, plan, tmp_path).state
+    first, second = deep_rounds(state)
+    assert first.platforms == tuple(platforms)
+    assert second.platforms == ("platform-0", "platform-2")
+    assert list(second.failed) == ["platform-1"]
+    assert all(np.isfinite(value).all() for value in state.towers.values())
+
+
+def updates_of(plan: FederationPlan, folder: Path) -> tuple[list[PlatformAgent], dict[str, TrainingData]]:
+    """Agents whose deep model makes up its updates, so that no test waits for TensorFlow."""
+    platforms = random_platforms(1, SIZES)
+    agents = agents_of(platforms, plan, folder)
+    for agent in agents:
+        made_up(agent)
+    return agents, platforms
+
+
+def made_up(agent: Any, loss: Callable[[int], float] = lambda tower_round: 1.0 / tower_round) -> None:
+    towers = agent._towers
+
+    def update(request: Any, membership: Any) -> Any:
+        tower_round = request.server_round - agent.plan.server_rounds
+        rng = np.random.default_rng([len(agent.data.user_ids), tower_round])
+        rows = np.arange(len(membership.shared_positions))
+        arrays = {
+            n: (v + rng.normal(size=v.shape)).astype(np.float32) for n, v in request.arrays.items() if n != "item_rows"
+        }
+        before = request.arrays["item_rows"][membership.shared_positions]
+        arrays |= {
+            "item_rows": (before + 0.1 * rng.normal(size=before.shape)).astype(np.float32),
+            "row_positions": rows.astype(np.int64),
+            "row_weights": rng.random(len(rows)).astype(np.float32) + 0.1,
+            "example_weight": np.array([float(len(agent.data.user_ids))]),
+            "loss": np.array([loss(tower_round)]),
+        }
+        return towers._mechanism.release("update", request.server_round, arrays)
+
+    towers.update = update
+    agent._tower_model = lambda arrays, membership: None
+
+
+def test_a_platform_whose_training_breaks_down_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+    plan = deep_plan(**PLAIN, training={"rounds": 2, "learning_rate": 5.0})
+    agents, platforms = updates_of(plan, tmp_path)
+    broken: Any = agents_of({"platform-1": platforms["platform-1"]}, plan, tmp_path / "other")[0]
+    prepared = broken._towers._prepared
+
+    def with_a_wild_rate(membership: Any) -> Any:
+        model, trainer = prepared(membership)
+        trainer._sound = lambda: False
+        return model, trainer
+
+    broken._towers._prepared = with_a_wild_rate
+    broken._tower_model = lambda arrays, membership: None
+    state = federate([broken if agent.name == "platform-1" else agent for agent in agents], plan, tmp_path).state
+    for record in deep_rounds(state):
+        assert record.platforms == ("platform-0", "platform-2")
+        assert record.failed == {"platform-1": "training"}
+
+
+def test_training_stops_when_the_loss_has_not_fallen_for_as_long_as_the_plan_waits(tmp_path: Path) -> None:
+    plan = deep_plan(**PLAIN, training={"rounds": 12, "patience": 2})
+    agents, _ = updates_of(plan, tmp_path)
+    losses = [5.0, 4.0, 3.0, 3.5, 2.9, 2.95, 2.9, 1.0, 0.5]
+    for agent in agents:
+        made_up(agent, lambda tower_round: losses[tower_round - 1])
+    state = federate(agents, plan, tmp_path).state
+    assert [record.objective for record in deep_rounds(state)] == pytest.approx(losses[:7])
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing catches it."""
+
+
+class Killer(SilentObserver):
+    """Dies when ``platform`` has answered a round of the deep model; of no platform: when the round is combined."""
+
+    def __init__(self, server_round: int, platform: str | None) -> None:
+        self._round, self._platform = server_round, platform
+
+    def on_reply(self, server_round: int, kind: str, platform: str, code: str, reply_bytes: int) -> None:
+        if (server_round, platform) == (self._round, self._platform) and kind.endswith("update"):
+            raise Killed
+
+    def on_round(self, record: RoundRecord) -> None:
+        if record.round == self._round and self._platform is None:
+            raise Killed
+
+
+@pytest.mark.parametrize(("tower_round", "platform"), [(1, "platform-0"), (2, "platform-2"), (2, None), (3, None)])
+def test_an_aggregator_killed_in_a_deep_round_ends_where_it_would_have_ended(
+    tmp_path: Path, tower_round: int, platform: str | None
+) -> None:
+    plan = deep_plan(**PLAIN, sequence={"kind": "gru", "length": 4}, training={"aggregation": "fedadam"})
+    straight = federate(updates_of(plan, tmp_path / "straight")[0], plan, tmp_path / "straight").state
+    folder = tmp_path / "killed"
+    agents, _ = updates_of(plan, folder)
+    with pytest.raises(Killed):
+        federate(agents, plan, folder, observer=Killer(2 + tower_round, platform))
+    resumed = federate(agents, plan, folder, run_id="another").state
+    assert same_state(resumed, straight)
+    assert [(r.round, r.objective, r.platforms) for r in resumed.history] == [
+        (r.round, r.objective, r.platforms) for r in straight.history
+    ]
+
+
+def test_a_killed_private_round_is_asked_for_again_and_charged_once(tmp_path: Path) -> None:
+    plan = deep_private_plan("per_platform", **PLAIN)
+    platforms = private_platforms(3)
+    agents: list[Any] = agents_of(platforms, plan, tmp_path)
+    for agent in agents:
+        noise_alone(agent)
+    recorders = [Recorder(agent) for agent in agents]
+    with pytest.raises(Killed):
+        federate(recorders, plan, tmp_path, observer=Killer(4, "platform-1"))
+    state = federate(recorders, plan, tmp_path, run_id="another").state
+    assert [record.phase for record in state.history] == ["factors"] * 2 + ["towers"] * ROUNDS
+    for recorder in recorders:
+        charged = [r for charge in charges_of(recorder.agent) for r in charge["releases"] if r["kind"] == "update"]  # type: ignore[arg-type]
+        assert len(charged) == ROUNDS
+    asked_twice = [reply for reply in recorders[0].replies("update") if reply.server_round == 4]
+    assert len(asked_twice) == 2
+    assert np.array_equal(asked_twice[0].arrays["update"], asked_twice[1].arrays["update"]), "no fresh noise for free"
+
+
+def noise_alone(agent: Any) -> None:
+    """As a platform without shared items answers; TensorFlow stays out."""
+    towers = agent._towers
+    layout = agent.plan.update_layout
+    towers.update = lambda request, membership: towers._mechanism.noise_alone(
+        request.server_round, layout(len(membership.owners))
+    )
+    agent._tower_model = lambda arrays, membership: None
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"training": {"aggregation": "median"}}, "aggregation: median needs each platform's own update"),
+        ({"training": {"aggregation": "trimmed_mean"}}, "aggregation: trimmed_mean needs"),
+        ({"training": {"loss": "squared"}}, "loss: squared is for ratings"),
+        ({"sequence": {"kind": "none"}, "user_embedding": True}, "sequence.kind: none leaves"),
+    ],
+)
+def test_a_private_plan_for_what_noisy_sums_cannot_give_is_refused(
+    tmp_path: Path, changes: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(ConfigError, match=match):
+        agents_of(private_platforms(3), deep_private_plan(**changes), tmp_path)
+
+
+def test_rounds_that_cost_more_than_the_deep_models_part_are_refused_before_anything_leaves(tmp_path: Path) -> None:
+    enough = deep_private_plan()
+    assert enough.towers is not None
+    z = enough.towers.privacy.noise_multiplier
+    assert z is not None
+    agents_of(private_platforms(3), enough, tmp_path / "enough")
+    with pytest.raises(
+        PrivacyError, match=r"platform-0: plan\.towers\.privacy: 3 rounds.*raise noise_multiplier or take fewer"
+    ):
+        agents_of(private_platforms(3), deep_private_plan(privacy={"noise_multiplier": 0.97 * z}), tmp_path / "less")
+    with pytest.raises(PrivacyError, match="noise_multiplier: under privacy it is part of the plan"):
+        agents_of(private_platforms(3), deep_private_plan(privacy={"noise_multiplier": None}), tmp_path / "none")

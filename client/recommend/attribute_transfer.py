@@ -20,6 +20,7 @@ from common.errors import ContractError
 
 _OVERSAMPLING = 16
 _ITERATIONS = 30
+_ROUNDING = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,4 +95,6 @@ def _tastes(x: sp.csr_array, dimension: int) -> NDArray[np.float64]:
     _, values, turn = np.linalg.svd(x @ basis, full_matrices=False)
     used = np.flatnonzero(values[:dimension] > 1e-6 * values.max(initial=0.0))
     tastes: NDArray[np.float64] = basis @ turn[used].T
+    # An item without users, or apart from all others, has none: what is left there is rounding, and would rank.
+    tastes[np.abs(tastes) < _ROUNDING] = 0.0
     return tastes

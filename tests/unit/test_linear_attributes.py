@@ -57,6 +57,26 @@ def test_scores_are_those_of_dense_decomposition_and_least_squares() -> None:
     np.testing.assert_allclose(scores, dense[users] @ tastes @ (augmented @ weights).T, atol=1e-4)
 
 
+def test_a_user_of_items_that_nobody_else_has_is_not_ranked_by_rounding() -> None:
+    dense, _, _ = _two_tastes()
+    dense[:, 40:] = 0
+    dense = np.vstack([dense, np.zeros((2, 60))])
+    dense[-2, 40] = 1  # apart from all others
+    features, common = np.random.default_rng(2).normal(size=(60, 3)), np.arange(5, 50)
+    scorer = fit_attribute_transfer(_matrix(dense), common, features, dimension=5)
+    asked = np.zeros((1, 60))
+    asked[0, [40, 41]] = 1  # 41 is nobody's
+    assert (scorer.scores(_matrix(asked), np.array([0])) == 0).all()
+    assert (scorer.scores(_matrix(dense), np.array([0])) != 0).any()
+
+
+def test_the_same_data_gives_the_same_tastes_every_time() -> None:
+    dense = (np.random.default_rng(0).random((9, 60)) < 0.3) * 1.0
+    features, common = np.random.default_rng(2).normal(size=(60, 3)), np.arange(5, 50)
+    fitted = [fit_attribute_transfer(_matrix(dense), common, features) for _ in range(5)]
+    assert len({scorer.item_factors.tobytes() for scorer in fitted}) == 1
+
+
 def test_a_platform_with_nothing_in_common_scores_nothing() -> None:
     dense, _, _ = _two_tastes()
     scorer = fit_attribute_transfer(_matrix(dense), np.zeros(0, dtype=np.int64), np.ones((60, 2)))

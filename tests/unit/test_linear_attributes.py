@@ -60,8 +60,8 @@ def test_scores_are_those_of_dense_decomposition_and_least_squares() -> None:
 def test_a_user_of_items_that_nobody_else_has_is_not_ranked_by_rounding() -> None:
     dense, _, _ = _two_tastes()
     dense[:, 40:] = 0
-    dense = np.vstack([dense, np.zeros((2, 60))])
-    dense[-2, 40] = 1  # apart from all others
+    dense = np.vstack([dense, np.zeros((4, 60))])
+    dense[-4:, 40] = 1  # apart from all others
     features, common = np.random.default_rng(2).normal(size=(60, 3)), np.arange(5, 50)
     scorer = fit_attribute_transfer(_matrix(dense), common, features, dimension=5)
     asked = np.zeros((1, 60))

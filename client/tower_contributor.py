@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, partial
+from logging import getLogger
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from client.data.training import TrainingData
 from client.membership import Membership
 from common.config.federation import FederationPlan
-from common.errors import ConfigError, ContractError, PrivacyError
+from common.errors import ConfigError, ContractError, PrivacyError, TrainingError
 from common.exchange import AgentRequest, Arrays
 from common.privacy.accounting import subsampled_epsilon
 from common.privacy.contribution import PrivatizedContribution, Release
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from client.models.local import LocalTrainer
     from client.models.private import GradientComputer
     from client.models.towers import TwoTower
+
+_log = getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +125,11 @@ class PlainTowers:
         model, trainer = self._prepared(membership)
         model.load(arrays)
         if model.private:
-            trainer.train_private()
+            try:
+                trainer.train_private()
+            except TrainingError:
+                # The shared part is sound, and worth more than no deep model at all.
+                _log.warning("the deep model's private variables stay as they were: their training broke down")
         return model
 
     def _prepared(self, membership: Membership) -> tuple[TwoTower, LocalTrainer]:

@@ -12,8 +12,10 @@ import pytest
 
 from client.agent import PlatformAgent
 from client.data.training import TrainingData
+from client.models.local import LocalTrainer
+from client.models.scorer import TowerScorer
 from common.config.federation import FederationPlan
-from common.errors import ConfigError, PrivacyError
+from common.errors import ConfigError, PrivacyError, TrainingError
 from common.privacy.accounting import calibrate_subsampled
 from common.protocol import ROW_POSITIONS
 from server.exchange import SilentObserver
@@ -103,7 +105,7 @@ def test_a_run_trains_the_deep_model_after_the_factors_and_every_platform_keeps_
         users = np.arange(kept.histories.n_users)
         scores = kept.towers.on_own().scores(kept.histories, users)
         assert scores.shape == (len(users), len(agent.data.items))
-        assert np.isfinite(scores).all()
+        assert scores == pytest.approx(TowerScorer(live, kept.towers.own).scores(kept.histories, users), abs=1e-5)
 
 
 def test_nothing_private_and_no_row_of_another_catalogue_leaves(exact: Any) -> None:
@@ -353,3 +355,19 @@ def test_rounds_that_cost_more_than_the_deep_models_part_are_refused_before_anyt
         agents_of(private_platforms(3), deep_private_plan(privacy={"noise_multiplier": 0.97 * z}), tmp_path / "less")
     with pytest.raises(PrivacyError, match="noise_multiplier: under privacy it is part of the plan"):
         agents_of(private_platforms(3), deep_private_plan(privacy={"noise_multiplier": None}), tmp_path / "none")
+
+
+def test_a_platform_whose_private_training_breaks_down_keeps_what_is_shared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks_down(trainer: LocalTrainer) -> None:
+        raise TrainingError("not a number")
+
+    monkeypatch.setattr(LocalTrainer, "train_private", breaks_down)
+    plan = deep_plan(encoders=[], training={"rounds": 1})
+    agents = agents_of(random_platforms(1, SIZES[:1]), plan, tmp_path)
+    state = federate(agents, plan, tmp_path).state
+    towers = agents[0].store.load().towers
+    assert towers is not None
+    assert np.array_equal(towers.item_vectors[: towers.n_shared], state.towers["item_rows"])
+    assert "private variables stay as they were" in caplog.text

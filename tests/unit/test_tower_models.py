@@ -173,3 +173,45 @@ def test_a_user_who_is_unknown_has_neither_embedding_nor_profile(kind: str) -> N
     nobody = (np.array(part, dtype=np.int32) for part in ([3], [[1, 2, -1]], [2]))
     expected = bare.prefix_vectors(*nobody, vectors)[0]
     assert unknown == pytest.approx(np.asarray(expected), abs=1e-6)
+
+
+def test_items_that_the_model_does_not_have_get_the_users_mean_score_and_are_read_over_in_histories() -> None:
+    model = model_of("mean")
+    known = np.array([4, -1, 0, 7], dtype=np.int32)
+    histories, without = matrix([[0, 1, 3], [1]], 4), matrix([[0, 3], []], 4)
+    scorer = TowerScorer(model, known)
+    scores = scorer.scores(histories, np.arange(2))
+    assert scores[:, 1] == pytest.approx(scores[:, [0, 2, 3]].mean(axis=1), abs=1e-6)
+    assert np.array_equal(scores, scorer.scores(without, np.arange(2)))
+    nothing = TowerScorer(model, np.full(4, -1, dtype=np.int32)).scores(histories, np.arange(2))
+    assert not nothing.any()
+    assert TowerScorer(model, known).vectors_of(matrix([], 4), []).shape == (0, D)
+
+
+@pytest.mark.parametrize("kind", ["mean", "gru", "transformer"])
+def test_a_users_vector_is_the_output_after_the_last_item(kind: str) -> None:
+    history = [3, 14, 0, 7]
+    vector = TowerScorer(model_of(kind), ROWS).vectors_of(matrix([history], M + OWN), [2])[0]
+    assert vector == pytest.approx(outputs(kind, history, LENGTH, 2)[3], abs=1e-5)
+    assert np.abs(vector - outputs(kind, history, LENGTH, 2)[2]).max() > 1e-3
+
+
+def test_the_mean_is_that_of_what_came_before() -> None:
+    model = a_model(TowerConfig(dimension=D, sequence=sequence_of("mean")))
+    vectors = np.asarray(model.item_vectors())
+    out = TowerScorer(model, ROWS).vectors_of(matrix([[3, 14, 0]], M + OWN), [-1])[0]
+    assert out == pytest.approx(vectors[[3, 14, 0]].mean(axis=0), abs=1e-6)
+
+
+def test_positions_are_counted_from_the_end_of_a_history() -> None:
+    """With a block that passes its input on, an output is its item and its position alone."""
+    model = a_model(TowerConfig(dimension=D, sequence=sequence_of("transformer")))
+    for name, variable in model.shared.items():
+        if "attention_output" in name or "ffn2" in name:
+            variable.assign(np.zeros(variable.shape))
+        elif name == "positions":
+            variable.assign(np.random.default_rng(0).normal(size=variable.shape))
+    histories = matrix([[3], [5, 1, 3], [5, 1, 3, 4]], M + OWN)
+    alone, last, other = TowerScorer(model, ROWS).vectors_of(histories, [-1] * 3)
+    assert alone == pytest.approx(last, abs=1e-5)
+    assert np.abs(alone - other).max() > 1e-3

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
+from client.recommend.attribute_transfer import AttributeTransferScorer
 from client.recommend.recommender import Recommender
 from client.store import PlatformStore
 from common.errors import NewerStoreError, StoreError
@@ -249,3 +250,21 @@ def test_a_version_that_was_not_yet_named_when_the_power_went_does_not_serve(tmp
     assert np.array_equal(store.load().elsewhere, model_of(0).elsewhere)
     assert store.commit(replace(model_of(2), beta=0.9)) == 3
     assert store.load().beta == 0.9
+
+
+def test_the_attribute_part_comes_back_and_versions_from_before_there_was_one_still_load(tmp_path: Path) -> None:
+    store, model = PlatformStore(tmp_path), model_of(0)
+    store.commit(model)
+    path = tmp_path / "versions" / "000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["attribute_weight"]
+    path.write_text(json.dumps(manifest))
+    old = store.load()
+    assert (old.attributes, old.attribute_weight) == (None, 0.0)
+    tastes, placed = np.random.default_rng(1).standard_normal((2, 9, 3)).astype(np.float32)
+    store.commit(replace(model, attributes=AttributeTransferScorer(tastes, placed), attribute_weight=2.5))
+    new = store.load()
+    assert new.attributes is not None
+    assert np.array_equal(new.attributes.tastes, tastes)
+    assert np.array_equal(new.attributes.item_factors, placed)
+    assert new.attribute_weight == 2.5

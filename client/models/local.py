@@ -78,7 +78,8 @@ class LocalTrainer:
         Raises:
             TrainingError: the loss is not a number, or a variable's value; model and optimiser are as before.
         """
-        kept = [*self._variables, *self._optimizer.variables]
+        # With the state of dropout, so that the next round is as if this one had never been.
+        kept = [*self._variables, *self._optimizer.variables, *self._model.non_trainable_variables]
         before = [np.asarray(variable).copy() for variable in kept]
         if learning_rate is not None:
             self._optimizer.learning_rate = learning_rate

@@ -17,15 +17,17 @@ from common.config.towers import SequenceConfig
 class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
     """Pre-norm attention and a feed-forward layer of the same width, as in SASRec (Kang & McAuley 2018, §III-B)."""
 
-    def __init__(self, width: int, heads: int, dropout: float, *, causal: bool, name: str) -> None:
+    def __init__(self, width: int, heads: int, dropout: float, *, causal: bool, name: str, seed: int = 0) -> None:
         super().__init__(name=name)
         self.causal = causal
         self.norm1 = keras.layers.LayerNormalization(epsilon=1e-6, name="norm1")
-        self.attention = keras.layers.MultiHeadAttention(heads, width // heads, dropout=dropout, name="attention")
+        self.attention = keras.layers.MultiHeadAttention(
+            heads, width // heads, dropout=dropout, seed=seed, name="attention"
+        )
         self.norm2 = keras.layers.LayerNormalization(epsilon=1e-6, name="norm2")
         self.ffn1 = keras.layers.Dense(width, activation="relu", name="ffn1")
         self.ffn2 = keras.layers.Dense(width, name="ffn2")
-        self.drop = keras.layers.Dropout(dropout)
+        self.drop = keras.layers.Dropout(dropout, seed=seed)
 
     def call(self, x: Any, training: bool = False) -> Any:
         """float32 ``[b, L, width]`` to the same shape."""
@@ -42,19 +44,22 @@ class SequenceEncoder(keras.layers.Layer):  # type: ignore[misc]
     Args:
         config: kind, length, blocks.
         dimension: d.
+        seed: of dropout.
     """
 
-    def __init__(self, config: SequenceConfig, dimension: int) -> None:
+    def __init__(self, config: SequenceConfig, dimension: int, seed: int = 0) -> None:
         super().__init__(name="sequence")
         self.config = config
         self.dimension = dimension
-        self.drop = keras.layers.Dropout(config.dropout)
+        self.drop = keras.layers.Dropout(config.dropout, seed=seed)
         if config.kind == "transformer":
             self.positions = self.add_weight(
                 shape=(config.length, dimension), initializer=keras.initializers.RandomNormal(0, 0.02), name="positions"
             )
             self.blocks = [
-                TransformerBlock(dimension, config.heads, config.dropout, causal=True, name=f"block{number}")
+                TransformerBlock(
+                    dimension, config.heads, config.dropout, causal=True, name=f"block{number}", seed=seed + 1 + number
+                )
                 for number in range(config.blocks)
             ]
             self.final_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="final_norm")

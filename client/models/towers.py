@@ -58,7 +58,8 @@ class TwoTower(keras.Model):  # type: ignore[misc]
     ) -> None:
         super().__init__(name="two_tower")
         self.device = choose_device(device, visible_gpus())
-        keras.utils.set_random_seed(seed)
+        # Seeds of its own: a serving process has other uses for the global generators.
+        self._seed = seed
         self.config = config
         self.n_shared, self.n_items, self.n_users = n_shared, features.n_items, n_users
         self.profile_values = profile
@@ -70,12 +71,16 @@ class TwoTower(keras.Model):  # type: ignore[misc]
     def _make_layers(self, config: TowerConfig, features: ItemFeatures, profile: NDArray[np.float32] | None) -> None:
         d = config.dimension
         if config.item_ids:
-            self.item_rows = self.add_weight(shape=(self.n_shared, d), initializer=_normal(), name=ITEM_ROWS)
-        self.private_rows = _Table(self.n_items - self.n_shared, d, "private_rows")
+            self.item_rows = self.add_weight(shape=(self.n_shared, d), initializer=_normal(self._seed), name=ITEM_ROWS)
+        self.private_rows = _Table(self.n_items - self.n_shared, d, "private_rows", _normal(self._seed))
         self.content = ContentEncoder(config, features)
-        self.sequence = SequenceEncoder(config.sequence, d)
-        self.users = _Table(self.n_users if config.user_embedding else 0, d, "users", zeros=True)
-        self.profile = keras.layers.Dense(d, name="profile") if profile is not None and config.profile else None
+        self.sequence = SequenceEncoder(config.sequence, d, self._seed)
+        self.users = _Table(self.n_users if config.user_embedding else 0, d, "users", "zeros")
+        self.profile = (
+            keras.layers.Dense(d, kernel_initializer=_normal(self._seed), name="profile")
+            if profile is not None and config.profile
+            else None
+        )
         self._profile = None if profile is None else tf.constant(profile)
         self.adapter = (
             keras.layers.Dense(d, use_bias=False, kernel_initializer="zeros", name="adapter")
@@ -183,16 +188,16 @@ class TwoTower(keras.Model):  # type: ignore[misc]
 class _Table(keras.layers.Layer):  # type: ignore[misc]
     """Rows of a private embedding; none where there is nothing to embed."""
 
-    def __init__(self, rows: int, width: int, name: str, *, zeros: bool = False) -> None:
+    def __init__(self, rows: int, width: int, name: str, initializer: Any) -> None:
         super().__init__(name=name)
         self.table: Any = tf.zeros((0, width))
         if rows:
-            self.table = self.add_weight(shape=(rows, width), initializer="zeros" if zeros else _normal(), name="table")
+            self.table = self.add_weight(shape=(rows, width), initializer=initializer, name="table")
 
 
 _NO_SEQUENCE = SequenceConfig(kind="mean")
 _TRANSPARENT = frozenset(("two_tower", "sequence", "content", "gru_cell"))
 
 
-def _normal() -> keras.initializers.Initializer:
-    return keras.initializers.RandomNormal(0.0, 0.02)
+def _normal(seed: int) -> keras.initializers.Initializer:
+    return keras.initializers.RandomNormal(0.0, 0.02, seed=seed)

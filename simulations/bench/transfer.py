@@ -107,6 +107,10 @@ def cold_items(
         "popularity of genre": _recall(PopularityScorer(_genre_popularity(columns, train)), test, among),
         "validation": best,
     }
+    figures["content, hits / |truth|"] = _recall(TowerScorer(model, every), test, among, "plain_recall@20")
+    figures["random, hits / |truth|"] = _recall(
+        PopularityScorer(rng.random(matrix.n_items)), test, among, "plain_recall@20"
+    )
     figures["content / random"] = figures["content"] / figures["random"]
     figures["content / popularity of genre"] = figures["content"] / figures["popularity of genre"]
     return figures
@@ -135,9 +139,9 @@ def _mask(matrix: UserItemMatrix, items: NDArray[np.int64]) -> NDArray[np.bool_]
     return mask
 
 
-def _recall(scorer: Any, held_out: EvaluationSlice, among: NDArray[np.bool_]) -> float:
-    measured = evaluate(scorer, held_out, metrics=("recall@20",), candidates=among, depth=20)
-    return float(measured.values["recall@20"].mean())
+def _recall(scorer: Any, held_out: EvaluationSlice, among: NDArray[np.bool_], metric: str = "recall@20") -> float:
+    measured = evaluate(scorer, held_out, metrics=(metric,), candidates=among, depth=20)
+    return float(measured.values[metric].mean())
 
 
 def late_platform(

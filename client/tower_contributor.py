@@ -113,7 +113,7 @@ class PlainTowers:
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         from client.models.local import scheduled_rate, trained_arrays
 
-        model, trainer = self._prepared(membership)
+        model, trainer = self.prepared(membership)
         model.load(request.arrays)
         assert self._plan.towers is not None
         tower_round = request.server_round - self._plan.server_rounds
@@ -122,7 +122,7 @@ class PlainTowers:
         return self._mechanism.release("update", request.server_round, arrays)
 
     def finished(self, arrays: Arrays, membership: Membership) -> TwoTower:
-        model, trainer = self._prepared(membership)
+        model, trainer = self.prepared(membership)
         model.load(arrays)
         if model.private:
             try:
@@ -132,7 +132,8 @@ class PlainTowers:
                 _log.warning("the deep model's private variables stay as they were: their training broke down")
         return model
 
-    def _prepared(self, membership: Membership) -> tuple[TwoTower, LocalTrainer]:
+    def prepared(self, membership: Membership) -> tuple[TwoTower, LocalTrainer]:
+        """The platform's model and its trainer; made at the first call."""
         from client.models.local import LocalTrainer
 
         assert self._plan.towers is not None
@@ -191,8 +192,7 @@ class PrivateTowers:
         if self._computer is None:
             from client.models.private import GradientComputer
 
-            items = TowerItems.of(membership)
-            model = make_model(self._plan, self._data, membership, items)
+            model, _ = self._plain.prepared(membership)
             assert self._plan.towers is not None
             self._computer = GradientComputer(
                 model, self._data.train.select_items(columns), membership.shared_positions, self._plan.towers.training

@@ -7,7 +7,7 @@ from round to round.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,9 @@ from client.models.losses import bpr_losses, full_softmax_losses, softmax_losses
 from client.models.towers import TwoTower
 from common.config.towers import TowerTraining
 from common.errors import TrainingError
+from common.parameters import ITEM_ROWS
 from common.privacy.contribution import ReleasedArray
+from common.protocol import EXAMPLES, LOSS, ROW_POSITIONS, ROW_WEIGHTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,8 @@ class LocalTrainer:
         rows: int32 ``[m_own]``: the model's row of each own item.
         training: of the plan.
         rng: draws windows, batches, negatives.
+        variables: to train; all of the model's unless given. The others stay as they are.
+        beta_2: of Adam.
     """
 
     def __init__(
@@ -58,6 +62,9 @@ class LocalTrainer:
         rows: NDArray[np.int32],
         training: TowerTraining,
         rng: np.random.Generator,
+        *,
+        variables: Sequence[keras.Variable] | None = None,
+        beta_2: float = 0.98,
     ) -> None:
         self._model, self._matrix, self._rows, self._training = model, matrix, rows, training
         self._rng = rng
@@ -65,10 +72,10 @@ class LocalTrainer:
         place = np.full(model.n_items, -1, dtype=np.int32)
         place[rows] = np.arange(len(rows), dtype=np.int32)
         self._place = tf.constant(place)
-        self._variables = list(model.trainable_variables)
+        self._variables = list(model.trainable_variables if variables is None else variables)
         self._mean = float(matrix.values.mean()) if matrix.nnz and training.loss == "squared" else 0.0
         # Clipped by norm: one unlucky batch must not undo a round.
-        self._optimizer = keras.optimizers.Adam(training.learning_rate, beta_2=0.98, global_clipnorm=5.0)
+        self._optimizer = keras.optimizers.Adam(training.learning_rate, beta_2=beta_2, global_clipnorm=5.0)
         self._optimizer.build(self._variables)
         self._anchor = [tf.Variable(tf.convert_to_tensor(v), trainable=False) for v in model.shared.values()]
 
@@ -106,17 +113,12 @@ class LocalTrainer:
 
     def train_private(self, epochs: float = 5.0) -> LocalResult:
         """Train what is private (embeddings, profile weights, adapter, own rows); what is shared stays as it is."""
-        shared = {name: np.asarray(variable).copy() for name, variable in self._model.shared.items()}
-        private = list(self._model.trainable_variables)
-        kept = {id(variable) for variable in self._model.shared.values()}
-        trainer = LocalTrainer.__new__(LocalTrainer)
-        trainer.__dict__.update(self.__dict__)
-        trainer._variables = [variable for variable in private if id(variable) not in kept]
-        trainer._optimizer = keras.optimizers.Adam(self._training.learning_rate, global_clipnorm=5.0)
-        trainer._optimizer.build(trainer._variables)
-        result = trainer.train(epochs=epochs)
-        self._model.load(shared)
-        return result
+        shared = {id(variable) for variable in self._model.shared.values()}
+        private = [variable for variable in self._model.trainable_variables if id(variable) not in shared]
+        trainer = LocalTrainer(
+            self._model, self._matrix, self._rows, self._training, self._rng, variables=private, beta_2=0.999
+        )
+        return trainer.train(epochs=epochs)
 
     def _sound(self) -> bool:
         # The last step's loss is taken before its update.
@@ -219,14 +221,14 @@ def trained_arrays(model: TwoTower, result: LocalResult, own_shared: NDArray[np.
     weights = result.row_weights[own_shared]
     trained = np.flatnonzero(weights > 0).astype(np.int64)
     arrays: dict[str, Any] = {
-        "example_weight": np.array([float(result.examples)]),
-        "loss": np.array([result.loss]),
+        EXAMPLES: np.array([float(result.examples)]),
+        LOSS: np.array([result.loss]),
     }
     for name, value in values.items():
-        if name == "item_rows":
+        if name == ITEM_ROWS:
             arrays[name] = value[own_shared[trained]]
-            arrays["row_positions"] = trained
-            arrays["row_weights"] = weights[trained]
+            arrays[ROW_POSITIONS] = trained
+            arrays[ROW_WEIGHTS] = weights[trained]
         else:
             arrays[name] = value
     return arrays

@@ -28,9 +28,9 @@ from common.linalg import packed_size
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.minting import mint
 from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise
+from common.privacy.quantise import SHRINK
 from common.privacy.sampler import NoiseSource, SystemNoise, discrete_gaussian
 
-_SHRINK = 1 - 2.0**-30
 _BLOCK = 256
 _NOISE_BLOCK = 1 << 20
 _LARGEST_SUM_BITS = 62
@@ -155,7 +155,7 @@ class CooccurrenceMechanism:
         scales: NDArray[np.float64] = np.minimum(
             n**-self.config.user_weighting, self.config.privacy.history_norm / np.sqrt(n)
         )
-        return scales * _SHRINK
+        return scales * SHRINK
 
 
 def _parts(size: int) -> Iterator[slice]:

@@ -35,9 +35,9 @@ from common.privacy.contribution import ContributionKind, PrivatizedContribution
 from common.privacy.minting import mint
 from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise, ReleasePlan
 from common.privacy.postprocess import isometric_scale
+from common.privacy.quantise import SHRINK, toward_zero
 from common.privacy.sampler import NoiseSource, SystemNoise, discrete_gaussian
 
-_SHRINK = 1 - 2.0**-30
 _EXACT_FLOAT = 2.0**53
 _SMALLEST_WEIGHT = 1e-100
 """Squares of smaller item weights lose digits, and with them a user's weights their norm."""
@@ -101,9 +101,9 @@ class UserLevelMechanism:
         """
         lengths = _checked_lengths(indptr, indices, n_items)
         noise = self._plan.counts
-        per_user = _toward_zero(self._count_weights(lengths) / noise.grid_step)
+        per_user = toward_zero(self._count_weights(lengths) / noise.grid_step)
         sums = _exact_sums(indices, np.repeat(per_user, lengths), n_items)
-        users = len(lengths) * int(_SHRINK / noise.grid_step)
+        users = len(lengths) * int(SHRINK / noise.grid_step)
         arrays = {"counts": self._add_noise(np.append(sums, users), noise)}
         release = Release(kind="counts", mechanism="gaussian", noise_multiplier=noise.noise_multiplier)
         return self._contribution("counts", 0, arrays, {"counts": noise}, (release,))
@@ -146,7 +146,7 @@ class UserLevelMechanism:
         sums = {
             "item_vectors": entries.sums(factors.T, noise.item_vectors.grid_step),
             "user_gram": np.array(
-                [_toward_zero(column / noise.user_gram.grid_step).sum() for column in _gram_columns(factors)]
+                [toward_zero(column / noise.user_gram.grid_step).sum() for column in _gram_columns(factors)]
             ),
         }
         noises = {"item_vectors": noise.item_vectors, "user_gram": noise.user_gram}
@@ -159,11 +159,11 @@ class UserLevelMechanism:
     def _count_weights(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
         """min(1, √(K/n_u)) for each user."""
         limit = self._plan.parameters.max_count_contribution
-        return np.minimum(1.0, np.sqrt(limit / np.maximum(lengths, 1))) * _SHRINK
+        return np.minimum(1.0, np.sqrt(limit / np.maximum(lengths, 1))) * SHRINK
 
     def _clip(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
         """Rows scaled to an L2 norm of at most Γ."""
-        clip_norm = self._plan.parameters.clip_norm * _SHRINK
+        clip_norm = self._plan.parameters.clip_norm * SHRINK
         norms = np.linalg.norm(factors, axis=1, keepdims=True)
         return np.asarray(factors * np.minimum(1.0, clip_norm / np.maximum(norms, np.finfo(np.float64).tiny)))
 
@@ -175,7 +175,7 @@ class UserLevelMechanism:
         raw = item_weights[indices]
         totals = np.bincount(users, weights=raw * raw, minlength=len(lengths))
         scale = np.zeros(len(lengths))
-        norm = math.sqrt(self._plan.parameters.weight_total) * _SHRINK
+        norm = math.sqrt(self._plan.parameters.weight_total) * SHRINK
         np.divide(norm, np.sqrt(totals), out=scale, where=totals > 0)
         kept = raw > 0
         users = users[kept]
@@ -224,7 +224,7 @@ class _WeightedEntries:
         ``columns`` are the columns of the users' rows, float64 ``[n]`` each: one at a time, to hold memory at O(nnz).
         """
         summed = (
-            _exact_sums(self.items, _toward_zero(self.weights * (column / grid_step)[self.users]), self.n_items)
+            _exact_sums(self.items, toward_zero(self.weights * (column / grid_step)[self.users]), self.n_items)
             for column in columns
         )
         return np.stack(list(summed), axis=1)
@@ -244,10 +244,6 @@ def _exact_sums(indices: NDArray[np.int32], steps: NDArray[np.int64], n_items: i
         np.add.at(sums, indices, steps)
         return sums
     return np.bincount(indices, weights=steps, minlength=n_items).astype(np.int64)
-
-
-def _toward_zero(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    return values.astype(np.int64)
 
 
 def _checked_lengths(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_items: int) -> NDArray[np.int64]:

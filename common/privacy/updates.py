@@ -25,9 +25,9 @@ from common.parameters import SharedVariable
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.minting import mint
 from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise
+from common.privacy.quantise import SHRINK, toward_zero
 from common.privacy.sampler import NoiseSource, SystemNoise, bernoulli, discrete_gaussian
 
-_SHRINK = 1 - 2.0**-30
 UPDATE = "update"
 
 
@@ -222,15 +222,11 @@ class UpdateMechanism:
         # A gradient that broke down says nothing; that it did must not show, so the user simply adds zero.
         sound = np.isfinite(squares)
         norms = np.sqrt(np.where(sound, squares, 1.0))
-        clip = self.plan.noise.sensitivity * _SHRINK
+        clip = self.plan.noise.sensitivity * SHRINK
         scale = np.where(sound, clip / np.maximum(norms, clip), 0.0)
         scale = scale / self.plan.noise.grid_step
         dense[~sound], rows[~sound] = 0.0, 0.0
-        return _toward_zero(dense * scale[:, None]), _toward_zero(rows * scale[:, None, None])
-
-
-def _toward_zero(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.trunc(values).astype(np.int64)
+        return toward_zero(dense * scale[:, None]), toward_zero(rows * scale[:, None, None])
 
 
 def _check_form(part: UserGradients, layout: UpdateLayout) -> None:

@@ -23,6 +23,7 @@ from client.training.fit import fit
 from client.training.tuning import SearchSpace, tune_local
 from common.config.model import FactorizationConfig
 from common.config.towers import EncoderConfig, SequenceConfig, TowerConfig, TowerTraining
+from common.parameters import tower_variables
 from simulations.bench.als import load_ml1m
 from simulations.bench.sequence import SEQUENCE
 
@@ -253,7 +254,7 @@ def step_time(data: Path, *, steps: int = 5, pairs: int = 3) -> dict[str, Any]:
     plan = UpdatePlan.of(
         epsilon=1, delta=1e-5, clip_norm=1, noise_multiplier=1, sampling_rate=1, rounds=10**6, shares=1, masked=False
     )
-    layout, mechanism = UpdateLayout(_variables(config), matrix.n_items), UpdateMechanism(plan)
+    layout, mechanism = UpdateLayout(tower_variables(config), matrix.n_items), UpdateMechanism(plan)
     windows = training_windows(matrix, config.sequence.length, every, np.random.default_rng(0))
 
     def private_step() -> None:
@@ -277,12 +278,6 @@ def step_time(data: Path, *, steps: int = 5, pairs: int = 3) -> dict[str, Any]:
         "ours / fit": float(np.median([f["ours"] / f["keras fit"] for f in found])),
         "private / fit": float(np.median([f["private"] / f["keras fit"] for f in found])),
     }
-
-
-def _variables(config: TowerConfig) -> Any:
-    from common.parameters import tower_variables
-
-    return tower_variables(config)
 
 
 if __name__ == "__main__":

@@ -237,14 +237,14 @@ def test_a_platform_whose_training_breaks_down_is_named_and_the_others_go_on(tmp
     plan = deep_plan(**PLAIN, training={"rounds": 2, "learning_rate": 5.0})
     agents, platforms = updates_of(plan, tmp_path)
     broken: Any = agents_of({"platform-1": platforms["platform-1"]}, plan, tmp_path / "other")[0]
-    prepared = broken._towers._prepared
+    prepared = broken._towers.prepared
 
     def with_a_wild_rate(membership: Any) -> Any:
         model, trainer = prepared(membership)
         trainer._sound = lambda: False
         return model, trainer
 
-    broken._towers._prepared = with_a_wild_rate
+    broken._towers.prepared = with_a_wild_rate
     broken._tower_model = lambda arrays, membership: None
     state = federate([broken if agent.name == "platform-1" else agent for agent in agents], plan, tmp_path).state
     for record in deep_rounds(state):

@@ -220,4 +220,5 @@ def _explanation(reply: pb.ExplainReply) -> Explanation:
         popularity=reply.popularity,
         decided_by=reply.decided_by,
         models={share.model: ModelShare(share.weight, share.amount) for share in reply.models},
+        attributes=dict(reply.attributes),
     )

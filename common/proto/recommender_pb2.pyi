@@ -401,7 +401,7 @@ class ModelShare(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """"local", "shared", "anchored" or "popularity"."""
+    """"local", "shared", "anchored", "towers", "attributes" or "popularity"."""
     weight: _builtins.float
     """Its weight in the score: w of z(local) + w z(shared); beta of log popularity."""
     amount: _builtins.float
@@ -425,6 +425,26 @@ Global___ModelShare: _TypeAlias = ModelShare  # noqa: Y015
 class ExplainReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ITEM_KEY_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
@@ -435,6 +455,7 @@ class ExplainReply(_message.Message):
     DECIDED_BY_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     item_key: _builtins.str
     title: _builtins.str
     score: _builtins.float
@@ -442,11 +463,11 @@ class ExplainReply(_message.Message):
     others: _builtins.float
     """Sum of the contributions beyond `limit`."""
     item_bias: _builtins.float
-    """The item's own bias (explicit feedback)."""
+    """What the item adds by itself: its bias (explicit feedback), its attributes and own row (deep model)."""
     popularity: _builtins.float
     """The part of popularity."""
     decided_by: _builtins.str
-    """"local", "shared", "blend", "anchored" or "popularity"."""
+    """"local", "shared", "blend", "anchored", "towers", "popularity", or "tower_blend": the deep model beside another."""
     @_builtins.property
     def contributions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contribution]:
         """Largest absolute amount first."""
@@ -455,6 +476,10 @@ class ExplainReply(_message.Message):
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelShare]: ...
     @_builtins.property
     def model(self) -> Global___ModelVersion: ...
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """The deep model's share of `item_bias` by attribute of the item; "id" is the item's own row. Empty without one."""
+
     def __init__(
         self,
         *,
@@ -468,10 +493,11 @@ class ExplainReply(_message.Message):
         decided_by: _builtins.str = ...,
         models: _abc.Iterable[Global___ModelShare] | None = ...,
         model: Global___ModelVersion | None = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contributions", b"contributions", "decided_by", b"decided_by", "item_bias", b"item_bias", "item_key", b"item_key", "model", b"model", "models", b"models", "others", b"others", "popularity", b"popularity", "score", b"score", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "contributions", b"contributions", "decided_by", b"decided_by", "item_bias", b"item_bias", "item_key", b"item_key", "model", b"model", "models", b"models", "others", b"others", "popularity", b"popularity", "score", b"score", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

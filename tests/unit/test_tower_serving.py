@@ -17,6 +17,8 @@ from client.platform_model import PlatformModel
 from client.recommend.feedback import Event
 from client.recommend.recommender import Recommender
 from client.recommend.scorer import z
+from client.recommender_client import RecommenderClient
+from client.serving_service import serve_recommender
 from client.store import PlatformStore
 from client.tower_model import TowerModel
 from common.config.towers import EncoderConfig, TowerConfig
@@ -239,6 +241,20 @@ def test_contributions_sum_to_the_score(verdict: str, kind: str) -> None:
         sizes = sum(abs(part.amount) for part in why.contributions) + sum(map(abs, why.attributes.values()))
         assert sum(why.attributes.values()) == pytest.approx(why.item_bias, abs=0.01 * sizes)
         assert "towers" in why.models
+
+
+def test_the_service_tells_the_share_of_each_attribute(tmp_path: Path) -> None:
+    model = platform("tower_blend")
+    PlatformStore(tmp_path).commit(model)
+    recommender = Recommender(model)
+    history = recommender.history_of("user-2")
+    keys = (model.own.keys[4], model.vocabulary.keys[int(np.flatnonzero(model.foreign)[0])])
+    with serve_recommender(tmp_path, port=0) as server, RecommenderClient(server.target, timeout=60) as client:
+        for key in keys:
+            told, expected = client.explain("user-2", key), recommender.explain(history, key)
+            assert told.attributes == pytest.approx(expected.attributes, rel=1e-6)
+            assert {"title", "genres"} <= told.attributes.keys()
+            assert any(told.attributes.values())
 
 
 def test_the_mean_of_a_history_is_explained_as_by_hand() -> None:

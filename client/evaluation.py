@@ -1,7 +1,7 @@
-"""Scores of held-out interactions on one platform, and the verdict on which model serves.
+"""Scores of held-out interactions on one platform.
 
 Nothing here trains or tunes: scorers come in ready, held-out slices are looked at only to judge them. Verdict and blend
-weights belong on a validation slice, the figures that are reported on another that neither of them saw.
+weights (:mod:`client.verdict`) belong on a validation slice, the figures that are reported on another that neither saw.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from client.recommend.topk import block_rows, top_k
 from common.errors import ConfigError, ContractError
-from common.metrics import METRICS, Judgement, PairedInterval, judge, mae, paired_bootstrap, per_user_metrics, rmse
+from common.metrics import METRICS, Judgement, judge, mae, per_user_metrics, rmse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -134,78 +134,6 @@ def evaluate_ratings(scorer: Scorer, held_out: EvaluationSlice) -> RatingErrors:
     ratings = np.concatenate(actual)
     guesses = np.concatenate(predicted)
     return RatingErrors(rmse(guesses, ratings), mae(guesses, ratings), len(ratings))
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A way to rank, as the verdict sees it: its name, its blend weight if it has one, and its validation metrics."""
-
-    name: str
-    weight: float | None
-    metrics: PerUserMetrics
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Which ranking a platform serves, and why.
-
-    Attributes:
-        name: ``local`` or the name of the candidate chosen.
-        weight: the candidate's blend weight; None without one.
-        metric: what was compared.
-        local_mean: mean of the metric over validation users, local.
-        chosen_mean: the same of the chosen ranking.
-        interval: paired bootstrap of chosen − local; all zero for ``local``.
-    """
-
-    name: str
-    weight: float | None
-    metric: str
-    local_mean: float
-    chosen_mean: float
-    interval: PairedInterval
-
-
-def choose_verdict(
-    local: PerUserMetrics,
-    candidates: Sequence[Candidate],
-    *,
-    metric: str,
-    rng: np.random.Generator,
-    level: float = 0.95,
-) -> Verdict:
-    """The candidate with the highest mean among those whose gain over local is sure; ``local`` where there is none.
-
-    A gain is sure where the lower end of the paired bootstrap interval of candidate − local exceeds 0. The shared model
-    needs a reason: in doubt, and without validation users, the platform keeps its own.
-
-    Args:
-        local: the platform's own model on the validation slice.
-        candidates: other rankings on the same slice; of equal means the first is taken.
-        metric: a name in all of them, such as ``ndcg@10``.
-        rng: where the resampled users come from.
-        level: coverage of the two-sided interval.
-
-    Raises:
-        ContractError: the metric is missing or the users are not the same.
-    """
-    for name, other in [("local", local), *((c.name, c.metrics) for c in candidates)]:
-        if metric not in other.values:
-            raise ContractError(f"{name} has no {metric}; evaluate every candidate with the verdict's metric")
-        if not np.array_equal(other.users, local.users):
-            raise ContractError(f"{name} was evaluated on other users than local; use one validation slice for all")
-    own = local.values[metric]
-    own_mean = float(own.mean()) if len(own) else 0.0
-    verdict = Verdict("local", None, metric, own_mean, own_mean, PairedInterval(0.0, 0.0, 0.0))
-    if len(own) == 0:
-        return verdict
-    for candidate in candidates:
-        values = candidate.metrics.values[metric]
-        interval = paired_bootstrap(values, own, rng, level=level)
-        if interval.lower > 0 and interval.mean > verdict.interval.mean:
-            mean = float(values.mean())
-            verdict = Verdict(candidate.name, candidate.weight, metric, own_mean, mean, interval)
-    return verdict
 
 
 def gap_closed(cross: float | None, popularity: float | None, ceiling: float | None) -> float | None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.recommend.attribute_transfer import AttributeTransferScorer
 from client.recommend.fold_in import FoldIn
+from client.recommend.ranking import RankedScorer, Ranker
 from client.recommend.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer, SumScorer
 from client.tower_model import TowerModel
 from common.config.model import FactorizationConfig
@@ -50,7 +51,7 @@ class OwnVerdict:
     """Which model ranks the platform's own items, chosen on its validation users.
 
     Attributes:
-        name: ``local``, ``shared``, ``blend``, ``anchored``, ``towers`` or ``tower_blend``.
+        name: ``local``, ``shared``, ``blend``, ``anchored``, ``towers``, ``tower_blend`` or ``ranker``.
         weight: w of ``blend``: z(local) + w·z(shared); of ``tower_blend``: z(local) + w·z(towers).
         metric: what was compared.
         local_mean, chosen_mean: of the metric on the validation users.
@@ -89,6 +90,7 @@ class PlatformModel:
         tower_weight: γ, weight of its standardised scores in cross-platform scores.
         attributes: places items among the platform's own tastes by what is publicly known of them, or None.
         attribute_weight: α, weight of its standardised scores in cross-platform scores.
+        ranker: orders the best own items of all models anew, or None.
     """
 
     platform: str
@@ -110,6 +112,16 @@ class PlatformModel:
     tower_weight: float = 0.0
     attributes: AttributeTransferScorer | None = None
     attribute_weight: float = 0.0
+    ranker: Ranker | None = None
+
+    def has(self, name: str) -> bool:
+        """Whether there is a model of that name to rank own items by."""
+        absent = {
+            "shared": not (self.own_positions >= 0).any(),
+            "anchored": self.anchored is None,
+            "towers": self.towers is None,
+        }
+        return not absent.get(name, False)
 
     @property
     def foreign(self) -> NDArray[np.bool_]:
@@ -117,12 +129,14 @@ class PlatformModel:
         return foreign_items(self.own_positions, len(self.owners))
 
     def own_scorer(self, name: str | None = None, weight: float | None = None) -> Scorer:
-        """Ranks the own items by ``local``, ``shared``, ``anchored``, ``blend``, ``towers`` or ``tower_blend``.
+        """Ranks the own items by a model of :class:`OwnVerdict`.
 
         By the verdict unless named.
         """
         if name is None:
             name, weight = self.verdict.name, self.verdict.weight
+        if name == "ranker" and self.ranker is not None:
+            return RankedScorer(self.ranker, tuple(self.own_scorer(part) for part in self.ranker.parts))
         local = FoldIn(self.local.item_parameters, self.local.config, self.local.value_mean)
         if name == "local":
             return local

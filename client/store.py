@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
 from client.recommend.attribute_transfer import AttributeTransferScorer
+from client.recommend.ranking import Ranker
 from client.tower_model import TowerModel
 from common.config.model import FactorizationConfig
 from common.config.towers import TowerConfig
@@ -28,6 +29,7 @@ from common.files import archive, read_archive, sync_folder, write_atomically
 
 FORMAT: Final = 1
 _MODELS: Final = ("shared", "local", "anchored")
+_RANKER: Final = "ranker_"
 
 
 class PlatformStore:
@@ -146,6 +148,7 @@ def _write(folder: Path, model: PlatformModel) -> None:
         **{f"{name}_parameters": part.item_parameters for name, part in models.items()},
         **({} if model.towers is None else _tower_arrays(model.towers)),
         **({} if model.attributes is None else _attribute_arrays(model.attributes)),
+        **({} if model.ranker is None else {f"{_RANKER}{name}": part for name, part in model.ranker.arrays().items()}),
     }
     write_atomically(folder / "arrays.npz", archive(arrays))
     write_atomically(folder / "manifest.json", json.dumps(manifest, ensure_ascii=False).encode())
@@ -183,6 +186,7 @@ def _model_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Plat
         tower_weight=manifest.get("tower_weight", 0.0),
         attributes=_attributes_of(arrays),
         attribute_weight=manifest.get("attribute_weight", 0.0),
+        ranker=_ranker_of(arrays),
     )
 
 
@@ -222,6 +226,11 @@ def _attributes_of(arrays: dict[str, NDArray[Any]]) -> AttributeTransferScorer |
     if "attribute_tastes" not in arrays:
         return None
     return AttributeTransferScorer(arrays["attribute_tastes"], arrays["attribute_items"])
+
+
+def _ranker_of(arrays: dict[str, NDArray[Any]]) -> Ranker | None:
+    found = {name.removeprefix(_RANKER): part for name, part in arrays.items() if name.startswith(_RANKER)}
+    return Ranker.of_arrays(found) if found else None
 
 
 def _descriptions(part: dict[str, Any]) -> ItemDescriptions:

@@ -21,8 +21,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from client.evaluation import evaluate
-from client.personalize import RATING_METRIC, rating_accuracy
 from client.platform_model import SharedOnOwn
+from client.verdict import RATING_METRIC, rating_accuracy
 from common.config.loader import parse_model
 from common.errors import ConfigError, CrossfedError, PrivacyError
 from common.files import write_atomically

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from common.config.base import FrozenModel
+from common.config.ranker import RankerConfig
 
 
 class CatalogueConfig(FrozenModel):
@@ -45,6 +46,8 @@ class PersonalizationConfig(FrozenModel):
     constant (:func:`shipped_weights`)."""
     beta: Annotated[float, Field(ge=0)] | None = None
     """β: weight of log popularity in cross-platform scores; null: the shipped constant (:func:`shipped_weights`)."""
+    ranker: RankerConfig = RankerConfig()
+    """The ranking stage; the verdict decides whether it serves."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seeds local training; the platform's name is mixed in."""
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from client import evaluation
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice
-from client.evaluation import Candidate, PerUserMetrics, choose_verdict, evaluate, evaluate_ratings, gap_closed
+from client.evaluation import PerUserMetrics, evaluate, evaluate_ratings, gap_closed
 from client.recommend.scorer import PopularityScorer
 from client.recommend.topk import top_k
+from client.verdict import Candidate, choose_verdict
 from common.errors import ConfigError, ContractError
 from common.metrics import METRICS
 

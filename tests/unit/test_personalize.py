@@ -7,9 +7,10 @@ import pytest
 
 from client.data.split import EvaluationSlice
 from client.data.training import TrainingData
-from client.personalize import FederationView, Personalizer, describe, rating_accuracy
+from client.personalize import FederationView, Personalizer, describe
 from client.platform_model import FactorModel, ItemDescriptions
 from client.recommend.fold_in import FoldIn
+from client.verdict import rating_accuracy
 from common.config.model import FactorizationConfig
 from common.config.platform import PersonalizationConfig
 from tests.support import MODEL, held_out_last, matrix, no_slice, training_data

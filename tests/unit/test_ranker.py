@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice, random_per_user
 from client.evaluation import evaluate
-from client.models.ranker import RankedItems, Ranker
+from client.models.ranker import _network, fit_ranker
+from client.recommend.ranking import RankedItems, RankedScorer, Ranker
 from client.recommend.scorer import z
 from common.config.ranker import RankerConfig
-from common.errors import ContractError, DataError, StoreError
+from common.errors import ContractError, DataError
 from tests.support import matrix
 
 N, M = 400, 60
@@ -64,15 +65,19 @@ def world() -> World:
 
 
 @pytest.fixture(scope="module")
-def ranker(world: World) -> Ranker:
-    return Ranker.fit(world.scorers, world.train, world.items, CONFIG)
+def ranker(world: World) -> RankedScorer:
+    return fit_ranker(named(world.scorers), world.train, world.items, CONFIG)
 
 
-def ndcg(scorer: Ranker | Blend | Fixed, world: World) -> NDArray[np.float64]:
+def named(scorers: tuple[Fixed, ...]) -> dict[str, Fixed]:
+    return {f"scorer {place}": scorer for place, scorer in enumerate(scorers)}
+
+
+def ndcg(scorer: RankedScorer | Blend | Fixed, world: World) -> NDArray[np.float64]:
     return evaluate(scorer, world.test, metrics=("ndcg@10",), depth=20).values["ndcg@10"]
 
 
-def test_it_beats_the_blend_and_either_scorer_where_features_interact(ranker: Ranker, world: World) -> None:
+def test_it_beats_the_blend_and_either_scorer_where_features_interact(ranker: RankedScorer, world: World) -> None:
     gain = ndcg(ranker, world) - ndcg(Blend(world.scorers), world)
     assert gain.mean() > 4 * gain.std() / np.sqrt(len(gain))
     assert gain.mean() > 0.05
@@ -80,7 +85,7 @@ def test_it_beats_the_blend_and_either_scorer_where_features_interact(ranker: Ra
         assert ndcg(ranker, world).mean() > ndcg(scorer, world).mean() + 0.05
 
 
-def test_its_probabilities_are_how_often_users_choose(ranker: Ranker, world: World) -> None:
+def test_its_probabilities_are_how_often_users_choose(ranker: RankedScorer, world: World) -> None:
     """On interactions that were kept from it, with a history thinned as in training."""
     rng = np.random.default_rng(9)
     split = random_per_user(world.train, rng=rng, test_share=CONFIG.withheld, validation_users_share=0.0).test
@@ -95,7 +100,7 @@ def test_its_probabilities_are_how_often_users_choose(ranker: Ranker, world: Wor
         assert abs(p[part].mean() - y[part].mean()) < 0.25 * y[part].mean() + sampling
 
 
-def test_items_that_are_no_candidates_keep_the_blends_order_below(ranker: Ranker, world: World) -> None:
+def test_items_that_are_no_candidates_keep_the_blends_order_below(ranker: RankedScorer, world: World) -> None:
     users = np.arange(20)
     scores, base = ranker.scores(world.train, users), Blend(world.scorers).scores(world.train, users)
     items, probabilities = ranker.probabilities(world.train, users)
@@ -107,7 +112,7 @@ def test_items_that_are_no_candidates_keep_the_blends_order_below(ranker: Ranker
         assert not np.isin(items[row], world.train.row(int(user))).any()
 
 
-def test_candidates_hold_the_best_of_every_scorer(ranker: Ranker, world: World) -> None:
+def test_candidates_hold_the_best_of_every_scorer(ranker: RankedScorer, world: World) -> None:
     nobody = world.train.select_entries(np.zeros(world.train.nnz, dtype=bool))
     items, _ = ranker.probabilities(nobody, np.arange(N))
     for scorer in world.scorers:
@@ -115,26 +120,48 @@ def test_candidates_hold_the_best_of_every_scorer(ranker: Ranker, world: World) 
         assert all(np.isin(best[u], items[u]).all() for u in range(N))
 
 
-def test_a_ranker_that_was_saved_scores_alike(ranker: Ranker, world: World, tmp_path: Path) -> None:
-    ranker.save(tmp_path / "ranker.npz")
-    again = Ranker.load(tmp_path / "ranker.npz", world.scorers)
+def test_a_ranker_that_was_kept_as_arrays_scores_alike(ranker: RankedScorer, world: World, tmp_path: Path) -> None:
+    np.savez(tmp_path / "kept.npz", **ranker.ranker.arrays())
+    with np.load(tmp_path / "kept.npz") as arrays:
+        again = RankedScorer(Ranker.of_arrays(arrays), world.scorers)
     users = np.arange(10)
-    np.testing.assert_allclose(again.scores(world.train, users), ranker.scores(world.train, users), rtol=1e-6)
+    np.testing.assert_array_equal(again.scores(world.train, users), ranker.scores(world.train, users))
+    assert again.ranker.parts == ("scorer 0", "scorer 1")
     with pytest.raises(ContractError, match="candidates of 2 scorers, here are 1"):
-        Ranker.load(tmp_path / "ranker.npz", world.scorers[:1])
-    (tmp_path / "ranker.npz").write_bytes(b"spoilt")
-    with pytest.raises(StoreError):
-        Ranker.load(tmp_path / "ranker.npz", world.scorers)
+        RankedScorer(ranker.ranker, world.scorers[:1])
 
 
-def test_histories_of_no_item_and_of_every_item_are_scored(ranker: Ranker, world: World) -> None:
+def test_the_numpy_network_is_the_keras_network() -> None:
+    rng = np.random.default_rng(2)
+    network, crosses, head = _network(7, CONFIG)
+    weights = [layer.get_weights() for layer in crosses]
+    plain = Ranker(
+        config=CONFIG,
+        parts=("one",),
+        items=RankedItems.of(np.ones(3), [()] * 3, 2),
+        latest=0,
+        span=1,
+        mean=np.zeros(7, dtype=np.float32),
+        scale=np.ones(7, dtype=np.float32),
+        kernels=np.stack([w for w, _ in weights]),
+        biases=np.stack([b for _, b in weights]),
+        head=head.get_weights()[0][:, 0],
+        head_bias=float(head.get_weights()[1][0]),
+    )
+    features = rng.normal(size=(5, 4, 7)).astype(np.float32)
+    np.testing.assert_allclose(
+        plain.raw(features), np.asarray(network(features.reshape(-1, 7))).reshape(5, 4), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_histories_of_no_item_and_of_every_item_are_scored(ranker: RankedScorer, world: World) -> None:
     scores = ranker.scores(matrix([[], list(range(M))], M), np.array([0, 1]))
     assert np.isfinite(scores).all()
 
 
 def test_too_few_users_are_refused(world: World) -> None:
     with pytest.raises(DataError, match="leave it out"):
-        Ranker.fit(world.scorers, matrix([[0], [1]], M), world.items, CONFIG)
+        fit_ranker(named(world.scorers), matrix([[0], [1]], M), world.items, CONFIG)
 
 
 def test_genres_are_hashed_alike_whatever_their_case_and_noise_below_nought_counts_as_nought() -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,10 +12,12 @@ from hypothesis import strategies as st
 from client.data.dataset import ItemTable, UserItemMatrix
 from client.data.split import random_per_user
 from client.data.training import TrainingData
-from client.evaluation import Candidate, PerUserMetrics, choose_verdict, evaluate
-from client.personalize import FederationView, Personalizer, _only_users, _Trials
+from client.evaluation import PerUserMetrics, evaluate
+from client.own_models import Trials
+from client.personalize import FederationView, Personalizer
 from client.platform_model import FactorModel, ItemDescriptions
 from client.recommend.scorer import PopularityScorer
+from client.verdict import Candidate, choose_verdict, only_users
 from common.config.model import FactorizationConfig
 from common.config.platform import PersonalizationConfig
 
@@ -56,9 +61,18 @@ def view_of(data: TrainingData, factors: np.ndarray, *, private: bool = False) -
     )
 
 
-def trials_of(values: np.ndarray) -> _Trials:
-    rows = iter(values)
-    trials = _Trials(lambda scorer: PerUserMetrics(np.arange(values.shape[1]), {"ndcg@10": next(rows)}, None))
+@dataclass
+class Told:
+    """Stands for the validation users: says what it was told, candidate by candidate."""
+
+    rows: Iterator[np.ndarray]
+
+    def values(self, scorer: object, *, alone: bool) -> np.ndarray:
+        return next(self.rows)
+
+
+def trials_of(values: np.ndarray) -> Trials:
+    trials = Trials(Told(iter(values)))
     for _ in values:
         trials(np.zeros((1, 1), dtype=np.float32), np.zeros((1, 1), dtype=np.float32))
     return trials
@@ -102,7 +116,7 @@ def test_one_validation_user_and_none_are_no_errors() -> None:
 def test_the_validation_users_rows_alone_measure_the_same() -> None:
     data = training_data(np.random.default_rng(3))
     scorer = PopularityScorer(data.train.item_counts())
-    whole, alone = evaluate(scorer, data.validation), evaluate(scorer, _only_users(data.validation))
+    whole, alone = evaluate(scorer, data.validation), evaluate(scorer, only_users(data.validation))
     for name, values in whole.values.items():
         np.testing.assert_array_equal(values, alone.values[name])
 

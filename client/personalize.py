@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from client.data.training import TrainingData
 from client.elsewhere import Elsewhere
 from client.own_models import OwnModels, TunedModel
-from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
+from client.platform_model import OWN_MODELS, FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
 from client.recommend.ranking import RankedItems
 from client.recommend.scorer import BlendScorer, Scorer
 from client.tower_model import TowerModel
@@ -117,7 +117,7 @@ class Personalizer:
         """With the ranking stage trained over every model there is; without it where there is too little to train on."""
         from client.models.ranker import fit_ranker
 
-        names = [name for name in ("local", "shared", "anchored", "towers") if model.has(name)]
+        names = [name for name in OWN_MODELS if model.has(name)]
         genres = RankedItems.of(
             model.histories.item_counts(), model.own.genres, buckets=self._config.ranker.genre_buckets
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from client.recommend.ranking import RankedScorer, Ranker
 from client.recommend.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer, SumScorer
 from client.tower_model import TowerModel
 from common.config.model import FactorizationConfig
+
+OWN_MODELS: Final = ("local", "shared", "anchored", "towers")
+"""What may rank a platform's own items by itself, in the order in which they are put together."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -79,8 +79,9 @@ class Explanation:
         others: sum of the contributions that are not listed.
         item_bias: what the item adds by itself: its bias (explicit feedback), its attributes and own row (deep model).
         popularity: the part of popularity.
-        decided_by: ``local``, ``shared``, ``blend``, ``anchored``, ``towers``, ``popularity``, or ``tower_blend``: the deep
-            model beside the platform's own, and for other platforms' items beside the shared one.
+        decided_by: ``local``, ``shared``, ``blend``, ``anchored``, ``towers``, ``ranker``, ``popularity``, or
+            ``tower_blend``: the deep model beside the platform's own, and for other platforms' items beside the shared one.
+            What the ``ranker`` moved an item by, in a list without filters, is part of its ``item_bias``.
         models: share of each model that took part.
         attributes: the deep model's share of ``item_bias`` by attribute; ``id`` is the item's own row.
     """

@@ -143,7 +143,10 @@ class LinearScope:
         """
         factors = [part.factor(columns, values, user) for part in self.parts]
         scales = np.array(
-            [part.weight * self._inverse(u, s) for part, u, s in zip(self.parts, factors, self.slices, strict=True)]
+            [
+                part.weight * self.inverse_deviation(u, s)
+                for part, u, s in zip(self.parts, factors, self.slices, strict=True)
+            ]
         )
         vector = np.zeros(self.items.shape[1])
         for factor, scale, where in zip(factors, scales, self.slices, strict=True):
@@ -151,14 +154,14 @@ class LinearScope:
         if self.has_popularity:
             if len(self.parts) > 1:
                 # As CrossScorer: popularity is added to the blend brought to deviation 1.
-                inner = self._inverse(vector[:-1], slice(0, -1))
+                inner = self.inverse_deviation(vector[:-1], slice(0, -1))
                 vector, scales = vector * inner, scales * inner
             vector[-1] = self.beta
-        whole = self._inverse(vector, slice(None))
+        whole = self.inverse_deviation(vector, slice(None))
         vector *= whole
         return Query(vector.astype(np.float32), -float(vector @ self.mean), scales * whole, self.beta * whole)
 
-    def _inverse(self, vector: NDArray[np.float64], where: slice) -> float:
+    def inverse_deviation(self, vector: NDArray[np.float64], where: slice) -> float:
         """1 / standard deviation of ``items[:, where] @ vector``; 0 where these are all the same."""
         deviation = np.sqrt(max(float(vector @ self.covariance[where, where] @ vector), 0.0))
         return 0.0 if deviation <= _FLAT * abs(float(vector @ self.mean[where])) else 1.0 / deviation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +24,7 @@ from client.recommend.explain import ScoreShares, explain_score
 from client.recommend.feedback import Event
 from client.recommend.index import best_of
 from client.recommend.linear import Query
+from client.recommend.ranking import UserContext
 from client.recommend.scopes import ItemScope, cross_scope, own_scope, shared_fold_in
 from client.recommend.similar import ItemSimilarity
 from common.config.serving import EXACT_UP_TO
@@ -40,12 +42,14 @@ class History:
         values: float32 ``[n]``: weights or ratings.
         elsewhere: int32 ``[e]``: rows of the cross scope; they are not recommended again, and move no factor.
         user: row of the model's user that it belongs to; None: of nobody that the model knows.
+        newest: time of the newest entry; NaN where there is none or its time means nothing.
     """
 
     columns: NDArray[np.int32]
     values: NDArray[np.float32]
     elsewhere: NDArray[np.int32]
     user: int | None = None
+    newest: float = math.nan
 
 
 class PreparedHistory:
@@ -60,6 +64,12 @@ class PreparedHistory:
         self.history = history
         self._scopes = {"own": own, "cross": cross}
         self._queries: dict[str, Query] = {}
+
+    @cached_property
+    def context(self) -> UserContext | None:
+        """What a ranking stage of own items asks; None without one."""
+        stage = self._scopes["own"].stage
+        return None if stage is None else stage.context(self.history.columns, self.history.newest)
 
     def query(self, scope: str) -> Query:
         """The history's side of a scope's linear form."""
@@ -123,7 +133,7 @@ class Recommender:
         """A history from item keys and values, oldest first, and the keys that the model does not know."""
         events = [Event(item_key=key, value=value, time=place) for place, (key, value) in enumerate(items)]
         ignored = tuple(event.item_key for event in events if not self.knows_item(event.item_key))
-        return self._with_events(slice(0, 0), events), ignored
+        return replace(self._with_events(slice(0, 0), events), newest=math.nan), ignored
 
     def prepare(self, history: History) -> PreparedHistory:
         return PreparedHistory(history, self.own, self.cross)
@@ -163,7 +173,9 @@ class Recommender:
             if scope in (name, "all") and len(items.linear):
                 allowed = items.attributes.mask(wanted)
                 excluded = seen if exclude_seen else None
-                found = items.best(prepared.query(name), k, excluded=excluded, allowed=allowed)
+                found = items.best(
+                    prepared.query(name), k, excluded=excluded, allowed=allowed, context=prepared.context
+                )
                 chosen += [items.listed(row, score) for row, score in found]
         return sorted(chosen, key=lambda item: -item.score)[:k]
 
@@ -200,18 +212,31 @@ class Recommender:
             for column, amount in zip(history.columns[largest], shares.contributions[largest], strict=True)
         )
         popularity, decided_by, models = _decision(scope, row, shares)
+        moved = self._moved_by_ranking(history, own, popularity + float(shares.by_part.sum()))
+        if scope is self.own and scope.stage is not None:
+            models = {**models, "ranker": ModelShare(1.0, moved)}
         return Explanation(
             key=key,
             title=scope.items.titles[row],
-            score=float(shares.by_part.sum()) + popularity,
+            score=float(shares.by_part.sum()) + popularity + moved,
             contributions=listed,
             others=float(shares.contributions.sum() - sum(item.amount for item in listed)),
-            item_bias=shares.item_bias,
+            item_bias=shares.item_bias + moved,
             popularity=popularity,
             decided_by=decided_by,
             models=models,
             attributes=shares.attributes,
         )
+
+    def _moved_by_ranking(self, history: History, own: int, blended: float) -> float:
+        """What the ranking stage adds to an own item's score in a list without filters; 0 without a stage."""
+        stage, prepared = self.own.stage, self.prepare(history)
+        if stage is None or own < 0 or prepared.context is None or own in history.columns:
+            return 0.0
+        count = stage.ranker.config.candidates
+        query = prepared.query("own")
+        listed = self.own.best(query, count, excluded=history.columns, allowed=None, context=prepared.context)
+        return dict(listed).get(own, blended) - blended
 
     def _place(self, key: str) -> tuple[int, int]:
         """Own column and row in the cross scope; −1 for the one that it has not."""
@@ -233,7 +258,8 @@ class Recommender:
         _, newest = np.unique(columns[order], return_index=True)
         kept = order[np.sort(newest)][::-1]
         elsewhere = {self.cross.rows[event.item_key] for event in events if event.item_key in self.cross.rows}
-        return History(columns[kept], values[kept], np.array(sorted(elsewhere), dtype=np.int32))
+        newest_at = float(times[kept[-1]]) if len(kept) else math.nan
+        return History(columns[kept], values[kept], np.array(sorted(elsewhere), dtype=np.int32), newest=newest_at)
 
 
 def _most_alike(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,8 +17,13 @@ from client.recommend.filters import AttributeIndex
 from client.recommend.fold_in import FoldIn
 from client.recommend.index import ItemIndex, best_of, make_index
 from client.recommend.linear import LinearScope, Part, Query
+from client.recommend.ranking import UserContext
+from client.recommend.ranking_stage import RankingStage
 from client.recommend.scorer import z
 from client.recommend.tower_part import TowerPart
+
+_PARTS = {"blend": ("local", "shared"), "tower_blend": ("local", "towers")}
+"""Of a blend; its weight is that of the second."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +38,7 @@ class ItemScope:
         platforms: the P names, this platform first.
         popularity: float32 ``[m]``: standardised log popularity; ranks for a user of whom nothing is known.
         index: finds the best rows.
+        stage: orders the best rows anew, or None.
     """
 
     decided_by: str
@@ -41,6 +48,7 @@ class ItemScope:
     platforms: tuple[str, ...]
     popularity: NDArray[np.float32]
     index: ItemIndex
+    stage: RankingStage | None = None
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -52,9 +60,17 @@ class ItemScope:
         return AttributeIndex(self.items.keys, self.items.genres, self.owners, self.platforms)
 
     def best(
-        self, query: Query, k: int, *, excluded: NDArray[np.integer] | None, allowed: NDArray[np.bool_] | None
+        self,
+        query: Query,
+        k: int,
+        *,
+        excluded: NDArray[np.integer] | None,
+        allowed: NDArray[np.bool_] | None,
+        context: UserContext | None = None,
     ) -> list[tuple[int, float]]:
-        """Rows and scores of the k best, best first."""
+        """Rows and scores of the k best, best first; a ranking stage needs the user's ``context``."""
+        if query.vector.any() and self.stage is not None and context is not None:
+            return self.stage.best(query, context, k, excluded=excluded, allowed=allowed)
         if query.vector.any():
             rows, products = self.index.best(query.vector, k, excluded=excluded, allowed=allowed)
             scores = products + np.float32(query.offset)
@@ -76,31 +92,39 @@ def own_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -
         shared: folds histories into the shared factors, see :func:`shared_fold_in`.
         approximate_above: from how many items on search is approximate.
     """
-    verdict = model.verdict
-    parts: list[Part] = []
-    if verdict.name in ("local", "blend", "tower_blend"):
-        parts.append(_own_part("local", model.local))
-    elif verdict.name == "anchored" and model.anchored is not None:
-        parts.append(_own_part("anchored", model.anchored))
-    if verdict.name in ("shared", "blend"):
-        weight = 1.0 if verdict.weight is None or verdict.name == "shared" else verdict.weight
-        mean = model.shared.value_mean
-        parts.append(FactorPart("shared", shared, shared_rows(model), _shared_on_own(model, shared), weight, mean))
-    if verdict.name in ("towers", "tower_blend") and model.towers is not None:
-        weight = 1.0 if verdict.weight is None or verdict.name == "towers" else verdict.weight
-        everything = np.ones(len(model.own_positions), dtype=np.bool_)
-        parts.append(TowerPart(model.towers, everything, model.towers.own, weight))
-    linear = LinearScope(parts)
+    linear = LinearScope(list(_own_parts(model, shared)))
+    index = make_index(linear.items, approximate_above=approximate_above)
+    ranks = model.verdict.name == "ranker" and model.ranker is not None
     owners, platforms = _owners_of_own(model)
     return ItemScope(
-        decided_by=verdict.name,
+        decided_by=model.verdict.name,
         linear=linear,
         items=model.own,
         owners=owners,
         platforms=platforms,
         popularity=_standardised(np.log1p(model.histories.item_counts())),
-        index=make_index(linear.items, approximate_above=approximate_above),
+        index=index,
+        stage=RankingStage(model.ranker, linear, index) if ranks and model.ranker is not None else None,
     )
+
+
+def _own_parts(model: PlatformModel, shared: FoldIn) -> Iterator[Part]:
+    """The models that the verdict puts together."""
+    verdict = model.verdict
+    names: tuple[str, ...] = _PARTS.get(verdict.name, (verdict.name,))
+    weight = verdict.weight if verdict.name in _PARTS and verdict.weight is not None else 1.0
+    if verdict.name == "ranker" and model.ranker is not None:
+        names = model.ranker.parts
+    if "local" in names:
+        yield _own_part("local", model.local)
+    if "shared" in names:
+        mean = model.shared.value_mean
+        yield FactorPart("shared", shared, shared_rows(model), _shared_on_own(model, shared), weight, mean)
+    if "anchored" in names and model.anchored is not None:
+        yield _own_part("anchored", model.anchored)
+    if "towers" in names and model.towers is not None:
+        everything = np.ones(len(model.own_positions), dtype=np.bool_)
+        yield TowerPart(model.towers, everything, model.towers.own, weight)
 
 
 def cross_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -> ItemScope:

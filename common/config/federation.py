@@ -7,12 +7,15 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from common.config.base import FrozenModel
+from common.config.linear import LinearConfig
 from common.config.model import FactorizationConfig
 from common.config.privacy import PrivacyConfig, TunedSetting, tuned_setting
 from common.config.towers import TowerConfig
 from common.errors import PrivacyError, SecureSumError
 from common.parameters import SharedVariable, tower_variables
-from common.privacy.plan import ReleasePlan, calibrate, noise_shares
+from common.privacy.cooccurrence import check_bits, cooccurrence_noise, masked_size
+from common.privacy.gdp import mu_from_epsilon
+from common.privacy.plan import GaussianNoise, ReleasePlan, calibrate, noise_shares
 from common.privacy.rounds import check_sums_fit, secure_rounds
 from common.privacy.secure_sum import RoundSpec
 from common.privacy.updates import UpdateLayout, UpdatePlan
@@ -37,6 +40,8 @@ class FederationPlan(FrozenModel):
     """Seeds the initial item factors, nothing private."""
     model: FactorizationConfig = FactorizationConfig()
     """The factorisation; under privacy ``training`` says what is trained in its place."""
+    linear: LinearConfig | None = None
+    """The linear road between platforms: item-item statistics, gathered once after the counts; null: none."""
     towers: TowerConfig | None = None
     """The deep two-tower model, trained after the factorisation over the same items; null: none."""
     privacy: PrivacyConfig = PrivacyConfig()
@@ -119,6 +124,34 @@ class FederationPlan(FrozenModel):
         rest = 1 - self.towers.privacy.share
         return self.privacy.model_copy(update={"epsilon": rest * self.privacy.epsilon, "delta": rest * self.delta})
 
+    @property
+    def gaussian_mu(self) -> float:
+        """μ of all releases with full participation: those of the factorisation and the item-item statistics."""
+        own = self.factor_privacy
+        return mu_from_epsilon(own.epsilon, self.delta if own.delta is None else own.delta)
+
+    def linear_noise(self) -> GaussianNoise:
+        """The noise of the item-item statistics; of μ² they take ``linear.privacy.share``.
+
+        Raises:
+            PrivacyError: no linear road or no number of platforms, or nobody's noise would protect the sum.
+        """
+        if self.linear is None or self.platforms is None:
+            raise PrivacyError("plan.linear, plan.platforms: both must be set for item-item statistics under privacy")
+        shares, masked = noise_shares(self.privacy, self.platforms), self.secure_sum
+        return cooccurrence_noise(self.linear, mu=self.gaussian_mu, shares=shares, masked=masked)
+
+    def linear_size(self, n_items: int) -> int:
+        """Values of the item-item statistics that each platform masks, for a vocabulary of ``n_items``."""
+        if self.linear is None or self.platforms is None:
+            return 0
+        return masked_size(self.linear.private_items(n_items), self.platforms)
+
+    def masked_round(self, kind: str, server_round: int) -> int:
+        """Where a contribution of ``kind`` to ``server_round`` stands among :meth:`masked_rounds`."""
+        late = self.linear is not None and not kind.endswith("counts")
+        return server_round + 1 if late else server_round
+
     def update_plan(self) -> UpdatePlan:
         """Every release of the deep model that a platform makes in a run, with its noise.
 
@@ -147,7 +180,7 @@ class FederationPlan(FrozenModel):
         return UpdateLayout(self.tower_variables, n_items)
 
     def masked_rounds(self, platforms: int, n_items: int) -> tuple[RoundSpec, ...]:
-        """The rounds of the secure sum: counts, the factorisation's rounds, those of the deep model.
+        """The rounds of the secure sum: counts, item-item statistics, the factorisation's rounds, the deep model's.
 
         Raises:
             SecureSumError: a sum fits no ring.
@@ -158,12 +191,16 @@ class FederationPlan(FrozenModel):
             platforms=platforms,
             n_items=n_items,
             row=self.row,
+            linear=None if self.linear is None else self.linear_noise(),
+            linear_size=self.linear_size(n_items),
             updates=self.update_plan() if deep else None,
             update_size=self.update_layout(n_items).size if deep else 0,
         )
 
     def release_plan(self) -> ReleasePlan:
         """Every release of the factorisation that a platform makes in a run, with its noise.
+
+        Of μ² it takes what the item-item statistics leave.
 
         Raises:
             PrivacyError: ``mode: none``, no number of platforms, or a combination that protects nobody.
@@ -175,6 +212,7 @@ class FederationPlan(FrozenModel):
             n_users_bound=self.privacy.user_bound,
             rounds=self.server_rounds,
             platforms=self.platforms,
+            share=1.0 if self.linear is None else 1 - self.linear.privacy.share,
         )
 
     @model_validator(mode="after")
@@ -184,12 +222,24 @@ class FederationPlan(FrozenModel):
                 "privacy.mode: user works for implicit feedback; set model.feedback: implicit (ratings become events), "
                 "or keep explicit models at home"
             )
-        if self.secure_sum and self.platforms is not None:
+        if self.linear is not None and self.model.feedback == "explicit":
+            raise ValueError(
+                "linear: item-item statistics say who has what; set model.feedback: implicit, or leave it out"
+            )
+        if self.private and self.platforms is not None:
             try:
-                check_sums_fit(self.release_plan(), platforms=self.platforms)
+                self._check_sums(self.platforms)
             except (PrivacyError, SecureSumError) as error:
                 raise ValueError(str(error)) from None
         return self
+
+    def _check_sums(self, platforms: int) -> None:
+        """Refuse what fits no ring, or no 64 bits, before anything is known of items and users."""
+        linear = None if self.linear is None else self.linear_noise()
+        if self.secure_sum:
+            check_sums_fit(self.release_plan(), platforms=platforms, linear=linear)
+        if linear is not None:
+            check_bits(linear, self.privacy.user_bound)
 
     def differences(self, other: FederationPlan) -> list[str]:
         """Dotted names of the fields in which two plans differ; empty when they agree.

@@ -36,7 +36,8 @@ class LinearConfig(FrozenModel):
     user_weighting: Annotated[float, Field(ge=0, le=1)] = 0.0
     """a: a user's history of n items counts n^−a for each, so that long histories do not outvote short ones."""
     max_items: Annotated[int, Field(ge=1, le=20_000)] = 6000
-    """Most items k whose statistics a platform is asked for; 6,000 are 144 MB a platform and about 1 GB in the solve."""
+    """Most items k whose statistics are gathered; 6,000 are 144 MB a platform and about 1 GB in the solve. A federation
+    with more, and without ``kept_items``, is refused at the handshake."""
     kept_items: Annotated[int, Field(ge=1)] | None = None
     """Only so many items, the first by released count in each group of owners; all unless given.
     ``mode: none`` only."""
@@ -47,6 +48,27 @@ class LinearConfig(FrozenModel):
         if self.kept_items is not None and self.kept_items > self.max_items:
             raise ValueError(f"kept_items: {self.kept_items} items are above max_items = {self.max_items}")
         return self
+
+    def check_size(self, n_items: int, *, private: bool, of: str = "the vocabulary") -> None:
+        """Refuse more items than can be gathered.
+
+        Args:
+            n_items: of the whole vocabulary, or of one platform, which can only be fewer.
+            private: whether the run is under user-level privacy, where items are pruned in any case.
+            of: whose items they are, for the message.
+
+        Raises:
+            ConfigError: names the limit and the mend.
+        """
+        if not private and self.kept_items is None and n_items > self.max_items:
+            raise ConfigError(
+                f"linear: {of} has {n_items} items, more than linear.max_items = {self.max_items}; set "
+                "linear.kept_items to prune rare ones, or raise linear.max_items"
+            )
+
+    def private_items(self, n_items: int) -> int:
+        """k under user-level privacy, of a vocabulary of ``n_items``."""
+        return min(self.privacy.kept_items, self.max_items, n_items)
 
     def columns(
         self, item_counts: NDArray[np.floating], owners: NDArray[np.bool_], *, private: bool
@@ -67,13 +89,9 @@ class LinearConfig(FrozenModel):
         Raises:
             ConfigError: the whole vocabulary would be taken and is larger than ``max_items``.
         """
-        kept = min(self.privacy.kept_items, self.max_items) if private else self.kept_items
+        self.check_size(len(item_counts), private=private)
+        kept = self.private_items(len(item_counts)) if private else self.kept_items
         if kept is None:
-            if len(item_counts) > self.max_items:
-                raise ConfigError(
-                    f"linear: the vocabulary has {len(item_counts)} items, more than linear.max_items = "
-                    f"{self.max_items}; set linear.kept_items to prune rare ones, or raise linear.max_items"
-                )
             return np.arange(len(item_counts), dtype=np.int64)
         _, group = np.unique(owners, axis=0, return_inverse=True)
         by_count = np.lexsort((-np.asarray(item_counts, dtype=np.float64), group.ravel()))

@@ -85,7 +85,8 @@ class ReleasePlan:
     """Every release that one platform makes in a run, fixed before the first.
 
     Guarantees:
-        The composition of ``releases()`` is at most ``mu``-GDP, and ``mu``-GDP implies (``epsilon``, ``delta``)-DP.
+        The composition of ``releases()`` is at most ``mu``-GDP, and ``mu``-GDP implies (``epsilon``, ``delta``)-DP. Where
+        other Gaussian releases of the run take a share of the budget, ``mu`` is what these leave.
     """
 
     epsilon: float
@@ -102,10 +103,12 @@ class ReleasePlan:
         return (counts, *(release for noise in self.rounds for release in noise.releases()))
 
 
-def calibrate(config: PrivacyConfig, *, n_users_bound: int, rounds: int, platforms: int) -> ReleasePlan:
+def calibrate(
+    config: PrivacyConfig, *, n_users_bound: int, rounds: int, platforms: int, share: float = 1.0
+) -> ReleasePlan:
     """Divide a run's budget among its releases.
 
-    With μ from (ε, δ), a release with share s of the budget gets the noise multiplier z = 1/(μ√s); shares sum to 1, so
+    With μ from (ε, δ), or √share of it, a release with share s of the budget gets the noise multiplier z = 1/(μ√s); shares sum to 1, so
     Σ 1/z² = μ².
 
     Args:
@@ -113,6 +116,7 @@ def calibrate(config: PrivacyConfig, *, n_users_bound: int, rounds: int, platfor
         n_users_bound: public upper bound on the users of one platform; sets δ unless the config does.
         rounds: T, the number of server rounds; no further round is possible.
         platforms: P.
+        share: of μ² that these releases may take; what else the run releases takes the rest.
 
     Raises:
         PrivacyError: δ above 1/``n_users_bound``, no honest noise share, a schedule of the wrong length, mode none.
@@ -125,7 +129,7 @@ def calibrate(config: PrivacyConfig, *, n_users_bound: int, rounds: int, platfor
     if delta > 1 / n_users_bound:
         raise PrivacyError(f"privacy.delta: {delta:g} is above 1/n = {1 / n_users_bound:g}; lower it")
     parameters = config.resolved()
-    mu = mu_from_epsilon(config.epsilon, delta)
+    mu = mu_from_epsilon(config.epsilon, delta) * math.sqrt(share)
     summed = _Summed(shares=noise_shares(config, platforms), masked=config.noise == "secure_sum")
     counts = GaussianNoise(
         sensitivity=math.sqrt(parameters.max_count_contribution + 1),

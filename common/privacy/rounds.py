@@ -30,6 +30,8 @@ def secure_rounds(
     platforms: int,
     n_items: int,
     row: int,
+    linear: GaussianNoise | None = None,
+    linear_size: int = 0,
     updates: UpdatePlan | None = None,
     update_size: int = 0,
 ) -> tuple[RoundSpec, ...]:
@@ -40,6 +42,8 @@ def secure_rounds(
         platforms: P.
         n_items: m, the vocabulary's size.
         row: d.
+        linear: noise of the item-item statistics, in the round after the counts; None where the run gathers none.
+        linear_size: values of them.
         updates: the deep model's releases, in the rounds after those of the factorisation.
         update_size: values of one of them.
 
@@ -57,6 +61,9 @@ def secure_rounds(
         RoundSpec(label=label, ring=_ring(plan, noise, platforms, length), noise_std=SHARE_STD)
         for label, noise, length in zip(labels, noises, lengths, strict=True)
     )
+    if linear is not None:
+        ring = _ring(plan, (linear,), platforms, linear_size)
+        specs = (specs[0], RoundSpec(label="cooccurrence", ring=ring, noise_std=SHARE_STD), *specs[1:])
     if updates is None:
         return specs
     ring = _ring(plan, (updates.noise,), platforms, update_size)
@@ -64,13 +71,13 @@ def secure_rounds(
     return (*specs, *(RoundSpec(label=f"update {number}", ring=ring, noise_std=SHARE_STD) for number in numbers))
 
 
-def check_sums_fit(plan: ReleasePlan, *, platforms: int) -> None:
+def check_sums_fit(plan: ReleasePlan, *, platforms: int, linear: GaussianNoise | None = None) -> None:
     """Refuse a plan whose sums fit no ring, before anything is known of items.
 
     Raises:
         SecureSumError: names the setting to change, and to what.
     """
-    secure_rounds(plan, platforms=platforms, n_items=_MOST_ITEMS, row=1)
+    secure_rounds(plan, platforms=platforms, n_items=_MOST_ITEMS, row=1, linear=linear, linear_size=_MOST_ITEMS)
 
 
 def _ring(plan: ReleasePlan, noises: tuple[GaussianNoise, ...], platforms: int, length: int) -> RingConfig:

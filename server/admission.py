@@ -12,9 +12,10 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 
 from common.errors import ConfigError, FederationError, StoreError
@@ -22,6 +23,7 @@ from common.files import write_atomically
 from common.provisioning import Registration
 from server.flower import FlowerControl
 
+_log = getLogger(__name__)
 _UNREGISTERED = "unregistered"
 _LOCK = ".lock"
 
@@ -176,3 +178,35 @@ class AdmissionBook:
             "revoked": admission.revoked,
         }
         write_atomically(self._path(admission.registration.name), json.dumps(content, indent=1).encode())
+
+
+class AdmittedNames(Mapping[int, str]):
+    """The admitted platforms' names by Flower node id, for a run that platforms may be admitted to while it waits for them.
+
+    A node that is not known is looked up in the folder again: its key may have been admitted since.
+
+    Args:
+        book: the folder.
+
+    Raises:
+        StoreError: a file is damaged.
+    """
+
+    def __init__(self, book: AdmissionBook) -> None:
+        self._book = book
+        self._names = book.names()
+
+    def __getitem__(self, node: int) -> str:
+        if node not in self._names:
+            try:
+                self._names = self._book.names()
+            except StoreError as error:
+                # A card damaged since the run began is no reason to end it: the node stays unknown.
+                _log.warning("%s", error)
+        return self._names[node]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

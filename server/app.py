@@ -16,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from common.config.deploy import AggregatorConfig
 from common.config.loader import load_yaml_model
 from common.errors import ConfigError
-from server.admission import AdmissionBook
+from server.admission import AdmissionBook, AdmittedNames
 from server.runs import RunFolder
 from server.strategy import FederatedFactorization
 from server.superlink import CONFIG_VARIABLE
@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
         observer=run.observer(),
         deadline=config.deadline,
         join_deadline=config.join_deadline,
-        names=AdmissionBook(config.platforms).names(),
+        names=AdmittedNames(AdmissionBook(config.platforms)),
     )
     with run.recorded():
         strategy.start(grid)

@@ -26,7 +26,7 @@ from common.tls import (
     names_of,
     read_certificate,
 )
-from server.admission import AdmissionBook
+from server.admission import AdmissionBook, AdmittedNames
 from server.bundle import stage_app
 from server.cli import plan_from
 from server.flower import Node
@@ -215,6 +215,27 @@ def test_only_admitted_platforms_have_a_name(tmp_path: Path) -> None:
     assert set(book.names().values()) == {"cinema", "club"}
     book.revoke("club")
     assert set(book.names().values()) == {"cinema"}
+
+
+def test_a_platform_admitted_while_a_run_waits_for_it_has_a_name_in_that_run(tmp_path: Path) -> None:
+    book, superlink = AdmissionBook(tmp_path / "platforms"), SuperLinkStandIn()
+    book.admit(registration("cinema"), "films")
+    book.bring_in_line(superlink)  # type: ignore[arg-type]
+    names = AdmittedNames(book)
+    assert dict(names) == {1: "cinema"}
+    assert (2 in names, names.get(2)) == (False, None)
+    book.admit(registration("club"), "films")
+    book.bring_in_line(superlink)  # type: ignore[arg-type]
+    assert (2 in names, names[2], names[1]) == (True, "club", "cinema")
+
+
+def test_a_card_damaged_during_a_run_costs_nobody_who_is_in_it(tmp_path: Path) -> None:
+    book, superlink = AdmissionBook(tmp_path / "platforms"), SuperLinkStandIn()
+    book.admit(registration("cinema"), "films")
+    book.bring_in_line(superlink)  # type: ignore[arg-type]
+    names = AdmittedNames(book)
+    (book.folder / "club.json").write_text("{")
+    assert (names[1], 2 in names) == ("cinema", False)
 
 
 def test_a_superlink_that_lost_its_database_gets_the_admitted_back_and_not_the_revoked(tmp_path: Path) -> None:

@@ -23,12 +23,14 @@ from pydantic import ValidationError
 
 from client.contributor import Make, make_contributor
 from client.data.training import TrainingData
+from client.linear_contributor import make_linear_contributor
 from client.masking import MaskedContribution
 from client.membership import Membership
 from client.outbox import Outbox
 from client.personalize import FederationView, Personalizer
 from client.platform_model import FactorModel
 from client.privacy_card import PlatformSpend
+from client.recommend.linear_transfer import LinearTransferScorer
 from client.secure_member import SecureMember
 from client.store import PlatformStore
 from client.tower_contributor import TowerItems, make_tower_contributor
@@ -83,6 +85,7 @@ class PlatformAgent:
         self._outbox = outbox
         self._secure_member = secure_member
         self._contributor = make_contributor(plan, data)
+        self._linear = make_linear_contributor(name, plan, data)
         self._towers = make_tower_contributor(name, plan, data)
         self._personalizer = Personalizer(name, data, plan.model, personalization)
         self._requests = request_contract(plan)
@@ -94,6 +97,8 @@ class PlatformAgent:
             "secure_sum": self._take_part_in_secure_sum,
             "counts": lambda request: self._contribute(request, self._contributor.counts),
             "masked_counts": lambda request: self._contribute(request, self._contributor.counts),
+            "cooccurrence": self._cooccurrence,
+            "masked_cooccurrence": self._cooccurrence,
             "statistics": lambda request: self._contribute(request, self._contributor.statistics),
             "masked_statistics": lambda request: self._contribute(request, self._contributor.statistics),
             "update": lambda request: self._contribute(request, self._towers.update, self._towers.releases),
@@ -124,7 +129,7 @@ class PlatformAgent:
         spec = spec_of(self._requests, request.kind)
         self._recall(request)
         handshake = request.kind in ("vocabulary", "secure_sum")
-        spec.check(dict(request.arrays), open_sizes(request.arrays) if handshake else self._sizes())
+        spec.check(dict(request.arrays), open_sizes(request.arrays) | ({} if handshake else self._sizes()))
 
     def _recall(self, request: AgentRequest) -> None:
         """After a restart in the middle of a run: take the vocabulary from disk, as the aggregator told it."""
@@ -141,6 +146,9 @@ class PlatformAgent:
                 f"the aggregator's plan differs from this platform's in {', '.join(differences)}; agree on one of them"
             )
         releases = self._contributor.run_releases() + self._towers.run_releases()
+        if self._linear is not None:
+            self._linear.check_size(len(self.data.shared_columns), "this platform")
+            releases += self._linear.releases()
         self._outbox.reserve(request.run_id, releases, self.plan)
         digests = self._secret.digests(self.data.items.keys[column] for column in self.data.shared_columns)
         cards, card_offsets = pack_blobs(self._secret.seal_cards(self.data.cards(), digests))
@@ -176,6 +184,8 @@ class PlatformAgent:
                 f"{len(platforms)} platforms have joined, and noise was agreed for {self.plan.platforms}; wait for the "
                 "others, or agree on another plan.platforms"
             )
+        if self._linear is not None:
+            self._linear.check_size(len(request.arrays["digests"]), "the vocabulary")
         self._membership = Membership.of(self.name, platforms, request.arrays, self.data, self._secret)
         self._vocabulary_file.save(request.run_id, self.plan, platforms, request.arrays)
         return self._outbox.reply("vocabulary", {}, {}, self._sizes())
@@ -185,7 +195,21 @@ class PlatformAgent:
         message = self._member().answer(request, len(self._joined().owners))
         return self._outbox.reply("secure_sum", {"message": message}, {}, self._sizes())
 
-    def _contribute(self, request: AgentRequest, make: Make, releases: Charged | None = None) -> Answer:
+    def _cooccurrence(self, request: AgentRequest) -> Answer:
+        """Contribute the item-item statistics, once a run."""
+        linear = self._linear
+        if linear is None:
+            raise ContractError("this federation has no linear road")
+        sizes = linear.sizes(request, self._joined())
+        return self._contribute(request, linear.contribution, lambda _: linear.releases(), sizes)
+
+    def _contribute(
+        self,
+        request: AgentRequest,
+        make: Make,
+        releases: Charged | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> Answer:
         """Charge, then compute and privatise, then mask where the noise is shared, then send."""
 
         def contribution() -> PrivatizedContribution | MaskedContribution:
@@ -193,7 +217,7 @@ class PlatformAgent:
             return self._member().mask(released, request.run_id) if released.masked else released
 
         charged = (releases or self._contributor.releases)(request)
-        return self._outbox.contribute(request, charged, contribution, self._sizes()), {}
+        return self._outbox.contribute(request, charged, contribution, {**self._sizes(), **(sizes or {})}), {}
 
     def _finish(self, request: AgentRequest) -> Answer:
         """Build, judge and store the platform's own model; say only that it is done."""
@@ -213,6 +237,7 @@ class PlatformAgent:
             ),
             elsewhere=request.arrays["item_counts"],
             towers=self._tower_model(request.arrays, membership),
+            linear=self._linear_weights(request.arrays, membership),
         )
         self.store.commit(self._personalizer.build(view))
         self._outbox.close(request.run_id)
@@ -222,6 +247,11 @@ class PlatformAgent:
         if self.plan.towers is None:
             return None
         return TowerModel.of(self._towers.finished(arrays, membership), TowerItems.of(membership).own)
+
+    def _linear_weights(self, arrays: Arrays, membership: Membership) -> LinearTransferScorer | None:
+        if self.plan.linear is None:
+            return None
+        return LinearTransferScorer.received(arrays, membership.own_positions, len(membership.owners))
 
     def _joined(self) -> Membership:
         if self._membership is None:

@@ -12,6 +12,7 @@ from client.data.training import TrainingData
 from client.elsewhere import Elsewhere
 from client.own_models import OwnModels, TunedModel
 from client.platform_model import OWN_MODELS, FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
+from client.recommend.linear_transfer import LinearTransferScorer
 from client.recommend.ranking import RankedItems
 from client.recommend.scorer import BlendScorer, Scorer
 from client.tower_model import TowerModel
@@ -37,6 +38,7 @@ class FederationView:
     shared: FactorModel
     elsewhere: NDArray[np.float64]
     towers: TowerModel | None = None
+    linear: LinearTransferScorer | None = None
 
 
 class Personalizer:
@@ -94,6 +96,8 @@ class Personalizer:
             tower_weight=self._config.tower_weight if view.towers is not None else 0.0,
             attributes=elsewhere.attributes(self._data) if self._config.attributes else None,
             attribute_weight=attribute_weight,
+            linear=view.linear,
+            linear_weight=self._config.linear_weight if view.linear is not None else 0.0,
         )
         if self._config.ranker.enabled:
             model = self._with_ranker(model)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.recommend.attribute_transfer import AttributeTransferScorer
 from client.recommend.fold_in import FoldIn
+from client.recommend.linear_transfer import LinearTransferScorer
 from client.recommend.ranking import RankedScorer, Ranker
 from client.recommend.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer, SumScorer
 from client.tower_model import TowerModel
@@ -94,6 +95,8 @@ class PlatformModel:
         tower_weight: γ, weight of its standardised scores in cross-platform scores.
         attributes: places items among the platform's own tastes by what is publicly known of them, or None.
         attribute_weight: α, weight of its standardised scores in cross-platform scores.
+        linear: ridge weights from own items to those of others, or None.
+        linear_weight: κ, weight of its standardised scores in cross-platform scores.
         ranker: orders the best own items of all models anew, or None.
     """
 
@@ -116,6 +119,8 @@ class PlatformModel:
     tower_weight: float = 0.0
     attributes: AttributeTransferScorer | None = None
     attribute_weight: float = 0.0
+    linear: LinearTransferScorer | None = None
+    linear_weight: float = 0.0
     ranker: Ranker | None = None
 
     def has(self, name: str) -> bool:
@@ -157,12 +162,17 @@ class PlatformModel:
         return PopularityScorer(self.histories.item_counts())
 
     def cross_scorer(self, beta: float | None = None) -> Scorer:
-        """Ranks the vocabulary for own users: z(z(shared) + γ·z(towers) + α·z(attributes)) + β·log popularity elsewhere."""
+        """Ranks the vocabulary for own users.
+
+        z(z(shared) + γ·z(towers) + α·z(attributes) + κ·z(linear)) + β·log popularity elsewhere.
+        """
         others: list[tuple[Scorer, float]] = []
         if self.towers is not None and self.tower_weight > 0:
             others.append((self.towers.on_vocabulary(), self.tower_weight))
         if self.attributes is not None and self.attribute_weight > 0:
             others.append((self.attributes, self.attribute_weight))
+        if self.linear is not None and self.linear_weight > 0:
+            others.append((self.linear, self.linear_weight))
         shared = SharedOnVocabulary(self.shared, self.own_positions)
         return cross_blend(shared, others, self.elsewhere, self.beta if beta is None else beta, self.foreign)
 

@@ -14,7 +14,7 @@ from client.loading import check_privacy_of_data
 from common.config.deploy import PlatformConfig
 from common.protocol import contribution_specs, plan_sizes, reply_specs
 
-_KINDS_ONCE = ("join", "counts", "masked_counts")
+_KINDS_ONCE = ("join", "counts", "masked_counts", "cooccurrence", "masked_cooccurrence")
 
 
 def preview_rows(config: PlatformConfig) -> list[dict[str, Any]]:

@@ -73,12 +73,13 @@ class SecureMember:
         return _bytes(steps[step](self._enrolled(request.run_id)))
 
     def mask(self, contribution: PrivatizedContribution, run_id: str) -> MaskedContribution:
-        """Mask a contribution: counts in the first round of the sum, server round t's statistics in the one after t − 1.
+        """Mask a contribution in its round of the sum (:meth:`FederationPlan.masked_round`).
 
         Raises:
             SecureSumError: not enrolled, or the round is closed.
         """
-        return mask_contribution(contribution, self._enrolled(run_id), contribution.server_round)
+        index = self._plan.masked_round(contribution.kind, contribution.server_round)
+        return mask_contribution(contribution, self._enrolled(run_id), index)
 
     def _join(self, roster: Roster, run_id: str, n_items: int) -> SecureSumClient:
         if roster.run_id != run_id or len(roster.members) != self._plan.platforms:

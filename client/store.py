@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
 from client.recommend.attribute_transfer import AttributeTransferScorer
+from client.recommend.linear_transfer import LinearTransferScorer
 from client.recommend.ranking import Ranker
 from client.tower_model import TowerModel
 from common.config.model import FactorizationConfig
@@ -136,6 +137,7 @@ def _write(folder: Path, model: PlatformModel) -> None:
         "towers": None if model.towers is None else _towers_manifest(model.towers),
         "tower_weight": model.tower_weight,
         "attribute_weight": model.attribute_weight,
+        "linear_weight": model.linear_weight,
     }
     arrays: dict[str, NDArray[Any]] = {
         "owners": model.owners,
@@ -148,6 +150,7 @@ def _write(folder: Path, model: PlatformModel) -> None:
         **{f"{name}_parameters": part.item_parameters for name, part in models.items()},
         **({} if model.towers is None else _tower_arrays(model.towers)),
         **({} if model.attributes is None else _attribute_arrays(model.attributes)),
+        **({} if model.linear is None else _linear_arrays(model.linear)),
         **({} if model.ranker is None else {f"{_RANKER}{name}": part for name, part in model.ranker.arrays().items()}),
     }
     write_atomically(folder / "arrays.npz", archive(arrays))
@@ -186,6 +189,8 @@ def _model_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Plat
         tower_weight=manifest.get("tower_weight", 0.0),
         attributes=_attributes_of(arrays),
         attribute_weight=manifest.get("attribute_weight", 0.0),
+        linear=_linear_of(arrays),
+        linear_weight=manifest.get("linear_weight", 0.0),
         ranker=_ranker_of(arrays),
     )
 
@@ -231,6 +236,17 @@ def _attributes_of(arrays: dict[str, NDArray[Any]]) -> AttributeTransferScorer |
 def _ranker_of(arrays: dict[str, NDArray[Any]]) -> Ranker | None:
     found = {name.removeprefix(_RANKER): part for name, part in arrays.items() if name.startswith(_RANKER)}
     return Ranker.of_arrays(found) if found else None
+
+
+def _linear_arrays(linear: LinearTransferScorer) -> dict[str, NDArray[Any]]:
+    return {"linear_inputs": linear.inputs, "linear_targets": linear.targets, "linear_weights": linear.weights}
+
+
+def _linear_of(arrays: dict[str, NDArray[Any]]) -> LinearTransferScorer | None:
+    # As with attributes.
+    if "linear_weights" not in arrays:
+        return None
+    return LinearTransferScorer(arrays["linear_inputs"], arrays["linear_targets"], arrays["linear_weights"])
 
 
 def _descriptions(part: dict[str, Any]) -> ItemDescriptions:

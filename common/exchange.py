@@ -27,6 +27,8 @@ Kind = Literal[
     "secure_sum",
     "counts",
     "masked_counts",
+    "cooccurrence",
+    "masked_cooccurrence",
     "statistics",
     "masked_statistics",
     "update",

@@ -1,7 +1,9 @@
 """The federation's contract: which arrays each request and each answer may hold, for the mode of privacy that is agreed.
 
 Named sizes: ``vocabulary`` m, ``rows`` (items whose row of the deep model a platform trained), ``catalogue`` m_p (the
-items that a platform shares), ``row`` (d, or d + 1 with a bias), ``packed`` row(row + 1)/2, ``platforms`` P.
+items that a platform shares), ``row`` (d, or d + 1 with a bias), ``packed`` row(row + 1)/2, ``platforms`` P, ``pairs``
+k(k + 1)/2 of a platform's k items whose item-item statistics are gathered, ``linear_inputs`` and ``linear_targets`` of the
+weights that it gets for them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from common.errors import ContractError
 from common.exchange import Arrays
 from common.linalg import packed_size
 from common.parameters import tower_variables
+from common.privacy.cooccurrence import COOCCURRENCE
 from common.privacy.updates import UPDATE
 
 IDENTITY_BYTES = 32
@@ -26,6 +29,19 @@ _SHARED_PARAMETERS = (
 
 _MESSAGE = (ArraySpec("message", "uint8", ("message_bytes",)),)
 """One step of the secure sum, as its library makes it."""
+
+LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS = "linear_inputs", "linear_targets", "linear_weights"
+_PAIRS = "pairs"
+_LINEAR_ANSWER = (
+    ArraySpec(LINEAR_INPUTS, "int64", (LINEAR_INPUTS,)),  # positions in the vocabulary, as the next
+    ArraySpec(LINEAR_TARGETS, "int64", (LINEAR_TARGETS,)),
+    ArraySpec(LINEAR_WEIGHTS, "float32", (LINEAR_INPUTS, LINEAR_TARGETS)),
+)
+_LINEAR_REQUESTS = tuple(
+    # The released counts choose the items.
+    MessageSpec(kind, (ArraySpec("item_counts", "float64", ("vocabulary",)),))
+    for kind in (COOCCURRENCE, f"masked_{COOCCURRENCE}")
+)
 
 EXAMPLES = "example_weight"
 LOSS = "loss"
@@ -61,7 +77,8 @@ def _exact_update(plan: FederationPlan) -> MessageSpec:
 def _requests(plan: FederationPlan) -> tuple[MessageSpec, ...]:
     towers = _tower_specs(plan)
     updates = (MessageSpec("update", towers), MessageSpec("masked_update", towers)) if towers else ()
-    return (*_REQUESTS, *updates, MessageSpec("finish", (*_SHARED_PARAMETERS, *towers)))
+    requests, answer = ((), ()) if plan.linear is None else (_LINEAR_REQUESTS, _LINEAR_ANSWER)
+    return (*_REQUESTS, *requests, *updates, MessageSpec("finish", (*_SHARED_PARAMETERS, *towers, *answer)))
 
 
 _REQUESTS = (
@@ -127,20 +144,31 @@ def _noisy_contributions(plan: FederationPlan) -> tuple[MessageSpec, ...]:
     if plan.secure_sum:
         masked = ArraySpec("masked", "uint8", ("masked_bytes",))
         update = () if plan.towers is None else (MessageSpec("masked_update", (masked,)),)
-        return (MessageSpec("masked_counts", (masked,)), MessageSpec("masked_statistics", (masked, user_gram)), *update)
+        linear = () if plan.linear is None else (MessageSpec(f"masked_{COOCCURRENCE}", (masked,)),)
+        statistics = MessageSpec("masked_statistics", (masked, user_gram))
+        return (MessageSpec("masked_counts", (masked,)), statistics, *linear, *update)
     vectors = ArraySpec("item_vectors", "int64", ("catalogue", "row"))
     grams = ArraySpec("item_grams", "int64", ("catalogue", "packed"))
     extra = (grams,) if plan.privacy.release == "item_gram" else ()
     counts = ArraySpec("counts", "int64", ("counts",))
     update = () if plan.towers is None else (MessageSpec("update", (ArraySpec(UPDATE, "int64", (_UPDATED,)),)),)
-    return (MessageSpec("counts", (counts,)), MessageSpec("statistics", (vectors, user_gram, *extra)), *update)
+    statistics = MessageSpec("statistics", (vectors, user_gram, *extra))
+    return (MessageSpec("counts", (counts,)), statistics, *_open_linear(plan, "int64"), *update)
+
+
+def _open_linear(plan: FederationPlan, dtype: str) -> tuple[MessageSpec, ...]:
+    """One platform's item-item statistics by themselves: exact, or grid steps with all noise."""
+    if plan.linear is None:
+        return ()
+    return (MessageSpec(COOCCURRENCE, (ArraySpec(COOCCURRENCE, dtype, (_PAIRS,)),)),)
 
 
 def contribution_specs(plan: FederationPlan) -> tuple[MessageSpec, ...]:
     """What is derived from interactions: made by a mechanism, charged, journaled."""
     if plan.private:
         return _noisy_contributions(plan)
-    return _EXACT_CONTRIBUTIONS if plan.towers is None else (*_EXACT_CONTRIBUTIONS, _exact_update(plan))
+    update = () if plan.towers is None else (_exact_update(plan),)
+    return (*_EXACT_CONTRIBUTIONS, *_open_linear(plan, "float64"), *update)
 
 
 def reply_specs() -> tuple[MessageSpec, ...]:
@@ -175,6 +203,8 @@ _OPEN_SIZES = {
     "message": "message_bytes",
     "masked": "masked_bytes",
     ROW_POSITIONS: "rows",
+    LINEAR_INPUTS: LINEAR_INPUTS,
+    LINEAR_TARGETS: LINEAR_TARGETS,
     UPDATE: _UPDATED,
 }
 
@@ -193,3 +223,8 @@ def plan_sizes(plan: FederationPlan, *, catalogue: int, vocabulary: int | None =
     row = plan.row
     sizes = {"catalogue": catalogue, "counts": catalogue + 1, "row": row, "packed": packed_size(row)}
     return sizes if vocabulary is None else sizes | {"vocabulary": vocabulary}
+
+
+def pair_sizes(n_items: int) -> dict[str, int]:
+    """The named size of item-item statistics of k items, which both sides know from counts and owners."""
+    return {_PAIRS: packed_size(n_items)}

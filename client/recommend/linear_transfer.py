@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from common.errors import ContractError
+from common.exchange import Arrays
+from common.protocol import LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,26 @@ class LinearTransferScorer:
             )
         if not np.isfinite(self.weights).all():
             raise ContractError("weights: must be finite")
+
+    @classmethod
+    def received(cls, arrays: Arrays, own_positions: NDArray[np.int32], n_items: int) -> LinearTransferScorer | None:
+        """What the aggregator sent with the finish; None where nothing points to any item.
+
+        Args:
+            arrays: of the message, in the form that the contract declares.
+            own_positions: int32 ``[m_own]``: position of each own item in the vocabulary, −1 where nobody shares it.
+            n_items: m.
+
+        Raises:
+            ContractError: the weights do not lead from own items to items of others.
+        """
+        inputs, targets = arrays[LINEAR_INPUTS], arrays[LINEAR_TARGETS]
+        for name, positions in ((LINEAR_INPUTS, inputs), (LINEAR_TARGETS, targets)):
+            if (np.diff(positions) <= 0).any() or (len(positions) and not 0 <= positions[0] <= positions[-1] < n_items):
+                raise ContractError(f"{name}: must be positions in the vocabulary, rising")
+        if not np.isin(inputs, own_positions).all() or np.isin(targets, own_positions).any():
+            raise ContractError(f"{LINEAR_WEIGHTS}: must lead from own items to items that this platform does not have")
+        return cls(inputs, targets, arrays[LINEAR_WEIGHTS]) if len(inputs) and len(targets) else None
 
     def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 ``[k, m]`` from histories in columns of the vocabulary."""

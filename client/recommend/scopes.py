@@ -17,6 +17,7 @@ from client.recommend.filters import AttributeIndex
 from client.recommend.fold_in import FoldIn
 from client.recommend.index import ItemIndex, best_of, make_index
 from client.recommend.linear import LinearScope, Part, Query
+from client.recommend.linear_part import LinearPart
 from client.recommend.ranking import UserContext
 from client.recommend.ranking_stage import RankingStage
 from client.recommend.scorer import z
@@ -140,6 +141,8 @@ def cross_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int)
         parts.append(TowerPart(model.towers, model.own_positions >= 0, rows, model.tower_weight))
     if model.attributes is not None and model.attribute_weight > 0:
         parts.append(AttributePart(model.attributes, model.own_positions, positions, model.attribute_weight))
+    if model.linear is not None and model.linear_weight > 0:
+        parts.append(LinearPart(model.linear, model.own_positions, positions, model.linear_weight))
     linear = LinearScope(parts, log_popularity, model.beta)
     described = model.vocabulary
     return ItemScope(

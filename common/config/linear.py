@@ -67,7 +67,7 @@ class LinearConfig(FrozenModel):
             )
 
     def private_items(self, n_items: int) -> int:
-        """k under user-level privacy, of a vocabulary of ``n_items``."""
+        """How many items are kept under user-level privacy, of a vocabulary of ``n_items``."""
         return min(self.privacy.kept_items, self.max_items, n_items)
 
     def columns(

@@ -44,6 +44,8 @@ class PersonalizationConfig(FrozenModel):
     attribute_weight: Annotated[float, Field(ge=0)] | None = None
     """α: weight of these standardised scores beside the shared factors' in cross-platform scores; null: the shipped
     constant (:func:`shipped_weights`)."""
+    linear_weight: Annotated[float, Field(ge=0)] = 1.0
+    """κ: weight of the linear road's standardised scores beside the shared factors' in cross-platform scores."""
     beta: Annotated[float, Field(ge=0)] | None = None
     """β: weight of log popularity in cross-platform scores; null: the shipped constant (:func:`shipped_weights`)."""
     ranker: RankerConfig = RankerConfig()

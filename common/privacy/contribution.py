@@ -24,7 +24,8 @@ class Release:
     """One entry for the privacy ledger.
 
     Attributes:
-        kind: what was released: ``counts``, ``item_vectors``, ``user_gram``, ``item_grams``, ``update``.
+        kind: what was released: ``counts``, ``item_vectors``, ``user_gram``, ``item_grams``, ``update``,
+            ``cooccurrence``.
         mechanism: ``none`` spends without bound.
         noise_multiplier: σ / L2 sensitivity of what the recipient can see (the whole sum under secure summation); 0 for
             ``none``.

@@ -8,10 +8,11 @@ Sensitivity: a user with n ≥ 1 kept items has x_i = s on each and 0 elsewhere,
     Σ_i x_i⁴ + Σ_{i<j} (√2·x_i·x_j)² = Σ_{i,j} x_i²·x_j² = ‖x xᵀ‖_F² = ‖x‖₂⁴ ≤ c⁴,
 
 so the L2 sensitivity of the whole packed triangle is c², however many items the user has. s depends on that user's history,
-the released counts that choose the kept items, and public parameters alone. Where the sums leave masked, the aggregator
-sees their total over platforms alone, and apportions it by how many users each platform has; so a user also adds c²/4 to one
-more coordinate, its platform's, and the sensitivity of both together is c²·√(1 + 1/16). Quantising toward zero and the shrink by
+the released counts that choose the kept items, and public parameters alone. Quantising toward zero and the shrink by
 1 − 2⁻³⁰ can only lower it; noise is exact and added in integers (:mod:`common.privacy.mechanism` says why).
+
+Where the sums leave masked, the aggregator sees their total over platforms alone, and apportions it by how many users each
+platform has. So a user also adds c²/4 to one more coordinate, its platform's: the sensitivity is then c²·√(1 + 1/16).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import scipy.sparse as sp
@@ -33,7 +35,7 @@ from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise
 from common.privacy.quantise import SHRINK
 from common.privacy.sampler import NoiseSource, SystemNoise, discrete_gaussian
 
-COOCCURRENCE = "cooccurrence"
+COOCCURRENCE: Final = "cooccurrence"
 USERS = "linear_users"
 """Name of the array, in masked contributions, that says how many users each platform has."""
 _USER_WEIGHT = 0.25

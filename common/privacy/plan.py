@@ -108,7 +108,7 @@ def calibrate(
 ) -> ReleasePlan:
     """Divide a run's budget among its releases.
 
-    With μ from (ε, δ), or √share of it, a release with share s of the budget gets the noise multiplier z = 1/(μ√s); shares sum to 1, so
+    With μ from (ε, δ), a release with share s of the budget gets the noise multiplier z = 1/(μ√s); shares sum to 1, so
     Σ 1/z² = μ².
 
     Args:
@@ -116,7 +116,7 @@ def calibrate(
         n_users_bound: public upper bound on the users of one platform; sets δ unless the config does.
         rounds: T, the number of server rounds; no further round is possible.
         platforms: P.
-        share: of μ² that these releases may take; what else the run releases takes the rest.
+        share: of that μ² which these releases may take, and which takes its place above; others of the run take the rest.
 
     Raises:
         PrivacyError: δ above 1/``n_users_bound``, no honest noise share, a schedule of the wrong length, mode none.

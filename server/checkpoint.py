@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.errors import FederationError, NewerStoreError, StoreError
 from common.files import archive, read_archive, write_atomically
+from server.linear import TransferWeights
 from server.state import FederationState, RoundRecord
 
 _FORMAT = 1
 _TOWERS, _SLOTS = "towers_", "slots_"
+_LINEAR_FILE = "linear.npz"
+"""Kept beside the rounds and not in each: it can be hundreds of megabytes, and stays as it is."""
 
 
 class CheckpointStore:
@@ -30,6 +35,7 @@ class CheckpointStore:
     def __init__(self, folder: Path, *, keep: int = 3) -> None:
         self.folder = folder
         self._keep = keep
+        self._linear: Mapping[str, TransferWeights] | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, state: FederationState, plan: FederationPlan) -> Path:
@@ -47,6 +53,7 @@ class CheckpointStore:
             "user_counts": state.user_counts,
             "value_mean": state.value_mean,
             "tower_round": state.tower_round,
+            "linear": state.linear is not None,
             "history": [record.as_dict() for record in state.history],
         }
         arrays: dict[str, NDArray[Any]] = {
@@ -58,6 +65,10 @@ class CheckpointStore:
             **{f"{_TOWERS}{name}": value for name, value in state.towers.items()},
             **{f"{_SLOTS}{name}": value for name, value in state.tower_slots.items()},
         }
+        if state.linear is not None and state.linear is not self._linear:
+            # Before the round that names it.
+            write_atomically(self.folder / _LINEAR_FILE, archive(_linear_arrays(state.run_id, state.linear)))
+            self._linear = state.linear
         path = self.folder / f"round-{state.server_round + state.tower_round:06d}.npz"
         write_atomically(path, archive(arrays))
         for old in self._files()[: -self._keep]:
@@ -85,6 +96,9 @@ class CheckpointStore:
             if header["format"] > _FORMAT:
                 raise NewerStoreError(f"{path}: written by a newer crossfed; upgrade this one to resume the run")
             started_with, state = _plan_and_state(header, arrays)
+            if header.get("linear", False):
+                state = replace(state, linear=_linear_of(read_archive(self.folder / _LINEAR_FILE), state))
+                self._linear = state.linear
         except NewerStoreError:
             raise
         except (StoreError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -114,6 +128,24 @@ def _plan_and_state(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> 
         tower_round=header.get("tower_round", 0),
     )
     return FederationPlan.model_validate(header["plan"]), state
+
+
+def _linear_arrays(run_id: str, linear: Mapping[str, TransferWeights]) -> dict[str, NDArray[Any]]:
+    header = json.dumps({"run_id": run_id, "platforms": list(linear)}).encode()
+    arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(header, dtype=np.uint8)}
+    for index, part in enumerate(linear.values()):
+        arrays |= {f"inputs_{index}": part.inputs, f"targets_{index}": part.targets, f"weights_{index}": part.weights}
+    return arrays
+
+
+def _linear_of(arrays: dict[str, NDArray[Any]], state: FederationState) -> dict[str, TransferWeights]:
+    header = json.loads(arrays["header"].tobytes())
+    if header["run_id"] != state.run_id:
+        raise ValueError(f"{_LINEAR_FILE} is of another run")
+    return {
+        name: TransferWeights(arrays[f"inputs_{index}"], arrays[f"targets_{index}"], arrays[f"weights_{index}"])
+        for index, name in enumerate(header["platforms"])
+    }
 
 
 def _of_prefix(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

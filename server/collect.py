@@ -15,11 +15,13 @@ from common.config.federation import FederationPlan
 from common.errors import ContractError, FederationError, SecureSumError
 from common.exchange import AgentReply, AgentRequest, Arrays, Kind
 from common.files import write_atomically
+from common.privacy.cooccurrence import COOCCURRENCE, USERS
 from common.privacy.rounds import masked_lengths
 from common.privacy.secure_sum import Roster, SecureSumRound, SecureSumServer
 from common.privacy.updates import UPDATE
-from common.protocol import open_sizes, plan_sizes, reply_contract
+from common.protocol import open_sizes, pair_sizes, plan_sizes, reply_contract
 from server.exchange import PlatformExchange
+from server.linear import check_sums_of_products
 from server.state import FederationState
 
 _log = getLogger(__name__)
@@ -45,6 +47,7 @@ class Collector(Protocol):
     """Gathers the contributions of a round."""
 
     counts_kind: Kind
+    linear_kind: Kind
     statistics_kind: Kind
     update_kind: Kind
 
@@ -65,6 +68,7 @@ class OpenCollector:
     """
 
     counts_kind: Kind = "counts"
+    linear_kind: Kind = "cooccurrence"
     statistics_kind: Kind = "statistics"
     update_kind: Kind = "update"
 
@@ -87,14 +91,27 @@ class OpenCollector:
         """Check an answer's arrays; an answer that fails is named and left out."""
         catalogue = len(state.vocabulary.owners[reply.platform])
         sizes = plan_sizes(self._plan, catalogue=catalogue, vocabulary=len(state.vocabulary))
+        kept = self._kept_items(state, reply)
         try:
-            self._contract[reply.kind].check(dict(reply.arrays), sizes | open_sizes(reply.arrays))
+            self._contract[reply.kind].check(dict(reply.arrays), sizes | pair_sizes(kept) | open_sizes(reply.arrays))
             if reply.kind == "statistics" and not self._plan.private:
                 check_sums_of_squares(reply.arrays)
+            if reply.kind == COOCCURRENCE and self._plan.linear is not None and not self._plan.private:
+                # Half of the regression's own ridge: sums of such statistics are then positive definite with it.
+                ridge = self._plan.linear.regularization / (2 * len(state.vocabulary.owners))
+                check_sums_of_products(reply.arrays[COOCCURRENCE], kept, ridge)
         except ContractError as error:
             exchange.reject(reply, error)
             return False
         return True
+
+    def _kept_items(self, state: FederationState, reply: AgentReply) -> int:
+        """Of how many items the platform was asked which go together; 0 in other answers."""
+        if reply.kind != COOCCURRENCE or self._plan.linear is None:
+            return 0
+        ownership = state.vocabulary.ownership()
+        kept = self._plan.linear.columns(state.item_counts, ownership, private=self._plan.private)
+        return int(np.isin(kept, state.vocabulary.owners[reply.platform]).sum())
 
 
 def check_sums_of_squares(arrays: Arrays) -> None:
@@ -123,6 +140,7 @@ class SecureCollector:
     """
 
     counts_kind: Kind = "masked_counts"
+    linear_kind: Kind = "masked_cooccurrence"
     statistics_kind: Kind = "masked_statistics"
     update_kind: Kind = "masked_update"
 
@@ -173,7 +191,8 @@ class SecureCollector:
         """
         if self._server is None:
             raise FederationError("the secure sum has no enrolment yet")
-        current = self._server.open_round(server_round, self._masked_length(kind, len(state.vocabulary)))
+        index = self._plan.masked_round(kind, server_round)
+        current = self._server.open_round(index, self._masked_length(kind, len(state.vocabulary)))
         for _, reply in answers:
             if not self._open.keeps_contract(exchange, state, reply):
                 continue
@@ -243,6 +262,8 @@ class SecureCollector:
     def _masked_length(self, kind: Kind, n_items: int) -> int:
         if kind == self.update_kind:
             return self._plan.update_layout(n_items).size
+        if kind == self.linear_kind:
+            return self._plan.linear_size(n_items)
         counts, *statistics = masked_lengths(self._plan.release_plan(), n_items=n_items, row=self._plan.row)
         return counts if kind == self.counts_kind else statistics[0]
 
@@ -252,6 +273,9 @@ class SecureCollector:
             return {"counts": total}
         if kind == self.update_kind:
             return {UPDATE: total}
+        if kind == self.linear_kind:
+            pairs = len(total) - (self._plan.platforms or 0)
+            return {COOCCURRENCE: total[:pairs], USERS: total[pairs:]}
         row = self._plan.row
         vectors = total[-n_items * row :].reshape(n_items, row)
         grams = total[: -n_items * row]

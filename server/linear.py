@@ -93,6 +93,26 @@ class TransferWeights:
     weights: NDArray[np.float32]
 
 
+def check_sums_of_products(packed: NDArray[np.float64], n_items: int, ridge: float) -> None:
+    """Refuse exact statistics that no users can have: one platform's rubbish must not end the run for all.
+
+    Args:
+        packed: float64 ``[k(k + 1)/2]``.
+        n_items: k.
+        ridge: how far below zero the spectrum may reach; rounding is far less.
+
+    Raises:
+        ContractError: they are not positive semidefinite.
+    """
+    everything = np.arange(n_items, dtype=np.int64)
+    system = ItemStatistics(everything, packed).block(everything, everything)
+    system[np.diag_indices_from(system)] += ridge
+    try:
+        scipy.linalg.cholesky(system, lower=True, overwrite_a=True, check_finite=False)
+    except scipy.linalg.LinAlgError:
+        raise ContractError("cooccurrence is not positive semidefinite, so it is no sum over users") from None
+
+
 def transfer_weights(
     statistics: Mapping[str, ItemStatistics],
     owners: Mapping[str, NDArray[np.integer]],

@@ -12,6 +12,7 @@ from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.linalg import initial_item_factors
 from common.parameters import SharedVariable, initial_values
+from server.linear import TransferWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class RoundRecord:
         bytes_up, bytes_down: array bytes from and to all platforms.
         objective: the federation's objective at the parameters that the round *started* from; None where privacy
             forbids to know it.
-        phase: what was trained: ``factors`` or ``towers``.
+        phase: what was trained: ``factors`` or ``towers``; ``linear`` for the item-item statistics, whose round is 0.
         recall: mean validation Recall@20 over the platforms' own users, or None as above.
         platforms: names of those that contributed.
         failed: error code by name of those that did not.
@@ -60,6 +61,7 @@ class FederationState:
         towers: the deep model's shared variables by name, float32; empty without one.
         tower_slots: the server optimiser's state by name, float64.
         tower_round: rounds of the deep model completed.
+        linear: weights of the linear road by platform; None before its statistics are gathered, and without one.
     """
 
     run_id: str
@@ -73,6 +75,7 @@ class FederationState:
     towers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     tower_slots: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     tower_round: int = 0
+    linear: Mapping[str, TransferWeights] | None = None
 
     @property
     def objectives(self) -> list[float]:

@@ -2,6 +2,7 @@
 
     enrol        round 0: platforms join, the aggregator unites their digests and tells everyone the vocabulary
     count        how many users have each item, once
+    gather       which items go together, once; solved for every platform's weights; where the plan has a linear road
     train round  item parameters out; each platform's statistics back and into a sum as they arrive; solve
     train towers the deep model's variables out, platforms' updates back, combined; where the plan has a deep model
     save         the round is durable before the next begins
@@ -34,6 +35,7 @@ from server.collect import make_collector
 from server.exchange import Observer, PlatformExchange, SilentObserver
 from server.features import feature_matrix
 from server.greeting import check_greeting
+from server.linear_aggregation import aggregate_linear, linear_answer
 from server.private_aggregation import make_aggregation
 from server.state import RoundRecord, fresh_state, with_vocabulary
 from server.stopping import factors_settled, towers_settled
@@ -114,6 +116,9 @@ class FederatedFactorization(Strategy):
             self.count()
             # Platforms that have answered a round unmask no earlier sum: counts are never asked for again.
             self._checkpoints.save(self.state, self.plan)
+        if self.plan.linear is not None and self.state.linear is None:
+            self.gather_linear()
+            self._checkpoints.save(self.state, self.plan)
         while not factors_settled(self.plan, self.state):
             self.train_round(grid)
             self._checkpoints.save(self.state, self.plan)
@@ -129,6 +134,8 @@ class FederatedFactorization(Strategy):
         self.state = with_vocabulary(self.state, self.state.vocabulary.extended(catalogues), self.plan)
         self._cards.collect(joined.values())
         vocabulary = self.state.vocabulary
+        if self.plan.linear is not None:
+            self.plan.linear.check_size(len(vocabulary), private=self.plan.private)
         names: list[Json] = list(vocabulary.owners)
         arrays: Arrays = {"digests": vocabulary.digests, "owners": vocabulary.ownership().astype(np.uint8)}
         requests = {
@@ -150,8 +157,22 @@ class FederatedFactorization(Strategy):
         kind = self._collector.counts_kind
         answers = self._exchange.ask(self._request(kind, 0))
         parts = self._collector.contributions(self._exchange, self.state, kind, 0, answers)
-        self.state = self._aggregation.count(self.state, parts)
+        # Items are chosen by counts, so that what was gathered before other platforms joined is out of date.
+        self.state = replace(self._aggregation.count(self.state, parts), linear=None)
         self._require_quorum(len(self._exchange.nodes) - len(self._exchange.failed), "sent their counts")
+
+    def gather_linear(self) -> None:
+        """The platforms' item-item statistics, and from them each one's weights for the items that it lacks."""
+        started = time.monotonic()
+        self._exchange.reset_counters()
+        kind = self._collector.linear_kind
+        answers = self._exchange.ask(self._request(kind, 0, {}, {"item_counts": self.state.item_counts}))
+        parts = self._collector.contributions(self._exchange, self.state, kind, 0, answers)
+        weights, platforms = aggregate_linear(self.plan, self.state, parts)
+        self._require_quorum(len(platforms), "sent their item-item statistics")
+        record = self._record(0, started, platforms, objective=None, phase="linear")
+        self.state = replace(self.state, linear=weights, history=(*self.state.history, record))
+        self._observer.on_round(record)
 
     def _newcomers(self) -> bool:
         # Under privacy the plan fixes who takes part, and a second count would be a second release.
@@ -216,9 +237,18 @@ class FederatedFactorization(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The closing messages: the final item parameters and their popularity."""
+        """The closing messages: the final item parameters and their popularity; to each platform its linear weights."""
         final = {**self._shared_parameters(), **self.state.towers}
-        return self._exchange.messages(self._request("finish", server_round, {}, final))
+        linear = self.state.linear
+        if linear is None:
+            return self._exchange.messages(self._request("finish", server_round, {}, final))
+        return (
+            message
+            for node, name in self._exchange.nodes.items()
+            for message in self._exchange.messages(
+                self._request("finish", server_round, {}, {**final, **linear_answer(linear[name])}), [node]
+            )
+        )
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Count who has built its model. Their measurements stay at home."""

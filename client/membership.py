@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
 from client.platform_model import ItemDescriptions
-from common.catalogue import FederationSecret, Vocabulary, unpack_blobs
+from common.catalogue import FederationSecret, Vocabulary, split_boxes, unpack_blobs
 from common.errors import CatalogueError
 from common.exchange import Arrays
 
@@ -76,7 +76,8 @@ class Membership:
 
 
 def _open_cards(arrays: Arrays, secret: FederationSecret) -> ItemDescriptions:
-    cards = secret.open_cards(unpack_blobs(arrays["cards"], arrays["card_offsets"]), arrays["digests"])
+    candidates = [split_boxes(joined) for joined in unpack_blobs(arrays["cards"], arrays["card_offsets"])]
+    cards = secret.open_first_cards(candidates, arrays["digests"])
     return ItemDescriptions(
         keys=tuple(card.key if card else "" for card in cards),
         titles=tuple(card.title if card else "" for card in cards),

@@ -34,6 +34,7 @@ _log = getLogger(__name__)
 
 DIGEST_BYTES = 32
 _NONCE_BYTES = 12
+_LENGTH_BYTES = 4
 # Cards are padded to a multiple of this, so that the ciphertext's length says little about the title's.
 _CARD_BLOCK = 128
 _MIN_SECRET_BYTES = 16
@@ -117,10 +118,17 @@ class FederationSecret:
         So is one that was made with another secret, tampered with, is malformed or describes another item than it stands
         beside: any platform can spoil the cards that it sends, and must not spoil the federation with them.
         """
+        return self.open_first_cards([[box] if box else [] for box in sealed], digests)
+
+    def open_first_cards(
+        self, candidates: Sequence[Sequence[bytes]], digests: NDArray[np.uint8]
+    ) -> list[ItemCard | None]:
+        """The first card of each item that :meth:`open_cards` would open; None where there is none."""
         cards = [
-            self._open(box, digest.tobytes()) if box else None for box, digest in zip(sealed, digests, strict=True)
+            next((card for box in boxes if (card := self._open(box, digest.tobytes()))), None)
+            for boxes, digest in zip(candidates, digests, strict=True)
         ]
-        bad = sum(1 for box, card in zip(sealed, cards, strict=True) if box and card is None)
+        bad = sum(1 for boxes, card in zip(candidates, cards, strict=True) if boxes and card is None)
         if bad:
             _log.warning(
                 "%d of %d item cards cannot be used and their items stay undescribed: made with another federation secret, "
@@ -275,3 +283,25 @@ def unpack_blobs(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> list[by
         raise CatalogueError("item cards: the offsets do not fit the data")
     raw = data.tobytes()
     return [raw[start:end] for start, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+
+
+def join_boxes(boxes: Sequence[bytes]) -> bytes:
+    """Several sealed cards of one item as one byte string: each behind its length (uint32, little-endian)."""
+    return b"".join(len(box).to_bytes(_LENGTH_BYTES, "little") + box for box in boxes)
+
+
+def split_boxes(joined: bytes) -> list[bytes]:
+    """The inverse of :func:`join_boxes`. What does not come apart is handed on as it is, to be refused as a card.
+
+    >>> split_boxes(join_boxes([b"one", b"two"])), split_boxes(b"")
+    ([b'one', b'two'], [])
+    """
+    boxes: list[bytes] = []
+    start = 0
+    while start < len(joined):
+        end = start + _LENGTH_BYTES + int.from_bytes(joined[start : start + _LENGTH_BYTES], "little")
+        if end > len(joined):
+            return [*boxes, joined[start:]]
+        boxes.append(joined[start + _LENGTH_BYTES : end])
+        start = end
+    return boxes

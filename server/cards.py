@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from common.catalogue import Vocabulary, unpack_blobs
+from common.catalogue import Vocabulary, join_boxes, unpack_blobs
 from common.exchange import AgentReply
+
+CANDIDATES = 3
+"""Cards of other platforms that go to a platform for one item: so many, less one, may be spoilt."""
 
 
 class CardRelay:
-    """Sealed cards by item: a platform is sent one of another's, as what it tells of its own items it knows.
+    """Sealed cards by item: a platform is sent others' of them, as what it tells of its own items it knows.
 
-    So a platform has common and foreign items described by the same hand.
+    The first that opens describes the item, so a platform has common and foreign items described by the same hand. The
+    aggregator cannot tell a card that opens from one that does not, hence the further ones.
     """
 
     def __init__(self) -> None:
@@ -26,14 +30,16 @@ class CardRelay:
         for reply in sorted(joined, key=lambda answer: answer.platform):
             boxes = unpack_blobs(reply.arrays["cards"], reply.arrays["card_offsets"])
             for digest, box in zip(reply.arrays["digests"], boxes, strict=True):
-                first_two = self._boxes.setdefault(digest.tobytes(), {})
-                # Of two platforms' cards one is another's than the receiver's, whoever that is.
-                if box and len(first_two) < 2:
-                    first_two.setdefault(reply.platform, box)
+                kept = self._boxes.setdefault(digest.tobytes(), {})
+                # One more than are sent: one of them may be the receiver's.
+                if box and len(kept) <= CANDIDATES:
+                    kept.setdefault(reply.platform, box)
 
     def in_order_of(self, vocabulary: Vocabulary, platform: str) -> list[bytes]:
-        """One box an item, from the first *other* platform in order of name; empty where no other described it."""
+        """The boxes of an item from the first *other* platforms in order of name, joined; empty where none described it."""
         return [
-            next((box for name, box in self._boxes.get(digest.tobytes(), {}).items() if name != platform), b"")
+            join_boxes(
+                [box for name, box in self._boxes.get(digest.tobytes(), {}).items() if name != platform][:CANDIDATES]
+            )
             for digest in vocabulary.digests
         ]

@@ -17,7 +17,9 @@ from common.catalogue import (
     Vocabulary,
     check_key,
     check_same_secret,
+    join_boxes,
     pack_blobs,
+    split_boxes,
     unpack_blobs,
 )
 from common.errors import CatalogueError, SecretMismatchError
@@ -208,3 +210,15 @@ def test_blobs_come_back_as_they_were_packed(blobs: list[bytes]) -> None:
 def test_offsets_that_do_not_cut_the_data_are_refused(offsets: list[int]) -> None:
     with pytest.raises(CatalogueError, match="offsets"):
         unpack_blobs(np.zeros(4, np.uint8), np.array(offsets, np.int64))
+
+
+@given(st.lists(st.binary(max_size=50), max_size=5))
+def test_boxes_come_apart_as_they_were_joined(boxes: list[bytes]) -> None:
+    assert split_boxes(join_boxes(boxes)) == boxes
+
+
+@given(st.binary(max_size=60))
+def test_what_does_not_come_apart_is_handed_on_and_opens_no_card(joined: bytes) -> None:
+    boxes = split_boxes(joined)
+    assert sum(map(len, boxes)) <= len(joined)
+    assert SECRET.open_first_cards([boxes], SECRET.digests(["imdb:1"])) == [None]

@@ -7,7 +7,7 @@ import pytest
 
 from client.data.training import TrainingData
 from client.membership import Membership
-from common.catalogue import FederationSecret, ItemCard, Vocabulary, pack_blobs
+from common.catalogue import FederationSecret, ItemCard, Vocabulary, join_boxes, pack_blobs, split_boxes, unpack_blobs
 from common.errors import CatalogueError
 from tests.support import SECRET, matrix, training_data
 
@@ -28,7 +28,9 @@ def vocabulary_message(data: TrainingData, cards: bool = True) -> dict[str, Any]
     boxes = {d.tobytes(): b for d, b in zip(own, SECRET.seal_cards(data.cards(), own), strict=True)}
     described = [ItemCard(key, f"Elsewhere {key}", ("Noir",)) for key in THERE]
     boxes |= {d.tobytes(): b for d, b in zip(foreign, SECRET.seal_cards(described, foreign), strict=True)}
-    sealed, offsets = pack_blobs([boxes[digest.tobytes()] if cards else b"" for digest in vocabulary.digests])
+    sealed, offsets = pack_blobs(
+        [join_boxes([boxes[digest.tobytes()]]) if cards else b"" for digest in vocabulary.digests]
+    )
     return {
         "digests": vocabulary.digests,
         "owners": vocabulary.ownership().astype(np.uint8),
@@ -134,7 +136,22 @@ def test_cards_of_another_secret_leave_their_items_undescribed_and_the_own_ones_
     arrays = vocabulary_message(data)
     other = FederationSecret(b"another secret of 32 bytes......")
     cards = other.seal_cards([ItemCard("x:1", "?")] * len(arrays["digests"]), arrays["digests"])
-    sealed, offsets = pack_blobs(cards)
+    sealed, offsets = pack_blobs([join_boxes([card]) for card in cards])
     described = join(arrays | {"cards": sealed, "card_offsets": offsets}, data).vocabulary
     assert described.titles[position_of(arrays, "imdb:3")] == "(an item that its platform does not describe)"
     assert described.titles[position_of(arrays, "imdb:1")] == "Title of imdb:1"
+
+
+def test_a_spoilt_card_does_not_hide_the_next_ones(caplog: pytest.LogCaptureFixture) -> None:
+    data = own_data()
+    arrays = vocabulary_message(data)
+    digests = arrays["digests"]
+    other = FederationSecret(b"another secret of 32 bytes......")
+    spoilt = other.seal_cards([ItemCard("x:1", "?")] * len(digests), digests)
+    good = [split_boxes(blob) for blob in unpack_blobs(arrays["cards"], arrays["card_offsets"])]
+    joined = [join_boxes([bad, bad[:20], *boxes]) for bad, boxes in zip(spoilt, good, strict=True)]
+    sealed, offsets = pack_blobs(joined)
+    told, expected = join(arrays | {"cards": sealed, "card_offsets": offsets}, data).cards, join(arrays, data).cards
+    assert (told.keys, told.titles, told.genres) == (expected.keys, expected.titles, expected.genres)
+    assert all(told.keys)
+    assert "cannot be used" not in caplog.text

@@ -64,7 +64,8 @@ def card_content(
     return content | {
         "epsilon": plan.privacy.epsilon,
         "delta": plan.delta,
-        "mu": releases.mu,
+        "mu": plan.gaussian_mu,
+        "linear": _linear(plan),
         "towers": _towers(plan),
         "mechanism": f"discrete Gaussian on clipped sums over users ({plan.privacy.release}), composed as Gaussian DP",
         "noise": plan.privacy.noise,
@@ -78,6 +79,22 @@ def card_content(
                 {release.kind: release.noise_multiplier for release in part.releases()} for part in releases.rounds
             ],
         },
+    }
+
+
+def _linear(plan: FederationPlan) -> dict[str, Any] | None:
+    """The item-item statistics' part of the run, or None."""
+    if plan.linear is None:
+        return None
+    noise = plan.linear_noise()
+    return {
+        "share": plan.linear.privacy.share,
+        "kept_items": plan.linear.privacy.kept_items,
+        "history_norm": plan.linear.privacy.history_norm,
+        "noise_multiplier": noise.noise_multiplier,
+        "mu": 1 / noise.noise_multiplier,
+        "mu_left": plan.release_plan().mu,
+        "masked": noise.masked,
     }
 
 
@@ -169,18 +186,38 @@ def _private_promise(plan: FederationPlan, content: Mapping[str, Any]) -> str:
 
 For each user of each platform: whatever anyone concludes from all that left the platform in this run, they would have
 concluded nearly the same had this user never been there. Formally, the run is (ε, δ)-differentially private with
-**ε = {content["epsilon"]:g}** and **δ = {content["delta"]:.3g}** (the factorisation is μ-GDP with μ = {content["mu"]:.4f}).
+**ε = {content["epsilon"]:g}** and **δ = {content["delta"]:.3g}** ({_gaussian(content)} is μ-GDP with μ = {content["mu"]:.4f}).
 
 - *Unit*: {content["unit"]}. *Neighbours*: {content["neighbours"]}.
 - *Mechanism*: {content["mechanism"]}; a user's factor is clipped to norm {content["parameters"]["clip_norm"]:g}, item
   weights to total {content["parameters"]["weight_total"]:g}. Noise is exact integer noise from the operating system's
   random number generator.
-{_towers_text(content["towers"])}- *Noise*: {noise}
+{_linear_text(content["linear"])}{_towers_text(content["towers"])}- *Noise*: {noise}
 - *Assumptions*: no platform has more than {content["user_bound"]:,} users (δ rests on it); each platform runs this
   software unmodified for its own users' sake; identity fingerprints were compared out of band.
-- *Every* release counts: item counts, item vectors, Gram matrices and updates of all rounds.
+- *Every* release counts: item counts, item-item statistics, item vectors, Gram matrices and updates of all rounds.
   No metric, objective or verdict left.
 """
+
+
+def _gaussian(content: Mapping[str, Any]) -> str:
+    return "the factorisation" if content["linear"] is None else "the factorisation with the item-item statistics"
+
+
+def _linear_text(linear: Mapping[str, Any] | None) -> str:
+    if linear is None:
+        return ""
+    users = (
+        " With it the aggregator learns how many users each platform has, noise on that too."
+        if linear["masked"]
+        else ""
+    )
+    return (
+        f"- *Item-item statistics*: one release of which of at most {linear['kept_items']:,} items go together; a user's "
+        f"weighted history has norm at most {linear['history_norm']:g}. Noise multiplier {linear['noise_multiplier']:.4g}, "
+        f"which is {linear['share']:.0%} of the budget (of μ²): μ = {linear['mu']:.4f}. All other releases of the "
+        f"factorisation are made with what that leaves, μ = {linear['mu_left']:.4f}.{users}\n"
+    )
 
 
 def _towers_text(towers: Mapping[str, Any] | None) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -17,20 +18,25 @@ from rich.text import Text
 from client.budget import BudgetPolicy
 from client.journal import EgressJournal
 from client.ledger import BudgetLedger
+from client.outbox import witnesses
 from client.sealed_log import Entry
 from client.spend import RunSpend, Spend
 from client.witness import HeadWitness
 from common.errors import EgressRefusedError
+from common.privacy.gdp import epsilon_from_mu
+
+STORE_FOLDER = "store"
+"""Beside the books: the model store, which keeps their heads too."""
 
 
 def privacy_dict(directory: Path) -> dict[str, Any]:
     """``privacy --json``: budget, spend per run and release, what is left (:class:`~client.spend.Spend`)."""
-    return BudgetLedger.open(directory).spend().to_dict()
+    return _ledger(directory).spend().to_dict()
 
 
 def privacy_report(directory: Path) -> RenderableType:
     """``privacy``: the same for people."""
-    spend = BudgetLedger.open(directory).spend()
+    spend = _ledger(directory).spend()
     parts: list[RenderableType] = [_summary(spend)]
     if spend.runs:
         parts += [_runs_table(spend), _charges_table(spend)]
@@ -45,11 +51,14 @@ def verify_books(
 ) -> dict[str, Any]:
     """``privacy verify``, ``egress verify``: check both chains, the kept heads, receipts and kept bytes.
 
+    The heads that the model store in ``directory`` keeps are asked in any case: old copies of ledger and journal put back
+    together with their own heads are whole chains, and show against these alone.
+
     Raises:
         LedgerError: names the first bad entry.
     """
-    ledger = BudgetLedger.open(directory, witnesses=ledger_witnesses)
-    journal = EgressJournal(directory, ledger, witnesses=journal_witnesses)
+    ledger = _ledger(directory, ledger_witnesses)
+    journal = _journal(directory, ledger, journal_witnesses)
     head = ledger.head()
     return {
         "ledger_entries": ledger.verify(),
@@ -77,19 +86,19 @@ def restore_books(
 
 
 def egress_dicts(directory: Path) -> list[dict[str, Any]]:
-    """``egress log --json``: one dict an entry, oldest first."""
-    journal = EgressJournal(directory, BudgetLedger.open(directory))
-    return [_egress_dict(entry) for entry in journal.entries()]
+    """``egress log --json``: one dict an entry, oldest first; ``epsilon`` is what a message alone costs at the ledger's δ."""
+    ledger = _ledger(directory)
+    delta = ledger.spend().policy.delta
+    return [_egress_dict(entry, delta) for entry in _journal(directory, ledger).entries()]
 
 
 def egress_table(directory: Path) -> RenderableType:
     """``egress log``: one row for each message that left."""
-    table = Table(title="What left this platform")
-    table.add_column("#", justify="right")
-    for column in ("time", "run", "round", "kind", "arrays"):
-        table.add_column(column)
-    for column in ("bytes", "noise z", "receipt"):
-        table.add_column(column, justify="right")
+    table = _table(
+        "What left this platform (ε: of this message alone; ε's do not add up, `crossfed-client privacy` has the sum)",
+        left=("time", "what"),
+        right=("bytes", "noise z", "ε", "receipt"),
+    )
     for entry in egress_dicts(directory):
         if entry["event"] in ("sent", "replied"):
             table.add_row(*_egress_row(entry))
@@ -110,7 +119,9 @@ def egress_entry(directory: Path, number: int) -> dict[str, Any]:
 
 def egress_entry_table(directory: Path, number: int) -> RenderableType:
     """``egress show N`` for people. Raises EgressRefusedError: there is no such entry."""
-    table = Table(show_header=False, title=f"Entry {number} of the egress journal")
+    table = Table(show_header=False, title=f"Entry {number} of the egress journal", title_justify="left", box=None)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in egress_entry(directory, number).items():
         table.add_row(name, _plain(value))
     return table
@@ -136,14 +147,29 @@ def _summary(spend: Spend) -> Text:
     return Text("\n".join(lines) + "\n", style="bold red" if spend.epsilon is None else "")
 
 
+def _ledger(directory: Path, further: Sequence[HeadWitness] = ()) -> BudgetLedger:
+    kept = [witnesses(directory / STORE_FOLDER)[0]] if (directory / STORE_FOLDER).is_dir() else []
+    return BudgetLedger.open(directory, witnesses=[*kept, *further])
+
+
+def _journal(directory: Path, ledger: BudgetLedger, further: Sequence[HeadWitness] = ()) -> EgressJournal:
+    kept = [witnesses(directory / STORE_FOLDER)[1]] if (directory / STORE_FOLDER).is_dir() else []
+    return EgressJournal(directory, ledger, witnesses=[*kept, *further])
+
+
+def _table(title: str, *, left: Sequence[str], right: Sequence[str]) -> Table:
+    """Numbered rows; what does not fit a narrow terminal is folded, never cut: nothing may be missing from a record."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("#", *left, *right):
+        table.add_column(column, justify="left" if column in left else "right", overflow="fold")
+    return table
+
+
 def _runs_table(spend: Spend) -> Table:
-    table = Table(title="Runs")
-    for column in ("run", "state"):
-        table.add_column(column)
-    for column in ("ε planned for", "ε spent", "δ", "μ spent", "μ planned", "releases"):
-        table.add_column(column, justify="right")
-    for run in spend.runs:
-        table.add_row(*_run_row(run))
+    planned = ("ε planned for", "ε spent", "δ", "μ spent", "μ planned", "releases")
+    table = _table("Runs", left=("run", "state"), right=planned)
+    for number, run in enumerate(spend.runs, start=1):
+        table.add_row(str(number), *_run_row(run))
     return table
 
 
@@ -161,21 +187,15 @@ def _run_row(run: RunSpend) -> tuple[str, ...]:
 
 
 def _charges_table(spend: Spend) -> Table:
-    table = Table(title="Releases")
-    table.add_column("#", justify="right")
-    table.add_column("time")
-    table.add_column("run")
-    table.add_column("round", justify="right")
-    table.add_column("release")
-    table.add_column("mechanism")
-    for column in ("noise z", "sampling", "steps"):
-        table.add_column(column, justify="right")
+    table = _table(
+        "Releases", left=("time", "run", "round", "release", "mechanism"), right=("noise z", "rate", "steps")
+    )
     for run in spend.runs:
         for charge in run.charges:
             for release in charge.releases:
                 table.add_row(
                     str(charge.sequence),
-                    charge.time,
+                    _short(charge.time),
                     run.run_id,
                     str(charge.server_round),
                     release.kind,
@@ -187,24 +207,44 @@ def _charges_table(spend: Spend) -> Table:
     return table
 
 
-def _egress_dict(entry: Entry) -> dict[str, Any]:
-    return {"number": entry.sequence, **entry.content, "mac": entry.mac}
+def _egress_dict(entry: Entry, delta: float) -> dict[str, Any]:
+    return {"number": entry.sequence, **entry.content, **_epsilon_alone(entry.content, delta), "mac": entry.mac}
+
+
+def _epsilon_alone(content: Mapping[str, Any], delta: float) -> dict[str, float | None]:
+    """What a contribution costs by itself; nothing where the ledger's own sum alone can tell (sampled users)."""
+    mechanisms = {release["mechanism"] for release in content.get("releases", ())}
+    if mechanisms == {"gaussian"}:
+        return {"epsilon": epsilon_from_mu(content["mu"], delta)}
+    return {"epsilon": None} if mechanisms else {}
 
 
 def _egress_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    arrays = ", ".join(f"{name} {dtype}{shape}" for name, dtype, shape in entry["arrays"])
+    arrays = [f"  {name} {dtype}{shape}" for name, dtype, shape in entry["arrays"]]
+    of_run = f", round {entry['round']} of run {entry['run_id']}" if "run_id" in entry else ""
     releases = entry.get("releases", ())
     return (
         str(entry["number"]),
-        entry["time"],
-        entry.get("run_id", ""),
-        str(entry.get("round", "")),
-        entry["kind"] + (f" ({entry['code']})" if "code" in entry else ""),
-        arrays,
+        _short(entry["time"]),
+        "\n".join([entry["kind"] + (f" ({entry['code']})" if "code" in entry else "") + of_run, *arrays]),
         f"{entry['bytes']:,}",
-        ", ".join("none" if r["mechanism"] == "none" else f"{r['noise_multiplier']:.4g}" for r in releases),
+        "\n".join("none" if r["mechanism"] == "none" else f"{r['noise_multiplier']:.4g}" for r in releases),
+        _epsilon_cell(entry),
         str(entry["receipt"]["sequence"]) if "receipt" in entry else "",
     )
+
+
+def _epsilon_cell(entry: Mapping[str, Any]) -> str:
+    if "epsilon" not in entry:
+        return ""
+    if entry["epsilon"] is not None:
+        return f"{entry['epsilon']:.3g}"
+    return "sampled" if entry["private"] else "∞"
+
+
+def _short(time: str) -> str:
+    """``2026-11-24T13:59:14+00:00`` as ``11-24 13:59``: entries are numbered, and ``--json`` has the whole of it."""
+    return time[5:16].replace("T", " ")
 
 
 def _limit(epsilon: float | None) -> str:

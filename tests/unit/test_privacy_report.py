@@ -22,9 +22,11 @@ from client.privacy_report import (
     restore_books,
     verify_books,
 )
+from client.outbox import witnesses
 from client.witness import FileWitness
 from common.contract import ArraySpec, MessageSpec
 from common.errors import DataError, EgressRefusedError, LedgerError
+from common.privacy.accounting import gaussian_epsilon
 from common.privacy.contribution import Release
 from common.privacy.minting import mint
 
@@ -32,8 +34,8 @@ POLICY = BudgetPolicy(epsilon=3.0, delta=1e-5)
 CONTRACT = EgressContract((MessageSpec("statistics", (ArraySpec("item_vectors", "int64", (2, 3)),)),), ())
 
 
-def text_of(renderable: RenderableType) -> str:
-    console = Console(width=200, record=True, color_system=None)
+def text_of(renderable: RenderableType, width: int = 200) -> str:
+    console = Console(width=width, record=True, color_system=None)
     with console.capture() as capture:
         console.print(renderable)
     return capture.get()
@@ -105,6 +107,39 @@ def test_verify_counts_entries_and_names_the_bad_one(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b"12.5", b"99.5"))
     with pytest.raises(LedgerError, match="entry 2 was edited"):
         verify_books(tmp_path)
+
+
+def test_verify_asks_the_store_whose_head_outlives_a_rollback_of_the_whole_folder(tmp_path: Path) -> None:
+    """Old copies of both logs put back with their own heads are whole chains: only the store's heads tell."""
+    ledger = books(tmp_path)
+    store = tmp_path / "store"
+    store.mkdir()
+    verify_books(tmp_path)
+    old = {file: file.read_bytes() for file in tmp_path.iterdir() if file.suffix in (".db", ".head")}
+    release = Release(kind="item_vectors", mechanism="gaussian", noise_multiplier=12.5)
+    receipt = ledger.charge("spring", 2, [release], f"{2:064x}")
+    BudgetLedger.open(tmp_path, POLICY, witnesses=[witnesses(store)[0]])
+    for file, content in old.items():
+        file.write_bytes(content)
+    for look in (verify_books, privacy_dict, privacy_report, egress_dicts):
+        with pytest.raises(LedgerError, match=f"lacks entry {receipt.sequence}"):
+            look(tmp_path)
+
+
+def test_a_narrow_terminal_cuts_nothing_off(tmp_path: Path) -> None:
+    books(tmp_path)
+    for shown in (privacy_report(tmp_path), egress_table(tmp_path), egress_entry_table(tmp_path, 2)):
+        assert "…" not in text_of(shown, width=80)
+
+
+def test_the_egress_log_says_what_each_message_costs_by_itself(tmp_path: Path) -> None:
+    books(tmp_path)
+    assert egress_entry(tmp_path, 2)["epsilon"] == pytest.approx(gaussian_epsilon([12.5], 1e-5))
+    assert f"{gaussian_epsilon([12.5], 1e-5):.3g}" in text_of(egress_table(tmp_path))
+    assert "epsilon" not in egress_entry(tmp_path, 3), "a refusal costs nothing"
+    books(tmp_path / "exact", private=False)
+    assert egress_entry(tmp_path / "exact", 2)["epsilon"] is None
+    assert "∞" in text_of(egress_table(tmp_path / "exact"))
 
 
 def test_restore_counts_what_the_store_remembers(tmp_path: Path) -> None:

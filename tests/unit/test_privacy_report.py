@@ -12,6 +12,7 @@ from client.budget import BudgetPolicy
 from client.egress import EgressContract, EgressGuard
 from client.journal import EgressJournal
 from client.ledger import BudgetLedger
+from client.outbox import witnesses
 from client.privacy_report import (
     egress_dicts,
     egress_entry,
@@ -22,7 +23,6 @@ from client.privacy_report import (
     restore_books,
     verify_books,
 )
-from client.outbox import witnesses
 from client.witness import FileWitness
 from common.contract import ArraySpec, MessageSpec
 from common.errors import DataError, EgressRefusedError, LedgerError

@@ -86,6 +86,14 @@ class CheckpointStore:
         files = self._files()
         return self._load(files[-1], plan) if files else None
 
+    def _load_linear(self, run_id: str) -> Mapping[str, TransferWeights]:
+        path = self.folder / _LINEAR_FILE
+        try:
+            self._linear = _linear_of(read_archive(path), run_id)
+        except (StoreError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path}: cannot be read; restore it from a backup, or start a new run") from error
+        return self._linear
+
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("round-*.npz"))
 
@@ -96,13 +104,12 @@ class CheckpointStore:
             if header["format"] > _FORMAT:
                 raise NewerStoreError(f"{path}: written by a newer crossfed; upgrade this one to resume the run")
             started_with, state = _plan_and_state(header, arrays)
-            if header.get("linear", False):
-                state = replace(state, linear=_linear_of(read_archive(self.folder / _LINEAR_FILE), state))
-                self._linear = state.linear
         except NewerStoreError:
             raise
         except (StoreError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{path}: cannot be read; move it away to resume from the round before") from error
+        if header.get("linear", False):
+            state = replace(state, linear=self._load_linear(state.run_id))
         differences = plan.differences(started_with)
         if differences:
             raise FederationError(
@@ -138,9 +145,9 @@ def _linear_arrays(run_id: str, linear: Mapping[str, TransferWeights]) -> dict[s
     return arrays
 
 
-def _linear_of(arrays: dict[str, NDArray[Any]], state: FederationState) -> dict[str, TransferWeights]:
+def _linear_of(arrays: dict[str, NDArray[Any]], run_id: str) -> dict[str, TransferWeights]:
     header = json.loads(arrays["header"].tobytes())
-    if header["run_id"] != state.run_id:
+    if header["run_id"] != run_id:
         raise ValueError(f"{_LINEAR_FILE} is of another run")
     return {
         name: TransferWeights(arrays[f"inputs_{index}"], arrays[f"targets_{index}"], arrays[f"weights_{index}"])

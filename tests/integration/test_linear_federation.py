@@ -1,0 +1,531 @@
+"""Federations with the linear road from end to end: exact, noisy and masked; what is charged, kept, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from client.agent import PlatformAgent
+from client.budget import mu_squared
+from client.data.training import TrainingData
+from client.privacy_card import card_content, card_text
+from common.config.federation import FederationPlan
+from common.errors import ConfigError, StoreError
+from common.exchange import AgentRequest
+from common.linalg import pack_symmetric, packed_size
+from common.privacy import cooccurrence
+from common.privacy.contribution import PrivatizedContribution
+from common.privacy.cooccurrence import CooccurrenceMechanism, users_from
+from server import strategy
+from server.exchange import SilentObserver
+from server.linear_aggregation import aggregate_linear
+from server.state import FederationState, RoundRecord
+from simulations.engine import FederationOutcome
+from tests.private_support import by_hand, charges_of, private_plan, private_platforms
+from tests.support import (
+    SECRET,
+    Recorder,
+    Tampered,
+    Watch,
+    agents_of,
+    federate,
+    random_platforms,
+    small_plan,
+    with_array,
+)
+
+SIZES, RIDGE, NAMES = (12, 8, 5), 3.0, ("platform-0", "platform-1", "platform-2")
+
+
+def linear_plan(**changes: Any) -> FederationPlan:
+    return FederationPlan.model_validate(
+        small_plan(rounds=2).model_dump() | {"linear": {"regularization": RIDGE} | changes}
+    )
+
+
+def private_linear_plan(
+    noise: str = "secure_sum", *, privacy: dict[str, Any] | None = None, **own: Any
+) -> FederationPlan:
+    linear = {"regularization": RIDGE, "privacy": {"share": 0.4, "kept_items": 10} | own}
+    return FederationPlan.model_validate(
+        private_plan(3, noise=noise, **(privacy or {})).model_dump() | {"linear": linear}
+    )
+
+
+def platforms_of() -> dict[str, TrainingData]:
+    return random_platforms(1, SIZES, validated=True)
+
+
+def on_vocabulary(data: TrainingData, state: FederationState) -> np.ndarray:
+    """Who has what, users × m: written down from the interactions, by key."""
+    row_of = {digest.tobytes(): row for row, digest in enumerate(state.vocabulary.digests)}
+    dense = np.zeros((data.train.n_users, len(state.vocabulary)))
+    for user, column in zip(data.train.entry_users(), data.train.indices, strict=True):
+        dense[user, row_of[SECRET.digests([data.items.keys[column]])[0].tobytes()]] = 1
+    return dense
+
+
+@pytest.fixture(scope="module")
+def exact(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[FederationOutcome, list[Recorder], dict[str, TrainingData]]:
+    """A healthy run without privacy; read-only."""
+    platforms, folder = platforms_of(), tmp_path_factory.mktemp("exact")
+    recorders = [Recorder(agent) for agent in agents_of(platforms, linear_plan(), folder)]
+    return federate(recorders, linear_plan(), folder), recorders, platforms
+
+
+def test_each_platform_sends_once_how_many_users_have_each_two_of_its_items(exact: Any) -> None:
+    outcome, recorders, platforms = exact
+    for recorder, (name, data) in zip(recorders, platforms.items(), strict=True):
+        (sent,) = recorder.replies("cooccurrence")
+        own = np.sort(outcome.state.vocabulary.owners[name])
+        dense = on_vocabulary(data, outcome.state)[:, own]
+        assert sent.arrays.keys() == {"cooccurrence"}
+        assert np.array_equal(sent.arrays["cooccurrence"], pack_symmetric(dense.T @ dense))
+    first = outcome.state.history[0]
+    assert (first.phase, first.round, first.platforms) == ("linear", 0, NAMES)
+    assert first.bytes_up == sum(8 * packed_size(len(rows)) for rows in outcome.state.vocabulary.owners.values())
+    assert [record.phase for record in outcome.state.history[1:]] == ["factors"] * 2
+
+
+def test_every_platform_keeps_the_ridge_regression_over_the_users_of_each_items_owners(exact: Any) -> None:
+    outcome, recorders, platforms = exact
+    state = outcome.state
+    dense = {name: on_vocabulary(data, state) for name, data in platforms.items()}
+    for recorder in recorders:
+        agent: Any = recorder.agent
+        kept = agent.store.load()
+        assert (kept.linear_weight, set(kept.linear.targets)) == (1.0, set(np.flatnonzero(kept.foreign)))
+        for at, target in enumerate(kept.linear.targets):
+            x = np.concatenate([dense[name] for name in NAMES if target in state.vocabulary.owners[name]])
+            below = np.vstack([x[:, kept.linear.inputs], np.sqrt(RIDGE) * np.eye(len(kept.linear.inputs))])
+            right = np.concatenate([x[:, target], np.zeros(len(kept.linear.inputs))])
+            expected, *_ = np.linalg.lstsq(below, right, rcond=None)
+            np.testing.assert_allclose(kept.linear.weights[:, at], expected, atol=1e-5)
+
+
+def test_the_weights_rank_what_the_platform_serves(exact: Any) -> None:
+    _, recorders, _ = exact
+    agent: Any = recorders[0].agent
+    kept = agent.store.load()
+    users = np.arange(kept.histories.n_users)
+    histories = kept.on_vocabulary(kept.histories)
+    with_linear = kept.cross_scorer().scores(histories, users)
+    without = replace(kept, linear_weight=0.0).cross_scorer().scores(histories, users)
+    assert not np.allclose(with_linear[:, kept.foreign], without[:, kept.foreign])
+
+
+class MaskedTap:
+    """Notes what mechanisms released before it was masked, and what the aggregator got."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.released: list[PrivatizedContribution] = []
+        self.received: list[Any] = []
+        make = CooccurrenceMechanism.release
+
+        def release(mechanism: CooccurrenceMechanism, *arguments: Any, **options: Any) -> PrivatizedContribution:
+            self.released.append(make(mechanism, *arguments, **options))
+            return self.released[-1]
+
+        def aggregate(plan: FederationPlan, state: FederationState, parts: Any) -> Any:
+            self.received = list(parts)
+            return aggregate_linear(plan, state, self.received)
+
+        monkeypatch.setattr(CooccurrenceMechanism, "release", release)
+        monkeypatch.setattr(strategy, "aggregate_linear", aggregate)
+
+    def total(self, name: str) -> np.ndarray:
+        """What the aggregator saw, all platforms together."""
+        return np.sum([part.arrays[name] for part in self.received if name in part.arrays], axis=0)
+
+
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The statistics' noise is zero; that of the counts, which choose the items, is left out too."""
+    monkeypatch.setattr(cooccurrence, "discrete_gaussian", lambda size, *_: np.zeros(size, dtype=np.int64))
+    monkeypatch.setattr("common.privacy.mechanism.discrete_gaussian", lambda size, *_: np.zeros(size, dtype=np.int64))
+
+
+def test_the_masked_sum_is_what_the_platforms_released_to_the_last_digit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tap, plan = MaskedTap(monkeypatch), private_linear_plan()
+    recorders = [Recorder(agent) for agent in agents_of(private_platforms(3), plan, tmp_path)]
+    federate(recorders, plan, tmp_path)
+    assert [reply.arrays.keys() for reply in recorders[0].replies("masked_cooccurrence")] == [{"masked"}]
+    assert len(tap.released) == 3
+    for name in ("cooccurrence", "linear_users"):
+        assert np.array_equal(tap.total(name), np.sum([part.arrays[name] for part in tap.released], axis=0))
+    # In the open are nobody's arrays: each platform's answer holds the masked one alone.
+    assert [part.platforms for part in tap.received if part.arrays] == [NAMES]
+
+
+def laid_out(tap: MaskedTap, plan: FederationPlan, state: FederationState) -> np.ndarray:
+    """Sums over all platforms of the kept items, float64 ``[k, k]``, in the exact sums' unit."""
+    assert plan.linear is not None
+    kept = plan.linear.columns(state.item_counts, state.vocabulary.ownership(), private=True)
+    place, total = {int(item): at for at, item in enumerate(kept)}, np.zeros((len(kept), len(kept)))
+    for part in tap.received:
+        if "cooccurrence" not in part.arrays:
+            continue
+        own = [place[item] for item in kept.tolist() if plan.secure_sum or item in part.positions]
+        rows, columns = np.triu_indices(len(own))
+        block = np.zeros((len(own), len(own)))
+        block[rows, columns] = part.arrays["cooccurrence"] * plan.linear_noise().grid_step
+        block[rows, columns] /= np.where(rows == columns, 1.0, np.sqrt(2.0))
+        block[columns, rows] = block[rows, columns]
+        total[np.ix_(own, own)] += block
+    return total
+
+
+@pytest.mark.parametrize("noise", ["per_platform", "secure_sum"])
+def test_masked_and_open_statistics_are_the_dense_sums_to_the_grid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: str
+) -> None:
+    silent(monkeypatch)
+    tap, plan, platforms = MaskedTap(monkeypatch), private_linear_plan(noise), private_platforms(3)
+    state = federate(agents_of(platforms, plan, tmp_path), plan, tmp_path).state
+    assert plan.linear is not None
+    kept = plan.linear.columns(state.item_counts, state.vocabulary.ownership(), private=True)
+    expected, users = np.zeros((len(kept), len(kept))), []
+    for data in platforms.values():
+        x = on_vocabulary(data, state)[:, kept]
+        x /= np.sqrt(np.maximum(x.sum(axis=1, keepdims=True), 1))  # c = 1: min(1, 1/√n)
+        expected += x.T @ x
+        users.append(float((x.sum(axis=1) > 0).sum()))
+    step = plan.linear_noise().grid_step
+    slack = sum(data.train.n_users for data in platforms.values()) * step + 1e-8
+    assert np.abs(laid_out(tap, plan, state) - expected).max() <= slack
+    if noise == "secure_sum":
+        found = users_from(tap.total("linear_users"), plan.linear, step)
+        assert found == pytest.approx(users, abs=4 * slack)
+
+
+@pytest.mark.parametrize("noise", ["per_platform", "secure_sum"])
+def test_a_private_run_charges_its_one_release_and_all_others_are_made_with_what_it_leaves(
+    tmp_path: Path, noise: str
+) -> None:
+    plan = private_linear_plan(noise)
+    without = plan.model_copy(update={"linear": None})
+    recorders = [Recorder(agent) for agent in agents_of(private_platforms(3), plan, tmp_path)]
+    federate(recorders, plan, tmp_path)
+    mu = without.release_plan().mu
+    for recorder in recorders:
+        agent: Any = recorder.agent
+        charges = [(charge["round"], release) for charge in charges_of(agent) for release in charge["releases"]]
+        own = [(number, release) for number, release in charges if release["kind"] == "cooccurrence"]
+        assert [(number, release["mechanism"]) for number, release in own] == [(0, "gaussian")]
+        assert own[0][1]["noise_multiplier"] == pytest.approx(1 / (mu * np.sqrt(0.4)))
+        left = sum(1 / r["noise_multiplier"] ** 2 for _, r in charges if r["kind"] != "cooccurrence")
+        assert left == pytest.approx(mu**2 * 0.6, rel=1e-9)
+        releases = [r for run in agent._outbox.ledger.spend().runs for c in run.charges for r in c.releases]
+        assert mu_squared(releases) == pytest.approx(mu**2, rel=1e-9)
+    louder = plan.release_plan().counts.noise_multiplier / without.release_plan().counts.noise_multiplier
+    assert louder == pytest.approx(1 / np.sqrt(0.6))
+    card = card_content(plan, {recorder.agent.name: recorder.agent.spend() for recorder in recorders})  # type: ignore[attr-defined]
+    assert card["linear"]["mu"] ** 2 + card["linear"]["mu_left"] ** 2 == pytest.approx(card["mu"] ** 2)
+    text = card_text(plan, card)
+    assert "40% of the budget" in text
+    assert f"μ = {np.sqrt(0.6) * mu:.4f}" in text
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: nothing catches it."""
+
+
+class Killer(SilentObserver):
+    """Dies at a platform's answer of one kind, or when a round of one phase is complete."""
+
+    def __init__(self, at: str, platform: str | None = None) -> None:
+        self._at, self._platform = at, platform
+
+    def on_reply(self, server_round: int, kind: str, platform: str, code: str, reply_bytes: int) -> None:
+        if (kind, platform) == (self._at, self._platform):
+            raise Killed
+
+    def on_round(self, record: RoundRecord) -> None:
+        if self._platform is None and record.phase == self._at:
+            raise Killed
+
+
+KILLS = [
+    ("counts", "platform-2"),
+    ("cooccurrence", "platform-0"),
+    ("linear", None),
+    ("factors", None),
+    ("finish", "platform-1"),
+]
+
+
+@pytest.mark.parametrize(("at", "platform"), KILLS)
+def test_a_killed_run_and_restarted_agents_end_where_they_would_have_ended(
+    tmp_path: Path, exact: Any, at: str, platform: str | None
+) -> None:
+    straight, platforms, plan = exact[0], platforms_of(), linear_plan()
+    with pytest.raises(Killed):
+        federate(agents_of(platforms, plan, tmp_path), plan, tmp_path, observer=Killer(at, platform))
+    recorders = [Recorder(agent) for agent in agents_of(platforms, plan, tmp_path)]
+    resumed = federate(recorders, plan, tmp_path, run_id="another")
+    assert np.array_equal(resumed.state.item_parameters, straight.state.item_parameters)
+    for one, other in zip(recorders, exact[1], strict=True):
+        mine, theirs = one.agent.store.load().linear, other.agent.store.load().linear  # type: ignore[attr-defined]
+        for name in ("inputs", "targets", "weights"):
+            assert np.array_equal(getattr(mine, name), getattr(theirs, name)), "to the bit"
+    # What is durable is not asked for again.
+    assert len(recorders[0].replies("cooccurrence")) == (1 if at in ("counts", "cooccurrence", "linear") else 0)
+
+
+@pytest.mark.parametrize(("noise", "at"), [("per_platform", "cooccurrence"), ("secure_sum", "masked_cooccurrence")])
+def test_a_killed_private_release_is_sent_again_to_the_byte_and_charged_once(
+    tmp_path: Path, noise: str, at: str
+) -> None:
+    plan, platforms = private_linear_plan(noise), private_platforms(3)
+    before = [Recorder(agent) for agent in agents_of(platforms, plan, tmp_path)]
+    with pytest.raises(Killed):
+        federate(before, plan, tmp_path, observer=Killer(at, "platform-1"))
+    after = [Recorder(agent) for agent in agents_of(platforms, plan, tmp_path)]
+    state = federate(after, plan, tmp_path, run_id="another").state
+    assert [record.phase for record in state.history] == ["linear", "factors", "factors"]
+    for first, again in zip(before[:2], after[:2], strict=True):
+        (sent,), (repeated,) = first.replies(at), again.replies(at)
+        assert all(np.array_equal(sent.arrays[name], repeated.arrays[name]) for name in sent.arrays)
+    for recorder in after:
+        agent: Any = recorder.agent
+        kinds = [r["kind"] for charge in charges_of(agent) for r in charge["releases"]]
+        assert kinds.count("cooccurrence") == 1
+
+
+def test_a_resumed_run_without_its_weights_names_the_file_and_the_mend(tmp_path: Path) -> None:
+    plan, platforms = linear_plan(), platforms_of()
+    with pytest.raises(Killed):
+        federate(agents_of(platforms, plan, tmp_path), plan, tmp_path, observer=Killer("factors"))
+    (file,) = (tmp_path / "aggregator").rglob("linear.npz")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(StoreError, match=r"linear\.npz: cannot be read; restore it from a backup, or start a new run"):
+        federate(agents_of(platforms, plan, tmp_path), plan, tmp_path)
+
+
+def test_a_platform_that_joins_later_has_the_statistics_gathered_again(tmp_path: Path) -> None:
+    plan, platforms = linear_plan(), platforms_of()
+    early = {name: platforms[name] for name in NAMES[:2]}
+    before = federate(agents_of(early, plan, tmp_path), plan, tmp_path).state
+    after = federate(agents_of(platforms, plan, tmp_path), plan, tmp_path).state
+    assert before.linear is not None
+    assert after.linear is not None
+    assert (list(before.linear), list(after.linear)) == ([*NAMES[:2]], [*NAMES])
+    assert len(after.linear["platform-0"].targets) > len(before.linear["platform-0"].targets)
+
+
+Change = Callable[[np.ndarray], np.ndarray]
+RUBBISH: dict[str, tuple[Change, str]] = {
+    "too short": (lambda sums: sums[:-1], "contract"),
+    "of another type": (lambda sums: sums.astype(np.float32), "contract"),
+    "not a number": (lambda sums: np.where(np.arange(len(sums)) == 3, np.nan, sums), "contract"),
+    "no sum over users": (lambda sums: np.where(np.arange(len(sums)) == 0, -1e9, sums), "contract"),
+}
+
+
+@pytest.mark.parametrize("case", RUBBISH)
+def test_a_platform_that_sends_rubbish_is_named_and_left_out(tmp_path: Path, case: str) -> None:
+    change, code = RUBBISH[case]
+    plan, watch = linear_plan(), Watch()
+    agents = [
+        Tampered(agent, "cooccurrence", with_array("cooccurrence", change)) if agent.name == "platform-1" else agent
+        for agent in agents_of(platforms_of(), plan, tmp_path)
+    ]
+    state = federate(agents, plan, tmp_path, observer=watch).state
+    assert watch.failures == [(0, "platform-1", code)]
+    assert state.history[0].platforms == ("platform-0", "platform-2")
+    assert state.history[0].failed == {"platform-1": code}
+    assert state.linear is not None
+    assert all(np.isfinite(part.weights).all() for part in state.linear.values())
+    assert state.linear["platform-1"].weights.any(), "it gets what the others know all the same"
+
+
+def test_an_undeclared_array_is_refused_on_both_sides(tmp_path: Path) -> None:
+    plan, watch = linear_plan(), Watch()
+
+    def more(_: AgentRequest, reply: Any) -> Any:
+        return replace(reply, arrays=dict(reply.arrays) | {"histories": np.zeros(3)})
+
+    agents = [
+        Tampered(agent, "cooccurrence", more) if agent.name == "platform-1" else agent
+        for agent in agents_of(platforms_of(), plan, tmp_path)
+    ]
+    federate(agents, plan, tmp_path, observer=watch)
+    assert watch.failures == [(0, "platform-1", "contract")]
+
+
+def contribution_with(change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], agent: PlatformAgent) -> None:
+    """The agent's own contribution is changed before egress sees it."""
+    linear: Any = agent._linear
+    make = linear.contribution
+
+    def contribution(*arguments: Any) -> PrivatizedContribution:
+        from common.privacy.mechanism import PlainMechanism
+
+        return PlainMechanism().release("cooccurrence", 0, change(dict(make(*arguments).arrays)))
+
+    linear.contribution = contribution
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays | {"histories": np.zeros(3)},
+        lambda arrays: {"cooccurrence": arrays["cooccurrence"][:-1].copy()},
+        lambda arrays: {"cooccurrence": arrays["cooccurrence"].astype(np.float32)},
+        lambda arrays: {},
+    ],
+    ids=["undeclared", "misshapen", "other type", "missing"],
+)
+def test_egress_lets_nothing_out_that_the_contract_does_not_declare(tmp_path: Path, change: Any) -> None:
+    plan, watch = linear_plan(), Watch()
+    agents = agents_of(platforms_of(), plan, tmp_path)
+    contribution_with(change, agents[1])
+    recorders = [Recorder(agent) for agent in agents]
+    federate(recorders, plan, tmp_path, observer=watch)
+    assert watch.failures == [(0, "platform-1", "egress-refused")]
+    assert recorders[1].replies("cooccurrence")[0].arrays == {}
+
+
+def test_a_plan_without_the_linear_road_admits_none_of_its_requests(tmp_path: Path) -> None:
+    aggregator = by_hand(private_platforms(3), private_plan(3), tmp_path)
+    counts = np.ones(len(aggregator.vocabulary))
+    for kind in ("cooccurrence", "masked_cooccurrence"):
+        assert aggregator.ask("platform-0", kind, arrays={"item_counts": counts}).code == "contract"
+
+
+def test_what_is_asked_again_costs_nothing_and_other_counts_are_another_release(tmp_path: Path) -> None:
+    plan = private_linear_plan("per_platform", share=0.6)
+    aggregator = by_hand(private_platforms(3), plan, tmp_path)
+    counts = np.arange(len(aggregator.vocabulary), 0.0, -1)
+    ask = partial(aggregator.ask, "platform-0", "cooccurrence")
+    first, again = ask(arrays={"item_counts": counts}), ask(arrays={"item_counts": counts})
+    assert (first.code, again.code) == ("ok", "ok")
+    assert np.array_equal(first.arrays["cooccurrence"], again.arrays["cooccurrence"])
+    # Twice 60 % of the budget is more than there is.
+    assert ask(arrays={"item_counts": counts[::-1].copy()}).code == "budget-exceeded"
+    assert len(charges_of(aggregator.agents["platform-0"])) == 1
+
+
+def test_a_platform_whose_linear_road_differs_is_refused_and_the_difference_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan, other, watch = linear_plan(), linear_plan(user_weighting=0.25), Watch()
+    platforms = platforms_of()
+    odd = {"platform-1": platforms.pop("platform-1")}
+    agents = [*agents_of(platforms, plan, tmp_path), *agents_of(odd, other, tmp_path)]
+    federate(agents, plan, tmp_path, observer=watch)
+    assert [code for _, _, code in watch.failures] == ["plan-differs"]
+    assert "linear.user_weighting" in caplog.text
+
+
+def test_a_vocabulary_above_the_limit_is_refused_at_the_handshake(tmp_path: Path) -> None:
+    plan, platforms = linear_plan(max_items=22), platforms_of()
+    recorders = [Recorder(agent) for agent in agents_of(platforms, plan, tmp_path)]
+    with pytest.raises(
+        ConfigError, match=r"the vocabulary has 24 items, more than linear\.max_items = 22; set linear\.kept_items"
+    ):
+        federate(recorders, plan, tmp_path)
+    assert {request.kind for recorder in recorders for request, _ in recorder.seen} == {"join"}
+    pruned = linear_plan(max_items=22, kept_items=22)
+    outcome = federate(agents_of(platforms, pruned, tmp_path / "pruned"), pruned, tmp_path / "pruned")
+    assert outcome.state.history[0].phase == "linear"
+
+
+def test_a_platform_above_the_limit_refuses_by_itself_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    platforms = platforms_of()
+    largest = max(len(data.items) for data in platforms.values())
+    aggregator = by_hand(platforms, linear_plan(max_items=largest - 1), tmp_path, joined=False)
+    plan = {"plan": aggregator.plan.model_dump(mode="json")}
+    codes = {name: aggregator.ask(name, "join", config=plan).code for name in NAMES}
+    assert codes == {name: "config" if len(platforms[name].items) == largest else "ok" for name in NAMES}
+    assert f"this platform has {largest} items, more than linear.max_items = {largest - 1}" in caplog.text
+    # Whatever the aggregator makes of it, who has joined refuses the vocabulary.
+    name = next(name for name, code in codes.items() if code == "ok")
+    assert aggregator.ask(name, "vocabulary", **aggregator.vocabulary_parts()).code == "config"
+
+
+def test_under_privacy_a_large_vocabulary_is_pruned_and_not_refused(tmp_path: Path) -> None:
+    plan = private_linear_plan()
+    assert plan.linear is not None
+    plan = plan.model_copy(update={"linear": plan.linear.model_copy(update={"max_items": 9})})
+    state = federate(agents_of(private_platforms(3), plan, tmp_path), plan, tmp_path).state
+    assert plan.linear_size(len(state.vocabulary)) == packed_size(9) + 3
+    assert state.linear is not None
+    for part in state.linear.values():
+        assert len(part.inputs) + len(part.targets) <= 9
+
+
+def test_a_plan_whose_statistics_fit_no_ring_is_refused_when_it_is_read() -> None:
+    # Nearly all of the budget for the statistics: little noise, so many grid steps a user.
+    many = {"user_bound": 50_000_000_000, "epsilon": 10.0}
+    with pytest.raises(
+        ValidationError, match=r"privacy\.user_bound: sums over 3 platforms .* lower user_bound to at most"
+    ):
+        private_linear_plan(privacy=many, share=0.99)
+    assert private_linear_plan(privacy=many, share=0.5).linear is not None
+    assert private_linear_plan("per_platform", privacy=many, share=0.99).linear is not None
+
+
+def test_explicit_ratings_have_no_linear_road() -> None:
+    content = linear_plan().model_dump()
+    content["model"]["feedback"] = "explicit"
+    with pytest.raises(ValidationError, match=r"linear: item-item statistics say who has what"):
+        FederationPlan.model_validate(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda own, foreign, m: {"linear_inputs": foreign[:1], "linear_targets": foreign[1:2]},
+        lambda own, foreign, m: {"linear_inputs": own[:1], "linear_targets": own[1:2]},
+        lambda own, foreign, m: {"linear_inputs": own[:1], "linear_targets": np.array([m])},
+        lambda own, foreign, m: {"linear_inputs": np.array([-1]), "linear_targets": foreign[:1]},
+        lambda own, foreign, m: {"linear_weights": np.full((1, 1), np.nan, dtype=np.float32)},
+        lambda own, foreign, m: {"linear_weights": np.zeros((2, 1), dtype=np.float32)},
+    ],
+    ids=["from foreign", "to own", "beyond", "negative", "not a number", "misshapen"],
+)
+def test_a_platform_takes_no_weights_that_lead_elsewhere(tmp_path: Path, change: Any) -> None:
+    aggregator = by_hand(platforms_of(), linear_plan(), tmp_path)
+    own = np.sort(aggregator.vocabulary.owners["platform-0"]).astype(np.int64)
+    m = len(aggregator.vocabulary)
+    foreign = np.setdiff1d(np.arange(m), own)
+    sound = {
+        **aggregator.parameters(),
+        "linear_inputs": own[:1],
+        "linear_targets": foreign[:1],
+        "linear_weights": np.ones((1, 1), dtype=np.float32),
+    }
+    assert aggregator.ask("platform-0", "finish", 2, arrays=sound | change(own, foreign, m)).code == "contract"
+    assert aggregator.ask("platform-0", "finish", 2, arrays=sound).code == "ok"
+
+
+def test_a_platform_by_itself_gets_no_weights_and_serves_without(tmp_path: Path) -> None:
+    plan = linear_plan()
+    agents = agents_of({"platform-0": platforms_of()["platform-0"]}, plan, tmp_path)
+    federate(agents, plan, tmp_path)
+    kept = agents[0].store.load()
+    assert (kept.linear, kept.linear_weight) == (None, 0.0)
+
+
+def test_no_version_of_a_run_without_the_linear_road_has_any(tmp_path: Path) -> None:
+    plan = small_plan(rounds=1)
+    agents = agents_of(platforms_of(), plan, tmp_path)
+    outcome = federate(agents, plan, tmp_path)
+    assert outcome.state.linear is None
+    manifest = json.loads((agents[0].store.root / "versions" / "000001" / "manifest.json").read_text())
+    assert manifest["linear_weight"] == 0.0
+    assert agents[0].store.load().linear is None

@@ -107,11 +107,21 @@ def evaluate(
 
 @dataclass(frozen=True, eq=False)
 class RatingErrors:
-    """Errors of predicted ratings, in the unit of the ratings; None where the slice has no rating."""
+    """Errors of predicted ratings, in the unit of the ratings.
+
+    Attributes:
+        rmse: over all ratings; None where the slice has none.
+        mae: likewise.
+        squared: float64 ``[k]``; Σ (r̂ − r)² of each user who has a rating.
+        absolute: float64 ``[k]``; Σ |r̂ − r|.
+        ratings: int64 ``[k]``; how many ratings of each.
+    """
 
     rmse: float | None
     mae: float | None
-    ratings: int
+    squared: NDArray[np.float64]
+    absolute: NDArray[np.float64]
+    ratings: NDArray[np.int64]
 
 
 def evaluate_ratings(scorer: Scorer, held_out: EvaluationSlice) -> RatingErrors:
@@ -125,15 +135,21 @@ def evaluate_ratings(scorer: Scorer, held_out: EvaluationSlice) -> RatingErrors:
         ContractError: scores are NaN or misshapen, or an item is both history and truth.
     """
     users = held_out.users[held_out.truth.row_lengths[held_out.users] > 0]
-    if len(users) == 0:
-        return RatingErrors(None, None, 0)
-    predicted, actual = [], []
+    predicted, actual = [np.zeros(0, dtype=np.float32)], [np.zeros(0, dtype=np.float32)]
     for block in _score_blocks(scorer, held_out.history, held_out.truth, users):
         predicted.append(block.scores[block.truth.entry_users(), block.truth.indices])
         actual.append(block.truth.values)
-    ratings = np.concatenate(actual)
-    guesses = np.concatenate(predicted)
-    return RatingErrors(rmse(guesses, ratings), mae(guesses, ratings), len(ratings))
+    guesses, ratings = np.concatenate(predicted), np.concatenate(actual)
+    counts = held_out.truth.row_lengths[users]
+    whose = np.repeat(np.arange(len(users)), counts)
+    error = np.abs(guesses.astype(np.float64) - ratings)
+    return RatingErrors(
+        rmse=rmse(guesses, ratings) if len(ratings) else None,
+        mae=mae(guesses, ratings) if len(ratings) else None,
+        squared=np.bincount(whose, error**2, len(users)).astype(np.float64),
+        absolute=np.bincount(whose, error, len(users)).astype(np.float64),
+        ratings=counts,
+    )
 
 
 def gap_closed(cross: float | None, popularity: float | None, ceiling: float | None) -> float | None:

@@ -69,7 +69,7 @@ def join_federation(
     registration_file = folder / f"{invitation.name}.registration.json"
     registration.write(registration_file)
     if not config_path.exists():
-        data = _data_section(interactions, items, namespace)
+        data = _data_section(interactions, items, namespace) | {"feedback": invitation.plan.model.feedback}
         write_atomically(config_path, _config_text(invitation, data, ports).encode())
     return JoinedPlatform(config_path, registration_file, registration)
 

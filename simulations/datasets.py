@@ -118,10 +118,8 @@ def make_platforms(scenario: Scenario) -> list[SimulatedPlatform]:
 
 def check_private_data(scenario: Scenario) -> None:
     """Raises: ConfigError when one user's presence could change what is kept of another's history."""
-    if scenario.partition is not None:
-        check_users_independent(scenario.partition.data, at="partition.data")
-    for index, source in enumerate(scenario.platforms):
-        check_users_independent(source.data, at=f"platforms.{index}.data")
+    for at, data in scenario.data_sections():
+        check_users_independent(data, at=at)
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ from client.platform_model import (
 from client.recommend.scorer import PopularityScorer, Scorer
 from common.catalogue import FederationSecret, Vocabulary
 from common.config.federation import FederationPlan
-from common.metrics import METRICS, coverage, novelty, paired_bootstrap, summarise
+from common.metrics import METRICS, coverage, novelty, paired_bootstrap, rating_intervals, summarise
 from server.state import FederationState
 from simulations.datasets import HiddenItems, SimulatedPlatform
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
@@ -65,8 +65,16 @@ class Ruler:
         """Means and 95 % intervals: the ``M`` of result.json."""
         return dict(summarise(measured.values, self._rng()))
 
+    def ratings(self, scorer: Scorer, held_out: EvaluationSlice) -> Block:
+        """RMSE and MAE of predicted ratings, and their 95 % intervals as ``ci95``."""
+        errors = evaluate_ratings(scorer, held_out)
+        intervals = rating_intervals(errors.squared, errors.absolute, errors.ratings, self._rng())
+        return {"rmse": errors.rmse, "mae": errors.mae, "ci95": intervals}
+
     def difference(self, final: PerUserMetrics, local: PerUserMetrics) -> Block:
-        """Paired bootstrap of final − local for each metric: ``[mean, lower, upper]``."""
+        """Paired bootstrap of final − local for each metric: ``[mean, lower, upper]``; None where nobody is measured."""
+        if len(final.users) == 0:
+            return dict.fromkeys(final.values)
         intervals = {
             name: paired_bootstrap(final.values[name], local.values[name], self._rng()) for name in final.values
         }
@@ -85,8 +93,7 @@ def measure_own(ruler: Ruler, platform: SimulatedPlatform, model: PlatformModel)
     blocks = {name: ruler.block(one) for name, one in measured.items()}
     if model.shared.config.feedback == "explicit":
         for name in ("local", "shared", "final"):
-            errors = evaluate_ratings(scorers[name], platform.test)
-            blocks[name] |= {"rmse": errors.rmse, "mae": errors.mae}
+            blocks[name] = _with_ratings(blocks[name], ruler.ratings(scorers[name], platform.test))
     counts = model.histories.item_counts()
     for name, one in measured.items():
         if one.ranked is not None and len(one.ranked):
@@ -102,7 +109,14 @@ def measure_pooled(
 ) -> Block:
     """Own items on the test slice, by factors trained with everybody's data in one place."""
     scorer = SharedOnOwn(shared_model(pooled, plan), positions_of(platform.training, pooled.vocabulary, secret))
-    return ruler.block(ruler.per_user(scorer, platform.test))
+    block = ruler.block(ruler.per_user(scorer, platform.test))
+    if plan.model.feedback == "explicit":
+        return _with_ratings(block, ruler.ratings(scorer, platform.test))
+    return block
+
+
+def _with_ratings(block: Block, ratings: Block) -> Block:
+    return {**block, **ratings, "ci95": block["ci95"] | ratings["ci95"]}
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,7 +79,9 @@ def megabytes(count: int) -> str:
 
 def result_tables(content: Mapping[str, Any]) -> Group:
     """The closing tables of a run."""
-    own = _table("Own items, test interactions: Recall@20", "users", "items", "popular", "local", "shared", "final")
+    own = _table(
+        f"Own items, test interactions: {_recall_of(content)}", "users", "items", "popular", "local", "shared", "final"
+    )
     own.add_column("verdict")
     cross = _table("Items of the other platforms: Recall@20", "users", "popular", "shared", "final", "× popular")
     cross.add_column("ceiling", justify="right")
@@ -90,12 +92,27 @@ def result_tables(content: Mapping[str, Any]) -> Group:
         if part["cross"] is not None:
             cross.add_row(name, *_cross_cells(part["cross"]))
     parts: list[Table | Text] = [own]
+    if content["model"]["feedback"] == "explicit":
+        parts.append(_ratings_table(content))
     if cross.row_count:
         parts.append(cross)
     if content["price"]:
         parts.append(_price_table(content))
     parts.append(_closing_line(content))
     return Group(*parts)
+
+
+def _ratings_table(content: Mapping[str, Any]) -> Table:
+    """How far predicted ratings are off: what the models of explicit feedback are trained and judged for."""
+    table = _table("Own items, test ratings: RMSE (MAE)", "local", "shared", "final", "pooled")
+    for name, part in content["platforms"].items():
+        blocks = [*(part["own"][scorer] for scorer in ("local", "shared", "final")), content["pooled"][name]]
+        table.add_row(name, *(f"{_number(block['rmse'])} ({_number(block['mae'])})" for block in blocks))
+    return table
+
+
+def _recall_of(content: Mapping[str, Any]) -> str:
+    return "Recall@20" if content["protocol"] == "full" else "Recall@20 among 99 sampled others"
 
 
 def _price_table(content: Mapping[str, Any]) -> Table:
@@ -110,13 +127,19 @@ def _price_table(content: Mapping[str, Any]) -> Table:
 
 
 def fold_table(contents: Sequence[Mapping[str, Any]]) -> Table:
-    """Mean ± standard deviation over folds, own test interactions."""
-    table = _table(f"Own items over {len(contents)} folds: Recall@20", "popular", "local", "shared", "final")
+    """Mean ± standard deviation over folds, own test interactions: RMSE of ratings, else Recall@20."""
+    explicit = contents[0]["model"]["feedback"] == "explicit"
+    metric, scorers = ("rmse", ()) if explicit else ("recall@20", ("popularity",))
+    scorers = (*scorers, "local", "shared", "final")
+    headings = ["popular" if scorer == "popularity" else scorer for scorer in scorers]
+    table = _table(
+        f"Own items over {len(contents)} folds: {'RMSE' if explicit else _recall_of(contents[0])}", *headings
+    )
     for name in contents[0]["platforms"]:
         cells = []
-        for scorer in ("popularity", "local", "shared", "final"):
-            values = [content["platforms"][name]["own"][scorer]["recall@20"] for content in contents]
-            cells.append(f"{fmean(values):.3f} ± {stdev(values):.3f}")
+        for scorer in scorers:
+            values = [content["platforms"][name]["own"][scorer][metric] for content in contents]
+            cells.append("-" if None in values else f"{fmean(values):.3f} ± {stdev(values):.3f}")
         table.add_row(name, *cells)
     return table
 

@@ -114,6 +114,7 @@ def simulate(
         "backend": backend,
         "model": scenario.plan.training.model_dump(mode="json"),
         "split": scenario.split.model_dump(mode="json"),
+        "protocol": scenario.protocol,
         "privacy": card,
         "vocabulary": {
             "items": len(outcome.state.vocabulary),

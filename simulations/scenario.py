@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from common.config.base import FrozenModel
-from common.config.data import DataConfig
+from common.config.data import DataConfig, check_feedback
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.config.platform import CatalogueConfig, PersonalizationConfig
@@ -164,11 +164,19 @@ class Scenario(FrozenModel):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"platforms: the name {twice[0]!r} is used twice; every platform needs its own")
+        for at, data in self.data_sections():
+            check_feedback(data, self.plan.model.feedback, at)
         if self.protocol == "sampled-99" and self.split.protocol != "leave-last-out":
             raise ValueError("protocol: sampled-99 needs split.protocol: leave-last-out")
         if decided := sorted(_DECIDED.intersection(self.search)):
             raise ValueError(f"search: {decided[0]} is decided, not searched; remove it")
         return self
+
+    def data_sections(self) -> tuple[tuple[str, DataConfig], ...]:
+        """Every data section with its key path."""
+        if self.partition is not None:
+            return (("partition.data", self.partition.data),)
+        return tuple((f"platforms.{index}.data", source.data) for index, source in enumerate(self.platforms))
 
     def with_platforms(self, number: int) -> Self:
         """The scenario with P in its plan, which noise shares depend on, and a deep model's noise where none is stated."""

@@ -173,3 +173,21 @@ class DataConfig(FrozenModel):
         if self.cleaning.k_core is not None:
             found.append("cleaning.k_core")
         return tuple(found)
+
+
+def check_feedback(data: DataConfig, trained: str, at: str = "data") -> None:
+    """Refuse data whose values mean another thing than what is trained on them.
+
+    Args:
+        data: where the data lies and what its values mean.
+        trained: ``plan.model.feedback``.
+        at: key path of ``data``, for the message.
+
+    Raises:
+        ValueError: ratings would be taken as weights of events, or events as ratings.
+    """
+    if data.feedback != trained:
+        raise ValueError(
+            f"{at}.feedback: is {data.feedback} where plan.model.feedback is {trained}; set both alike (implicit feedback "
+            "from ratings: feedback: implicit, and cleaning.positive_threshold for those that count)"
+        )

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from common.config.base import FrozenModel
-from common.config.data import DataConfig
+from common.config.data import DataConfig, check_feedback
 from common.config.federation import FederationPlan
 from common.config.loader import ConfigPath
 from common.config.platform import CatalogueConfig, PersonalizationConfig
@@ -166,3 +166,8 @@ class PlatformConfig(_Deployed):
     metrics_port: Port | None = None
     """Prometheus metrics on loopback."""
     log_format: Literal["text", "json"] = "text"
+
+    @model_validator(mode="after")
+    def _trains_what_the_data_mean(self) -> Self:
+        check_feedback(self.data, self.plan.model.feedback)
+        return self

@@ -210,7 +210,10 @@ def _problem(error: Any, model: type[BaseModel], where: str) -> str:
         return f"{where}: is required and missing"
     message = re.sub(r"^(Value|Assertion) error, ", "", error["msg"])
     message = message[:1].lower() + message[1:]
-    got = "" if any(_SECRET.search(str(part)) for part in error["loc"]) else f" (got {_describe(error['input'])})"
+    # A rule between the keys of a section says itself which; how many keys the section has is no help.
+    between_keys = error["type"] == "value_error" and isinstance(error["input"], Mapping)
+    secret = any(_SECRET.search(str(part)) for part in error["loc"])
+    got = "" if secret or between_keys else f" (got {_describe(error['input'])})"
     return f"{where}: {message}{got}"
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from common.metrics.bootstrap import MetricBlock, PairedInterval, paired_bootstrap, summarise
+from common.metrics.bootstrap import MetricBlock, PairedInterval, paired_bootstrap, rating_intervals, summarise
 from common.metrics.ranking import (
     METRICS,
     Judgement,
@@ -42,6 +42,7 @@ __all__ = [
     "per_user_metrics",
     "plain_recall",
     "precision",
+    "rating_intervals",
     "recall",
     "reciprocal_rank",
     "rmse",

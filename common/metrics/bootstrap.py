@@ -100,6 +100,38 @@ def paired_bootstrap(
     return PairedInterval(float(difference.mean()), float(lower[0]), float(upper[0]))
 
 
+def rating_intervals(
+    squared: NDArray[np.float64],
+    absolute: NDArray[np.float64],
+    ratings: NDArray[np.int64],
+    rng: np.random.Generator,
+    *,
+    resamples: int = RESAMPLES,
+) -> dict[str, list[float]]:
+    """95 % intervals of RMSE and MAE over all ratings, users resampled with all of theirs (a ratio of two sums).
+
+    Args:
+        squared: float64 ``[n]``; a user's Σ (r̂ − r)².
+        absolute: float64 ``[n]``; a user's Σ |r̂ − r|.
+        ratings: int64 ``[n]``; how many ratings these sums are over, one at least.
+        rng: where the resampled users come from.
+        resamples: bootstrap resamples.
+
+    Returns:
+        ``{"rmse": [lower, upper], "mae": [lower, upper]}``; empty without users.
+
+    Raises:
+        ContractError: the three are not of the same users, or a value is not finite.
+    """
+    values = _columns([squared, absolute, ratings.astype(np.float64)], ["squared", "absolute", "ratings"])
+    if len(values) == 0:
+        return {}
+    means = _resampled_means(values, rng, resamples)
+    errors = np.column_stack([np.sqrt(means[:, 0] / means[:, 2]), means[:, 1] / means[:, 2]])
+    lower, upper = _interval(errors, 0.95)
+    return {name: [float(lower[column]), float(upper[column])] for column, name in enumerate(("rmse", "mae"))}
+
+
 def _columns(columns: list[NDArray[np.float64]], names: list[str]) -> NDArray[np.float64]:
     if len({len(column) for column in columns}) > 1:
         raise ContractError(f"metrics of different numbers of users: {', '.join(names)}; use one slice for all")

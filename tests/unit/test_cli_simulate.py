@@ -69,6 +69,19 @@ def test_a_run_that_is_resumed_trains_no_round_twice(
     assert [record["seconds"] for record in anew["rounds"]] != [record["seconds"] for record in first["rounds"]]
 
 
+def test_cross_validation_runs_every_fold_and_prints_their_spread(
+    scenario_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--set", "plan.rounds=1", "--set", "cross.ceiling=false", "--set", "cross.tune_beta=false"]
+    arguments = ["cross-validate", str(scenario_file), "--folds", "3", "--output", str(tmp_path / "out"), *quick]
+    status, output, _ = run(monkeypatch, capsys, *arguments)
+    assert status == 0
+    results = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("fold-*/result.json"))]
+    assert [(one["split"]["protocol"], one["split"]["fold"]) for one in results] == [("k-fold", f) for f in range(3)]
+    finals = [one["platforms"]["big"]["own"]["final"]["recall@20"] for one in results]
+    assert f"{sum(finals) / 3:.3f} ± " in output
+
+
 def test_a_run_leaves_other_files_of_its_folder_alone(
     scenario_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,6 +27,19 @@ def test_default_paths_are_relative_to_the_configuration_file(tmp_path: Path) ->
         assert path.is_relative_to(tmp_path / "agg")
 
 
+def test_data_that_mean_another_thing_than_what_is_trained_are_refused() -> None:
+    content = {"name": "a", "aggregator": "h:1", "data": {"interactions": {"path": "views.csv"}}}
+    plan = {"model": {"feedback": "explicit"}, "privacy": {"mode": "none"}}
+    with pytest.raises(
+        ConfigError, match=r"data\.feedback: is implicit where plan\.model\.feedback is explicit; set both"
+    ):
+        parse_model(content | {"plan": plan}, PlatformConfig, "platform.yaml")
+    ratings = {"data": {"interactions": {"path": "views.csv"}, "feedback": "explicit"}}
+    assert parse_model(content | ratings | {"plan": plan}, PlatformConfig, "platform.yaml").data.feedback == "explicit"
+    with pytest.raises(ConfigError, match=r"data\.feedback: is explicit"):
+        parse_model(content | ratings | {"plan": {}}, PlatformConfig, "platform.yaml")
+
+
 def test_platform_default_paths_are_relative_to_the_configuration_file(tmp_path: Path) -> None:
     content = {"name": "a", "plan": {}, "aggregator": "h:1", "data": {"interactions": {"path": "views.csv"}}}
     (tmp_path / "platform.yaml").write_text(yaml.safe_dump(content))

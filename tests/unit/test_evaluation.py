@@ -242,9 +242,11 @@ def test_rating_errors_are_over_held_out_ratings() -> None:
     errors = evaluate_ratings(TableScorer(guesses), EvaluationSlice(np.arange(3), history, matrix(truth, stars)))
     assert errors.rmse == pytest.approx(np.sqrt(5 / 3))
     assert errors.mae == pytest.approx(1.0)
-    assert errors.ratings == 3
+    assert errors.squared.tolist() == [5.0, 0.0], "of the two users who have a rating"
+    assert errors.absolute.tolist() == [3.0, 0.0]
+    assert errors.ratings.tolist() == [2, 1]
     nothing = evaluate_ratings(TableScorer(guesses), EvaluationSlice(np.arange(3), history, history))
-    assert (nothing.rmse, nothing.mae, nothing.ratings) == (None, None, 0)
+    assert (nothing.rmse, nothing.mae, len(nothing.ratings)) == (None, None, 0)
 
 
 def validated(values: np.ndarray, users: np.ndarray | None = None) -> PerUserMetrics:

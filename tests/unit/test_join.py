@@ -64,6 +64,15 @@ def test_joining_writes_a_configuration_that_loads_and_agrees_to_the_plan(world:
     assert config.ca.read_text() == Invitation.read(world.folder / "cinema.invitation").ca
 
 
+def test_joining_a_plan_of_ratings_writes_that_the_values_are_ratings(tmp_path: Path) -> None:
+    plan = FederationPlan.model_validate({"model": {"feedback": "explicit"}, "privacy": {"mode": "none"}})
+    config = load_yaml_model(initialise(tmp_path / "agg", plan, "h.example.org:9443").config, AggregatorConfig)
+    (tmp_path / "views.csv").write_text("user_id,item_id,rating\nu,1,4\n")
+    (tmp_path / "films.csv").write_text("item_id,title\n1,One\n")
+    invite(config, "cinema", tmp_path / "cinema.invitation")
+    assert load_yaml_model(join(tmp_path, "cinema").config, PlatformConfig).data.feedback == "explicit"
+
+
 def test_all_that_joining_makes_is_private(world: World) -> None:
     assert world.folder.joinpath("cinema").stat().st_mode & 0o077 == 0
     for path in [*(world.folder / "cinema/keys").iterdir(), world.folder / "cinema/courier/node.key"]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ContractError
-from common.metrics import METRICS, paired_bootstrap, summarise
+from common.metrics import METRICS, mae, paired_bootstrap, rating_intervals, rmse, summarise
 from common.metrics import bootstrap as module
 
 
@@ -94,3 +94,30 @@ def test_values_that_are_not_of_the_same_users_are_refused() -> None:
         paired_bootstrap(np.zeros(0), np.zeros(0), rng)
     with pytest.raises(ContractError, match="not finite for some users: mrr"):
         summarise({"hr@10": np.zeros(2), "mrr": np.array([0.0, np.nan])}, rng)
+
+
+def test_rating_intervals_are_those_of_a_loop_over_resampled_users() -> None:
+    rng = np.random.default_rng(3)
+    errors = [rng.normal(0, 1 + user % 3, size=int(rng.integers(1, 9))) for user in range(40)]
+    found = rating_intervals(
+        np.array([(error**2).sum() for error in errors]),
+        np.array([np.abs(error).sum() for error in errors]),
+        np.array([len(error) for error in errors]),
+        np.random.default_rng(0),
+        resamples=4000,
+    )
+    resampled = []
+    for _ in range(4000):
+        drawn = np.concatenate([errors[user] for user in rng.integers(40, size=40)])
+        resampled.append((rmse(drawn, 0 * drawn), mae(drawn, 0 * drawn)))
+    expected = np.quantile(resampled, [0.025, 0.975], axis=0).T
+    np.testing.assert_allclose([found["rmse"], found["mae"]], expected, atol=0.04)  # of chance in 4,000 resamples
+    pooled = np.concatenate(errors)
+    assert found["rmse"][0] < rmse(pooled, 0 * pooled) < found["rmse"][1]
+
+
+def test_rating_intervals_of_nobody_are_empty_and_of_other_users_refused() -> None:
+    nothing = np.empty(0)
+    assert rating_intervals(nothing, nothing, nothing.astype(np.int64), np.random.default_rng(0)) == {}
+    with pytest.raises(ContractError, match="different numbers of users"):
+        rating_intervals(np.ones(2), np.ones(3), np.ones(2, dtype=np.int64), np.random.default_rng(0))

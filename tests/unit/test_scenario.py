@@ -60,6 +60,9 @@ def test_an_unknown_scenario_names_the_shipped_ones() -> None:
         load_scenario("nope")
 
 
+EXPLICIT: dict[str, Any] = {"model": {"feedback": "explicit"}, "privacy": {"mode": "none"}}
+
+
 def separate(*names: str) -> dict[str, Any]:
     return {"platforms": [{"name": name, "data": DATA} for name in names]}
 
@@ -80,6 +83,11 @@ def separate(*names: str) -> dict[str, Any]:
         ({"partition": {"data": DATA, "platforms": {"a": 0}}}, "platforms"),
         ({"partition": {"data": DATA, "platforms": {"a": 1}, "common_items": 0}}, "common_items"),
         (separate("a/b"), "name"),
+        (
+            PARTITION | {"plan": EXPLICIT},
+            r"partition\.data\.feedback: is implicit where plan\.model\.feedback is explicit",
+        ),
+        (separate("a", "b") | {"plan": EXPLICIT}, r"platforms\.0\.data\.feedback: is implicit"),
     ],
 )
 def test_a_scenario_that_cannot_be_is_refused_with_the_key(
@@ -88,6 +96,7 @@ def test_a_scenario_that_cannot_be_is_refused_with_the_key(
     with pytest.raises(ConfigError, match=reason) as caught:
         load_scenario(str(write(tmp_path, content)))
     assert "mine.yaml" in str(caught.value)
+    assert "got a mapping" not in str(caught.value)
 
 
 def test_the_number_of_platforms_enters_the_plan() -> None:

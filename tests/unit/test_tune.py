@@ -214,7 +214,7 @@ def test_a_search_section_that_makes_no_sense_is_refused(tmp_path: Path, section
 
 def test_every_shipped_space_fits_its_kind_of_plan(tmp_path: Path) -> None:
     explicit = scenario_of(tmp_path).model_dump(mode="json", exclude_unset=True)
-    explicit["plan"]["model"]["feedback"] = "explicit"
+    explicit["plan"]["model"]["feedback"] = explicit["partition"]["data"]["feedback"] = "explicit"
     for scenario in (scenario_of(tmp_path), private(tmp_path), Scenario.model_validate(explicit)):
         space = search_space(scenario)
         assert space

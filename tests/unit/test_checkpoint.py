@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from common.catalogue import Vocabulary
 from common.errors import FederationError, NewerStoreError, StoreError
 from common.files import archive, read_archive
 from server.checkpoint import CheckpointStore
+from server.linear import TransferWeights
 from server.state import FederationState, RoundRecord, fresh_state, with_vocabulary
 from tests.support import SECRET, small_plan
 
@@ -169,3 +170,38 @@ def test_new_biases_start_at_zero() -> None:
     parameters = with_vocabulary(fresh_state("run", plan.row), vocabulary, plan).item_parameters
     assert np.all(parameters[:, -1] == 0)
     assert np.abs(parameters[:, :-1]).min() > 0
+
+
+def test_linear_weights_are_kept_once_beside_the_rounds(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        "a": TransferWeights(np.array([1]), np.array([0, 2]), rng.standard_normal((1, 2)).astype(np.float32)),
+        "b": TransferWeights(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 0), np.float32)),
+    }
+    store = CheckpointStore(tmp_path)
+    store.save(state_after(1), PLAN)
+    assert not (tmp_path / "linear.npz").exists()
+    state = replace(state_after(2), linear=weights)
+    store.save(state, PLAN)
+    written = (tmp_path / "linear.npz").stat()
+    store.save(replace(state, server_round=3), PLAN)
+    assert (tmp_path / "linear.npz").stat() == written, "not written again with every round"
+    read = CheckpointStore(tmp_path).latest(PLAN)
+    assert read is not None
+    assert read.linear is not None
+    assert list(read.linear) == ["a", "b"]
+    for name, part in weights.items():
+        for array in ("inputs", "targets", "weights"):
+            found, expected = getattr(read.linear[name], array), getattr(part, array)
+            assert found.dtype == expected.dtype
+            assert np.array_equal(found, expected)
+
+
+def test_linear_weights_of_another_run_are_not_taken(tmp_path: Path) -> None:
+    weights = {"a": TransferWeights(np.array([1]), np.array([0]), np.ones((1, 1), np.float32))}
+    CheckpointStore(tmp_path).save(replace(state_after(1), linear=weights, run_id="other"), PLAN)
+    foreign = (tmp_path / "linear.npz").read_bytes()
+    CheckpointStore(tmp_path).save(replace(state_after(2), linear=weights), PLAN)
+    (tmp_path / "linear.npz").write_bytes(foreign)
+    with pytest.raises(StoreError, match=r"linear\.npz: cannot be read"):
+        CheckpointStore(tmp_path).latest(PLAN)

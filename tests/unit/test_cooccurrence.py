@@ -13,7 +13,13 @@ from scipy import stats
 from common.config.linear import LinearConfig, LinearPrivacy
 from common.errors import PrivacyError
 from common.linalg import pack_symmetric, packed_size
-from common.privacy.cooccurrence import CooccurrenceMechanism, cooccurrence_noise, packed_products
+from common.privacy.cooccurrence import (
+    CooccurrenceMechanism,
+    cooccurrence_noise,
+    masked_size,
+    packed_products,
+    users_from,
+)
 from common.privacy.gdp import compose
 from common.privacy.sampler import SystemNoise
 
@@ -124,3 +130,50 @@ def test_sums_that_could_overflow_are_refused() -> None:
     mechanism = CooccurrenceMechanism(cooccurrence_noise(config, mu=1e15), config)
     with pytest.raises(PrivacyError, match="overflow"):
         mechanism.release(*_rows([[1, 2]]), n_items=K)
+
+
+def _masked(histories: list[list[int]], config: LinearConfig, member: tuple[int, int] | None = (1, 3)) -> np.ndarray:
+    noise = cooccurrence_noise(config, mu=0.5, shares=2, masked=True)
+    mechanism = CooccurrenceMechanism(noise, config, _ConstantWords(1))
+    released = mechanism.release(*_rows(histories), n_items=K, member=member)
+    assert released.masked == set(released.arrays) == {"cooccurrence", "linear_users"}
+    vector = np.concatenate([released.arrays[name] for name in sorted(released.arrays)])
+    assert len(vector) == masked_size(K, 3)
+    return vector * noise.grid_step
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(history, max_size=4), history, st.floats(0, 1), st.floats(0.1, 5))
+def test_one_user_moves_all_that_is_masked_by_at_most_the_sensitivity(
+    others: list[list[int]], user: list[int], weighting: float, norm: float
+) -> None:
+    config = _config(weighting, norm)
+    moved = np.linalg.norm(_masked([*others, user], config) - _masked(others, config))
+    sensitivity = cooccurrence_noise(config, mu=0.5, masked=True).sensitivity
+    assert moved <= sensitivity
+    if user and weighting == 0:
+        assert moved > 0.99 * sensitivity or norm**2 > len(user)
+
+
+def test_masked_noise_is_made_for_the_number_of_users_too() -> None:
+    config = _config()
+    plain, masked = (cooccurrence_noise(config, mu=0.5, masked=masked) for masked in (False, True))
+    assert masked.sensitivity == pytest.approx(plain.sensitivity * math.sqrt(17 / 16))
+    too_little = type(masked)(sensitivity=1.0, noise_multiplier=masked.noise_multiplier, shares=2, masked=True)
+    with pytest.raises(PrivacyError, match="history_norm"):
+        CooccurrenceMechanism(too_little, config)
+
+
+def test_users_with_a_kept_item_count_at_their_platforms_place_alone() -> None:
+    config = _config(norm=2.0)
+    histories = [[1, 2], [], [3], []]
+    moved = (_masked(histories, config) - _masked([], config))[-3:]
+    step = cooccurrence_noise(config, mu=0.5, shares=2, masked=True).grid_step
+    found = users_from(np.rint(moved / step).astype(np.int64), config, step)
+    assert found == pytest.approx([1.0, 2.0, 1.0], abs=1e-4), "at least 1: logarithms and quotients are taken of it"
+
+
+@pytest.mark.parametrize("member", [None, (3, 3), (-1, 3)])
+def test_masked_statistics_without_a_place_are_refused(member: tuple[int, int] | None) -> None:
+    with pytest.raises(PrivacyError, match="member"):
+        _masked([[1]], _config(), member)

@@ -17,7 +17,8 @@ from common.config.linear import LinearConfig, LinearPrivacy
 from common.errors import ConfigError, ContractError
 from common.linalg import pack_symmetric
 from common.privacy.cooccurrence import CooccurrenceMechanism, cooccurrence_noise
-from server.linear import ItemStatistics, TransferWeights, transfer_weights
+from server.linear import ItemStatistics, TransferWeights, check_sums_of_products, transfer_weights
+from server.linear_aggregation import apportioned
 from simulations.datasets import undescribed_items
 
 M = 14
@@ -203,3 +204,55 @@ def test_a_platform_alone_gets_no_weights() -> None:
     solved = transfer_weights({"a": _statistics(dense, config)["a"]}, OWNERS, "a", config)
     assert isinstance(solved, TransferWeights)
     assert solved.weights.shape == (0, 0)
+
+
+def _total(statistics: dict[str, ItemStatistics]) -> ItemStatistics:
+    everything = np.arange(M)
+    block = np.sum([part.block(everything, everything) for part in statistics.values()], axis=0)
+    return ItemStatistics(everything, pack_symmetric(block), noisy=True)
+
+
+def test_an_apportioned_total_adds_up_and_goes_to_owners_alone_by_their_users() -> None:
+    total = _total(_statistics(_interactions(6), LinearConfig()))
+    parts = apportioned(total, _ownership(), {"a": 10.0, "b": 30.0, "c": 60.0})
+    everything = np.arange(M)
+    dense = {name: part.block(everything, everything) for name, part in parts.items()}
+    whole = total.block(everything, everything)
+    np.testing.assert_allclose(np.sum(list(dense.values()), axis=0), whole, rtol=1e-12)
+    for name, block in dense.items():
+        lacking = np.setdiff1d(everything, OWNERS[name])
+        assert not block[lacking].any()
+    # Items 1 to 3 are everybody's, 0 that of a and b, 8 that of b alone, 10 that of b and c.
+    assert dense["c"][1, 2] == pytest.approx(0.6 * whole[1, 2])
+    assert dense["a"][0, 1] == pytest.approx(0.25 * whole[0, 1])
+    assert dense["b"][8, 2] == pytest.approx(whole[8, 2])
+    assert dense["b"][10, 2] == pytest.approx(whole[10, 2] / 3)
+
+
+def test_weights_from_a_total_are_those_from_the_parts_where_tastes_are_alike() -> None:
+    # Every platform has the same users twice, thrice, four times over: what goes together goes together everywhere.
+    rng = np.random.default_rng(8)
+    people = (rng.random((200, M)) < 0.4) * 1.0
+    times = {"a": 2, "b": 3, "c": 4}
+    dense = {name: np.tile(people[:, items], (times[name], 1)) for name, items in OWNERS.items()}
+    config = LinearConfig(regularization=3.0, privacy=LinearPrivacy(regularization=3.0))
+    statistics = _statistics(dense, config)
+    noisy = {name: ItemStatistics(part.columns, part.packed, noisy=True) for name, part in statistics.items()}
+    expected = transfer_weights(noisy, OWNERS, "a", config)
+    users = {name: 200.0 * number for name, number in times.items()}
+    found = transfer_weights(apportioned(_total(statistics), _ownership(), users), OWNERS, "a", config)
+    np.testing.assert_allclose(found.weights, expected.weights, atol=1e-6)
+    # Were the total taken as it is, absence would be dislike: targets of c alone would get too little.
+    undivided = {name: ItemStatistics(np.arange(M), _total(statistics).packed, noisy=True) for name in ("b",)}
+    naive = transfer_weights(undivided, OWNERS, "a", config)
+    assert not np.allclose(naive.weights[np.isin(naive.inputs, expected.inputs)], expected.weights, atol=1e-2)
+
+
+def test_sums_of_products_are_told_from_rubbish() -> None:
+    packed = _statistics(_interactions(7), LinearConfig())["b"].packed
+    check_sums_of_products(packed, 8, 1e-6)
+    for place, value in ((0, -1.0), (1, 1e6)):
+        rubbish = packed.copy()
+        rubbish[place] = value
+        with pytest.raises(ContractError, match="not positive semidefinite"):
+            check_sums_of_products(rubbish, 8, 1e-6)

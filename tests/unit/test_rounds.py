@@ -96,3 +96,24 @@ def test_both_sides_compute_the_same_rounds_from_public_values_alone() -> None:
     one, two = (secure_rounds(private_plan().release_plan(), platforms=3, n_items=7, row=3) for _ in range(2))
     assert one == two
     assert math.isfinite(one[0].ring.max_abs_per_platform)
+
+
+def test_item_item_statistics_are_masked_after_the_counts_in_a_ring_of_their_own() -> None:
+    linear = {"linear": {"privacy": {"kept_items": 5}}}
+    plan = FederationPlan.model_validate(private_plan().model_dump() | linear)
+    labels = [spec.label for spec in plan.masked_rounds(3, 7)]
+    assert labels == ["counts", "cooccurrence", "statistics 1", "statistics 2"]
+    asked = [("counts", 0), ("cooccurrence", 0), ("statistics", 1), ("masked_statistics", 2)]
+    assert [plan.masked_round(kind, number) for kind, number in asked] == [0, 1, 2, 3]
+    assert plan.linear_size(7) == 15 + 3
+
+
+@pytest.mark.parametrize(("users", "bits"), [(100, 32), (10_000, 40), (100_000, 40)])
+def test_the_ring_of_item_item_statistics_is_the_smallest_that_their_bounds_fit(users: int, bits: int) -> None:
+    linear = {"linear": {"privacy": {"kept_items": 5, "share": 0.5}}}
+    plan = FederationPlan.model_validate(private_plan(user_bound=users).model_dump() | linear)
+    noise, ring = plan.linear_noise(), plan.masked_rounds(3, 7)[1].ring
+    assert ring.bits == bits
+    assert 3 * users * noise.sensitivity / noise.grid_step < 2 ** (bits - 2)
+    if bits > 32:
+        assert 3 * users * noise.sensitivity / noise.grid_step > 2 ** (32 - 2)

@@ -9,6 +9,7 @@ import pytest
 
 from client.recommend.answers import ItemFilter
 from client.recommend.attribute_transfer import AttributeTransferScorer
+from client.recommend.linear_transfer import LinearTransferScorer
 from client.recommend.recommender import Recommender
 from client.recommend.scorer import z
 from client.recommend.topk import top_k
@@ -228,3 +229,30 @@ def test_serves_a_model_without_foreign_items():
     model = random_platform_model(np.random.default_rng(14), foreign=0, verdict="local")
     alone = replace(model, own_positions=np.full(60, -1, dtype=np.int32))
     assert len(Recommender(alone).recommend("user-0", k=10)) == 10
+
+
+def with_linear(model, *, weight: float = 0.8):
+    """The model with weights from some own items to some of the others'; nothing points to the rest."""
+    rng = np.random.default_rng(101)
+    own, foreign = np.sort(model.own_positions[model.own_positions >= 0]), np.flatnonzero(model.foreign)
+    inputs, targets = own[::2], foreign[1::3]
+    weights = rng.standard_normal((len(inputs), len(targets))).astype(np.float32)
+    return replace(model, linear=LinearTransferScorer(inputs, targets, weights), linear_weight=weight)
+
+
+@pytest.mark.parametrize("attributes", [False, True])
+def test_the_linear_road_serves_the_scores_that_evaluation_measured_and_explains_them(attributes):
+    plain = random_platform_model(np.random.default_rng(7), verdict="shared")
+    model = with_linear(with_attributes(plain) if attributes else plain)
+    recommender, moved = Recommender(model), 0
+    for user in range(5):
+        expected, before = oracle(model, user), oracle(plain, user)
+        history = recommender.history_of(f"user-{user}")
+        for item in recommender.recommend(f"user-{user}", k=200, scope="cross", exclude_seen=False):
+            assert item.score == pytest.approx(expected[item.key], abs=3e-5)
+            moved += abs(expected[item.key] - before[item.key]) > 0.01
+            why = recommender.explain(history, item.key)
+            parts = sum(part.amount for part in why.contributions) + why.others + why.item_bias + why.popularity
+            assert parts == pytest.approx(item.score, abs=5e-5)
+            assert "linear" in why.models
+    assert moved > 20

@@ -12,6 +12,7 @@ import pytest
 
 from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
 from client.recommend.attribute_transfer import AttributeTransferScorer
+from client.recommend.linear_transfer import LinearTransferScorer
 from client.recommend.recommender import Recommender
 from client.store import PlatformStore
 from common.errors import NewerStoreError, StoreError
@@ -268,3 +269,22 @@ def test_the_attribute_part_comes_back_and_versions_from_before_there_was_one_st
     assert np.array_equal(new.attributes.tastes, tastes)
     assert np.array_equal(new.attributes.item_factors, placed)
     assert new.attribute_weight == 2.5
+
+
+def test_the_linear_part_comes_back_and_versions_from_before_there_was_one_still_load(tmp_path: Path) -> None:
+    store, model = PlatformStore(tmp_path), model_of(0)
+    store.commit(model)
+    path = tmp_path / "versions" / "000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["linear_weight"]
+    path.write_text(json.dumps(manifest))
+    old = store.load()
+    assert (old.linear, old.linear_weight) == (None, 0.0)
+    weights = np.random.default_rng(1).standard_normal((2, 3)).astype(np.float32)
+    linear = LinearTransferScorer(np.array([0, 8]), np.array([1, 2, 7]), weights)
+    store.commit(replace(model, linear=linear, linear_weight=0.5))
+    new = store.load()
+    assert new.linear is not None
+    for name in ("inputs", "targets", "weights"):
+        assert np.array_equal(getattr(new.linear, name), getattr(linear, name))
+    assert new.linear_weight == 0.5

@@ -172,12 +172,20 @@ class CrossGround:
     def shared(self, model: FactorModel) -> Scorer:
         return SharedOnVocabulary(model, self.own_positions)
 
-    def blended(self, model: FactorModel, view: Elsewhere, beta: float, attribute_weight: float) -> Scorer:
-        """The scorer that the platform would have, of ``view`` and with these weights."""
+    def blended(
+        self,
+        model: FactorModel,
+        view: Elsewhere,
+        beta: float,
+        attribute_weight: float,
+        linear: Sequence[tuple[Scorer, float]] = (),
+    ) -> Scorer:
+        """The scorer that the platform would have, of ``view`` and with these weights; ``linear`` with its own."""
         training = self.platform.training
         others: list[tuple[Scorer, float]] = []
         if attribute_weight > 0:
             others.append((view.attributes(training), attribute_weight))
+        others += linear
         return cross_blend(self.shared(model), others, view.demand(training), beta, self.foreign)
 
 

@@ -20,6 +20,7 @@ from server.strategy import FederatedFactorization
 from simulations.datasets import SimulatedPlatform
 from simulations.elsewhere import elsewhere_of
 from simulations.engine import inline_grid, make_agents
+from simulations.linear import scorer_of
 from simulations.measure import Block, CrossGround, Ruler, positions_of, shared_model
 from simulations.scenario import Scenario
 
@@ -82,8 +83,17 @@ def measure_point(
         if platform.hidden is not None:
             ground = CrossGround.of(platform, platform.hidden, state, secret)
             view = elsewhere_of(platform, platforms, state, secret, private=plan.private)
-            cross[platform.name] = _cross(ruler, ground, model, ground.blended(model, view, beta, attribute_weight))
+            linear = _linear(scenario, state, platform.name)
+            final = ground.blended(model, view, beta, attribute_weight, linear)
+            cross[platform.name] = _cross(ruler, ground, model, final)
     return PricePoint(epsilon=plan.privacy.epsilon if plan.private else None, own=own, cross=cross)
+
+
+def _linear(scenario: Scenario, state: FederationState, platform: str) -> list[tuple[Scorer, float]]:
+    """What the platform would add of the linear road, if there is one."""
+    road = None if state.linear is None else scorer_of(state.linear[platform])
+    weight = scenario.personalization.linear_weight
+    return [] if road is None or weight == 0 else [(road, weight)]
 
 
 def _cross(ruler: Ruler, ground: CrossGround, model: FactorModel, final: Scorer) -> dict[str, Block]:

@@ -166,7 +166,11 @@ def _measure(
                 else (None, None)
             )
             cross = measure_cross(ruler, ground, model.shared, model.cross_scorer(), ceiling, half)
-            measured[platform.name]["cross"] = cross | {"beta": model.beta, "attribute_weight": model.attribute_weight}
+            measured[platform.name]["cross"] = cross | {
+                "beta": model.beta,
+                "attribute_weight": model.attribute_weight,
+                "linear_weight": model.linear_weight,
+            }
     return measured, pooled
 
 

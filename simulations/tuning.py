@@ -1,4 +1,5 @@
-"""Chooses the weights of public attributes and popularity on items hidden for the purpose, in a run that is thrown away.
+"""Chooses the weights of cross-platform scores on items hidden for the purpose, in a run that is thrown away: those of
+public attributes, the linear road and popularity.
 
 Only training and validation interactions are used; the scored hidden interactions are not looked at. Items are hidden
 the way the scenario hides its own, so that what is found is what is scored: of a partitioned data set an item that is
@@ -19,11 +20,13 @@ from client.data.items import select_items
 from client.data.split import EvaluationSlice
 from client.elsewhere import Elsewhere
 from client.platform_model import FactorModel, cross_blend
+from client.recommend.linear_transfer import LinearTransferScorer
 from client.recommend.scorer import Scorer
 from client.recommend.topk import block_rows
 from common.catalogue import FederationSecret
 from simulations.datasets import HiddenItems, SimulatedPlatform
 from simulations.elsewhere import elsewhere_of
+from simulations.linear import item_statistics, linear_of
 from simulations.measure import FIGURE_OF_MERIT, CrossGround, Ruler, shared_model
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.scenario import Scenario
@@ -32,7 +35,7 @@ from simulations.scenario import Scenario
 def tune_weights(
     platforms: Sequence[SimulatedPlatform], scenario: Scenario, secret: FederationSecret
 ) -> dict[str, dict[str, float]]:
-    """α and β of each platform that has hidden items: the same for all, as they do best over platforms and draws.
+    """α, β and κ of each platform that has hidden items: the same for all, as they do best over platforms and draws.
 
     One platform's slice is small and its best weights mostly luck, as are those of one draw of hidden items; a gain counts
     in proportion to what the platform reaches by the shared factors alone, and to its users. Fewer items are hidden here
@@ -45,32 +48,34 @@ def tune_weights(
     if not names:
         return {}
     grids = np.array([grid for gains in draws for grid in gains.values()])
-    row, column = smallest_of_the_best(grids, np.array([users[name] for name in names]))
+    linear, row, column = smallest_of_the_best(grids, np.array([users[name] for name in names]))
     best = {"attribute_weight": _attribute_weights(scenario)[row], "beta": scenario.cross.betas[column]}
+    if scenario.plan.linear is not None:
+        best["linear_weight"] = scenario.cross.linear_weights[linear]
     return dict.fromkeys(names, best)
 
 
-def smallest_of_the_best(grids: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[int, int]:
-    """Row and column of the smallest setting that is within one standard error of the best.
+def smallest_of_the_best(grids: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[int, ...]:
+    """Place along each axis of the smallest setting that is within one standard error of the best.
 
     The one-standard-error rule (Breiman et al. 1984, section 3.4.3), on differences paired with the best: what is added to
     the shared factors has to show that it helps.
 
     Args:
-        grids: float64 ``[k, A, B]``: gains of k slices, settings growing along both axes.
+        grids: float64 ``[k, …]``: gains of k slices, settings growing along all other axes.
         weights: float64 ``[k]``, above 0: how much each slice counts.
     """
     share = weights / weights.sum()
     mean = np.tensordot(share, grids, 1)
-    best = np.unravel_index(int(np.argmax(mean)), mean.shape)
-    lost = grids[:, best[0], best[1], None, None] - grids
+    best = grids.reshape(len(grids), -1)[:, int(np.argmax(mean))]
+    lost = best.reshape(-1, *[1] * mean.ndim) - grids
     loss = np.tensordot(share, lost, 1)
     # Of n equal slices the variance of the mean is that of one slice over n - 1.
     n = 1.0 / float(np.square(share).sum())
     error = np.sqrt(np.tensordot(share, np.square(lost - loss), 1) / max(n - 1.0, 1e-9)) if len(grids) > 1 else 0.0
-    rows, columns = np.nonzero(loss <= error)
-    smallest = np.lexsort((rows, rows + columns))[0]
-    return int(rows[smallest]), int(columns[smallest])
+    places = np.nonzero(loss <= error)
+    smallest = np.lexsort((*reversed(places), np.sum(places, axis=0)))[0]
+    return tuple(int(place[smallest]) for place in places)
 
 
 def _attribute_weights(scenario: Scenario) -> tuple[float, ...]:
@@ -80,13 +85,14 @@ def _attribute_weights(scenario: Scenario) -> tuple[float, ...]:
 def _gains(
     platforms: Sequence[SimulatedPlatform], scenario: Scenario, secret: FederationSecret, draw: int
 ) -> dict[str, NDArray[np.float64]]:
-    """By platform, for each α and β: the metric relative to the shared factors alone, with one draw of hidden items."""
+    """By platform, for each κ, α and β: the metric over that of the shared factors alone, with one draw of hidden items."""
     lost = _choose(platforms, scenario, draw)
     tuning = {platform.name: hide_further(platform, lost[platform.name]) for platform in platforms}
     left = [reduced for reduced, _ in tuning.values()]
     plan = without_privacy(scenario.plan)
     state = train_pooled({reduced.name: PlatformMatrix.of(reduced.training) for reduced in left}, plan, secret)
-    gains = {}
+    linear, gains = scenario.plan.linear, {}
+    statistics = {} if linear is None else item_statistics(left, state, linear)
     for platform in platforms:
         reduced, hidden = tuning[platform.name]
         if platform.hidden is None or not hidden.interactions.nnz:
@@ -95,14 +101,20 @@ def _gains(
         depth = max(1, round(20 * len(hidden.keys) / len(platform.hidden.keys)))
         metric = FIGURE_OF_MERIT.replace("20", str(min(depth, 20)))
         view = elsewhere_of(reduced, left, state, secret, private=False)
-        gains[platform.name] = _grid(ground, shared_model(state, plan), view, scenario, metric)
+        road = None if linear is None else linear_of(platform.name, statistics, state, linear)
+        gains[platform.name] = _grid(ground, shared_model(state, plan), view, road, scenario, metric)
     return gains
 
 
 def _grid(
-    ground: CrossGround, model: FactorModel, view: Elsewhere, scenario: Scenario, metric: str
+    ground: CrossGround,
+    model: FactorModel,
+    view: Elsewhere,
+    road: LinearTransferScorer | None,
+    scenario: Scenario,
+    metric: str,
 ) -> NDArray[np.float64]:
-    """float64 ``[alphas, betas]``: the metric over that of the shared factors alone."""
+    """float64 ``[kappas, alphas, betas]``: the metric over that of the shared factors alone."""
     candidates = np.flatnonzero(ground.candidates)
     held_out = ground.slice_of(ground.truth)
     narrow = replace(held_out, history=held_out.history.select_items(candidates))
@@ -117,13 +129,17 @@ def _grid(
 
     shared, attributes = ground.shared(model), view.attributes(ground.platform.training)
 
-    def blend(alpha: float) -> NDArray[np.float32]:
-        others = [(attributes, alpha)] if alpha > 0 else []
+    def blend(kappa: float, alpha: float) -> NDArray[np.float32]:
+        others: list[tuple[Scorer, float]] = [(attributes, alpha)] if alpha > 0 else []
+        others += [(road, kappa)] if road is not None and kappa > 0 else []
         return _scores_of(cross_blend(shared, others, ground.elsewhere, 0.0, ground.foreign), held_out, candidates)
 
-    blends = map(blend, (0.0, *_attribute_weights(scenario)))
-    alone = merit(next(blends))
-    grid = [[merit(blend + np.float32(beta) * popularity) for beta in scenario.cross.betas] for blend in blends]
+    alone = merit(blend(0.0, 0.0))
+    kappas = (0.0,) if scenario.plan.linear is None else scenario.cross.linear_weights
+    grid = [
+        [[merit(base + np.float32(beta) * popularity) for beta in scenario.cross.betas] for base in row]
+        for row in ((blend(kappa, alpha) for alpha in _attribute_weights(scenario)) for kappa in kappas)
+    ]
     return np.array(grid) / max(alone, 1e-9)
 
 

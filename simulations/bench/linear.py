@@ -29,7 +29,6 @@ from scipy.sparse.linalg import svds
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice
 from client.evaluation import gap_closed
-from client.linear_contributor import LinearContributor
 from client.recommend.attribute_transfer import fit_attribute_transfer
 from client.recommend.demand import expected_demand, public_columns
 from client.recommend.linear_transfer import LinearTransferScorer
@@ -37,10 +36,11 @@ from client.recommend.scorer import PopularityScorer, Scorer, z
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
 from common.config.linear import LinearConfig
-from server.linear import ItemStatistics, transfer_weights
+from server.linear import transfer_weights
 from server.state import FederationState
 from simulations.datasets import SimulatedPlatform, make_platforms
 from simulations.engine import simulation_secret
+from simulations.linear import item_statistics
 from simulations.measure import FIGURE_OF_MERIT, CrossGround, Ruler, lookup, shared_model, train_ceiling
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.scenario import Scenario, load_scenario
@@ -159,14 +159,8 @@ def linear_scores(
     ground: CrossGround, platforms: Sequence[SimulatedPlatform], state: FederationState, config: LinearConfig
 ) -> NDArray[np.float32]:
     """z-scores of the candidates, float32 ``[n, c]``, by the linear road as a federation walks it."""
-    owners, ownership = state.vocabulary.owners, state.vocabulary.ownership()
-    statistics = {}
-    for platform in platforms:
-        contributor, positions = LinearContributor(config, platform.training), owners[platform.name]
-        sent = contributor.cooccurrence(state.item_counts, ownership, positions)
-        columns = contributor.columns(state.item_counts, ownership, positions)
-        statistics[platform.name] = ItemStatistics(columns, sent.arrays["cooccurrence"].astype(np.float64))
-    solved = transfer_weights(statistics, owners, ground.platform.name, config)
+    statistics = item_statistics(platforms, state, config)
+    solved = transfer_weights(statistics, state.vocabulary.owners, ground.platform.name, config)
     return _candidate_scores(LinearTransferScorer(solved.inputs, solved.targets, solved.weights), ground)
 
 

@@ -109,7 +109,7 @@ def test_a_beta_that_is_set_is_used_even_if_it_is_zero(
     scenario = scenario.model_copy(update={"personalization": personalization})
     used: list[float] = []
 
-    def blended(self: CrossGround, model: Any, view: Any, beta: float, attribute_weight: float) -> Any:
+    def blended(self: CrossGround, model: Any, view: Any, beta: float, attribute_weight: float, linear: Any) -> Any:
         used.append(beta)
         return PopularityScorer(self.elsewhere)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
 from client.platform_model import FactorModel
+from client.recommend.fold_in import FoldIn
 from client.recommend.scorer import SolvedFactorScorer
 from client.training.als import rating_sum_and_count
 from client.training.fit import fit
@@ -74,6 +75,11 @@ class OwnModels:
             fitted = fit(train, tuned.config, self.rng("local"))
             self._local = self._tuned(fitted.item_factors, tuned.config, trials)
         return self._local
+
+    def local_of(self, train: UserItemMatrix) -> FoldIn:
+        """A model with the local one's hyperparameters, trained on ``train`` alone."""
+        config = self.local().model.config
+        return FoldIn(fit(train, config, self.rng("local")).item_factors, config, self.local().model.value_mean)
 
     def anchored(self, shared: FactorModel, own_positions: NDArray[np.int32]) -> TunedModel:
         """With the rows ``own_positions`` (int32 ``[m_own]``, −1 for none) of ``shared`` as the prior mean."""

@@ -121,13 +121,18 @@ class Personalizer:
         """With the ranking stage trained over every model there is; without it where there is too little to train on."""
         from client.models.ranker import fit_ranker
 
-        names = [name for name in OWN_MODELS if model.has(name)]
-        genres = RankedItems.of(
+        # The anchored model would bring nothing that the local and the shared one do not.
+        scorers = {name: model.own_scorer(name) for name in OWN_MODELS if name != "anchored" and model.has(name)}
+        items = RankedItems.of(
             model.histories.item_counts(), model.own.genres, buckets=self._config.ranker.genre_buckets
         )
         try:
             ranked = fit_ranker(
-                {name: model.own_scorer(name) for name in names}, self._data.train, genres, self._config.ranker
+                scorers,
+                self._data.train,
+                items,
+                self._config.ranker,
+                refitted=lambda train: {"local": self._own.local_of(train)},
             )
         except DataError as error:
             _log.warning("%s", error)

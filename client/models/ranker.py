@@ -6,9 +6,9 @@ Its weights are one dense update of fixed shape, so that a federation would trai
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,20 +23,31 @@ from client.recommend.topk import block_rows
 from common.config.ranker import RankerConfig
 from common.errors import DataError
 
+_Examples: TypeAlias = tuple[NDArray[np.float32], NDArray[np.bool_]]
+"""Features ``[k, f]``, and whether the user chose the item, ``[k]``."""
+
 
 def fit_ranker(
-    scorers: Mapping[str, Scorer], train: UserItemMatrix, items: RankedItems, config: RankerConfig
+    scorers: Mapping[str, Scorer],
+    train: UserItemMatrix,
+    items: RankedItems,
+    config: RankerConfig,
+    *,
+    refitted: Callable[[UserItemMatrix], Mapping[str, Scorer]] = lambda _: {},
 ) -> RankedScorer:
     """Train on a platform's own training interactions, validation and test left out by whoever calls.
 
     A share of each user's interactions is taken out of the history that the scorers see; the network learns to tell
-    these from other candidates of the same user. The probabilities are then calibrated on other users.
+    these from other candidates of the same user. It begins as the blend of all scorers, and stops where other users' loss
+    no longer falls; on these the probabilities are then calibrated.
 
     Args:
         scorers: trained, by name.
         train: n × m.
         items: of the m items.
         config: of the stage.
+        refitted: scorers by name, trained on the interactions it is given; they stand in for those of the same name while
+            the network learns. A scorer that was trained on what is taken out looks better there than it will be.
 
     Raises:
         DataError: too few users have two interactions, or no scorer finds anything that was taken out.
@@ -48,13 +59,16 @@ def fit_ranker(
     n_calibration = max(1, round(config.calibration_users * len(users)))
     if len(users) <= n_calibration:
         raise DataError(f"the ranking stage needs users with two interactions, here are {len(users)}; leave it out")
-    untrained = RankedScorer(_untrained(tuple(scorers), train, items, config), tuple(scorers.values()))
-    features, labels = _examples(untrained, history, truth, users[n_calibration:], rng)
-    if not 0 < labels.sum() < len(labels):
+    learnt_from = {**scorers, **refitted(split.train)}
+    untrained = RankedScorer(_untrained(tuple(scorers), train, items, config), tuple(learnt_from[n] for n in scorers))
+    examples = _examples(untrained, history, truth, users[n_calibration:], rng)
+    others = _examples(untrained, history, truth, users[:n_calibration], rng)
+    if not 0 < examples[1].sum() < len(examples[1]):
         raise DataError("the ranking stage: no scorer's candidates hold what users chose; leave it out")
-    trained = replace(untrained, ranker=_trained(untrained.ranker, features, labels))
+    trained = replace(untrained, ranker=_trained(untrained.ranker, examples, others))
     slope, intercept = _calibration(trained, history, truth, users[:n_calibration])
-    return replace(trained, ranker=replace(trained.ranker, slope=slope, intercept=intercept))
+    ranker = replace(trained.ranker, slope=slope, intercept=intercept)
+    return RankedScorer(ranker, tuple(scorers.values()))
 
 
 def _untrained(parts: tuple[str, ...], train: UserItemMatrix, items: RankedItems, config: RankerConfig) -> Ranker:
@@ -72,6 +86,7 @@ def _untrained(parts: tuple[str, ...], train: UserItemMatrix, items: RankedItems
         biases=np.zeros((config.layers, f), dtype=np.float32),
         head=np.zeros(f, dtype=np.float32),
         head_bias=0.0,
+        blend_weight=1.0,
     )
 
 
@@ -95,7 +110,7 @@ def _examples(
     truth: UserItemMatrix,
     users: NDArray[np.integer],
     rng: np.random.Generator,
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+) -> _Examples:
     """Chosen candidates, and for each some of the same user's others."""
     features, labels = [], []
     for of_items, chosen in _lists(scorer, history, truth, users):
@@ -107,56 +122,87 @@ def _examples(
     return np.concatenate(features), np.concatenate(labels)
 
 
-def _trained(ranker: Ranker, features: NDArray[np.float32], labels: NDArray[np.bool_]) -> Ranker:
-    config = ranker.config
+def _trained(ranker: Ranker, examples: _Examples, others: _Examples) -> Ranker:
+    import keras
+
+    features, labels = examples
     deviation = features.std(axis=0)
-    mean, scale = features.mean(axis=0), np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32)
-    network, crosses, head = _network(features.shape[1], config)
-    network.fit(
-        (features - mean) / scale,
+    scaled = replace(
+        ranker,
+        mean=features.mean(axis=0),
+        scale=np.where(deviation > 1e-6, deviation, 1.0).astype(np.float32),
+    )
+    slope, intercept = _platt(ranker.blend(features).astype(np.float64), labels)
+    config, network = ranker.config, _Network(features.shape[1], ranker.config, slope, intercept)
+    network.model.fit(
+        _inputs(scaled, features),
         labels.astype(np.float32),
         batch_size=config.batch,
         epochs=config.epochs,
+        validation_data=(_inputs(scaled, others[0]), others[1].astype(np.float32)),
+        callbacks=[keras.callbacks.EarlyStopping(patience=config.patience, restore_best_weights=True)],
         verbose=0,
     )
-    weights = [layer.get_weights() for layer in crosses]
-    kernel, bias = head.get_weights()
-    return replace(
-        ranker,
-        mean=mean,
-        scale=scale,
-        kernels=np.stack([w for w, _ in weights]),
-        biases=np.stack([b for _, b in weights]),
-        head=kernel[:, 0],
-        head_bias=float(bias[0]),
-    )
+    return network.into(scaled)
 
 
-def _network(features: int, config: RankerConfig) -> tuple[Any, list[Any], Any]:
-    """The Keras model, its cross layers and its last layer."""
-    import keras
-    import keras_rs
+def _inputs(ranker: Ranker, features: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """The network's: standardised features ``[k, f]``, and the blend ``[k, 1]``."""
+    return [(features - ranker.mean) / ranker.scale, ranker.blend(features)[:, None]]
 
-    keras.utils.set_random_seed(config.seed)
-    first = keras.Input((features,))
-    crosses = [keras_rs.layers.FeatureCross(kernel_initializer="glorot_uniform") for _ in range(config.layers)]
-    head = keras.layers.Dense(1)
-    x = first
-    for cross in crosses:
-        x = cross(first, x)
-    network = keras.Model(first, head(x))
-    optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay)
-    network.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True))
-    return network, crosses, head
+
+class _Network:
+    """The Keras model: w·blend + head(cross layers).
+
+    It begins as the calibrated blend, a head of zeros beside it. Not calibrated, the first steps would bring the odds down
+    by whatever weight there is, and lose the blend's order.
+    """
+
+    def __init__(self, features: int, config: RankerConfig, slope: float, intercept: float) -> None:
+        import keras
+        import keras_rs
+
+        keras.utils.set_random_seed(config.seed)
+        first, blend = keras.Input((features,)), keras.Input((1,))
+        self._crosses = [
+            keras_rs.layers.FeatureCross(kernel_initializer="glorot_uniform") for _ in range(config.layers)
+        ]
+        self._head = keras.layers.Dense(
+            1, kernel_initializer="zeros", bias_initializer=keras.initializers.Constant(intercept)
+        )
+        self._blend = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(slope))
+        x = first
+        for cross in self._crosses:
+            x = cross(first, x)
+        self.model = keras.Model([first, blend], keras.layers.Add()([self._head(x), self._blend(blend)]))
+        optimizer = keras.optimizers.AdamW(config.learning_rate, weight_decay=config.weight_decay)
+        self.model.compile(optimizer, keras.losses.BinaryCrossentropy(from_logits=True))
+
+    def into(self, ranker: Ranker) -> Ranker:
+        """``ranker`` with the weights of this."""
+        weights = [cross.get_weights() for cross in self._crosses]
+        kernel, bias = self._head.get_weights()
+        return replace(
+            ranker,
+            kernels=np.stack([w for w, _ in weights]),
+            biases=np.stack([b for _, b in weights]),
+            head=kernel[:, 0],
+            head_bias=float(bias[0]),
+            blend_weight=float(self._blend.get_weights()[0][0, 0]),
+        )
 
 
 def _calibration(
     scorer: RankedScorer, history: UserItemMatrix, truth: UserItemMatrix, users: NDArray[np.integer]
 ) -> tuple[float, float]:
-    """Platt's a, b (Platt 1999) on whole lists: training drew negatives, which shifts the odds."""
+    """On whole lists: training drew negatives, which shifts the odds."""
     lists = _lists(scorer, history, truth, users)
     labels = np.concatenate([chosen for _, chosen in lists])
-    raw = scorer.ranker.raw(np.concatenate([of_items for of_items, _ in lists]))
+    return _platt(scorer.ranker.raw(np.concatenate([of_items for of_items, _ in lists])), labels)
+
+
+def _platt(raw: NDArray[np.float64], labels: NDArray[np.bool_]) -> tuple[float, float]:
+    """a, b that make a·raw + b log-odds (Platt 1999)."""
     # Platt's targets, without which a few perfectly ordered lists would send a to infinity.
     positives, negatives = int(labels.sum()), int((~labels).sum())
     target = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))

@@ -2,6 +2,7 @@
 
 A blend weighs scorers alike for everybody. Here each layer multiplies features with one another (DCN v2, Wang et al. 2021,
 eq. 1: x_{l+1} = x_0 ⊙ (W_l x_l + b_l) + x_l), so that one scorer may count for long histories, another for some genre.
+What it says is added to the blend, so that with little to learn from it is the blend.
 Features are of no item id and no user id. The network is trained in :mod:`client.models.ranker` and evaluated here in
 numpy, so that a service that ranks needs no TensorFlow.
 
@@ -90,6 +91,7 @@ class Ranker:
         mean, scale: float32 ``[f]``: standardise the features.
         kernels, biases: float32 ``[layers, f, f]``, ``[layers, f]``: W_l (inputs × outputs) and b_l.
         head, head_bias: float32 ``[f]``, and a number: the last, dense layer.
+        blend_weight: of the scorers' mean standardised score, which is added.
         slope, intercept: a and b of Platt's calibration.
     """
 
@@ -104,6 +106,7 @@ class Ranker:
     biases: NDArray[np.float32]
     head: NDArray[np.float32]
     head_bias: float
+    blend_weight: float
     slope: float = 1.0
     intercept: float = 0.0
 
@@ -113,7 +116,12 @@ class Ranker:
         x = first
         for kernel, bias in zip(self.kernels, self.biases, strict=True):
             x = first * (x @ kernel + bias) + x
-        return (x @ self.head).astype(np.float64) + self.head_bias
+        return (x @ self.head).astype(np.float64) + self.head_bias + self.blend_weight * self.blend(features)
+
+    def blend(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 ``[…]``: the mean standardised score of all parts, from ``features`` ``[…, f]``."""
+        blended: NDArray[np.float32] = features[..., : len(self.parts)].mean(axis=-1)
+        return blended
 
     def log_odds(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """float64 ``[…]``: log-odds that the user chooses the item; they order alike as :meth:`raw` does."""
@@ -158,7 +166,7 @@ class Ranker:
         """Raises KeyError or ValueError where something is missing or damaged."""
         plain: dict[str, Any] = {name: arrays[name] for name in _PLAIN}
         plain |= {name: int(arrays[name]) for name in ("latest", "span")}
-        plain |= {name: float(arrays[name]) for name in ("head_bias", "slope", "intercept")}
+        plain |= {name: float(arrays[name]) for name in ("head_bias", "blend_weight", "slope", "intercept")}
         return cls(
             **plain | {"parts": tuple(str(name) for name in arrays["parts"])},
             config=RankerConfig.model_validate_json(str(arrays["config"])),

@@ -27,8 +27,10 @@ class RankerConfig(FrozenModel):
     withheld: Share = 0.2
     """Share of each user's training interactions that is taken out of the history and has to be found."""
     calibration_users: Share = 0.25
-    """Share of the users who are not trained on, and on whose whole candidate lists probabilities are calibrated."""
-    epochs: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Share of the users who are not trained on: they stop the training, and their lists calibrate the probabilities."""
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 40
+    patience: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Epochs without a lower loss on other users before it stops."""
     batch: Annotated[int, Field(ge=1, le=1_000_000)] = 512
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice, random_per_user
 from client.evaluation import evaluate
-from client.models.ranker import _network, fit_ranker
+from client.models.ranker import _inputs, _Network, fit_ranker
 from client.recommend.ranking import RankedItems, RankedScorer, Ranker
 from client.recommend.scorer import z
 from common.config.ranker import RankerConfig
@@ -133,24 +133,51 @@ def test_a_ranker_that_was_kept_as_arrays_scores_alike(ranker: RankedScorer, wor
 
 def test_the_numpy_network_is_the_keras_network() -> None:
     rng = np.random.default_rng(2)
-    network, crosses, head = _network(7, CONFIG)
-    weights = [layer.get_weights() for layer in crosses]
-    plain = Ranker(
+    network = _Network(7, CONFIG, 0.7, -1.5)
+    for weight in network.model.trainable_variables:
+        weight.assign(rng.normal(size=weight.shape))
+    plain = network.into(ranker_of_width(7))
+    features = rng.normal(size=(20, 7)).astype(np.float32)
+    expected = np.asarray(network.model(_inputs(plain, features)))[:, 0]
+    np.testing.assert_allclose(plain.raw(features), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_untrained_it_is_the_calibrated_blend() -> None:
+    features = np.random.default_rng(2).normal(size=(20, 7)).astype(np.float32)
+    plain = _Network(7, CONFIG, 0.7, -1.5).into(ranker_of_width(7))
+    np.testing.assert_allclose(plain.raw(features), 0.7 * features[:, 0] - 1.5, rtol=1e-5)
+
+
+def test_what_was_taken_out_is_scored_by_models_that_never_saw_it(world: World) -> None:
+    given: list[UserItemMatrix] = []
+
+    def refitted(train: UserItemMatrix) -> dict[str, Fixed]:
+        given.append(train)
+        return {"scorer 0": Fixed(-world.scorers[0].table)}
+
+    config = CONFIG.model_copy(update={"epochs": 3})
+    found = fit_ranker(named(world.scorers), world.train, world.items, config, refitted=refitted)
+    assert given[0].nnz < world.train.nnz
+    assert found.scorers == world.scorers
+    assert (
+        found.ranker.kernels != fit_ranker(named(world.scorers), world.train, world.items, config).ranker.kernels
+    ).any()
+
+
+def ranker_of_width(features: int) -> Ranker:
+    return Ranker(
         config=CONFIG,
         parts=("one",),
-        items=RankedItems.of(np.ones(3), [()] * 3, 2),
+        items=RankedItems.of(np.ones(3), [()] * 3, features - 5),
         latest=0,
         span=1,
-        mean=np.zeros(7, dtype=np.float32),
-        scale=np.ones(7, dtype=np.float32),
-        kernels=np.stack([w for w, _ in weights]),
-        biases=np.stack([b for _, b in weights]),
-        head=head.get_weights()[0][:, 0],
-        head_bias=float(head.get_weights()[1][0]),
-    )
-    features = rng.normal(size=(5, 4, 7)).astype(np.float32)
-    np.testing.assert_allclose(
-        plain.raw(features), np.asarray(network(features.reshape(-1, 7))).reshape(5, 4), rtol=1e-4, atol=1e-5
+        mean=np.zeros(features, dtype=np.float32),
+        scale=np.ones(features, dtype=np.float32),
+        kernels=np.zeros((2, features, features), dtype=np.float32),
+        biases=np.zeros((2, features), dtype=np.float32),
+        head=np.zeros(features, dtype=np.float32),
+        head_bias=0.0,
+        blend_weight=1.0,
     )
 
 

@@ -82,7 +82,8 @@ def test_more_items_than_candidates_filters_and_unknown_users_are_answered(model
     assert [item.score for item in whole] == sorted((item.score for item in whole), reverse=True)
     genre = whole[0].genres[0]
     wanted = recommender.recommend("user-0", k=5, scope="own", wanted=ItemFilter(any_genres=(genre,)))
-    assert wanted and all(genre in item.genres for item in wanted)
+    assert wanted
+    assert all(genre in item.genres for item in wanted)
     history, _ = recommender.history_from([(model.own.keys[3], 1.0)])
     assert len(recommender.recommend_for(recommender.prepare(history), 5, "own")) == 5
     nobody, _ = recommender.history_from([])
@@ -93,7 +94,8 @@ def test_a_store_gives_back_the_same_lists(model: PlatformModel, tmp_path) -> No
     store = PlatformStore(tmp_path)
     store.commit(model)
     loaded = store.load()
-    assert loaded.ranker is not None and loaded.ranker.parts == ("local", "shared")
+    assert loaded.ranker is not None
+    assert loaded.ranker.parts == ("local", "shared")
     expected = Recommender(model).recommend("user-2", k=10)
     assert Recommender(loaded).recommend("user-2", k=10) == expected
 
@@ -103,7 +105,8 @@ def test_the_verdict_chooses_a_ranker_on_validation_users_only_where_it_helps() 
     factors = np.eye(6)[np.arange(125) % 6] * np.random.default_rng(5).uniform(0.4, 0.6, (125, 1))
     config = PersonalizationConfig(tuning_candidates=3, anchored=False, blend_weights=(1.0,), ranker=CONFIG)
     built = Personalizer("here", data, MODEL, config).build(view_of(data, factors))
-    assert built.ranker is not None and built.ranker.parts == ("local", "shared")
+    assert built.ranker is not None
+    assert built.ranker.parts == ("local", "shared")
     untouched = Personalizer("here", data, MODEL, config.model_copy(update={"ranker": RankerConfig()}))
     assert untouched.build(view_of(data, factors)).ranker is None
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from client.data.training import TrainingData
 from client.membership import Membership
 from common.config.federation import FederationPlan
-from common.errors import ConfigError, ContractError, PrivacyError, TrainingError
+from common.errors import ContractError, PrivacyError, TrainingError
 from common.exchange import AgentRequest, Arrays
 from common.privacy.accounting import subsampled_epsilon
 from common.privacy.contribution import PrivatizedContribution, Release
@@ -157,14 +157,12 @@ class PrivateTowers:
         data: the platform's.
 
     Raises:
-        ConfigError: the plan asks for what sums of clipped gradients cannot give.
         PrivacyError: the plan's rounds cost more than the deep model's part of ε.
     """
 
     def __init__(self, platform: str, plan: FederationPlan, data: TrainingData) -> None:
         self._plan, self._data = plan, data
         self._plain = PlainTowers(platform, plan, data)
-        _check_private(plan)
         self._updates = plan.update_plan()
         self._mechanism = UpdateMechanism(self._updates)
         self._computer: GradientComputer | None = None
@@ -214,24 +212,6 @@ def _cost(updates: UpdatePlan) -> float:
     """ε of all rounds; the same for every platform of a simulation, and seconds of work."""
     noise = updates.noise
     return subsampled_epsilon(noise.noise_multiplier, updates.sampling_rate, updates.rounds, updates.delta)
-
-
-def _check_private(plan: FederationPlan) -> None:
-    """Refuse what works on exact updates alone (soundness 3), and what would train on nothing."""
-    assert plan.towers is not None
-    training = plan.towers.training
-    if training.aggregation in ("median", "trimmed_mean"):
-        raise ConfigError(
-            f"plan.towers.training.aggregation: {training.aggregation} needs each platform's own update; under "
-            "privacy.mode: user there is one noisy sum, so use fedavg or fedadam"
-        )
-    if training.loss == "squared":
-        raise ConfigError("plan.towers.training.loss: squared is for ratings; under privacy use sampled_softmax or bpr")
-    if plan.towers.sequence.kind == "none":
-        raise ConfigError(
-            "plan.towers.sequence.kind: none leaves a user embedding and profiles alone, which are private and stay as "
-            "they are while shared variables train under privacy; use mean, gru or transformer"
-        )
 
 
 def make_model(plan: FederationPlan, data: TrainingData, membership: Membership, items: TowerItems) -> TwoTower:

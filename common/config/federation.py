@@ -226,6 +226,8 @@ class FederationPlan(FrozenModel):
             raise ValueError(
                 "linear: item-item statistics say who has what; set model.feedback: implicit, or leave it out"
             )
+        if self.towers is not None:
+            self.towers.check_plan(explicit=self.model.feedback == "explicit", private=self.private)
         if self.private and self.platforms is not None:
             try:
                 self._check_sums(self.platforms)

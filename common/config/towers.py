@@ -115,3 +115,34 @@ class TowerConfig(FrozenModel):
         if self.dimension % self.sequence.heads and self.sequence.kind == "transformer":
             raise ValueError("dimension must be a multiple of sequence.heads")
         return self
+
+    def check_plan(self, *, explicit: bool, private: bool) -> None:
+        """Refuse what does not fit the rest of a plan.
+
+        Args:
+            explicit: whether feedback is ratings.
+            private: whether contributions carry noise. Then there is one noisy sum, of which no
+                robust mean can be taken, and private variables stay as they are while shared ones train.
+
+        Raises:
+            ValueError: with the key at fault.
+        """
+        training = self.training
+        if explicit and training.loss != "squared":
+            raise ValueError(
+                f"towers.training.loss: {training.loss} learns who chose what, and model.feedback is explicit; use squared"
+            )
+        if not explicit and training.loss == "squared":
+            raise ValueError(
+                "towers.training.loss: squared is for ratings, and model.feedback is implicit; use sampled_softmax or bpr"
+            )
+        if private and training.aggregation in ("median", "trimmed_mean"):
+            raise ValueError(
+                f"towers.training.aggregation: {training.aggregation} needs each platform's own update; under "
+                "privacy.mode: user there is one noisy sum, so use fedavg or fedadam"
+            )
+        if private and self.sequence.kind == "none":
+            raise ValueError(
+                "towers.sequence.kind: none leaves a user embedding and profiles alone, which are private and stay as "
+                "they are while shared variables train under privacy; use mean, gru or transformer"
+            )

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from client.agent import PlatformAgent
 from client.data.training import TrainingData
 from client.models.local import LocalTrainer
 from client.models.scorer import TowerScorer
 from common.config.federation import FederationPlan
-from common.errors import ConfigError, PrivacyError, TrainingError
+from common.errors import PrivacyError, TrainingError
 from common.privacy.accounting import calibrate_subsampled
 from common.protocol import ROW_POSITIONS
 from server.exchange import SilentObserver
@@ -336,11 +337,20 @@ def noise_alone(agent: Any) -> None:
         ({"sequence": {"kind": "none"}, "user_embedding": True}, "sequence.kind: none leaves"),
     ],
 )
-def test_a_private_plan_for_what_noisy_sums_cannot_give_is_refused(
-    tmp_path: Path, changes: dict[str, Any], match: str
-) -> None:
-    with pytest.raises(ConfigError, match=match):
-        agents_of(private_platforms(3), deep_private_plan(**changes), tmp_path)
+def test_a_private_plan_for_what_noisy_sums_cannot_give_is_refused(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValidationError, match=match):
+        deep_private_plan(**changes)
+
+
+@pytest.mark.parametrize("loss", ["sampled_softmax", "bpr"])
+def test_a_loss_that_does_not_fit_the_feedback_is_refused(loss: str) -> None:
+    explicit = {"model": {"feedback": "explicit"}, "privacy": {"mode": "none"}}
+    with pytest.raises(ValidationError, match=f"loss: {loss} learns who chose what"):
+        FederationPlan.model_validate({"towers": {"training": {"loss": loss}}, **explicit})
+    with pytest.raises(ValidationError, match="loss: squared is for ratings"):
+        FederationPlan.model_validate({"towers": {"training": {"loss": "squared"}}})
+    FederationPlan.model_validate({"towers": {"training": {"loss": "squared"}}, **explicit})
+    FederationPlan.model_validate({"towers": {"training": {"loss": loss}}})
 
 
 def test_rounds_that_cost_more_than_the_deep_models_part_are_refused_before_anything_leaves(tmp_path: Path) -> None:

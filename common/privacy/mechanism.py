@@ -122,7 +122,8 @@ class UserLevelMechanism:
             server_round: 1 … T of the plan.
             indptr: int64 ``[n + 1]``.
             indices: int32 ``[nnz]``, items of the union vocabulary, unique within a row.
-            user_factors: float32 ``[n, d]``; row ``u`` must depend on user ``u``'s history and released values alone.
+            user_factors: float32 ``[n, d]``; row ``u`` must depend on user ``u``'s history and released values alone. A
+                row that is not finite counts as no contribution: a refusal would tell that its user is there.
             item_weights: float64 ``[m]``, ĉ_i^(−q), 0 for items that are not kept; from released counts, never from own
                 ones (:func:`common.privacy.postprocess.item_weights`). A user without kept items contributes nothing.
 
@@ -131,18 +132,21 @@ class UserLevelMechanism:
             ``item_grams`` int64 ``[m, d(d+1)/2]``; triangles with off-diagonals times √2.
 
         Raises:
-            PrivacyError: a round beyond the plan, rows, factors or weights that are not valid.
+            PrivacyError: a round beyond the plan, rows or weights that are not valid, factors of another form.
         """
         if not 1 <= server_round <= len(self._plan.rounds):
             raise PrivacyError(f"server_round {server_round}: the plan has rounds 1 to {len(self._plan.rounds)} only")
         noise = self._plan.rounds[server_round - 1]
         lengths = _checked_lengths(indptr, indices, len(item_weights))
-        _check_finite(user_factors, (len(lengths),), "user_factors")
+        if user_factors.ndim != 2 or len(user_factors) != len(lengths):
+            raise PrivacyError(f"user_factors: must be a matrix with one row for each of {len(lengths)} users")
         valid = (item_weights == 0) | (item_weights >= _SMALLEST_WEIGHT) & (item_weights <= 1 / _SMALLEST_WEIGHT)
         if not valid.all():
             raise PrivacyError(f"item_weights: must be 0 or lie between {_SMALLEST_WEIGHT} and {1 / _SMALLEST_WEIGHT}")
         entries = self._weighted_entries(indices, lengths, item_weights)
-        factors = self._clip(user_factors.astype(np.float64)) * entries.contributing(len(lengths))[:, None]
+        sound = np.isfinite(user_factors).all(axis=1, keepdims=True)
+        factors = self._clip(np.where(sound, user_factors, 0.0).astype(np.float64))
+        factors *= entries.contributing(len(lengths))[:, None]
         sums = {
             "item_vectors": entries.sums(factors.T, noise.item_vectors.grid_step),
             "user_gram": np.array(
@@ -258,8 +262,3 @@ def _checked_lengths(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_it
     if (cells[1:] == cells[:-1]).any():
         raise PrivacyError("indices: an item occurs twice in a row; clean the interactions first")
     return lengths
-
-
-def _check_finite(array: NDArray[np.floating], leading_shape: tuple[int, ...], name: str) -> None:
-    if array.ndim != 2 or array.shape[: len(leading_shape)] != leading_shape or not np.isfinite(array).all():
-        raise PrivacyError(f"{name}: must be a finite matrix with one row for each of {leading_shape[0]} users")

@@ -324,14 +324,28 @@ def test_rows_that_would_break_the_sensitivity_are_refused(indptr, indices, matc
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_factors_and_weights_that_are_not_finite_are_refused(bad: float) -> None:
+def test_weights_that_are_not_finite_and_factors_of_another_form_are_refused(bad: float) -> None:
     indptr, indices = rows_to_csr([[0]])
-    with pytest.raises(PrivacyError, match="user_factors"):
-        UserLevelMechanism(PLAN).statistics(1, indptr, indices, np.full((1, D), bad, np.float32), np.ones(ITEMS))
     with pytest.raises(PrivacyError, match="item_weights"):
         UserLevelMechanism(PLAN).statistics(1, indptr, indices, np.ones((1, D), np.float32), np.full(ITEMS, bad))
-    with pytest.raises(PrivacyError, match="user_factors"):
-        UserLevelMechanism(PLAN).statistics(1, indptr, indices, np.ones((2, D), np.float32), np.ones(ITEMS))
+    for shape in ((2, D), (D,)):
+        with pytest.raises(PrivacyError, match="user_factors"):
+            UserLevelMechanism(PLAN).statistics(1, indptr, indices, np.ones(shape, np.float32), np.ones(ITEMS))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_factor_that_broke_down_adds_zero_and_shows_nowhere(bad: float) -> None:
+    """A refusal would tell, at any ε, that this user is there."""
+    indptr, indices = rows_to_csr([[0, 1], [1, 2]])
+    factors = np.full((2, D), 0.1, np.float32)
+    factors[1, -1] = bad
+    broken = UserLevelMechanism(PLAN, SeededNoise()).statistics(1, indptr, indices, factors, np.ones(ITEMS)).arrays
+    alone = (
+        UserLevelMechanism(PLAN, SeededNoise())
+        .statistics(1, *rows_to_csr([[0, 1]]), factors[:1], np.ones(ITEMS))
+        .arrays
+    )
+    assert all(np.array_equal(broken[name], alone[name]) for name in alone)
 
 
 @pytest.mark.parametrize(

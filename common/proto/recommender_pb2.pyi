@@ -401,7 +401,7 @@ class ModelShare(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """"local", "shared", "anchored", "towers", "attributes" or "popularity"."""
+    """"local", "shared", "anchored", "towers", "attributes", "linear" or "popularity"."""
     weight: _builtins.float
     """Its weight in the score: w of z(local) + w z(shared); beta of log popularity."""
     amount: _builtins.float

@@ -139,14 +139,14 @@ def card_text(plan: FederationPlan, content: Mapping[str, Any]) -> str:
             promise,
             "## What was spent and what left",
             "",
-            "| platform | ε spent | at δ | lifetime budget (ε) | messages | bytes |",
+            "| platform | ε spent, all runs | at δ | lifetime budget (ε) | messages | bytes |",
             "|---|---|---|---|---|---|",
             *rows,
             "",
             "Every message is listed by `crossfed-client egress log --home FOLDER`, every charge by `crossfed-client "
             "privacy --home FOLDER`; `--verify` checks both chains.",
             "",
-            _LIMITS,
+            _limits(plan),
             "## Audit",
             "",
             _audit(content["audit"], plan),
@@ -168,9 +168,22 @@ _LIMITS = """## What this does not hide
   secret can test whether a platform shares a given item.
 - The guarantee is about single users of one platform. Facts about a whole platform, such as what is popular on it, may
   show in the shared parameters. A person who uses several platforms is protected on each by that platform's ε.
+- Whether a platform takes part, when it answers, how long that takes it, and the short code with which it refuses are seen
+  and carry no noise. What one user does decides none of them, but at the edge: a platform refuses below a least and above
+  a largest number of users, and a longer history takes longer.
 - A platform's own model, its recommendations to its own users and its own logs are outside this card.
 - The aggregator can stop or spoil a run. It cannot make a platform exceed its budget.
 """
+
+_TOTALS = """- The total over platforms hides a platform's part from an aggregator that asks all alike. Of an item that one
+  platform alone has, the total is that platform's; and an aggregator that sends each platform other parameters can make
+  their totals lie in different places. What it then has of one platform carries all of the noise: the promise to users
+  stands, and figures of the platform as a whole show.
+"""
+
+
+def _limits(plan: FederationPlan) -> str:
+    return _LIMITS + (_TOTALS if plan.secure_sum else "")
 
 
 def _private_promise(plan: FederationPlan, content: Mapping[str, Any]) -> str:
@@ -247,4 +260,18 @@ def _audit(audit: Mapping[str, Any] | None, plan: FederationPlan) -> str:
     return (
         f"The mechanism was tested at a claim of ε = {audit['epsilon_claimed']:g}{other}: measured ε̂ = "
         f"{audit['epsilon_hat']:.3g}, 99 % lower bound {audit['epsilon_lower']:.3g}, in {audit['runs']:,} runs.{verdict}"
+        f"{_not_audited(plan)}"
     )
+
+
+def _not_audited(plan: FederationPlan) -> str:
+    """What the canary test does not measure: it runs the factorisation with shared Gram matrices, from its training data."""
+    parts = {
+        "the deep model's updates": plan.towers is not None,
+        "the item-item statistics": plan.linear is not None,
+        "the items' own Gram matrices": plan.privacy.release == "item_gram",
+    }
+    missing = [name for name, is_there in parts.items() if is_there]
+    if not (plan.private and missing):
+        return ""
+    return f" It measured counts, item vectors and users' Gram matrices; not measured: {', '.join(missing)}."

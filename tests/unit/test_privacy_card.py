@@ -80,6 +80,8 @@ def test_the_card_in_words_names_promise_assumptions_spend_and_limits(tmp_path: 
         "No metric, objective or verdict left",
         "sees which pseudonymous items",
         "A person who uses several platforms",
+        "how long that takes it, and the short code",
+        "sends each platform other parameters",
         "operating system's",
         "Not run for this configuration",
     ):
@@ -92,6 +94,7 @@ def test_with_noise_on_each_platform_nobody_else_need_be_trusted(tmp_path: Path)
     text = card_text(plan, card_content(plan, {"shop": spend_of(tmp_path, plan)}))
     assert "nobody else needs to be trusted" in text
     assert "masks" not in text
+    assert "sends each platform other parameters" not in text
 
 
 def test_what_was_not_charged_is_not_on_the_card(tmp_path: Path) -> None:
@@ -128,3 +131,11 @@ def test_what_an_audit_found_is_on_the_card_faults_above_all(tmp_path: Path) -> 
     assert f"tested at a claim of ε = 1: {figures}" in card_text(own, card_content(own, parts, AUDIT))
     faulty = card_text(plan, card_content(plan, parts, AUDIT | {"flags": ["ε is at least 7"]}))
     assert "**It found faults, and the promise above does not hold: ε is at least 7.**" in faulty
+
+
+def test_what_an_audit_did_not_measure_is_on_the_card(tmp_path: Path) -> None:
+    plan = private_plan(release="item_gram")
+    parts = {"shop": spend_of(tmp_path, plan)}
+    assert "not measured: the items' own Gram matrices." in card_text(plan, card_content(plan, parts, AUDIT))
+    assert "not measured" not in card_text(plan, card_content(plan, parts))
+    assert "not measured" not in card_text(private_plan(), card_content(private_plan(), parts, AUDIT))

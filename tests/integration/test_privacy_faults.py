@@ -254,6 +254,32 @@ def test_counts_under_another_round_number_are_charged_and_do_not_leave(tmp_path
     assert rounds_sent(asked.agents["platform-0"]) == [0]
 
 
+def test_totals_pulled_apart_by_different_parameters_still_carry_all_of_the_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a dishonest aggregator can do and the card says: one platform's totals, never less noise than was promised."""
+    plan = private_plan(kept_items=1)
+    asked = by_hand(private_platforms(), plan, tmp_path)
+    tap = Tap(monkeypatch)
+    server = asked.enrol()
+    asked.masked_round(server, 0, list(asked.agents))
+    current = server.open_round(1, len(asked.vocabulary) * plan.row)
+    for wanted, name in enumerate(asked.agents):
+        # Each is told of another one item that it is the only one to keep.
+        counts = np.ones(len(asked.vocabulary))
+        counts[wanted] = 100.0
+        arrays = asked.parameters() | {"item_counts": counts}
+        current.add_masked(name, asked.ask(name, "masked_statistics", 1, arrays=arrays).arrays["masked"].tobytes())
+    total = current.sum().reshape(-1, plan.row)
+    released = {name: part.arrays["item_vectors"] for name, part in zip(asked.agents, tap.of_round(1), strict=True)}
+    assert np.array_equal(total, np.sum(list(released.values()), axis=0))
+    others = total - released["platform-0"]
+    noise = plan.release_plan().rounds[0].item_vectors
+    # Nothing of the others' users lies in the victim's item: what is left there is their noise, no less than σ.
+    assert others[3:].std() * noise.grid_step >= noise.sigma * 0.75, "two shares on some twenty items of three numbers"
+    assert np.abs(others[0]).max() < 6 * 2**16 * np.sqrt(2)
+
+
 def unsafe(roster: Roster, **changes: Any) -> bytes:
     """A roster that its own class refuses to be."""
     return Roster.model_construct(**(dict(roster) | changes)).to_bytes()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from client.spend import Spend, spend_of
 from client.witness import FileWitness, Head, HeadWitness
 from common.errors import LedgerError, PrivacyError
 from common.privacy.contribution import Release
+
+_log = getLogger(__name__)
 
 LEDGER_FILE, KEY_FILE, HEAD_FILE = "ledger.db", "ledger.key", "ledger.head"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -123,6 +126,12 @@ class BudgetLedger:
                 run.check_fits(plan.releases)
                 account.check_lifetime(plan.releases, run_id)
                 writer.append({"event": "reserved", "run_id": run_id, "plan": plan.to_json()})
+                if epsilon is None:
+                    _log.warning(
+                        "run %s is NOT PRIVATE (privacy.mode: none): exact sums over users leave this platform, and whoever "
+                        "sees them can tell who is among them; the ledger marks its data as spent without bound",
+                        run_id,
+                    )
             elif known.plan != plan:
                 raise PrivacyError(f"run {run_id!r} was reserved with another plan; give the new plan a new run id")
         self._log.publish(_totals)

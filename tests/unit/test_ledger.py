@@ -175,6 +175,23 @@ def test_data_released_without_noise_is_spent_without_bound(tmp_path: Path) -> N
         private.reserve("later", [gaussian(100.0)], epsilon=1.0, delta=DELTA)
 
 
+def test_a_run_without_privacy_is_warned_of_once_and_a_private_one_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exact = Release(kind="counts", mechanism="none", noise_multiplier=0.0)
+    open_to_all = BudgetLedger.open(tmp_path / "open", BudgetPolicy(epsilon=None, delta=1e-5))
+    for _ in range(2):
+        open_to_all.reserve("exact", [exact], epsilon=None, delta=1e-5)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "run exact is NOT PRIVATE" in caplog.text
+    caplog.clear()
+    private = Release(kind="counts", mechanism="gaussian", noise_multiplier=12.5)
+    BudgetLedger.open(tmp_path / "private", BudgetPolicy(epsilon=3.0, delta=1e-5)).reserve(
+        "noisy", [private], epsilon=3.0, delta=1e-5
+    )
+    assert not caplog.records
+
+
 def test_a_private_run_cannot_be_charged_for_an_exact_release(tmp_path: Path) -> None:
     ledger = BudgetLedger.open(tmp_path, BudgetPolicy(epsilon=None, delta=DELTA))
     ledger.reserve("run", [gaussian(5.0)], epsilon=3.0, delta=DELTA)

@@ -150,7 +150,10 @@ def agents_of(
     scenario = Scenario(
         name="test",
         seed=seed,
-        partition=PartitionSource(data=DataConfig(interactions=InteractionsConfig(path=Path("-"))), equal_platforms=1),
+        partition=PartitionSource(
+            data=DataConfig(interactions=InteractionsConfig(path=Path("-")), feedback=plan.model.feedback),
+            equal_platforms=1,
+        ),
         plan=plan,
         personalization=personalization,
     )

@@ -239,5 +239,5 @@ def _explained(explanation: Explanation, snapshot: Snapshot) -> pb.ExplainReply:
             for name, share in explanation.models.items()
         ],
         model=_version(snapshot),
-        # MUT
+        attributes=explanation.attributes,
     )

@@ -24,8 +24,9 @@ from client.recommend.explain import ScoreShares, explain_score
 from client.recommend.feedback import Event
 from client.recommend.index import best_of
 from client.recommend.linear import Query
+from client.recommend.mixing import Mixing
 from client.recommend.ranking import UserContext
-from client.recommend.scopes import ItemScope, cross_scope, own_scope, shared_fold_in
+from client.recommend.scopes import ItemScope, cross_scope, mixings, own_scope, shared_fold_in
 from client.recommend.similar import ItemSimilarity
 from common.config.serving import EXACT_UP_TO
 from common.errors import DataError
@@ -94,11 +95,17 @@ class Recommender:
         shared = shared_fold_in(model)
         self.own = own_scope(model, shared, approximate_above=approximate_above)
         self.cross = cross_scope(model, shared, approximate_above=approximate_above)
+        self._shared = shared
         self._similarity = ItemSimilarity(model)
 
     @cached_property
     def _users(self) -> dict[str, int]:
         return {user: row for row, user in enumerate(self.model.user_ids)}
+
+    @cached_property
+    def mixings(self) -> tuple[Mixing, Mixing]:
+        """How the others' items stand among the own ones, for users with a history and for those without."""
+        return mixings(self.model, self._shared, self.own, self.cross)
 
     @property
     def implicit(self) -> bool:
@@ -108,6 +115,7 @@ class Recommender:
     def warm_up(self) -> None:
         """Compute now what the first requests would have to wait for."""
         self._users.get("")
+        self.mixings  # noqa: B018 -- computed when first asked for
         for scope in (self.own, self.cross):
             scope.attributes.mask(NO_FILTER)
             self.knows_item("")
@@ -164,8 +172,9 @@ class Recommender:
         exclude_seen: bool = True,
         wanted: ItemFilter = NO_FILTER,
     ) -> list[Recommendation]:
-        """The same for any history. Each scope is standardised over its own items, so that both stand in one list."""
+        """The same for any history. In a list of both scopes the others' items have scores on the own items' scale."""
         chosen: list[Recommendation] = []
+        mixing = self._mixing_for(prepared) if scope == "all" and len(self.cross.linear) else Mixing()
         for name, items, seen in (
             ("own", self.own, prepared.history.columns),
             ("cross", self.cross, prepared.history.elsewhere),
@@ -176,7 +185,8 @@ class Recommender:
                 found = items.best(
                     prepared.query(name), k, excluded=excluded, allowed=allowed, context=prepared.context
                 )
-                chosen += [items.listed(row, score) for row, score in found]
+                standing = mixing if name == "cross" else Mixing()
+                chosen += [items.listed(row, standing.on_own_scale(score)) for row, score in found]
         return sorted(chosen, key=lambda item: -item.score)[:k]
 
     def similar(
@@ -237,6 +247,10 @@ class Recommender:
         query = prepared.query("own")
         listed = self.own.best(query, count, excluded=history.columns, allowed=None, context=prepared.context)
         return dict(listed).get(own, blended) - blended
+
+    def _mixing_for(self, prepared: PreparedHistory) -> Mixing:
+        of_known, of_unknown = self.mixings
+        return of_known if prepared.query("own").vector.any() else of_unknown
 
     def _place(self, key: str) -> tuple[int, int]:
         """Own column and row in the cross scope; −1 for the one that it has not."""

@@ -18,6 +18,7 @@ from client.recommend.fold_in import FoldIn
 from client.recommend.index import ItemIndex, best_of, make_index
 from client.recommend.linear import LinearScope, Part, Query
 from client.recommend.linear_part import LinearPart
+from client.recommend.mixing import Mixing, calibrated, calibrated_popularity
 from client.recommend.ranking import UserContext
 from client.recommend.ranking_stage import RankingStage
 from client.recommend.scorer import z
@@ -131,22 +132,10 @@ def _own_parts(model: PlatformModel, shared: FoldIn) -> Iterator[Part]:
 def cross_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -> ItemScope:
     """The items that only other platforms have, ranked by the shared models, public attributes and popularity there."""
     positions = np.flatnonzero(model.foreign)
-    # The floor of CrossScorer: noise must not make the logarithm blow up.
-    log_popularity = np.log(np.maximum(model.elsewhere[positions], 1.0))
-    items = model.shared.restricted(positions).scoring_items
-    parts: list[Part] = [FactorPart("shared", shared, shared_rows(model), items, value_mean=model.shared.value_mean)]
-    deep = model.towers is not None and model.tower_weight > 0
-    if model.towers is not None and deep:
-        rows = positions.astype(np.int32)
-        parts.append(TowerPart(model.towers, model.own_positions >= 0, rows, model.tower_weight))
-    if model.attributes is not None and model.attribute_weight > 0:
-        parts.append(AttributePart(model.attributes, model.own_positions, positions, model.attribute_weight))
-    if model.linear is not None and model.linear_weight > 0:
-        parts.append(LinearPart(model.linear, model.own_positions, positions, model.linear_weight))
-    linear = LinearScope(parts, log_popularity, model.beta)
+    linear = _as_of_others(model, shared, positions)
     described = model.vocabulary
     return ItemScope(
-        decided_by="tower_blend" if deep else "shared",
+        decided_by="tower_blend" if model.towers is not None and model.tower_weight > 0 else "shared",
         linear=linear,
         items=ItemDescriptions(
             keys=tuple(described.keys[i] for i in positions),
@@ -155,9 +144,26 @@ def cross_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int)
         ),
         owners=model.owners[positions],
         platforms=model.platforms,
-        popularity=_standardised(log_popularity),
+        popularity=_standardised(_log_elsewhere(model, positions)),
         index=make_index(linear.items, approximate_above=approximate_above),
     )
+
+
+def mixings(model: PlatformModel, shared: FoldIn, own: ItemScope, cross: ItemScope) -> tuple[Mixing, Mixing]:
+    """How scores of the two scopes stand in one list, for users with a history and for those without.
+
+    Of implicit feedback only: how an item would be rated does not tell whether a user would want it.
+    """
+    others = [column for column, name in enumerate(model.platforms) if name != model.platform]
+    positions, foreign = model.own_positions, np.flatnonzero(model.foreign)
+    columns = np.flatnonzero((positions >= 0) & model.owners[positions][:, others].any(axis=1))
+    if model.shared.config.feedback != "implicit" or not len(foreign) or not len(columns):
+        return Mixing(), Mixing()
+    common = _as_of_others(model, shared, positions[columns])
+    known = calibrated(model.histories, own.linear, cross.linear, common, columns)
+    scale = _log_elsewhere(model, foreign)
+    popular = (_log_elsewhere(model, positions[columns]) - scale.mean()) / max(scale.std(), np.finfo(np.float64).tiny)
+    return known, calibrated_popularity(model.histories, own.popularity, popular, columns)
 
 
 def shared_fold_in(model: PlatformModel) -> FoldIn:
@@ -169,6 +175,26 @@ def shared_rows(model: PlatformModel) -> NDArray[np.int32]:
     """int32 ``[m_own]``: each own item's row in :func:`shared_fold_in`, −1 where nobody shares it."""
     known = model.own_positions >= 0
     return np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)
+
+
+def _as_of_others(model: PlatformModel, shared: FoldIn, positions: NDArray[np.integer]) -> LinearScope:
+    """Items of the vocabulary, scored as those that only other platforms have."""
+    items = model.shared.restricted(positions).scoring_items
+    parts: list[Part] = [FactorPart("shared", shared, shared_rows(model), items, value_mean=model.shared.value_mean)]
+    if model.towers is not None and model.tower_weight > 0:
+        rows = positions.astype(np.int32)
+        parts.append(TowerPart(model.towers, model.own_positions >= 0, rows, model.tower_weight))
+    if model.attributes is not None and model.attribute_weight > 0:
+        parts.append(AttributePart(model.attributes, model.own_positions, positions, model.attribute_weight))
+    if model.linear is not None and model.linear_weight > 0:
+        parts.append(LinearPart(model.linear, model.own_positions, positions, model.linear_weight))
+    return LinearScope(parts, _log_elsewhere(model, positions), model.beta)
+
+
+def _log_elsewhere(model: PlatformModel, positions: NDArray[np.integer]) -> NDArray[np.float64]:
+    # The floor of CrossScorer: noise must not make the logarithm blow up.
+    logarithms: NDArray[np.float64] = np.log(np.maximum(model.elsewhere[positions], 1.0))
+    return logarithms
 
 
 def _own_part(name: str, factors: FactorModel) -> FactorPart:

@@ -104,11 +104,20 @@ def _identity(home: Path) -> PlatformIdentity:
     return PlatformIdentity.load(path) if path.exists() else PlatformIdentity.create(path)
 
 
-def inline_grid(agents: Sequence[AgentConnection]) -> InlineGrid:
-    """A grid whose nodes 1 … P are the agents, each behind the courier that is deployed."""
+def inline_grid(agents: Sequence[AgentConnection], *, ahead: int = 0) -> InlineGrid:
+    """A grid whose nodes 1 … P are the agents, each behind the courier that is deployed; ``ahead`` as of the grid."""
     by_node = dict(enumerate(agents, start=1))
     courier = make_courier(lambda context: nullcontext(by_node[context.node_id]))
-    return InlineGrid(courier, {node: {} for node in by_node})
+    return InlineGrid(courier, {node: {} for node in by_node}, ahead=ahead)
+
+
+def platforms_ahead(plan: FederationPlan) -> int:
+    """How many platforms work beside the one whose answer is awaited.
+
+    One: it computes while the other waits for its disk; both use all cores when they compute. None with a deep model:
+    Keras keeps state of its own by process, and two platforms' trainings would not repeat.
+    """
+    return 0 if plan.towers is not None else 1
 
 
 def run_federation(
@@ -143,8 +152,8 @@ def run_federation(
 
         platform_seconds = run_on_ray(strategy, agents)
     else:
-        grid = inline_grid(agents)
-        strategy.start(grid)
+        with inline_grid(agents, ahead=platforms_ahead(plan)) as grid:
+            strategy.start(grid)
         platform_seconds = grid.platform_seconds
     return FederationOutcome(
         state=strategy.state,

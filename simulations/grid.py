@@ -2,6 +2,9 @@
 
 The same ServerApp and ClientApp code that is deployed runs here at a few milliseconds a round. Flower has no public way
 to make messages outside its own processes, hence the two private names below, and the exact pin of flwr.
+
+Platforms of a deployment work side by side. Here, too, a few of those that were asked may: then one computes while
+another waits for its disk. Answers come in the order of sending all the same, so that sums do not depend on it.
 """
 
 from __future__ import annotations
@@ -9,6 +12,11 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from threading import Lock
+from types import TracebackType
+from typing import Self
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -22,13 +30,15 @@ _CLIENT_APP_STOPPED = 8
 class InlineGrid(Grid):
     """Nodes 1 … P in one process; a message is delivered, and its ClientApp run, when the grid is asked for answers.
 
-    One message is run per pull, in the order of sending, so that the strategy folds an answer into its sum before the
-    next one exists.
+    A pull answers one message, in the order of sending, so that the strategy folds an answer into its sum before it has
+    the next. As a context manager it waits at the end for ClientApps that were begun ahead.
 
     Args:
         app: the ClientApp of all nodes.
         node_configs: what each node's own configuration says, by node id.
         run_config: the run's.
+        ahead: how many further messages of those asked for are run meanwhile, in other threads. 0: none, and the next
+            ClientApp begins when the answer before it was taken.
     """
 
     def __init__(
@@ -36,6 +46,8 @@ class InlineGrid(Grid):
         app: ClientApp,
         node_configs: Mapping[int, Mapping[str, bool | float | int | str]],
         run_config: Mapping[str, bool | float | int | str] | None = None,
+        *,
+        ahead: int = 0,
     ) -> None:
         self._app = app
         self._contexts = {
@@ -51,9 +63,25 @@ class InlineGrid(Grid):
         self._queue: OrderedDict[str, Message] = OrderedDict()
         self._sent = 0
         self._run = Run.create_empty(run_id=1)
-        self.platform_seconds = 0.0
-        """Wall-clock seconds spent inside ClientApps, which is the platforms' work and the messages' decoding."""
+        self._ahead = ahead
+        self._pool = ThreadPoolExecutor(1 + ahead, thread_name_prefix="platform") if ahead else None
+        self._begun: dict[str, Future[Message]] = {}
+        self._clock = _SharedClock()
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    @property
+    def platform_seconds(self) -> float:
+        """Wall-clock seconds in which a ClientApp ran, which is the platforms' work and the messages' decoding."""
+        return self._clock.seconds
 
     def set_run(self, run: Run) -> None:
         """Use ``run`` in place of the empty one."""
@@ -86,11 +114,17 @@ class InlineGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Run the ClientApp for the oldest of the messages asked for; at most one answer a call."""
-        wanted = set(message_ids)
-        for message_id in self._queue:
-            if message_id in wanted:
-                return [self._deliver(self._queue.pop(message_id))]
-        return []
+        asked = set(message_ids)
+        wanted = list(islice((message_id for message_id in self._queue if message_id in asked), 1 + self._ahead))
+        if not wanted:
+            return []
+        if self._pool is None:
+            return [self._deliver(self._queue.pop(wanted[0]))]
+        for message_id in wanted:
+            if message_id not in self._begun:
+                self._begun[message_id] = self._pool.submit(self._deliver, self._queue[message_id])
+        del self._queue[wanted[0]]
+        return [self._begun.pop(wanted[0]).result()]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push, then collect all answers. ``timeout`` has no meaning here: nothing runs beside the caller."""
@@ -98,10 +132,32 @@ class InlineGrid(Grid):
         return [answer for message_id in ids for answer in self.pull_messages([message_id])]
 
     def _deliver(self, message: Message) -> Message:
-        started = time.perf_counter()
-        try:
-            return self._app(message, self._contexts[message.metadata.dst_node_id])
-        except Exception:
-            return Message(Error(code=_CLIENT_APP_STOPPED), reply_to=message)
-        finally:
-            self.platform_seconds += time.perf_counter() - started
+        with self._clock:
+            try:
+                return self._app(message, self._contexts[message.metadata.dst_node_id])
+            except Exception:
+                return Message(Error(code=_CLIENT_APP_STOPPED), reply_to=message)
+
+
+class _SharedClock:
+    """Measures for how long at least one thread was inside it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._inside = 0
+        self._since = 0.0
+        self._lock = Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._since = time.perf_counter()
+            self._inside += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self.seconds += time.perf_counter() - self._since

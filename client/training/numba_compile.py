@@ -13,11 +13,15 @@ _FASTMATH = {"contract", "reassoc", "nsz"}  # without nnan and ninf: failures ar
 
 
 def jit(function: Callable[..., Any], *, parallel: bool = False) -> Callable[..., Any]:
-    """Compile with a disk cache, or without one where the installation and the home directory are read-only."""
+    """Compile with a disk cache, or without one where the installation and the home directory are read-only.
+
+    The loops do without the interpreter's lock: what a platform hashes, writes or serves meanwhile is not held up.
+    """
+    options: dict[str, Any] = {"fastmath": _FASTMATH, "parallel": parallel, "nogil": True}
     try:
-        compiled: Callable[..., Any] = numba.njit(function, cache=True, fastmath=_FASTMATH, parallel=parallel)
+        compiled: Callable[..., Any] = numba.njit(function, cache=True, **options)
     except RuntimeError:  # numba: "no locator available"
-        compiled = numba.njit(function, fastmath=_FASTMATH, parallel=parallel)
+        compiled = numba.njit(function, **options)
     return compiled
 
 

@@ -21,7 +21,7 @@ from server.state import FederationState, RoundRecord
 from server.strategy import FederatedFactorization
 from simulations.bench.als import load_ml1m
 from simulations.datasets import SimulatedPlatform, undescribed_items, untested_platform
-from simulations.engine import inline_grid, make_agents, simulation_secret
+from simulations.engine import inline_grid, make_agents, platforms_ahead, simulation_secret
 from simulations.grid import InlineGrid
 from simulations.pooled import PlatformMatrix, train_pooled
 from simulations.scenario import Scenario
@@ -204,5 +204,6 @@ def _federate(parts: Sequence[SimulatedPlatform], plan: FederationPlan) -> Feder
     with tempfile.TemporaryDirectory(prefix="crossfed-bench-") as folder:
         agents = make_agents(parts, scenario, Path(folder) / "platforms", {})
         strategy = FederatedFactorization(plan, CheckpointStore(Path(folder) / "aggregator"), run_id="bench")
-        strategy.train(inline_grid(agents))
+        with inline_grid(agents, ahead=platforms_ahead(plan)) as grid:
+            strategy.train(grid)
     return strategy.state

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,8 +16,9 @@ from common.exchange import AgentReply, AgentRequest
 from common.messages import reply_of, request_content
 from server.checkpoint import CheckpointStore
 from server.strategy import FederatedFactorization
-from simulations.grid import InlineGrid
-from tests.support import SECRET, Watch, flower_message, small_plan
+from simulations.engine import inline_grid, platforms_ahead
+from simulations.grid import InlineGrid, _SharedClock
+from tests.support import SECRET, Watch, agents_of, flower_message, random_platforms, run_platforms, small_plan
 
 PLATFORMS = 1000
 PLAN = small_plan(rounds=1, model={"dimension": 2})
@@ -161,6 +163,78 @@ def test_platform_time_is_what_the_apps_took() -> None:
     assert grid.platform_seconds == 0
     list(grid.send_and_receive([question(1)]))
     assert grid.platform_seconds > 0
+
+
+def test_platforms_asked_together_work_side_by_side_and_answer_in_order() -> None:
+    second_ran = threading.Event()
+    ran: list[int] = []
+
+    def app(message: Message, context: Context) -> Message:
+        ran.append(context.node_id)
+        if context.node_id == 2:
+            second_ran.set()
+        # The first answer cannot be made before the second platform has begun.
+        assert second_ran.wait(timeout=60)
+        return Message(message.content, reply_to=message)
+
+    with InlineGrid(app, {node: {} for node in (1, 2, 3)}, ahead=1) as grid:
+        ids = list(grid.push_messages([question(1), question(2), question(3)]))
+        answers = [grid.pull_messages(ids)]
+        assert 3 not in ran, "one ahead, and no more"
+        answers += [grid.pull_messages(ids), grid.pull_messages(ids)]
+    assert [answer.metadata.reply_to_message_id for (answer,) in answers] == ids
+    assert list(grid.pull_messages(ids)) == []
+
+
+def test_what_was_begun_ahead_is_over_when_the_grid_is_left() -> None:
+    begun, ended = threading.Event(), threading.Event()
+    left = threading.Event()
+
+    def app(message: Message, context: Context) -> Message:
+        if context.node_id == 2:
+            begun.set()
+            left.wait(timeout=60)
+            ended.set()
+        return Message(message.content, reply_to=message)
+
+    def interrupted() -> None:
+        with InlineGrid(app, {1: {}, 2: {}}, ahead=1) as grid:
+            grid.pull_messages(list(grid.push_messages([question(1), question(2)])))
+            assert begun.wait(timeout=60)
+            left.set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert ended.is_set()
+
+
+def test_platform_time_counts_an_instant_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([10.0, 17.0, 20.0, 21.0])
+    monkeypatch.setattr("simulations.grid.time.perf_counter", lambda: next(now))
+    clock = _SharedClock()
+    with clock, clock:
+        pass
+    assert clock.seconds == 7.0
+    with clock:
+        pass
+    assert clock.seconds == 8.0
+
+
+def test_side_by_side_or_one_after_the_other_the_federation_is_the_same(tmp_path: Path) -> None:
+    plan = small_plan(rounds=3)
+    platforms = random_platforms(3, (30, 20, 25, 9))
+    beside = run_platforms(platforms, plan, tmp_path / "beside").state
+    with inline_grid(agents_of(platforms, plan, tmp_path / "apart")) as grid:
+        strategy = FederatedFactorization(plan, CheckpointStore(tmp_path / "apart" / "aggregator"), run_id="simulation")
+        strategy.start(grid)
+    assert platforms_ahead(plan) == 1
+    assert np.array_equal(beside.item_parameters, strategy.state.item_parameters)
+    assert [record.objective for record in beside.history] == [record.objective for record in strategy.state.history]
+
+
+def test_a_deep_model_is_trained_one_platform_after_the_other() -> None:
+    assert platforms_ahead(small_plan(towers={"dimension": 4})) == 0
 
 
 def test_messages_can_be_made_the_old_way_too() -> None:

@@ -179,7 +179,8 @@ class RunRecorder:
         """A round is complete."""
         status = self._folder.read()
         # A resumed run may repeat a round whose checkpoint was not yet written.
-        status.rounds = [*(r for r in status.rounds if r["round"] < record.round), record.as_dict()]
+        earlier = [r for r in status.rounds if r["round"] < record.round or r.get("phase") != record.phase]
+        status.rounds = [*earlier, record.as_dict()]
         self._folder.update(status)
 
 

@@ -24,6 +24,7 @@ from common.linalg import pack_symmetric, packed_size
 from common.privacy import cooccurrence
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.cooccurrence import CooccurrenceMechanism, users_from
+from common.privacy.gdp import compose
 from server import strategy
 from server.exchange import SilentObserver
 from server.linear_aggregation import aggregate_linear
@@ -235,6 +236,20 @@ def test_a_private_run_charges_its_one_release_and_all_others_are_made_with_what
     text = card_text(plan, card)
     assert "40% of the budget" in text
     assert f"μ = {np.sqrt(0.6) * mu:.4f}" in text
+
+
+def test_the_deep_models_part_is_set_aside_before_the_statistics_take_their_share() -> None:
+    content = private_linear_plan().model_dump()
+    alone = FederationPlan.model_validate(content)
+    towers = {"sequence": {"kind": "mean"}, "privacy": {"share": 0.5, "noise_multiplier": 1.0}}
+    both = FederationPlan.model_validate(content | {"towers": towers})
+    assert both.gaussian_mu < alone.gaussian_mu
+    for plan in (alone, both):
+        spent = [plan.linear_noise(), plan.release_plan().counts]
+        multipliers = [*(noise.noise_multiplier for noise in spent)]
+        multipliers += [r.noise_multiplier for part in plan.release_plan().rounds for r in part.releases()]
+        assert compose(multipliers) == pytest.approx(plan.gaussian_mu, rel=1e-9)
+        assert compose(multipliers) <= plan.gaussian_mu
 
 
 class Killed(BaseException):

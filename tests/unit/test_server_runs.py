@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -73,6 +74,20 @@ def test_a_round_that_is_repeated_after_resuming_is_listed_once(tmp_path: Path) 
     for server_round in (1, 2, 3, 2, 3):
         run.observer().on_round(record(server_round))
     assert [entry["round"] for entry in run.status().rounds] == [1, 2, 3]
+
+
+def test_statistics_that_are_gathered_again_for_a_newcomer_leave_the_rounds_listed(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path, "r")
+    run.announce()
+    gathered = replace(record(0), phase="linear")
+    for entry in (gathered, record(1), record(2), gathered, record(3)):
+        run.observer().on_round(entry)
+    assert [(entry["phase"], entry["round"]) for entry in run.status().rounds] == [
+        ("factors", 1),
+        ("factors", 2),
+        ("linear", 0),
+        ("factors", 3),
+    ]
 
 
 @pytest.mark.parametrize("name", ["../x", "", "a/b", ".hidden", "x" * 65, "a b"])

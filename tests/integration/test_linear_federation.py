@@ -37,6 +37,7 @@ from tests.support import (
     Tampered,
     Watch,
     agents_of,
+    failing,
     federate,
     random_platforms,
     small_plan,
@@ -236,6 +237,26 @@ def test_a_private_run_charges_its_one_release_and_all_others_are_made_with_what
     text = card_text(plan, card)
     assert "40% of the budget" in text
     assert f"μ = {np.sqrt(0.6) * mu:.4f}" in text
+
+
+def test_a_platform_that_is_lost_after_masking_is_named_and_the_others_sum_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = private_linear_plan(privacy={"dropouts": 1}).model_dump()
+    plan, tap = FederationPlan.model_validate(content | {"platforms": 4}), MaskedTap(monkeypatch)
+    agents = [
+        Tampered(agent, "masked_cooccurrence", failing()) if agent.name == "platform-3" else agent
+        for agent in agents_of(private_platforms(4), plan, tmp_path)
+    ]
+    state = federate(agents, plan, tmp_path).state
+    assert state.history[0].platforms == NAMES
+    assert list(state.history[0].failed) == ["platform-3"]
+    assert np.array_equal(
+        tap.total("cooccurrence"), np.sum([part.arrays["cooccurrence"] for part in tap.released[:3]], axis=0)
+    )
+    assert state.linear is not None
+    assert list(state.linear) == [*NAMES, "platform-3"], "the lost one gets what the others know"
+    assert [len(record.platforms) for record in state.history[1:]] == [4, 4]
 
 
 def test_the_deep_models_part_is_set_aside_before_the_statistics_take_their_share() -> None:

@@ -1,25 +1,24 @@
 """One list from two catalogues: the scores of items that only others have, brought to the scale of the own items' scores.
 
 Each scope's scores are standardised over its own items, and a standard deviation says nothing of how likely a user is to
-want an item. So both are calibrated to that (Platt 1999, "Probabilistic outputs for support vector machines"): a fifth of
-some users' histories is set aside, and a logistic regression tells how likely an item with score s is among what was set
+want an item. So both are calibrated to that, as in Platt 1999 ("Probabilistic outputs for support vector machines"): a fifth
+of some users' histories is set aside, and a logistic regression tells how likely an item with score s is among what was set
 aside,
 
-    P(own) = σ(a + b·s),        P(other) = σ(a′ + b′·s′),
+    P(own) = σ(g(s)),        P(other) = σ(g′(s′)),        g, g′ rising and linear between −∞, 1, 2, 3, ∞,
 
 where items that the platform has in common with others play the part of the others': they are scored as those are, and
-whether users have them is known. A score s′ stands where the own score of the same probability stands,
-
-    s = (a′ − a)/b + (b′/b)·s′.
+whether users have them is known. A score s′ stands where the own score of the same probability stands: s = g⁻¹(g′(s′)).
 
 Only the platform's own interactions go in. The item factors have seen what was set aside, in both scopes; validation
-interactions, which they have not seen, gave the same lists to within 1 % of Recall@20 on the films.
+interactions, which they have not seen, gave about the same lists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import scipy.optimize
@@ -34,34 +33,37 @@ _SET_ASIDE = 0.2
 _ITEMS = 10_000
 """Items that are looked at beside those that were set aside; where a scope has more, each stands for several."""
 _FEWEST_HITS = 50
-_LEAST_SLOPE = 0.05
-"""Per standard deviation. Own scores that tell less than this of what a user has are no scale."""
+_KNOTS = (1.0, 2.0, 3.0)
+_LEAST_GAP = 0.05
+"""Between the mean of g over what users have and over all items. Own scores that tell less are no scale."""
+_FLATTEST = 0.02
+"""Of g anywhere: it must have an inverse."""
 _BINS_PER_UNIT, _LOWEST, _HIGHEST = 20, -20.0, 60.0
+_GRID: NDArray[np.float64] = np.linspace(_LOWEST, _HIGHEST, round((_HIGHEST - _LOWEST) * _BINS_PER_UNIT) + 1)
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """How scores of the others' items stand among those of the own items: offset + slope·score.
+    """How scores of the others' items stand among those of the own items; as they are, unless there are points.
 
     Attributes:
-        offset: in standard deviations of the own items' scores.
-        slope: at least 0.
+        theirs: scores of the others' items, rising; further out the end's value holds.
+        ours: the own items' scores of the same probability.
     """
 
-    offset: float = 0.0
-    slope: float = 1.0
+    theirs: tuple[float, ...] = ()
+    ours: tuple[float, ...] = ()
 
     def on_own_scale(self, score: float) -> float:
         """A score of the others' items as an own item of the same probability would have it."""
-        return self.offset + self.slope * score
+        return float(np.interp(score, self.theirs, self.ours)) if self.theirs else score
 
 
 class _Tally:
     """Items and hits by score, in bins."""
 
     def __init__(self) -> None:
-        bins = round((_HIGHEST - _LOWEST) * _BINS_PER_UNIT) + 1
-        self.items, self.hits = np.zeros(bins), np.zeros(bins)
+        self.items, self.hits = np.zeros(len(_GRID)), np.zeros(len(_GRID))
 
     def add(
         self,
@@ -74,24 +76,39 @@ class _Tally:
         self.hits += np.bincount(places, np.broadcast_to(hits, len(places)), len(self.hits))
         self.items += np.bincount(places, np.broadcast_to(items, len(places)), len(self.items))
 
-    def fitted(self) -> tuple[float, float] | None:
-        """Parameters a and b ≥ 0 of the logistic regression; None where there is too little to tell."""
+    def gap(self, values: NDArray[np.float64]) -> float:
+        """Mean of ``values`` (by score of the grid) over hits less that over items."""
+        return float(np.average(values, weights=self.hits) - np.average(values, weights=self.items))
+
+    def fitted(self, *, flattest: float = 0.0) -> NDArray[np.float64] | None:
+        """The logistic regression: g at each score of the grid; None where there is too little to tell."""
         total = float(self.hits.sum())
         if total < _FEWEST_HITS or total >= self.items.sum():
             return None
         used = self.items > 0
-        scores = (_LOWEST + np.arange(len(self.items)) / _BINS_PER_UNIT)[used]
-        items, hits = self.items[used], self.hits[used]
+        segments, items, hits = _segments(_GRID[used]), self.items[used], self.hits[used]
 
         def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-            odds = parameters[0] + parameters[1] * scores
+            odds = segments @ parameters
             residuals = items * scipy.special.expit(odds) - hits
-            value = float(items @ np.logaddexp(0.0, odds) - hits @ odds)
-            return value / total, np.array([residuals.sum(), residuals @ scores]) / total
+            # A little towards small slopes, where few items are.
+            value = float(items @ np.logaddexp(0.0, odds) - hits @ odds) + 0.5 * float(parameters[1:] @ parameters[1:])
+            slope = segments.T @ residuals
+            slope[1:] += parameters[1:]
+            return value / total, slope / total
 
-        start = np.array([np.log(total / (items.sum() - total)), 0.1])
-        found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(None, None), (0.0, None)])
-        return float(found.x[0]), float(found.x[1])
+        start = np.array([np.log(total / (items.sum() - total)), *[0.1] * (len(_KNOTS) + 1)])
+        bounds = [(None, None), *[(flattest, None)] * (len(_KNOTS) + 1)]
+        found = scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+        fitted: NDArray[np.float64] = _segments(_GRID) @ found.x
+        return fitted
+
+
+def _segments(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64 ``[n, 5]``: 1, and how far a score reaches into each segment between the knots."""
+    edges = (-np.inf, *_KNOTS, np.inf)
+    reach = [np.clip(scores, low, high) - (low if np.isfinite(low) else high) for low, high in pairwise(edges)]
+    return np.column_stack([np.ones(len(scores)), *reach])
 
 
 def calibrated(
@@ -177,7 +194,8 @@ def _some(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
 
 
 def _mixing(here: _Tally, there: _Tally) -> Mixing:
-    own, other = here.fitted(), there.fitted()
-    if own is None or other is None or own[1] < _LEAST_SLOPE:
+    own, other = here.fitted(flattest=_FLATTEST), there.fitted()
+    if own is None or other is None or here.gap(own) < _LEAST_GAP:
         return Mixing()
-    return Mixing(offset=(other[0] - own[0]) / own[1], slope=other[1] / own[1])
+    ours = np.interp(other, own, _GRID)
+    return Mixing(tuple(_GRID.tolist()), tuple(ours.tolist()))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.recommend.linear import Carried, LinearScope
-from client.recommend.mixing import Mixing, _Tally, calibrated, calibrated_popularity
+from client.recommend.mixing import _GRID, Mixing, _Tally, calibrated, calibrated_popularity
 from client.recommend.recommender import Recommender
 from simulations.bench.serving import random_platform_model
 
@@ -66,7 +66,7 @@ def test_an_item_of_the_others_stands_where_the_model_that_both_share_would_put_
         raw = (cross.items @ theirs.vector) / theirs.part_scales[0]
         belongs = raw * mine.part_scales[0] + mine.offset
         scores = cross.items @ theirs.vector + theirs.offset
-        errors.append(np.abs(mixing.offset + mixing.slope * scores - belongs).mean())
+        errors.append(np.mean([abs(mixing.on_own_scale(s) - b) for s, b in zip(scores, belongs, strict=True)]))
         plain.append(np.abs(scores - belongs).mean())
     assert np.mean(errors) < 0.25
     assert np.mean(errors) < np.mean(plain) + 0.05
@@ -81,10 +81,13 @@ def test_the_regression_finds_the_probabilities_that_made_the_data() -> None:
     rng = np.random.default_rng(5)
     scores = rng.normal(0.0, 1.5, 60_000)
     tally = _Tally()
-    tally.add(scores, (rng.random(len(scores)) < 1 / (1 + np.exp(2.0 - 0.8 * scores))).astype(float), 1.0)
+    odds = -3.0 + 0.3 * scores + 1.2 * np.maximum(scores - 1.0, 0.0)
+    tally.add(scores, (rng.random(len(scores)) < 1 / (1 + np.exp(-odds))).astype(float), 1.0)
     found = tally.fitted()
     assert found is not None
-    assert found == pytest.approx((-2.0, 0.8), abs=0.05)
+    places = np.array([-2.0, 0.0, 1.0, 2.5])
+    assert np.interp(places, _GRID, found) == pytest.approx([-3.6, -3.0, -2.7, -0.45], abs=0.1)
+    assert (np.diff(found) >= 0).all()
 
 
 def test_scores_that_tell_nothing_are_no_scale_and_few_interactions_no_evidence() -> None:
@@ -107,15 +110,17 @@ def test_what_is_popular_stands_where_as_many_users_want_it() -> None:
     )
     own = (log_share - log_share.mean()) / log_share.std()
     found = calibrated_popularity(histories, own, own[:200] / 2, np.arange(200))
-    assert (found.offset, found.slope) == pytest.approx((0.0, 2.0), abs=0.1)
+    assert [found.on_own_scale(score) for score in (-0.5, 0.0, 0.5)] == pytest.approx([-1.0, 0.0, 1.0], abs=0.15)
 
 
 def test_a_list_of_both_scopes_is_in_order_of_the_own_items_scale() -> None:
     recommender = Recommender(random_platform_model(np.random.default_rng(7)))
-    recommender.mixings = (Mixing(-1.5, 0.4), Mixing(9.0, 0.0))
+    known = Mixing((-100.0, 100.0), (-41.5, 38.5))
+    recommender.mixings = (known, Mixing((-100.0, 100.0), (9.0, 9.0)))
     own, cross = (recommender.recommend("user-1", 500, scope) for scope in ("own", "cross"))
     both = recommender.recommend("user-1", 500, "all")
-    expected = [*own, *(replace(item, score=-1.5 + 0.4 * item.score) for item in cross)]
+    expected = [*own, *(replace(item, score=known.on_own_scale(item.score)) for item in cross)]
+    assert expected[-1].score == pytest.approx(-1.5 + 0.4 * cross[-1].score)
     assert both == sorted(expected, key=lambda item: -item.score)
     assert [item.key for item in recommender.recommend("user-1", 3, "all")] == [item.key for item in both[:3]]
     # Of whom nothing is known, the popularity of the two catalogues is compared.

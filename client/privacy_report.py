@@ -76,11 +76,14 @@ def restore_books(
 ) -> dict[str, Any]:
     """``privacy restore``: go on with old copies of ledger and journal; lost entries count as spent.
 
+    What the heads in the model store say was spent counts too, as in :func:`verify_books`.
+
     Raises:
         LedgerError: a copy was edited, or is of another platform.
     """
-    ledger = BudgetLedger.restore(directory, policy, witnesses=ledger_witnesses)
-    EgressJournal.restore(directory, ledger, witnesses=journal_witnesses)
+    kept = _store_witnesses(directory)
+    ledger = BudgetLedger.restore(directory, policy, witnesses=[*kept[:1], *ledger_witnesses])
+    EgressJournal.restore(directory, ledger, witnesses=[*kept[1:], *journal_witnesses])
     checked = verify_books(directory, ledger_witnesses=ledger_witnesses, journal_witnesses=journal_witnesses)
     return {**checked, "lost_mu": ledger.spend().lost_mu}
 
@@ -147,14 +150,18 @@ def _summary(spend: Spend) -> Text:
     return Text("\n".join(lines) + "\n", style="bold red" if spend.epsilon is None else "")
 
 
+def _store_witnesses(directory: Path) -> tuple[HeadWitness, ...]:
+    """Where the model store keeps the heads of ledger and journal; none without a store."""
+    store = directory / STORE_FOLDER
+    return witnesses(store) if store.is_dir() else ()
+
+
 def _ledger(directory: Path, further: Sequence[HeadWitness] = ()) -> BudgetLedger:
-    kept = [witnesses(directory / STORE_FOLDER)[0]] if (directory / STORE_FOLDER).is_dir() else []
-    return BudgetLedger.open(directory, witnesses=[*kept, *further])
+    return BudgetLedger.open(directory, witnesses=[*_store_witnesses(directory)[:1], *further])
 
 
 def _journal(directory: Path, ledger: BudgetLedger, further: Sequence[HeadWitness] = ()) -> EgressJournal:
-    kept = [witnesses(directory / STORE_FOLDER)[1]] if (directory / STORE_FOLDER).is_dir() else []
-    return EgressJournal(directory, ledger, witnesses=[*kept, *further])
+    return EgressJournal(directory, ledger, witnesses=[*_store_witnesses(directory)[1:], *further])
 
 
 def _table(title: str, *, left: Sequence[str], right: Sequence[str]) -> Table:

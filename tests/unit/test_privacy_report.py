@@ -124,6 +124,9 @@ def test_verify_asks_the_store_whose_head_outlives_a_rollback_of_the_whole_folde
     for look in (verify_books, privacy_dict, privacy_report, egress_dicts):
         with pytest.raises(LedgerError, match=f"lacks entry {receipt.sequence}"):
             look(tmp_path)
+    # A restore takes the store at its word.
+    assert restore_books(tmp_path, POLICY)["lost_mu"] == pytest.approx(0.08)
+    assert verify_books(tmp_path)["ledger_entries"] == 4
 
 
 def test_a_narrow_terminal_cuts_nothing_off(tmp_path: Path) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from client.ask_cli import add_commands as add_ask_commands
 from client.budget import BudgetPolicy
-from client.deploy_cli import add_commands
+from client.deploy_cli import add_commands as add_deploy_commands
 from client.outbox import witnesses
 from client.privacy_report import (
     egress_dicts,
@@ -24,21 +23,19 @@ from client.privacy_report import (
     restore_books,
     verify_books,
 )
-from client.recommend.answers import Explanation
-from client.recommend.recommender import Recommendation, Recommender, Scope
 from client.store import PlatformStore
 from common.cli import run_app, teach
 from common.errors import ConfigError
 
-_SHOWN = 5e-4
 app = typer.Typer(
     name="crossfed-client",
     help=teach(
         """A platform's own side of a federation.
 
         To take part: join, pin, secret, doctor, preview, start. recommend shows what the platform's model recommends to a
-        user, explain shows why; export writes the deep model for plain Keras; privacy shows the budget and what was spent
-        of it; egress shows what has left the platform.
+        user, explain shows why, similar what is like an item, of a store or of a running recommender; feedback records what
+        a user did; export writes the deep model for plain Keras; privacy shows the budget and what was spent of it; egress
+        shows what has left the platform.
         """
     ),
     no_args_is_help=True,
@@ -48,7 +45,8 @@ egress = typer.Typer(no_args_is_help=True, help="What has left this platform: lo
 app.add_typer(egress, name="egress")
 books = typer.Typer(help="The privacy budget: what was spent, and what is left.")
 app.add_typer(books, name="privacy")
-add_commands(app)
+add_deploy_commands(app)
+add_ask_commands(app)
 
 Home = Annotated[
     Path,
@@ -60,47 +58,6 @@ Home = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-
-
-@app.command()
-def recommend(
-    store: Annotated[Path, typer.Option(help="The platform's model store.")],
-    user: Annotated[str, typer.Option(help="A user id of this platform.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items.")] = 10,
-    scope: Annotated[
-        str, typer.Option(help="own: this platform's items; cross: items of the others; all: both in one list.")
-    ] = "all",
-    as_json: AsJson = False,
-) -> None:
-    """Show the best items for a user: title, score, and the platforms that have it.
-
-    Example: crossfed-client recommend --store out/quickstart/platforms/cinema/store --user 2 -k 5 --scope cross
-    """
-    items = Recommender(PlatformStore(store).load()).recommend(user, k, _scope(scope))
-    if as_json:
-        typer.echo(json.dumps([asdict(item) for item in items], ensure_ascii=False))
-    else:
-        Console().print(recommendation_table(items))
-
-
-@app.command()
-def explain(
-    store: Annotated[Path, typer.Option(help="The platform's model store.")],
-    user: Annotated[str, typer.Option(help="A user id of this platform.")],
-    item: Annotated[str, typer.Option(help="The key of an item, as recommend shows it.")],
-    limit: Annotated[int, typer.Option(min=1, help="How many items of the history to list.")] = 10,
-    as_json: AsJson = False,
-) -> None:
-    """Show why an item has its score for a user: what each item of the history, the item itself and popularity added.
-
-    Example: crossfed-client explain --store out/quickstart/platforms/cinema/store --user 2 --item imdb:0114709
-    """
-    recommender = Recommender(PlatformStore(store).load())
-    why = recommender.explain(recommender.history_of(user), item, limit=limit)
-    if as_json:
-        typer.echo(json.dumps(asdict(why), ensure_ascii=False))
-    else:
-        Console().print(explanation_table(why))
 
 
 @app.command()
@@ -190,43 +147,6 @@ def egress_show(
         typer.echo(json.dumps(egress_entry(home, number)))
     else:
         Console().print(egress_entry_table(home, number))
-
-
-def recommendation_table(items: list[Recommendation]) -> Table:
-    """A list of recommendations for people."""
-    table = Table(box=None)
-    table.add_column("#", justify="right")
-    for heading in ("title", "genres", "from", "key"):
-        table.add_column(heading)
-    table.add_column("score", justify="right")
-    for rank, item in enumerate(items, start=1):
-        cells = (item.title, ", ".join(item.genres), ", ".join(item.platforms), item.key)
-        table.add_row(str(rank), *cells, f"{item.score:.3f}")
-    return table
-
-
-def explanation_table(why: Explanation) -> Table:
-    """A score taken apart, for people: largest parts of the history first, then the rest, then the sum."""
-    table = Table(box=None, title=f"{why.title} ({why.decided_by})", title_justify="left")
-    table.add_column("what")
-    table.add_column("adds", justify="right")
-    rows = [(f"{part.title}  {part.key}", part.amount) for part in why.contributions]
-    rows += [("other items of the history", why.others)] if why.others else []
-    # What the deep model's attributes miss of the item's own part is its bias, and the error of the attribution.
-    rows += [(f"the item's {'own row' if name == 'id' else name}", amount) for name, amount in why.attributes.items()]
-    rest = why.item_bias - sum(why.attributes.values())
-    rows += [("the item itself", rest)] if abs(rest) >= _SHOWN else []
-    rows += [("popularity", why.popularity)] if why.popularity else []
-    for what, amount in rows:
-        table.add_row(what, f"{amount:+.3f}")
-    table.add_row("score", f"{why.score:.3f}", style="bold")
-    return table
-
-
-def _scope(name: str) -> Scope:
-    if name not in get_args(Scope):
-        raise ConfigError(f"--scope {name}: there are {', '.join(get_args(Scope))}")
-    return cast("Scope", name)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from client.cli import recommendation_table
+from client.ask_cli import recommendation_table
 from client.privacy_report import egress_dicts
 from common.config.federation import FederationPlan
 from common.errors import CrossfedError, FederationError

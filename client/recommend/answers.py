@@ -35,7 +35,8 @@ class Recommendation:
 
     Attributes:
         key, title, genres: of the item, as its card says; a digest-only item has an empty key.
-        score: comparable within one list only; of similar items the cosine.
+        score: comparable within one list only, where both scopes stand in it on the own items' scale; of similar items
+            the cosine.
         platforms: who has the item, this platform first where it does.
     """
 
@@ -74,7 +75,7 @@ class Explanation:
 
     Attributes:
         key, title: of the item explained.
-        score: as in the recommendation.
+        score: as in a recommendation of the item's own scope.
         contributions: of the history's items, largest absolute amount first.
         others: sum of the contributions that are not listed.
         item_bias: what the item adds by itself: its bias (explicit feedback), its attributes and own row (deep model).

@@ -127,7 +127,9 @@ class ListedItem(_message.Message):
     key: _builtins.str
     title: _builtins.str
     score: _builtins.float
-    """Higher is better; comparable within one list only."""
+    """Higher is better; comparable within one list only. Under SCOPE_ALL all scores are on the scale of this platform's
+    items: an item of the others has the score of an own item that users want as much.
+    """
     @_builtins.property
     def genres(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -459,7 +461,7 @@ class ExplainReply(_message.Message):
     item_key: _builtins.str
     title: _builtins.str
     score: _builtins.float
-    """As Recommend gives it: score = sum of contributions + others + item_bias + popularity."""
+    """As Recommend gives it for the item's own scope (SCOPE_OWN or SCOPE_CROSS): score = sum of contributions + others + item_bias + popularity."""
     others: _builtins.float
     """Sum of the contributions beyond `limit`."""
     item_bias: _builtins.float

@@ -228,6 +228,11 @@ def test_a_private_run_charges_its_one_release_and_all_others_are_made_with_what
         assert own[0][1]["noise_multiplier"] == pytest.approx(1 / (mu * np.sqrt(0.4)))
         left = sum(1 / r["noise_multiplier"] ** 2 for _, r in charges if r["kind"] != "cooccurrence")
         assert left == pytest.approx(mu**2 * 0.6, rel=1e-9)
+        (reserved,) = [e.content for e in agent._outbox.ledger.entries() if e.content["event"] == "reserved"]
+        aside = [(r["kind"], r["noise_multiplier"]) for r in reserved["plan"]["releases"]]
+        assert sorted(aside) == sorted((r["kind"], r["noise_multiplier"]) for _, r in charges), (
+            "all of it, before the first"
+        )
         releases = [r for run in agent._outbox.ledger.spend().runs for c in run.charges for r in c.releases]
         assert mu_squared(releases) == pytest.approx(mu**2, rel=1e-9)
     louder = plan.release_plan().counts.noise_multiplier / without.release_plan().counts.noise_multiplier

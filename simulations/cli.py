@@ -17,6 +17,7 @@ from common.cli import run_app, teach
 from common.errors import ConfigError
 from simulations.audit.faults import FAULTS, Fault
 from simulations.engine import BACKENDS, Backend
+from simulations.memory import keep_freed_memory
 from simulations.research_cli import add_commands, load_chosen
 from simulations.scenario import shipped_scenarios
 
@@ -271,4 +272,5 @@ def _description(path: Path) -> str:
 
 def main() -> None:
     """Entry point."""
+    keep_freed_memory()
     run_app(app)

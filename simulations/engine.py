@@ -114,10 +114,10 @@ def inline_grid(agents: Sequence[AgentConnection], *, ahead: int = 0) -> InlineG
 def platforms_ahead(plan: FederationPlan) -> int:
     """How many platforms work beside the one whose answer is awaited.
 
-    One: it computes while the other waits for its disk; both use all cores when they compute. None with a deep model:
-    Keras keeps state of its own by process, and two platforms' trainings would not repeat.
+    A few: while one computes, the others wait for their disks, as ledger and journal are on disk before anything leaves.
+    None with a deep model: Keras keeps state of its own by process, and two platforms' trainings would not repeat.
     """
-    return 0 if plan.towers is not None else 1
+    return 0 if plan.towers is not None else 3
 
 
 def run_federation(

@@ -228,7 +228,7 @@ def test_side_by_side_or_one_after_the_other_the_federation_is_the_same(tmp_path
     with inline_grid(agents_of(platforms, plan, tmp_path / "apart")) as grid:
         strategy = FederatedFactorization(plan, CheckpointStore(tmp_path / "apart" / "aggregator"), run_id="simulation")
         strategy.start(grid)
-    assert platforms_ahead(plan) == 1
+    assert platforms_ahead(plan) > 0
     assert np.array_equal(beside.item_parameters, strategy.state.item_parameters)
     assert [record.objective for record in beside.history] == [record.objective for record in strategy.state.history]
 

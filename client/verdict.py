@@ -114,7 +114,8 @@ class ValidationUsers:
         held_out = self.alone if alone else self._held_out
         if self._explicit:
             return rating_accuracy(scorer, held_out).values[RATING_METRIC]
-        return evaluate(scorer, held_out, metrics=(self.metric,), depth=20).values[self.metric]
+        depth = int(self.metric.partition("@")[2])
+        return evaluate(scorer, held_out, metrics=(self.metric,), depth=depth).values[self.metric]
 
     def of_users(self, values: NDArray[np.float64]) -> PerUserMetrics:
         """``values`` float64 ``[k]`` with the users that they are of."""

@@ -65,8 +65,8 @@ class SplitConfig(FrozenModel):
     protocol: Literal["random-per-user", "leave-last-out", "strong-generalisation", "k-fold"] = "random-per-user"
     test_share: Share = 0.2
     """random-per-user: of each user's interactions; strong-generalisation: truth of a held-out user."""
-    validation_users: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    """Share of the users on whom choices are made."""
+    validation_users: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """Share of the users on whom choices are made; papers that leave last items out choose on everybody (1.0)."""
     test_users: Share = 0.1
     """strong-generalisation: share of the users who are measured and not trained on."""
     folds: Annotated[int, Field(ge=2)] = 5

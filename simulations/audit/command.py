@@ -138,9 +138,12 @@ def report_tables(report: AuditReport) -> Group:
     parts: list[Table | Text] = [table]
     if report.membership is not None:
         attack = Table(title=f"Membership inference on item factors, {report.membership.members} members: AUC")
+        attack.add_column("trained on")
         for epsilon in report.membership.auc:
             attack.add_column("no privacy" if epsilon == "none" else f"ε = {epsilon}", justify="right")
-        attack.add_row(*(f"{value:.3f}" for value in report.membership.auc.values()))
+        areas = (report.membership.auc, report.membership.swapped, report.membership.mean)
+        for name, area in zip(("one half", "the other half", "mean"), areas, strict=True):
+            attack.add_row(name, *(f"{value:.3f}" for value in area.values()))
         parts.append(attack)
     books = report.books
     parts.append(Text(f"Books: {books.received} contributions left, {books.charged} charged"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from simulations.audit import membership
 from simulations.audit.membership import attack, membership_test
 from tests.support import matrix
 
+ONES = np.ones((1, 64), dtype=np.float32)
 CONFIG = FactorizationConfig(dimension=3, regularization=0.5, unobserved_weight=0.1, backend="numba")
 
 
@@ -73,5 +76,20 @@ def test_released_factors_give_members_away_without_privacy_and_not_with_it(monk
     report = membership_test((1.0,))
     assert (report.members, list(report.auc)) == (60, ["none", "1"])
     assert report.auc["none"] > 0.95
+    assert report.swapped["none"] > 0.95
     # The noise is fresh; chance alone spreads the area of 60 and 60 by 0.053.
     assert report.auc["1"] < 0.75
+    assert report.swapped["1"] < 0.75
+    assert report.mean["1"] == (report.auc["1"] + report.swapped["1"]) / 2
+
+
+def test_a_difference_between_the_halves_cancels_in_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factors that know nobody, and members who are easier to fit: no leak."""
+    monkeypatch.setattr(membership, "MEMBERS", 30)
+    monkeypatch.setattr(
+        membership, "train_pooled", lambda pool, plan, secret: SimpleNamespace(item_parameters=ONES, vocabulary=None)
+    )
+    monkeypatch.setattr(membership, "lookup", lambda keys, *_: np.zeros(len(keys), dtype=np.int32))
+    report = membership_test((), seed=3)
+    assert abs(report.auc["none"] - 0.5) > 0.01
+    assert report.mean["none"] == pytest.approx(0.5)

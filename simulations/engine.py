@@ -129,6 +129,7 @@ def run_federation(
     observer: Observer | None = None,
     run_id: str = "simulation",
     keep_checkpoints: int = 3,
+    ahead: int = 0,
 ) -> FederationOutcome:
     """Run the strategy over the agents to the end; resumes where ``folder`` holds a checkpoint of the same plan.
 
@@ -140,6 +141,8 @@ def run_federation(
         observer: told of progress.
         run_id: of a new run.
         keep_checkpoints: how many rounds stay on disk.
+        ahead: how many platforms of the inline backend work beside the one whose answer is awaited
+            (:func:`platforms_ahead`).
 
     Raises:
         FederationError: too few platforms answered.
@@ -152,7 +155,7 @@ def run_federation(
 
         platform_seconds = run_on_ray(strategy, agents)
     else:
-        with inline_grid(agents, ahead=platforms_ahead(plan)) as grid:
+        with inline_grid(agents, ahead=ahead) as grid:
             strategy.start(grid)
         platform_seconds = grid.platform_seconds
     return FederationOutcome(

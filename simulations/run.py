@@ -16,7 +16,14 @@ from common.errors import ConfigError
 from common.files import write_atomically
 from server.exchange import Observer, SilentObserver
 from simulations.datasets import SimulatedPlatform, make_platforms
-from simulations.engine import Backend, FederationOutcome, make_agents, run_federation, simulation_secret
+from simulations.engine import (
+    Backend,
+    FederationOutcome,
+    make_agents,
+    platforms_ahead,
+    run_federation,
+    simulation_secret,
+)
 from simulations.measure import (
     Block,
     CrossGround,
@@ -99,7 +106,14 @@ def simulate(
         weights = tune_weights(platforms, scenario, secret)
     observer.on_stage("federation")
     agents = make_agents(platforms, scenario, folder / "platforms", weights)
-    outcome = run_federation(agents, scenario.plan, folder / "aggregator", backend=backend, observer=observer)
+    outcome = run_federation(
+        agents,
+        scenario.plan,
+        folder / "aggregator",
+        backend=backend,
+        observer=observer,
+        ahead=platforms_ahead(scenario.plan),
+    )
     observer.on_stage("measuring on test interactions")
     measured, pooled = _measure(scenario, platforms, outcome, secret)
     prices = []

@@ -224,7 +224,7 @@ def test_platform_time_counts_an_instant_once(monkeypatch: pytest.MonkeyPatch) -
 def test_side_by_side_or_one_after_the_other_the_federation_is_the_same(tmp_path: Path) -> None:
     plan = small_plan(rounds=3)
     platforms = random_platforms(3, (30, 20, 25, 9))
-    beside = run_platforms(platforms, plan, tmp_path / "beside").state
+    beside = run_platforms(platforms, plan, tmp_path / "beside", ahead=platforms_ahead(plan)).state
     with inline_grid(agents_of(platforms, plan, tmp_path / "apart")) as grid:
         strategy = FederatedFactorization(plan, CheckpointStore(tmp_path / "apart" / "aggregator"), run_id="simulation")
         strategy.start(grid)

@@ -36,7 +36,9 @@ _FEWEST_HITS = 50
 _KNOTS = (1.0, 2.0, 3.0)
 _LEAST_GAP = 0.05
 """Between the mean of g over what users have and over all items. Own scores that tell less are no scale."""
-_FLATTEST = 0.02
+_STIFFNESS = 1.0
+"""In hits: how much evidence it takes to bend g."""
+_FLATTEST = 0.05
 """Of g anywhere: it must have an inverse."""
 _BINS_PER_UNIT, _LOWEST, _HIGHEST = 20, -20.0, 60.0
 _GRID: NDArray[np.float64] = np.linspace(_LOWEST, _HIGHEST, round((_HIGHEST - _LOWEST) * _BINS_PER_UNIT) + 1)
@@ -91,10 +93,11 @@ class _Tally:
         def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             odds = segments @ parameters
             residuals = items * scipy.special.expit(odds) - hits
-            # A little towards small slopes, where few items are.
-            value = float(items @ np.logaddexp(0.0, odds) - hits @ odds) + 0.5 * float(parameters[1:] @ parameters[1:])
+            # Where few items are, the slope goes on as beside it.
+            bends = np.diff(parameters[1:])
+            value = float(items @ np.logaddexp(0.0, odds) - hits @ odds) + 0.5 * _STIFFNESS * float(bends @ bends)
             slope = segments.T @ residuals
-            slope[1:] += parameters[1:]
+            slope[1:] -= _STIFFNESS * np.diff(bends, prepend=0.0, append=0.0)
             return value / total, slope / total
 
         start = np.array([np.log(total / (items.sum() - total)), *[0.1] * (len(_KNOTS) + 1)])

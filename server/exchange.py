@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from common.errors import ContractError, CrossfedError, PlatformError
 from common.exchange import OK, AgentReply, AgentRequest, nbytes
@@ -27,6 +28,7 @@ OTHER_NAME: Final = "other-name"
 """Code of an answer under another name than that which the node's key was admitted with."""
 # A deployed grid is a network call away; the in-process one answers at the first pull and never waits.
 _POLL_SECONDS: Final = 0.2
+_PUSH_TRIES: Final = 3
 _MESSAGE_TYPES: Final[Mapping[str, str]] = {
     "join": MessageType.QUERY,
     "vocabulary": MessageType.QUERY,
@@ -132,11 +134,11 @@ class PlatformExchange:
         self.failed = {}
         for message in messages:
             # One at a time: a message that the grid does not take has no id, and its platform counts as unreachable.
-            ids = list(self.grid.push_messages([message]))
-            if ids:
-                self._questions[ids[0]] = message
+            message_id, sent = self._push(message)
+            if message_id is None:
+                self._fail(sent, "unreachable")
             else:
-                self._fail(message, "unreachable")
+                self._questions[message_id] = sent
         waiting = set(self._questions)
         arrived: dict[str, Message] = {}
         for message_id, question in list(self._questions.items()):
@@ -174,6 +176,25 @@ class PlatformExchange:
             return ""
         said = ", ".join(f"{name} {code!r}" for name, code in sorted(self.failed.items()))
         return f". Not with an answer, but with a code: {said}; the log of each platform says what was wrong"
+
+    def _push(self, message: Message) -> tuple[str | None, Message]:
+        """The id under which the grid took ``message``, or None, and the message as it was sent."""
+        for _ in range(_PUSH_TRIES):
+            try:
+                ids = list(self.grid.push_messages([message]))
+            except ObjectPushError:
+                # A SuperLink that ended in the middle refuses what it has stored since it was asked for it. A message of
+                # another time is another message, for which all is asked for anew; agents answer a repetition as before.
+                message = Message(
+                    content=message.content,
+                    dst_node_id=message.metadata.dst_node_id,
+                    message_type=message.metadata.message_type,
+                    group_id=message.metadata.group_id,
+                    ttl=message.metadata.ttl,
+                )
+                continue
+            return (ids[0] if ids else None), message
+        return None, message
 
     def _pull(self, waiting: set[str], arrived: dict[str, Message]) -> None:
         """Fetch what has come; wait a little when nothing has."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from common.exchange import AgentReply, AgentRequest
 from common.messages import reply_content, request_of
@@ -237,3 +238,34 @@ def test_an_answer_of_a_node_that_was_not_admitted_is_left_out() -> None:
     exchange = PlatformExchange(grid, Watch(), deadline=60.0, names={1: "a", 2: "b"})
     assert [node for node, _ in exchange.ask(STATISTICS, [1, 2, 3])] == [1, 2]
     assert exchange.failed == {"node 3": "not-admitted"}
+
+
+class InterruptedGrid(ScriptedGrid):
+    """Ends in the middle of the first pushes to a node, and refuses the rest of a message that it has begun to take."""
+
+    def __init__(self, interruptions: int) -> None:
+        super().__init__([[1, 2, 3]])
+        self.interruptions = interruptions
+        self.created: list[float] = []
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        [message] = messages
+        if message.metadata.dst_node_id == 2:
+            self.created.append(message.metadata.created_at)
+            if len(self.created) <= self.interruptions:
+                raise ObjectPushError("object", 1, "session")
+        return super().push_messages([message])
+
+
+def test_a_message_that_a_killed_superlink_half_took_is_sent_anew() -> None:
+    grid = InterruptedGrid(interruptions=2)
+    exchange, _ = exchange_over(grid)
+    assert asked(exchange) == [(1, "a", 1), (2, "b", 2), (3, "c", 3)]
+    assert len(set(grid.created)) == 3, "another time makes another message"
+    assert exchange.failed == {}
+
+
+def test_a_message_that_is_never_taken_costs_its_platform_alone() -> None:
+    exchange, _ = exchange_over(InterruptedGrid(interruptions=99))
+    assert [node for node, _, _ in asked(exchange)] == [1, 3]
+    assert exchange.failed == {"b": "unreachable"}

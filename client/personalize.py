@@ -16,6 +16,7 @@ from client.recommend.linear_transfer import LinearTransferScorer
 from client.recommend.ranking import RankedItems
 from client.recommend.scorer import BlendScorer, Scorer
 from client.tower_model import TowerModel
+from client.training.content import DescribedItems, place_by_content
 from client.verdict import Candidate, ValidationUsers, choose_verdict
 from common.config.model import FactorizationConfig
 from common.config.platform import PersonalizationConfig, shipped_weights
@@ -68,6 +69,8 @@ class Personalizer:
 
     def build(self, view: FederationView) -> PlatformModel:
         """Train the platform's own models, choose between them and the shared one, and put it all together."""
+        if self._config.content:
+            view = replace(view, shared=_placed(view.shared, view.vocabulary))
         local = self._own.local()
         possible = self._config.anchored and (view.own_positions >= 0).any()
         anchored = self._own.anchored(view.shared, view.own_positions) if possible else None
@@ -182,6 +185,12 @@ class Personalizer:
             chosen_mean=verdict.chosen_mean,
             interval=(verdict.interval.lower, verdict.interval.upper),
         )
+
+
+def _placed(shared: FactorModel, vocabulary: ItemDescriptions) -> FactorModel:
+    """``shared`` with items that nobody has interacted with where titles and genres place them."""
+    described = DescribedItems(vocabulary.titles, vocabulary.genres)
+    return replace(shared, item_parameters=place_by_content(shared.item_parameters, lambda: described))
 
 
 def describe(data: TrainingData) -> ItemDescriptions:

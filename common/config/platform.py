@@ -40,6 +40,8 @@ class PersonalizationConfig(FrozenModel):
     one-sided certainty of 80 %: 0.95 would leave small platforms, whose intervals are wide, with their own model."""
     tower_weight: Annotated[float, Field(ge=0)] = 1.0
     """γ: weight of the deep model's standardised scores beside the shared factors' in cross-platform scores."""
+    content: bool = True
+    """Whether items that nobody has interacted with get factors from their title, genres and attributes."""
     attributes: bool = True
     """Whether to place items that only others have among the platform's own tastes by genres, year and popularity."""
     attribute_weight: Annotated[float, Field(ge=0)] | None = None

@@ -1,0 +1,143 @@
+"""Item factors of cold items: where nobody's interactions say anything, public attributes place an item among the others.
+
+Factorisation alone leaves an item without interactions at zero. Here the factors of all other items are regressed on what
+their attributes say (Gantner et al. 2010, "Learning attribute-to-feature mappings for cold-start recommendations", with
+ridge regression, whose regularisation is chosen by leaving out one item at a time), and the map is applied to those at
+zero. Only factors that are there already and public attributes go in, so under privacy it is post-processing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from logging import getLogger
+from typing import Any
+
+import numpy as np
+import polars as pl
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from client.recommend.demand import public_columns
+
+_log = getLogger(__name__)
+_DIMENSIONS = 256
+_TITLE_WEIGHT = 0.5
+_FEWEST = 20
+_ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, eq=False)
+class DescribedItems:
+    """What is publicly known of m items.
+
+    Attributes:
+        titles: empty where nobody told.
+        genres: one sequence an item.
+        attributes: m rows of text, lists, categories and numbers, or None.
+    """
+
+    titles: Sequence[str]
+    genres: Sequence[Sequence[str]]
+    attributes: pl.DataFrame | None = None
+
+    def features(self) -> NDArray[np.float64]:
+        """float64 ``[m, f]``: each attribute a block of rows of length 1, title words half that; f at most 256.
+
+        Genres and years are 0/1 and hat functions; words and listed values TF-IDF; numbers bumps over
+        their range. More columns than
+        256 are reduced by a truncated singular value decomposition (latent semantic analysis, Deerwester et al. 1990).
+        """
+        m = len(self.titles)
+        plain = public_columns(self.titles, self.genres, np.arange(m))
+        n_genres = len({name for own in self.genres for name in own})
+        blocks = [_unit_rows(sp.csr_array(plain[:, :n_genres])), _unit_rows(sp.csr_array(plain[:, n_genres:]))]
+        blocks.append(_TITLE_WEIGHT * _tf_idf(self.titles, _title_words))
+        if self.attributes is not None:
+            blocks += [_attribute(self.attributes[name]) for name in self.attributes.columns]
+        return _reduced(sp.csr_array(sp.hstack(blocks)))
+
+
+def place_by_content(parameters: NDArray[np.float32], described: Callable[[], DescribedItems]) -> NDArray[np.float32]:
+    """Item parameters in which the rows of zeros are predicted from attributes, where the item has any.
+
+    Args:
+        parameters: float32 ``[m, row]``: factors, and the item bias of explicit feedback; not changed.
+        described: the m items; asked where there is something to place and enough to learn from.
+
+    Returns:
+        float32 ``[m, row]``; ``parameters`` itself where nothing is to be done.
+    """
+    cold = ~parameters.any(axis=1)
+    if not cold.any() or (~cold).sum() < _FEWEST:
+        return parameters
+    features = described().features()
+    placed = cold & features.any(axis=1)
+    if not placed.any():
+        return parameters
+    from sklearn.linear_model import RidgeCV
+
+    model = RidgeCV(alphas=_ALPHAS).fit(features[~cold], parameters[~cold].astype(np.float64))
+    result = parameters.copy()
+    result[placed] = model.predict(features[placed])
+    _log.info("%d of %d items without interactions are placed by their attributes", placed.sum(), cold.sum())
+    return result
+
+
+def _attribute(column: pl.Series) -> sp.csr_array:
+    """float64 ``[m, ·]``; an item without a value has a row of zeros."""
+    if column.dtype.is_numeric():
+        values = column.cast(pl.Float64).to_numpy()
+        known = np.isfinite(values)
+        spread = values[known].std() if known.any() else 0.0
+        if not spread:
+            return sp.csr_array((len(values), 0))
+        scaled = np.where(known, (values - values[known].mean()) / spread, 0.0)
+        # Bumps along the line, so that what is in the middle may differ from both ends.
+        bumps = np.exp(-0.5 * np.square(scaled[:, None] - np.arange(-2, 3)))
+        return _unit_rows(sp.csr_array(bumps * known[:, None]))
+    return _tf_idf(column.to_list(), _values)
+
+
+def _values(value: Any) -> Iterable[str]:
+    """Of a list its values, of a text its words."""
+    if value is None:
+        return ()
+    if isinstance(value, (list, tuple)):
+        return [str(one).casefold() for one in value if one is not None]
+    return _WORD.findall(str(value).casefold())
+
+
+def _title_words(title: str) -> Iterable[str]:
+    """Numbers are left to the year."""
+    return [word for word in _WORD.findall(title.casefold()) if not word.isdecimal()]
+
+
+def _tf_idf(values: Sequence[Any], words: Callable[[Any], Iterable[str]]) -> sp.csr_array:
+    """float64 ``[m, words]``: words that at least two items and at most half of them have, each counted once."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    documents = [sorted(set(words(value))) for value in values]
+    vectorizer = TfidfVectorizer(analyzer=lambda document: document, min_df=2, max_df=0.5, binary=True)
+    try:
+        return sp.csr_array(vectorizer.fit_transform(documents))
+    except ValueError:
+        # Not one word is left.
+        return sp.csr_array((len(documents), 0))
+
+
+def _unit_rows(block: sp.csr_array) -> sp.csr_array:
+    from sklearn.preprocessing import normalize
+
+    return sp.csr_array(normalize(block)) if block.shape[1] else block
+
+
+def _reduced(features: sp.csr_array) -> NDArray[np.float64]:
+    from sklearn.decomposition import TruncatedSVD
+
+    if features.shape[1] <= _DIMENSIONS or features.shape[0] <= _DIMENSIONS:
+        return np.asarray(features.toarray())
+    reduced: NDArray[np.float64] = TruncatedSVD(_DIMENSIONS, random_state=0).fit_transform(features)
+    return reduced

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from logging import getLogger
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 from prometheus_client import CollectorRegistry
@@ -33,6 +32,7 @@ from common.config.loader import load_yaml_model
 from common.config.serving import ServingConfig
 from common.errors import ConfigError, CrossfedError
 from common.exchange import OK, AgentConnection, AgentReply, AgentRequest
+from common.signals import SignalQueue
 from common.supervise import Supervisor
 
 _log = getLogger(__name__)
@@ -89,9 +89,6 @@ class PlatformProcess:
     def __init__(self, config_path: Path, part: Part = "all") -> None:
         self._path = config_path
         self._part = part
-        self._wake = threading.Event()
-        self._stopping = False
-        self._reloading = False
         self._agent: ReloadableAgent | None = None
         self._recommender: RecommenderServer | None = None
 
@@ -102,9 +99,7 @@ class PlatformProcess:
             CrossfedError: configuration, data, keys or ports cannot be used; nothing is left running.
         """
         config = load_yaml_model(self._path, PlatformConfig)
-        signals = {signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop, signal.SIGHUP: self._on_reload}
-        for number, handler in signals.items():
-            signal.signal(number, handler)
+        signals = SignalQueue(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         with ExitStack() as stack:
             registry = CollectorRegistry()
             metrics = AgentMetrics(registry, config.state)
@@ -116,7 +111,8 @@ class PlatformProcess:
                 _, stop = expose_metrics(registry, port=config.metrics_port)
                 stack.callback(stop)
             _log.info("platform %s is ready", config.name)
-            self._wait(metrics)
+            while signals.wait() == signal.SIGHUP:
+                self._reload()
         _log.info("platform %s has stopped", config.name)
 
     def _serve(
@@ -142,18 +138,9 @@ class PlatformProcess:
         supervisor.start()
         stack.callback(supervisor.stop)
 
-    def _wait(self, metrics: AgentMetrics) -> None:
-        while not self._stopping:
-            self._wake.wait()
-            self._wake.clear()
-            if self._reloading:
-                self._reloading = False
-                self._reload()
-
     def _reload(self) -> None:
         """Read configuration and data again, for the next run; serve the newest model at once."""
-        if self._recommender is not None:
-            self._recommender.model.reload()
+        self._serve_newest()
         if self._agent is None:
             return
         try:
@@ -168,14 +155,6 @@ class PlatformProcess:
     def _serve_newest(self) -> None:
         if self._recommender is not None:
             self._recommender.model.look()
-
-    def _on_stop(self, number: int, frame: FrameType | None) -> None:
-        self._stopping = True
-        self._wake.set()
-
-    def _on_reload(self, number: int, frame: FrameType | None) -> None:
-        self._reloading = True
-        self._wake.set()
 
 
 def socket_mode(config: SocketConfig) -> int:

@@ -9,16 +9,15 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from datetime import UTC, datetime
 from logging import getLogger
 from pathlib import Path
-from types import FrameType
 
 from common.config.deploy import AggregatorConfig
 from common.config.loader import load_yaml_model
 from common.errors import CrossfedError, FederationError
+from common.signals import SignalQueue
 from common.supervise import Supervisor
 from server.admission import AdmissionBook
 from server.bundle import stage_app
@@ -65,7 +64,8 @@ class AggregatorProcess:
 
     def __init__(self, config_path: Path) -> None:
         self._path = config_path
-        self._stop = threading.Event()
+        self._signals: SignalQueue
+        self._stopping = False
         self._began = datetime.now(UTC)
         self._resumer = Resumer()
         self._seen: tuple[int, ...] = ()
@@ -77,8 +77,7 @@ class AggregatorProcess:
             CrossfedError: the configuration, a certificate or a program is missing; nothing is left running.
         """
         config = load_yaml_model(self._path, AggregatorConfig)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_stop)
+        self._signals = SignalQueue(signal.SIGTERM, signal.SIGINT)
         metrics = AggregatorMetrics(config)
         supervisor = Supervisor(aggregator_programs(config, self._path), on_exit=metrics.program_ended)
         supervisor.start()
@@ -86,7 +85,7 @@ class AggregatorProcess:
             self._admit(config, first=True)
             with metrics.exposed():
                 _log.info("aggregator of %s is ready at %s", config.plan.federation, config.address)
-                while not self._stop.wait(_TICK_SECONDS):
+                while not self._stops_within(_TICK_SECONDS):
                     self._tick(config)
         finally:
             supervisor.stop()
@@ -113,9 +112,8 @@ class AggregatorProcess:
                     _log.info("platform %s: %s", name, what)
                 break
             except FederationError:
-                if not first or self._stop.is_set() or time.monotonic() > give_up:
+                if not first or time.monotonic() > give_up or self._stops_within(0.5):
                     raise
-                self._stop.wait(0.5)
         self._seen = tuple(path.stat().st_mtime_ns for path in sorted(config.platforms.glob("*.json")))
 
     def _run_what_is_due(self, config: AggregatorConfig) -> None:
@@ -131,5 +129,7 @@ class AggregatorProcess:
         if due is not None and due <= datetime.now(UTC):
             _log.info("scheduled run %s begins", begin_run(config))
 
-    def _on_stop(self, number: int, frame: FrameType | None) -> None:
-        self._stop.set()
+    def _stops_within(self, seconds: float) -> bool:
+        """Wait for a signal; whether there has been one."""
+        self._stopping = self._stopping or self._signals.wait(seconds) is not None
+        return self._stopping

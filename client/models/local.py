@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.models.histories import PADDING, Windows, training_windows
-from client.models.losses import bpr_losses, full_softmax_losses, softmax_losses, squared_losses
+from client.models.losses import choice_losses, squared_losses
 from client.models.towers import TwoTower
 from common.config.towers import TowerTraining
 from common.errors import TrainingError
@@ -170,17 +170,17 @@ class LocalTrainer:
         return tf.reduce_mean(losses), tf.shape(losses)[0]
 
     def _losses(self, out: Any, targets: Any, values: Any, vectors: Any, negatives: Any) -> Any:
-        out, loss = out / self._training.temperature, self._training.loss
-        if loss == "squared":
-            return squared_losses(out, tf.gather(vectors, targets), values - self._mean)
-        if self._training.negatives == 0 and loss == "sampled_softmax":
-            return full_softmax_losses(out, tf.gather(self._place, targets), tf.gather(vectors, self._catalogue))
-        some = self._catalogue if self._training.negatives == 0 else negatives
-        candidates = tf.gather(vectors, some)
-        if loss == "bpr":
-            return bpr_losses(out, tf.gather(vectors, targets), candidates)
-        correction = tf.math.log(tf.cast(tf.size(self._catalogue), tf.float32) / tf.cast(tf.size(some), tf.float32))
-        return softmax_losses(out, tf.gather(vectors, targets), candidates, correction)
+        training, chosen = self._training, tf.gather(vectors, targets)
+        if training.loss == "squared":
+            return squared_losses(out / training.temperature, chosen, values - self._mean)
+        return choice_losses(
+            training,
+            out,
+            targets=chosen,
+            labels=tf.gather(self._place, targets),
+            candidates=tf.gather(vectors, self._catalogue if training.negatives == 0 else negatives),
+            n_items=len(self._catalogue),
+        )
 
     def _proximal(self) -> Any:
         """μ/2·‖w − w_server‖² of FedProx (Li et al. 2020, eq. 2)."""

@@ -6,6 +6,33 @@ from typing import Any
 
 import tensorflow as tf
 
+from common.config.towers import TowerTraining
+
+
+def choice_losses(
+    training: TowerTraining, outputs: Any, *, targets: Any, labels: Any, candidates: Any, n_items: int
+) -> tf.Tensor:
+    """The configured loss of implicit feedback: what came next, among candidates.
+
+    Args:
+        training: loss, temperature; with ``negatives`` 0 the candidates are the whole catalogue.
+        outputs: float32 ``[t, d]``, user vectors.
+        targets: float32 ``[t, d]``, vectors of the items that came next.
+        labels: int32 ``[t]``, their places among the candidates; read where these are the whole catalogue.
+        candidates: float32 ``[c, d]``.
+        n_items: of the catalogue that negatives are drawn from.
+
+    Returns:
+        float32 ``[t]``.
+    """
+    outputs = outputs / training.temperature
+    if training.loss == "bpr":
+        return bpr_losses(outputs, targets, candidates)
+    if training.negatives == 0:
+        return full_softmax_losses(outputs, labels, candidates)
+    correction = tf.math.log(n_items / tf.cast(tf.shape(candidates)[0], tf.float32))
+    return softmax_losses(outputs, targets, candidates, correction)
+
 
 def softmax_losses(outputs: Any, targets: Any, candidates: Any, correction: float = 0.0) -> tf.Tensor:
     """Cross-entropy of each target among the candidates.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.models.histories import PADDING, Windows, recent_targets
-from client.models.losses import bpr_losses, full_softmax_losses, softmax_losses
+from client.models.losses import choice_losses
 from client.models.towers import TwoTower
 from common.config.towers import TowerTraining
 from common.parameters import ITEM_ROWS
@@ -112,22 +112,21 @@ class GradientComputer:
             vectors = own if self._model.content.empty else own + self._model.content.of_rows(rows)
             out = self._model.prefix_vectors(_NOBODY, items[None], length[None], vectors)[0]
             known = tf.cast(targets != PADDING, tf.float32)
-            losses = self._losses(out, tf.maximum(targets, 0), vectors, n_negatives)
+            labels = tf.maximum(targets, 0)
+            losses = choice_losses(
+                self._training,
+                out,
+                targets=tf.gather(vectors, labels),
+                labels=labels,
+                candidates=vectors[:n_negatives],
+                n_items=len(self._positions),
+            )
             loss = tf.reduce_sum(losses * known) / tf.maximum(tf.reduce_sum(known), 1.0)
         gradients = tape.gradient(
             loss, [own, *[v.value for v in self._dense]], unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         flat = [tf.reshape(tf.convert_to_tensor(gradient), [-1]) for gradient in gradients[1:]]
         return tf.concat(flat, axis=0) if flat else tf.zeros(0), gradients[0]
-
-    def _losses(self, out: Any, labels: Any, vectors: Any, n_negatives: Any) -> Any:
-        out, negatives, targets = out / self._training.temperature, vectors[:n_negatives], tf.gather(vectors, labels)
-        if self._training.loss == "bpr":
-            return bpr_losses(out, targets, negatives)
-        if self._full:
-            return full_softmax_losses(out, labels, negatives)
-        correction = tf.math.log(len(self._positions) / tf.cast(n_negatives, tf.float32))
-        return softmax_losses(out, targets, negatives, correction)
 
 
 def localise(

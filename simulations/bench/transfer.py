@@ -19,6 +19,7 @@ from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice, leave_last_out
 from client.evaluation import evaluate
 from client.recommend.scorer import PopularityScorer, SolvedFactorScorer
+from client.training.content import DescribedItems, place_by_content
 from client.training.fit import fit
 from client.training.tuning import SearchSpace, tune_local
 from common.config.model import FactorizationConfig
@@ -65,7 +66,8 @@ def cold_items(
 ) -> dict[str, Any]:
     """Recall@20 among items that nobody has an interaction with in training.
 
-    Half of the hidden items choose the number of passes (validation), the other half is scored once.
+    Half of the hidden items choose the number of passes and between the two ways (validation), the other half is scored
+    once. The ways: the content encoders of the two-tower model, and factors of the warm items regressed on content.
     """
     from client.models.features import ItemFeatures
     from client.models.local import LocalTrainer
@@ -100,21 +102,43 @@ def cold_items(
             best, best_values = recall, model.values()
     model.load(best_values)
     among, test = _mask(matrix, scored), slices["test"]
+    placed = _placed_factors(train, warm, columns, seed)
+    of_factors = _recall(placed, slices["validation"], _mask(matrix, chosen))
+    content = placed if of_factors > best else TowerScorer(model, every)
     figures = {
-        "content": _recall(TowerScorer(model, every), test, among),
+        "content": _recall(content, test, among),
+        "towers": _recall(TowerScorer(model, every), test, among),
+        "factors placed by content": _recall(placed, test, among),
         "random": float(
             np.mean([_recall(PopularityScorer(rng.random(matrix.n_items)), test, among) for _ in range(5)])
         ),
         "popularity of genre": _recall(PopularityScorer(_genre_popularity(columns, train)), test, among),
-        "validation": best,
+        "validation, towers": best,
+        "validation, factors placed by content": of_factors,
     }
-    figures["content, hits / |truth|"] = _recall(TowerScorer(model, every), test, among, "plain_recall@20")
+    figures["content, hits / |truth|"] = _recall(content, test, among, "plain_recall@20")
     figures["random, hits / |truth|"] = _recall(
         PopularityScorer(rng.random(matrix.n_items)), test, among, "plain_recall@20"
     )
     figures["content / random"] = figures["content"] / figures["random"]
     figures["content / popularity of genre"] = figures["content"] / figures["popularity of genre"]
     return figures
+
+
+def _placed_factors(
+    train: UserItemMatrix, warm: NDArray[np.int64], columns: dict[str, list[Any]], seed: int
+) -> SolvedFactorScorer:
+    """The factorisation of :mod:`simulations.bench.als`, cold items placed as a platform places them."""
+    config = FactorizationConfig(
+        dimension=64, regularization=0.2, regularization_exponent=0.5, unobserved_weight=0.6, backend="numba"
+    )
+    fitted = fit(train.select_items(warm), config, np.random.default_rng(seed))
+    items = np.zeros((train.n_items, 64), dtype=np.float32)
+    items[warm] = fitted.item_factors
+    abstracts = pl.DataFrame({"abstract": pl.Series(columns["abstract"], dtype=pl.List(pl.String))})
+    titles, genres = [title or "" for title in columns["title"]], [of_item or () for of_item in columns["genres"]]
+    placed = place_by_content(items, lambda: DescribedItems(titles, genres, abstracts))
+    return SolvedFactorScorer(fitted.user_factors, placed)
 
 
 def _genre_popularity(columns: dict[str, list[Any]], train: UserItemMatrix) -> NDArray[np.float64]:

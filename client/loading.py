@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from logging import getLogger
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from client.agent import PlatformAgent
 from client.data.cleaning import load_platform_data
 from client.data.dataset import PlatformData, UserItemMatrix
-from client.data.independence import check_users_independent
+from client.data.independence import check_users_independent, withheld_by_user
 from client.data.reader import read_profiles
-from client.data.split import EvaluationSlice, random_per_user
+from client.data.split import EvaluationSlice
 from client.data.training import TrainingData, shared_items
 from client.keys import KeyFolder
 from client.outbox import Outbox, budget_policy
@@ -39,7 +39,7 @@ def load_training_data(config: PlatformConfig) -> TrainingData:
     check_privacy_of_data(config)
     data = load_platform_data(config.data, platform=config.name)
     user_ids, matrix, profiles = _with_feedback(config, data)
-    train, validation = hold_out(matrix, config)
+    train, validation = hold_out(matrix, user_ids, config)
     if train.nnz == 0:
         raise DataError(f"{config.data.interactions.path}: no interaction is left to train on")
     _log.info("%d users, %d items, %d interactions", len(user_ids), len(data.items), matrix.nnz)
@@ -81,18 +81,19 @@ def check_privacy_of_data(config: PlatformConfig) -> None:
         check_users_independent(config.data)
 
 
-def hold_out(matrix: UserItemMatrix, config: PlatformConfig) -> tuple[UserItemMatrix, EvaluationSlice]:
+def hold_out(
+    matrix: UserItemMatrix, user_ids: Sequence[str], config: PlatformConfig
+) -> tuple[UserItemMatrix, EvaluationSlice]:
     """Keep a share of some users' entries back to choose models on; nothing is kept for a test."""
-    rng = np.random.default_rng([config.seed, len(config.name)])
-    withheld = random_per_user(
-        matrix, rng=rng, test_share=config.validation_share, validation_users_share=0.0
-    ).test.truth
-    chosen = np.zeros(matrix.n_users, dtype=bool)
-    chosen[rng.permutation(matrix.n_users)[: round(config.validation_users * matrix.n_users)]] = True
-    withheld = withheld.select_entries(chosen[withheld.entry_users()])
-    kept = ~np.isin(_places(matrix), _places(withheld))
-    train = matrix.select_entries(kept)
-    return train, EvaluationSlice(np.flatnonzero(withheld.row_lengths), train, withheld)
+    withheld = withheld_by_user(
+        matrix,
+        user_ids,
+        key=f"{config.name} {config.seed}",
+        users_share=config.validation_users,
+        share=config.validation_share,
+    )
+    train, truth = matrix.select_entries(~withheld), matrix.select_entries(withheld)
+    return train, EvaluationSlice(np.flatnonzero(truth.row_lengths), train, truth)
 
 
 def _with_feedback(
@@ -119,8 +120,3 @@ def _secure_member(config: PlatformConfig, keys: KeyFolder) -> SecureMember | No
             "compare fingerprints, and run crossfed-client pin for each"
         )
     return SecureMember(config.name, identity, pinned | {config.name: identity.fingerprint}, config.plan, config.state)
-
-
-def _places(matrix: UserItemMatrix) -> NDArray[np.int64]:
-    places: NDArray[np.int64] = matrix.entry_users().astype(np.int64) * matrix.n_items + matrix.indices
-    return places

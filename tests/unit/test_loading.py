@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from client.data.training import TrainingData
 from client.loading import FEEDBACK_LOG, load_training_data
 from client.recommend.feedback import FeedbackLog
 from common.config.deploy import PlatformConfig
@@ -53,3 +57,37 @@ def test_without_a_users_file_there_are_no_profiles(tmp_path: Path) -> None:
 def test_a_platform_that_keeps_its_cards_sends_none(tmp_path: Path) -> None:
     assert all(card is not None for card in load_training_data(config(tmp_path)).cards())
     assert load_training_data(config(tmp_path, catalogue={"cards": False})).cards() == [None] * 5
+
+
+def _crowd(folder: Path, absent: str = "") -> PlatformConfig:
+    rng = np.random.default_rng(5)
+    rows = [f"{user},{item}\n" for user in map("user{}".format, range(60)) for item in rng.permutation(40)[:12]]
+    platform = config(folder)
+    (folder / "views.csv").write_text("user_id,item_id\n" + "".join(row for row in rows if row.split(",")[0] != absent))
+    (folder / "films.csv").write_text("item_id,title\n" + "".join(f"{item},Film {item}\n" for item in range(40)))
+    return platform
+
+
+def _histories(data: TrainingData) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    parts = (data.train, data.validation.truth)
+    return {
+        user: (tuple(parts[0].row(row).tolist()), tuple(parts[1].row(row).tolist()))
+        for row, user in enumerate(data.user_ids)
+    }
+
+
+@pytest.mark.parametrize("absent", ["user0", "user30", "user59"], ids=["first", "middle", "last"])
+def test_one_user_more_changes_nothing_of_what_is_trained_on_of_others(tmp_path: Path, absent: str) -> None:
+    """What the sensitivity of every release rests on, from the file to the training data."""
+    everyone = _histories(load_training_data(_crowd(tmp_path)))
+    without = _histories(load_training_data(_crowd(tmp_path, absent)))
+    assert {user: history for user, history in everyone.items() if user != absent} == without
+
+
+def test_about_the_asked_shares_are_withheld_and_something_of_everybody_is_left(tmp_path: Path) -> None:
+    histories = _histories(load_training_data(_crowd(tmp_path)))
+    withheld = [held for _, held in histories.values() if held]
+    assert 8 <= len(withheld) <= 28, "30 % of 60, within four standard deviations"
+    assert {len(held) for held in withheld} == {1}, "10 % of 12"
+    assert all(len(kept) + len(held) == 12 and not set(kept) & set(held) for kept, held in histories.values())
+    assert len({item for held in withheld for item in held}) > len(withheld) / 3, "not the same item of everybody"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -27,8 +28,13 @@ from common.privacy.postprocess import item_weights
 Make = Callable[[AgentRequest, Membership], PrivatizedContribution]
 
 _LARGEST_PARAMETERS = 1e9
-"""Bound on Σ‖v_i‖² in units of the users' λ: a user's system then has a condition number below about 1e10, at which
+"""Bound on Σ‖v_i‖² in units of the users' λ: a user's system then has a condition number below about 1e12, at which
 Cholesky factorisation in float64 cannot break down (Higham 2002, Theorem 10.7), whatever the user's history is."""
+
+
+_LARGEST_WEIGHT = 1e3
+"""Bound on the weight of one interaction under privacy, for the same reason: a play count of 10³⁸, which anyone who records
+feedback may send, would break a system down, and the refusal would tell that its user is there."""
 
 
 class Contributor(Protocol):
@@ -127,6 +133,7 @@ class PrivateContributor:
 
     def __init__(self, plan: FederationPlan, data: TrainingData, mechanism: UserLevelMechanism) -> None:
         shared = data.train.select_items(data.shared_columns)
+        shared = replace(shared, values=np.minimum(shared.values, np.float32(_LARGEST_WEIGHT)))
         self._matrix = shared if len(data.shared_columns) else shared.select_users(np.zeros(0, dtype=np.int64))
         users = self._matrix.n_users
         if len(data.shared_columns) and users < plan.privacy.minimum_users:

@@ -277,6 +277,22 @@ def test_only_training_interactions_and_shared_items_count() -> None:
     assert counts == pytest.approx([1, 1, 1, 0, 3], abs=1e-3)
 
 
+@settings(deadline=None, max_examples=150)
+@given(st.integers(0, 2**32 - 1))
+def test_no_weight_of_an_interaction_makes_a_round_fail(seed: int) -> None:
+    """A refusal that one user's history can cause tells the aggregator, at any ε, that this user is there."""
+    rng = np.random.default_rng(seed)
+    data = data_of([[0, 1], list(range(len(KEYS)))])
+    weights = 10.0 ** np.where(rng.random(10) < 0.5, rng.uniform(-30, -20, 10), rng.uniform(30, 38.4, 10))
+    heavy = replace(data.train, values=weights.astype(np.float32))
+    contributor = PrivateContributor(PLAN, replace(data, train=heavy), Noiseless(PLAN.release_plan()))
+    # The largest parameters that are admitted, nearly on one line.
+    items = rng.normal(size=(len(KEYS), 3))
+    items[:, 1] = items[:, 0] * (1 + rng.choice([0.0, 1e-7, 1e-4]))
+    items *= np.sqrt(0.99e9 * PLAN.training.regularization) / np.linalg.norm(items)
+    assert contributor.statistics(request(item_parameters=items.astype(np.float32)), MEMBERSHIP).arrays
+
+
 def test_a_user_without_a_kept_item_contributes_to_no_statistic() -> None:
     plan = private_plan(noise="per_platform", kept_items=2)
     counts = np.array([9.0, 8.0, 1, 1, 1, 1, 1, 1])

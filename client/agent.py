@@ -41,6 +41,7 @@ from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
 from common.errors import ContractError, CrossfedError, InternalError, PlanMismatchError, PrivacyError
 from common.exchange import OK, AgentReply, AgentRequest, Arrays, Json, value_mean_of
+from common.privacy.attributes import public_attributes
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, request_contract, spec_of
 
@@ -171,7 +172,8 @@ class PlatformAgent:
         columns = self.data.shared_columns
         if not (self.plan.private and self.plan.privacy.item_features):
             return [()] * len(columns)
-        return [tuple(f"genre:{genre}" for genre in self.data.items.genres[column]) for column in columns]
+        items = self.data.items
+        return [public_attributes(items.titles[column], items.genres[column]) for column in columns]
 
     def _take_vocabulary(self, request: AgentRequest) -> Answer:
         """Find the own items in the vocabulary and open the others' cards."""

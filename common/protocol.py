@@ -106,7 +106,7 @@ _REPLIES_WITHOUT_DATA = (
             ArraySpec("digests", "uint8", ("catalogue", DIGEST_BYTES)),
             ArraySpec("cards", "uint8", ("card_bytes",)),
             ArraySpec("card_offsets", "int64", ("card_offsets",)),
-            # Keyed digests of public attributes (genres), item by item: which items have one in common, not which one.
+            # Keyed digests of public attributes (genres, years), item by item: which items have one in common, not which.
             ArraySpec("feature_tokens", "uint64", ("feature_tokens",)),
             ArraySpec("feature_offsets", "int64", ("card_offsets",)),
             ArraySpec("identity", "uint8", (IDENTITY_BYTES,)),  # Ed25519 public key; zeros where there is no secure sum

@@ -132,8 +132,8 @@ class PrivacyConfig(FrozenModel):
     release: Literal["shared_gram", "item_gram"] = "shared_gram"
     """item_gram: also release each item's own Gram matrix A_i; pays from about 100,000 users on."""
     item_features: bool = True
-    """Whether platforms send keyed digests of their shared items' genres, by which the aggregator denoises. It learns which
-    pseudonymous items have a genre in common; nothing of users."""
+    """Whether platforms send keyed digests of their shared items' genres and years (``common.privacy.attributes``), by which
+    the aggregator denoises. It learns which pseudonymous items have one in common; nothing of users."""
     tuned_training: bool = True
     """Take dimension, rounds, λ and α₀ from the defaults found for this ε; false: from the plan, as without privacy."""
     round_schedule: tuple[Positive, ...] | None = None

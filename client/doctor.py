@@ -96,8 +96,13 @@ def _data(config: PlatformConfig) -> Finding:
         return Finding("wrong", "data", str(error))
     users, items = len(data.user_ids), len(data.items)
     needed = config.plan.privacy.minimum_users
-    if config.plan.private and users < needed:
-        return Finding("note", "data", f"{users} users; below {needed} this platform contributes nothing but noise")
+    if config.plan.private and users < needed and config.catalogue.share != "none":
+        return Finding(
+            "wrong",
+            "data",
+            f"{users} users; below privacy.minimum_users = {needed} the agent refuses to start: take part as a reader, with "
+            "catalogue.share: none",
+        )
     return Finding("ok", "data", f"{users} users, {items} items, {data.interactions.nnz} interactions")
 
 

@@ -11,7 +11,9 @@ from rich.table import Table
 from client.data.cleaning import load_platform_data
 from client.data.training import shared_items
 from client.loading import check_privacy_of_data
+from client.masking import MASKED
 from common.config.deploy import PlatformConfig
+from common.config.federation import FederationPlan
 from common.protocol import contribution_specs, plan_sizes, reply_specs
 
 _KINDS_ONCE = ("join", "counts", "masked_counts", "cooccurrence", "masked_cooccurrence")
@@ -29,7 +31,7 @@ def preview_rows(config: PlatformConfig) -> list[dict[str, Any]]:
     sizes = plan_sizes(config.plan, catalogue=int(shared_items(items, config.catalogue).sum()))
     rows = []
     for spec, derived in [(s, False) for s in reply_specs()] + [(s, True) for s in contribution_specs(config.plan)]:
-        times = 1 if spec.kind in _KINDS_ONCE or not derived else config.plan.server_rounds
+        times = _times(config.plan, spec.kind) if derived else 1
         for array in spec.arrays:
             shape = [size if isinstance(size, int) else sizes.get(size) for size in array.shape]
             known = [size for size in shape if size is not None]
@@ -43,7 +45,7 @@ def preview_rows(config: PlatformConfig) -> list[dict[str, Any]]:
                     "bytes": math.prod(known) * np.dtype(array.dtype).itemsize if whole else None,
                     "times": times,
                     "from_interactions": derived,
-                    "noise": _noise(config, derived=derived),
+                    "noise": _noise(config.plan, array.name) if derived else "—",
                 }
             )
     return rows
@@ -53,7 +55,7 @@ def preview_table(rows: list[dict[str, Any]]) -> Table:
     """The same for people."""
     table = Table(title="What a run would send", title_justify="left", box=None)
     for heading in ("message", "array", "type", "shape", "bytes", "times", "made from", "noise"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for row in rows:
         shape = " × ".join("?" if size is None else str(size) for size in row["shape"])
         size = "?" if row["bytes"] is None else f"{row['bytes']:,}"
@@ -62,11 +64,15 @@ def preview_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _noise(config: PlatformConfig, *, derived: bool) -> str:
-    if not derived:
-        return "—"
-    privacy = config.plan.privacy
-    if not config.plan.private:
+def _times(plan: FederationPlan, kind: str) -> int:
+    if kind in _KINDS_ONCE:
+        return 1
+    deep = plan.towers if kind.endswith("update") else None
+    return plan.server_rounds if deep is None else deep.training.rounds
+
+
+def _noise(plan: FederationPlan, array: str) -> str:
+    if not plan.private:
         return "NONE (privacy.mode: none)"
-    share = "a share, and masked" if privacy.noise == "secure_sum" else "all of it"
-    return f"{share}; ε {privacy.epsilon:g} for the whole run"
+    share = "a share, and masked" if array == MASKED else "all of it"
+    return f"{share}; ε {plan.privacy.epsilon:g} for the whole run"

@@ -14,10 +14,12 @@ from client.budget import BudgetPolicy
 from client.deploy_cli import add_commands as add_deploy_commands
 from client.outbox import witnesses
 from client.privacy_report import (
+    close_run,
     egress_dicts,
     egress_entry,
     egress_entry_table,
     egress_table,
+    platform_card,
     privacy_dict,
     privacy_report,
     restore_books,
@@ -25,6 +27,8 @@ from client.privacy_report import (
 )
 from client.store import PlatformStore
 from common.cli import run_app, teach
+from common.config.deploy import PlatformConfig
+from common.config.loader import load_yaml_model
 from common.errors import ConfigError
 
 app = typer.Typer(
@@ -102,6 +106,26 @@ def privacy(
 def privacy_verify(home: Home) -> None:
     """Check every entry of ledger and journal, the chains and the kept heads; the first bad entry is named."""
     Console().print(f"verified: {verify_books(home)}", style="green")
+
+
+@books.command("close")
+def privacy_close(
+    run_id: Annotated[str, typer.Argument(help="As crossfed-client privacy lists it.")], home: Home
+) -> None:
+    """Give up a run that will not go on: what it reserved and did not use is free again, and nothing leaves under it."""
+    close_run(home, run_id)
+    Console().print(f"{run_id} is closed")
+
+
+@books.command("card")
+def privacy_card(
+    config: Annotated[Path, typer.Option("--config", "-c", help="platform.yaml", dir_okay=False, exists=True)],
+) -> None:
+    """Print this platform's privacy card, in Markdown: the promise, what was spent, what left, what is not hidden.
+
+    Example: crossfed-client privacy card --config cinema/platform.yaml > privacy.md
+    """
+    typer.echo(platform_card(load_yaml_model(config, PlatformConfig)))
 
 
 @books.command("restore")

@@ -19,9 +19,11 @@ from client.budget import BudgetPolicy
 from client.journal import EgressJournal
 from client.ledger import BudgetLedger
 from client.outbox import witnesses
+from client.privacy_card import PlatformSpend, card_content, card_text
 from client.sealed_log import Entry
 from client.spend import RunSpend, Spend
 from client.witness import HeadWitness
+from common.config.deploy import PlatformConfig
 from common.errors import EgressRefusedError
 from common.privacy.gdp import epsilon_from_mu
 
@@ -86,6 +88,27 @@ def restore_books(
     EgressJournal.restore(directory, ledger, witnesses=[*kept[1:], *journal_witnesses])
     checked = verify_books(directory, ledger_witnesses=ledger_witnesses, journal_witnesses=journal_witnesses)
     return {**checked, "lost_mu": ledger.spend().lost_mu}
+
+
+def close_run(directory: Path, run_id: str) -> None:
+    """``privacy close``: give a run up, so that what it had reserved and not used is free again.
+
+    Raises:
+        PrivacyError: the ledger knows no such run.
+    """
+    _ledger(directory).close(run_id)
+
+
+def platform_card(config: PlatformConfig) -> str:
+    """``privacy card``: the privacy card of one deployed platform, from its plan and its books.
+
+    Raises:
+        LedgerError: there are no books, or they were tampered with.
+    """
+    ledger = _ledger(config.state)
+    entries = [dict(entry.content) for entry in _journal(config.state, ledger).entries()]
+    spend = PlatformSpend.of(ledger.spend(), entries)
+    return card_text(config.plan, card_content(config.plan, {config.name: spend}))
 
 
 def egress_dicts(directory: Path) -> list[dict[str, Any]]:

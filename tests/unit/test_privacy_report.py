@@ -14,18 +14,21 @@ from client.journal import EgressJournal
 from client.ledger import BudgetLedger
 from client.outbox import witnesses
 from client.privacy_report import (
+    close_run,
     egress_dicts,
     egress_entry,
     egress_entry_table,
     egress_table,
+    platform_card,
     privacy_dict,
     privacy_report,
     restore_books,
     verify_books,
 )
 from client.witness import FileWitness
+from common.config.deploy import PlatformConfig
 from common.contract import ArraySpec, MessageSpec
-from common.errors import DataError, EgressRefusedError, LedgerError
+from common.errors import DataError, EgressRefusedError, LedgerError, PrivacyError
 from common.privacy.accounting import gaussian_epsilon
 from common.privacy.contribution import Release
 from common.privacy.minting import mint
@@ -143,6 +146,31 @@ def test_the_egress_log_says_what_each_message_costs_by_itself(tmp_path: Path) -
     books(tmp_path / "exact", private=False)
     assert egress_entry(tmp_path / "exact", 2)["epsilon"] is None
     assert "∞" in text_of(egress_table(tmp_path / "exact"))
+
+
+def test_a_run_that_is_given_up_frees_what_it_reserved(tmp_path: Path) -> None:
+    books(tmp_path)
+    close_run(tmp_path, "spring")
+    assert privacy_dict(tmp_path)["mu_committed"] == pytest.approx(0.08), "what left stays spent"
+    with pytest.raises(PrivacyError, match="reserved nothing"):
+        close_run(tmp_path, "autumn")
+
+
+def test_the_card_of_a_deployed_platform_is_of_its_own_books(tmp_path: Path) -> None:
+    settings = {
+        "name": "cinema",
+        "aggregator": "h.example.org:9443",
+        "state": tmp_path,
+        "plan": {"federation": "films", "platforms": 3},
+        "data": {"interactions": {"path": "views.csv"}},
+    }
+    config = PlatformConfig.model_validate(settings)
+    with pytest.raises(LedgerError, match="holds no ledger"):
+        platform_card(config)
+    books(tmp_path)
+    card = platform_card(config)
+    assert card.startswith("# Privacy card of federation films\n\n## The promise")
+    assert f"| cinema | {privacy_dict(tmp_path)['epsilon']:.4g} | 1e-05 | 3.0 | 2 | 48 |" in card
 
 
 def test_restore_counts_what_the_store_remembers(tmp_path: Path) -> None:

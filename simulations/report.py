@@ -98,6 +98,10 @@ def result_tables(content: Mapping[str, Any]) -> Group:
         parts.append(cross)
     if content["price"]:
         parts.append(_price_table(content))
+    if content["privacy"]["mode"] == "none":
+        parts.append(
+            Text("NOT PRIVATE (plan.privacy.mode: none): exact sums over users left the platforms.\n", style="bold")
+        )
     parts.append(_closing_line(content))
     return Group(*parts)
 
@@ -116,9 +120,16 @@ def _recall_of(content: Mapping[str, Any]) -> str:
 
 
 def _price_table(content: Mapping[str, Any]) -> Table:
-    """What privacy costs: local, shared without noise, and shared at each ε, side by side."""
+    """What privacy costs: local, shared without noise, and shared at each ε, side by side.
+
+    Own items: the shared factors alone. The others' items: what is served, factors with attributes and popularity; without
+    noise with the weights that this run chose, at each ε with those that ship.
+    """
     headings = ("local", "no noise", *(f"ε = {point['epsilon']:g}" for point in content["price"]))
-    table = _table("The price of privacy, shared model: Recall@20 on own items | on the others'", *headings)
+    table = _table(
+        "The price of privacy, Recall@20: shared factors on own items |\nwhat is served, with attributes, on the others' items",
+        *headings,
+    )
     for name, part in content["platforms"].items():
         cells = [_number(part["own"]["local"]["recall@20"]), _two(part["own"]["shared"], part["cross"])]
         cells += [_two(point["own"][name], point["cross"].get(name)) for point in content["price"]]

@@ -64,6 +64,8 @@ def test_events_end_in_no_table_of_ratings_and_sampling_is_named(tmp_path: Path)
     assert content["protocol"] == "full"
     assert "test interactions: Recall@20 " in shown
     assert "RMSE" not in shown
+    assert "NOT PRIVATE" in shown
+    assert "NOT PRIVATE" not in text_of(result_tables(content | {"privacy": {"mode": "user"}}))
     assert "among 99 sampled others" in text_of(result_tables(content | {"protocol": "sampled-99"}))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
@@ -35,6 +35,12 @@ class ServingMetrics:
         self._version = Gauge("crossfed_model_version", "Store version that serves; 0: none.", registry=self.registry)
         self._round = Gauge("crossfed_model_server_round", "Server round of its parameters.", registry=self.registry)
         self._age = Gauge("crossfed_model_age_seconds", "Time since it was loaded.", registry=self.registry)
+        self._recall = Gauge(
+            "crossfed_index_recall",
+            "Share of the exact best items that approximate search finds; no value where search is exact.",
+            ("scope",),
+            registry=self.registry,
+        )
         self._reload_failures = Counter(
             "crossfed_model_reload_failures", "Store versions that could not be served.", registry=self.registry
         )
@@ -45,8 +51,11 @@ class ServingMetrics:
         self._requests.labels(method, code).inc()
         self._seconds.labels(method).observe(seconds)
 
-    def serves(self, version: int, server_round: int, loaded_at: float) -> None:
+    def serves(self, version: int, server_round: int, loaded_at: float, index_recall: Mapping[str, float]) -> None:
         """A model version was swapped in."""
+        self._recall.clear()
+        for scope, recall in index_recall.items():
+            self._recall.labels(scope).set(recall)
         self._version.set(version)
         self._round.set(server_round)
         self._age.set_function(lambda: time.time() - loaded_at)

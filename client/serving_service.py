@@ -138,7 +138,8 @@ def _reporter(statuses: health.HealthServicer, metrics: ServingMetrics) -> Calla
         if snapshot is None:
             metrics.reload_failed()
             return
-        metrics.serves(snapshot.version, snapshot.recommender.model.server_round, snapshot.loaded_at)
+        server_round = snapshot.recommender.model.server_round
+        metrics.serves(snapshot.version, server_round, snapshot.loaded_at, snapshot.index_recall)
         for name in ("", SERVICE):
             statuses.set(name, health_pb2.HealthCheckResponse.SERVING)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from logging import getLogger
 
@@ -34,12 +34,14 @@ class Snapshot:
         version: its number in the store.
         loaded_at: seconds since 1970.
         recommender: answers for it.
+        index_recall: as :func:`approximate_recall` says.
     """
 
     version: int
     loaded_at: float
     recommender: Recommender
     cached_users: int
+    index_recall: Mapping[str, float] = field(default_factory=dict)
     _cache: OrderedDict[str, tuple[tuple[Event, ...], PreparedHistory]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -72,15 +74,21 @@ def approximate_recall(recommender: Recommender, *, users: int = 50, k: int = 20
         k: depth.
         seed: of the choice of users.
     """
+    scopes = {
+        name: scope
+        for name, scope in (("own", recommender.own), ("cross", recommender.cross))
+        if isinstance(scope.index, ApproximateIndex)
+    }
     known = recommender.model.user_ids
+    if not scopes or not known:
+        return {}
     chosen = np.random.default_rng(seed).choice(len(known), size=min(users, len(known)), replace=False)
     prepared = [recommender.prepare(recommender.history_of(known[row])) for row in chosen]
     return {
         name: recall_against_exact(
             scope.index, scope.linear.items, np.stack([user.query(name).vector for user in prepared]), k
         )
-        for name, scope in (("own", recommender.own), ("cross", recommender.cross))
-        if isinstance(scope.index, ApproximateIndex)
+        for name, scope in scopes.items()
     }
 
 
@@ -147,7 +155,12 @@ class ServingModel:
                 return False
             with collector_paused():
                 recommender = self._loaded(version)
-            self._snapshot = Snapshot(version, time.time(), recommender, self._config.cached_users)
+                recall = approximate_recall(recommender)
+            for scope, share in recall.items():
+                _log.info(
+                    "version %d: approximate search finds %.1f %% of the exact best of %s", version, 100 * share, scope
+                )
+            self._snapshot = Snapshot(version, time.time(), recommender, self._config.cached_users, recall)
         self._on_change(self._snapshot)
         return True
 

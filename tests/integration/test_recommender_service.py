@@ -422,6 +422,30 @@ def test_metrics_count_requests_and_errors_and_show_the_version_and_no_user(stor
     assert "anna" not in text
 
 
+def test_metrics_and_log_tell_what_approximate_search_finds_and_nothing_where_search_is_exact(store, caplog):
+    metrics = ServingMetrics()
+    with (
+        caplog.at_level("INFO"),
+        serve_recommender(store.root, config=ServingConfig(port=0, approximate_above=10), metrics=metrics),
+    ):
+        shown = {sample.labels["scope"]: sample.value for sample in _recalls(metrics)}
+    assert shown.keys() == {"own", "cross"}
+    assert all(0.9 <= recall <= 1.0 for recall in shown.values())
+    assert "approximate search finds" in caplog.text
+    exact = ServingMetrics()
+    with serve_recommender(store.root, port=0, metrics=exact):
+        assert _recalls(exact) == []
+
+
+def _recalls(metrics):
+    return [
+        sample
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "crossfed_index_recall"
+    ]
+
+
 def test_tls_with_the_right_ca_and_with_a_wrong_one(store, tmp_path):
     ca, other = (make_certificate(tmp_path / name) for name in ("ours", "other"))
     config = ServingConfig(host="127.0.0.1")

@@ -134,11 +134,11 @@ class PlatformExchange:
         self.failed = {}
         for message in messages:
             # One at a time: a message that the grid does not take has no id, and its platform counts as unreachable.
-            message_id, sent = self._push(message)
+            message_id = self._push(message)
             if message_id is None:
-                self._fail(sent, "unreachable")
+                self._fail(message, "unreachable")
             else:
-                self._questions[message_id] = sent
+                self._questions[message_id] = message
         waiting = set(self._questions)
         arrived: dict[str, Message] = {}
         for message_id, question in list(self._questions.items()):
@@ -177,24 +177,17 @@ class PlatformExchange:
         said = ", ".join(f"{name} {code!r}" for name, code in sorted(self.failed.items()))
         return f". Not with an answer, but with a code: {said}; the log of each platform says what was wrong"
 
-    def _push(self, message: Message) -> tuple[str | None, Message]:
-        """The id under which the grid took ``message``, or None, and the message as it was sent."""
+    def _push(self, message: Message) -> str | None:
+        """The id under which the grid took ``message``; None where it did not."""
         for _ in range(_PUSH_TRIES):
             try:
                 ids = list(self.grid.push_messages([message]))
             except ObjectPushError:
-                # A SuperLink that ended in the middle refuses what it has stored since it was asked for it. A message of
-                # another time is another message, for which all is asked for anew; agents answer a repetition as before.
-                message = Message(
-                    content=message.content,
-                    dst_node_id=message.metadata.dst_node_id,
-                    message_type=message.metadata.message_type,
-                    group_id=message.metadata.group_id,
-                    ttl=message.metadata.ttl,
-                )
+                # A SuperLink that ended in the middle refuses what it had stored already. The same message again: it is
+                # asked for what is missing. Another one would wait at its node behind this one, which never comes whole.
                 continue
-            return (ids[0] if ids else None), message
-        return None, message
+            return ids[0] if ids else None
+        return None
 
     def _pull(self, waiting: set[str], arrived: dict[str, Message]) -> None:
         """Fetch what has come; wait a little when nothing has."""

@@ -221,6 +221,11 @@ def measure_cross(
     return blocks
 
 
+def measure_shared(ruler: Ruler, ground: CrossGround, model: FactorModel) -> Block:
+    """Hidden items alone, by shared factors alone."""
+    return ruler.block(ruler.per_user(ground.shared(model), ground.slice_of(ground.truth), ground.candidates))
+
+
 def train_ceiling(
     platforms: list[SimulatedPlatform],
     ground: CrossGround,

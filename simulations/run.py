@@ -31,6 +31,8 @@ from simulations.measure import (
     measure_cross,
     measure_own,
     measure_pooled,
+    measure_shared,
+    shared_model,
     train_ceiling,
 )
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
@@ -172,6 +174,9 @@ def _measure(
             "cross": None,
         }
         pooled[platform.name] = measure_pooled(ruler, platform, pooled_state, plan, secret)
+        if scenario.plan.private:
+            # Exact sums make pooled training's factors, whoever adds them up.
+            measured[platform.name]["own"]["shared_without_noise"] = pooled[platform.name]
         if platform.hidden is not None:
             ground = CrossGround.of(platform, platform.hidden, outcome.state, secret)
             ceiling, half = (
@@ -180,6 +185,9 @@ def _measure(
                 else (None, None)
             )
             cross = measure_cross(ruler, ground, model.shared, model.cross_scorer(), ceiling, half)
+            if scenario.plan.private:
+                exact = CrossGround.of(platform, platform.hidden, pooled_state, secret)
+                cross["shared_without_noise"] = measure_shared(ruler, exact, shared_model(pooled_state, plan))
             measured[platform.name]["cross"] = cross | {
                 "beta": model.beta,
                 "attribute_weight": model.attribute_weight,

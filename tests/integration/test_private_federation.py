@@ -20,6 +20,7 @@ from client.data.training import TrainingData
 from client.journal import pack
 from client.masking import masked_units
 from common.config.federation import FederationPlan
+from common.config.privacy import PrivacyConfig
 from common.errors import ConfigError
 from common.privacy.secure_sum.wire import split_frame
 from server.state import FederationState
@@ -376,6 +377,23 @@ def test_a_private_simulation_writes_its_card_and_names_no_user(tmp_path: Path) 
         assert "example.org" not in text, name
     # Without a test set of its own the run shows no metric that was measured inside a platform.
     assert all(record["recall"] is None for record in result.content["rounds"])
+
+
+def test_what_the_noise_cost_stands_beside_what_was_released(tmp_path: Path) -> None:
+    scenario = private_scenario(tmp_path / "data")
+    content = simulate(scenario, tmp_path / "private").content
+    plan = scenario.plan.model_copy(
+        update={"privacy": PrivacyConfig(mode="none"), "tolerance": 0.0, "rounds": scenario.plan.rounds}
+    )
+    exact = simulate(scenario.model_copy(update={"plan": plan}), tmp_path / "exact").content
+    for name, part in content["platforms"].items():
+        without = exact["platforms"][name]
+        assert "shared_without_noise" not in without["own"]
+        for ground in ("own", "cross"):
+            assert part[ground]["shared_without_noise"]["ndcg@10"] == pytest.approx(
+                without[ground]["shared"]["ndcg@10"]
+            )
+        assert part["own"]["shared"] != part["own"]["shared_without_noise"]
 
 
 def test_a_simulation_without_privacy_says_so_on_its_card(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -123,15 +124,16 @@ def write_report(report: AuditReport, path: Path) -> None:
 def report_tables(report: AuditReport) -> Group:
     """The audit for people."""
     canary = report.canary
-    table = Table(title="Canary test: one user more or less" + (f", fault: {report.fault}" if report.fault else ""))
-    for heading in ("ε claimed", "δ", "ε̂", "99 % lower bound", "runs", "noise test p", "correlation of rounds"):
-        table.add_column(heading, justify="right")
+    title = "Canary test: one user more or less" + (f", fault: {report.fault}" if report.fault else "")
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("ε claimed", "δ", "ε̂", "99 % lower bound", "runs", "noise test p", "rounds correlate"):
+        table.add_column(heading, justify="right", overflow="fold")
     table.add_row(
         f"{canary.epsilon_claimed:g}",
         f"{canary.delta:g}",
         f"{canary.epsilon_hat:.3f}",
         f"{canary.epsilon_lower:.3f}",
-        f"2 × {canary.runs:,}",
+        f"2×{canary.runs:,}",
         f"{canary.ks_pvalue:.3g}",
         f"{canary.round_correlation:.1f} σ",
     )

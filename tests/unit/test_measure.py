@@ -99,6 +99,14 @@ def test_the_result_file_is_the_content_and_has_every_promised_key(result: Simul
         assert set(content["pooled"][name]) >= METRICS
 
 
+def test_every_field_of_the_result_is_documented(result: SimulationResult) -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text()
+    platform = result.content["platforms"]["small"]
+    fields = {*result.content, *platform, *platform["own"], *result.content["rounds"][0], *result.content["seconds"]}
+    fields |= {*platform["cross"], *METRICS} - {"beta", "attribute_weight", "linear_weight"}
+    assert {field for field in fields if f"`{field}`" not in documented} == set()
+
+
 def test_the_bytes_of_a_round_are_those_of_its_arrays(result: SimulationResult) -> None:
     row, packed, m = 4, 10, 30
     catalogues = [platform["items"] for platform in result.content["platforms"].values()]

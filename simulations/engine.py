@@ -111,13 +111,14 @@ def inline_grid(agents: Sequence[AgentConnection], *, ahead: int = 0) -> InlineG
     return InlineGrid(courier, {node: {} for node in by_node}, ahead=ahead)
 
 
-def platforms_ahead(plan: FederationPlan) -> int:
+def platforms_ahead(scenario: Scenario) -> int:
     """How many platforms work beside the one whose answer is awaited.
 
     A few: while one computes, the others wait for their disks, as ledger and journal are on disk before anything leaves.
-    None with a deep model: Keras keeps state of its own by process, and two platforms' trainings would not repeat.
+    None where platforms train Keras models: its random state belongs to the process, and two trainings at a time would not
+    repeat.
     """
-    return 0 if plan.towers is not None else 3
+    return 0 if scenario.plan.towers is not None or scenario.personalization.ranker.enabled else 3
 
 
 def run_federation(

@@ -114,7 +114,7 @@ def simulate(
         folder / "aggregator",
         backend=backend,
         observer=observer,
-        ahead=platforms_ahead(scenario.plan),
+        ahead=platforms_ahead(scenario),
     )
     observer.on_stage("measuring on test interactions")
     measured, pooled = _measure(scenario, platforms, outcome, secret)

@@ -204,6 +204,6 @@ def _federate(parts: Sequence[SimulatedPlatform], plan: FederationPlan) -> Feder
     with tempfile.TemporaryDirectory(prefix="crossfed-bench-") as folder:
         agents = make_agents(parts, scenario, Path(folder) / "platforms", {})
         strategy = FederatedFactorization(plan, CheckpointStore(Path(folder) / "aggregator"), run_id="bench")
-        with inline_grid(agents, ahead=platforms_ahead(plan)) as grid:
+        with inline_grid(agents, ahead=platforms_ahead(scenario)) as grid:
             strategy.train(grid)
     return strategy.state

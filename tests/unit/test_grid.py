@@ -12,12 +12,15 @@ import pytest
 from flwr.app import Context, Message
 
 from client.app import make_courier
+from common.config.federation import FederationPlan
+from common.config.platform import PersonalizationConfig
 from common.exchange import AgentReply, AgentRequest
 from common.messages import reply_of, request_content
 from server.checkpoint import CheckpointStore
 from server.strategy import FederatedFactorization
 from simulations.engine import inline_grid, platforms_ahead
 from simulations.grid import InlineGrid, _SharedClock
+from simulations.scenario import Scenario
 from tests.support import SECRET, Watch, agents_of, flower_message, random_platforms, run_platforms, small_plan
 
 PLATFORMS = 1000
@@ -224,17 +227,22 @@ def test_platform_time_counts_an_instant_once(monkeypatch: pytest.MonkeyPatch) -
 def test_side_by_side_or_one_after_the_other_the_federation_is_the_same(tmp_path: Path) -> None:
     plan = small_plan(rounds=3)
     platforms = random_platforms(3, (30, 20, 25, 9))
-    beside = run_platforms(platforms, plan, tmp_path / "beside", ahead=platforms_ahead(plan)).state
+    beside = run_platforms(platforms, plan, tmp_path / "beside", ahead=platforms_ahead(scenario_of(plan))).state
     with inline_grid(agents_of(platforms, plan, tmp_path / "apart")) as grid:
         strategy = FederatedFactorization(plan, CheckpointStore(tmp_path / "apart" / "aggregator"), run_id="simulation")
         strategy.start(grid)
-    assert platforms_ahead(plan) > 0
+    assert platforms_ahead(scenario_of(plan)) > 0
     assert np.array_equal(beside.item_parameters, strategy.state.item_parameters)
     assert [record.objective for record in beside.history] == [record.objective for record in strategy.state.history]
 
 
-def test_a_deep_model_is_trained_one_platform_after_the_other() -> None:
-    assert platforms_ahead(small_plan(towers={"dimension": 4})) == 0
+def scenario_of(plan: FederationPlan, **personalization: Any) -> Scenario:
+    return Scenario.model_construct(plan=plan, personalization=PersonalizationConfig.model_validate(personalization))
+
+
+def test_keras_models_are_trained_one_platform_after_the_other() -> None:
+    assert platforms_ahead(scenario_of(small_plan(towers={"dimension": 4}))) == 0
+    assert platforms_ahead(scenario_of(small_plan(), ranker={"enabled": True})) == 0
 
 
 def test_messages_can_be_made_the_old_way_too() -> None:

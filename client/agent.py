@@ -31,11 +31,11 @@ from client.personalize import FederationView, Personalizer
 from client.platform_model import FactorModel
 from client.privacy_card import PlatformSpend
 from client.recommend.linear_transfer import LinearTransferScorer
+from client.run_file import RunFile
 from client.secure_member import SecureMember
 from client.store import PlatformStore
 from client.tower_contributor import TowerItems, make_tower_contributor
 from client.tower_model import TowerModel
-from client.vocabulary_file import VocabularyFile
 from common.catalogue import FederationSecret, pack_blobs
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
@@ -87,11 +87,11 @@ class PlatformAgent:
         self._secure_member = secure_member
         self._contributor = make_contributor(plan, data)
         self._linear = make_linear_contributor(name, plan, data)
-        self._towers = make_tower_contributor(name, plan, data)
+        self._towers = make_tower_contributor(name, plan, data, RunFile(store.root / "towers.npz"))
         self._personalizer = Personalizer(name, data, plan.model, personalization)
         self._requests = request_contract(plan)
         self._membership: Membership | None = None
-        self._vocabulary_file = VocabularyFile(store.root / "vocabulary.npz")
+        self._vocabulary_file = RunFile(store.root / "vocabulary.npz")
         self._steps: Mapping[str, Callable[[AgentRequest], Answer]] = {
             "join": self._join,
             "vocabulary": self._take_vocabulary,
@@ -137,7 +137,8 @@ class PlatformAgent:
         if self._membership is None and request.kind not in ("join", "vocabulary"):
             kept = self._vocabulary_file.load(request.run_id, self.plan)
             if kept is not None:
-                self._membership = Membership.of(self.name, *kept, self.data, self._secret)
+                facts, arrays = kept
+                self._membership = Membership.of(self.name, tuple(facts["platforms"]), arrays, self.data, self._secret)
 
     def _join(self, request: AgentRequest) -> Answer:
         """Compare plans, set the run's budget aside, and say which items this platform shares."""
@@ -189,7 +190,7 @@ class PlatformAgent:
         if self._linear is not None:
             self._linear.check_size(len(request.arrays["digests"]), "the vocabulary")
         self._membership = Membership.of(self.name, platforms, request.arrays, self.data, self._secret)
-        self._vocabulary_file.save(request.run_id, self.plan, platforms, request.arrays)
+        self._vocabulary_file.save(request.run_id, self.plan, {"platforms": platforms}, request.arrays)
         return self._outbox.reply("vocabulary", {}, {}, self._sizes())
 
     def _take_part_in_secure_sum(self, request: AgentRequest) -> Answer:
@@ -238,17 +239,17 @@ class PlatformAgent:
                 value_mean=value_mean_of(request),
             ),
             elsewhere=request.arrays["item_counts"],
-            towers=self._tower_model(request.arrays, membership),
+            towers=self._tower_model(request, membership),
             linear=self._linear_weights(request.arrays, membership),
         )
         self.store.commit(self._personalizer.build(view))
         self._outbox.close(request.run_id)
         return self._outbox.reply("finish", {}, {}, self._sizes())
 
-    def _tower_model(self, arrays: Arrays, membership: Membership) -> TowerModel | None:
+    def _tower_model(self, request: AgentRequest, membership: Membership) -> TowerModel | None:
         if self.plan.towers is None:
             return None
-        return TowerModel.of(self._towers.finished(arrays, membership), TowerItems.of(membership).own)
+        return TowerModel.of(self._towers.finished(request, membership), TowerItems.of(membership).own)
 
     def _linear_weights(self, arrays: Arrays, membership: Membership) -> LinearTransferScorer | None:
         if self.plan.linear is None:

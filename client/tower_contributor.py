@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from client.data.training import TrainingData
 from client.membership import Membership
+from client.run_file import RunFile
 from common.config.federation import FederationPlan
 from common.errors import ContractError, PrivacyError, TrainingError
-from common.exchange import AgentRequest, Arrays
+from common.exchange import AgentRequest
 from common.privacy.accounting import subsampled_epsilon
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.mechanism import PlainMechanism
@@ -69,7 +70,7 @@ class TowerContributor(Protocol):
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         """One round's contribution, from the request's shared variables."""
 
-    def finished(self, arrays: Arrays, membership: Membership) -> TwoTower:
+    def finished(self, request: AgentRequest, membership: Membership) -> TwoTower:
         """The platform's model with the final shared variables, its private ones trained."""
 
 
@@ -85,21 +86,25 @@ class NoTowers:
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         raise ContractError("this federation has no deep model")
 
-    def finished(self, arrays: Arrays, membership: Membership) -> TwoTower:
+    def finished(self, request: AgentRequest, membership: Membership) -> TwoTower:
         raise ContractError("this federation has no deep model")
 
 
 class PlainTowers:
     """``mode: none``: local epochs, then the trained variables as they are.
 
+    What stays at home between rounds (private variables, the optimiser's slots, random numbers) is on disk after each: an
+    agent that was restarted goes on with the result unchanged.
+
     Args:
         platform: its name, for its own random numbers.
         plan: public parameters.
         data: the platform's.
+        progress: where that is kept.
     """
 
-    def __init__(self, platform: str, plan: FederationPlan, data: TrainingData) -> None:
-        self._platform, self._plan, self._data = platform, plan, data
+    def __init__(self, platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile) -> None:
+        self._platform, self._plan, self._data, self._progress = platform, plan, data, progress
         self._mechanism = PlainMechanism()
         self._trainer: LocalTrainer | None = None
         self._model: TwoTower | None = None
@@ -113,17 +118,18 @@ class PlainTowers:
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         from client.models.local import scheduled_rate, trained_arrays
 
-        model, trainer = self.prepared(membership)
+        model, trainer = self.prepared(request.run_id, membership)
         model.load(request.arrays)
         assert self._plan.towers is not None
         tower_round = request.server_round - self._plan.server_rounds
         result = trainer.train(scheduled_rate(self._plan.towers.training, tower_round))
+        self._progress.save(request.run_id, self._plan, *trainer.progress())
         arrays = trained_arrays(model, result, membership.shared_positions)
         return self._mechanism.release("update", request.server_round, arrays)
 
-    def finished(self, arrays: Arrays, membership: Membership) -> TwoTower:
-        model, trainer = self.prepared(membership)
-        model.load(arrays)
+    def finished(self, request: AgentRequest, membership: Membership) -> TwoTower:
+        model, trainer = self.prepared(request.run_id, membership)
+        model.load(request.arrays)
         if model.private:
             try:
                 trainer.train_private()
@@ -132,8 +138,8 @@ class PlainTowers:
                 _log.warning("the deep model's private variables stay as they were: their training broke down")
         return model
 
-    def prepared(self, membership: Membership) -> tuple[TwoTower, LocalTrainer]:
-        """The platform's model and its trainer; made at the first call."""
+    def prepared(self, run_id: str, membership: Membership) -> tuple[TwoTower, LocalTrainer]:
+        """The platform's model and its trainer; made at the first call, as far as the run had come."""
         from client.models.local import LocalTrainer
 
         assert self._plan.towers is not None
@@ -142,6 +148,8 @@ class PlainTowers:
             self._model = make_model(self._plan, self._data, membership, items)
             rng = np.random.default_rng([self._plan.seed, 2, zlib.crc32(self._platform.encode())])
             self._trainer = LocalTrainer(self._model, self._data.train, items.own, self._plan.towers.training, rng)
+            if (kept := self._progress.load(run_id, self._plan)) is not None:
+                self._trainer.restore(*kept)
         return self._model, self._trainer
 
 
@@ -155,14 +163,15 @@ class PrivateTowers:
         platform: its name.
         plan: public parameters, from the platform's own configuration.
         data: the platform's.
+        progress: of what is private; nothing is kept of noisy sums.
 
     Raises:
         PrivacyError: the plan's rounds cost more than the deep model's part of ε.
     """
 
-    def __init__(self, platform: str, plan: FederationPlan, data: TrainingData) -> None:
+    def __init__(self, platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile) -> None:
         self._plan, self._data = plan, data
-        self._plain = PlainTowers(platform, plan, data)
+        self._plain = PlainTowers(platform, plan, data, progress)
         self._updates = plan.update_plan()
         self._mechanism = UpdateMechanism(self._updates)
         self._computer: GradientComputer | None = None
@@ -190,7 +199,7 @@ class PrivateTowers:
         if self._computer is None:
             from client.models.private import GradientComputer
 
-            model, _ = self._plain.prepared(membership)
+            model, _ = self._plain.prepared(request.run_id, membership)
             assert self._plan.towers is not None
             self._computer = GradientComputer(
                 model, self._data.train.select_items(columns), membership.shared_positions, self._plan.towers.training
@@ -203,8 +212,8 @@ class PrivateTowers:
             request.server_round, n_users=self._data.train.n_users, layout=layout, gradients=gradients
         )
 
-    def finished(self, arrays: Arrays, membership: Membership) -> TwoTower:
-        return self._plain.finished(arrays, membership)
+    def finished(self, request: AgentRequest, membership: Membership) -> TwoTower:
+        return self._plain.finished(request, membership)
 
 
 @cache
@@ -235,8 +244,10 @@ def make_model(plan: FederationPlan, data: TrainingData, membership: Membership,
     )
 
 
-def make_tower_contributor(platform: str, plan: FederationPlan, data: TrainingData) -> TowerContributor:
+def make_tower_contributor(
+    platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile
+) -> TowerContributor:
     """The contributor for the plan's deep model and mode of privacy."""
     if plan.towers is None:
         return NoTowers()
-    return PrivateTowers(platform, plan, data) if plan.private else PlainTowers(platform, plan, data)
+    return (PrivateTowers if plan.private else PlainTowers)(platform, plan, data, progress)

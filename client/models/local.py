@@ -86,8 +86,8 @@ class LocalTrainer:
             TrainingError: the loss is not a number, or a variable's value; model and optimiser are as before.
         """
         # With the state of dropout, so that the next round is as if this one had never been.
-        kept = [*self._variables, *self._optimizer.variables, *self._model.non_trainable_variables]
-        before = [np.asarray(variable).copy() for variable in kept]
+        kept = self._kept()
+        before = {name: np.asarray(variable).copy() for name, variable in kept.items()}
         if learning_rate is not None:
             self._optimizer.learning_rate = learning_rate
         for anchor, variable in zip(self._anchor, self._model.shared.values(), strict=True):
@@ -103,8 +103,8 @@ class LocalTrainer:
             left -= 1.0
             if not (math.isfinite(loss) and self._sound()):
                 # The optimiser's slots too: one that is not a number spoils every round to come.
-                for variable, value in zip(kept, before, strict=True):
-                    variable.assign(value)
+                for name, variable in kept.items():
+                    variable.assign(before[name])
                 raise TrainingError(
                     "the deep model's loss is not a number; nothing of this round was kept. Lower "
                     "towers.training.learning_rate"
@@ -119,6 +119,27 @@ class LocalTrainer:
             self._model, self._matrix, self._rows, self._training, self._rng, variables=private, beta_2=0.999
         )
         return trainer.train(epochs=epochs)
+
+    def progress(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All that a later round depends on besides its broadcast: random numbers as JSON, and arrays by name."""
+        return {"rng": self._rng.bit_generator.state}, {
+            name: np.asarray(variable) for name, variable in self._kept().items()
+        }
+
+    def restore(self, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from what :meth:`progress` gave.
+
+        Raises:
+            KeyError, ValueError: it is of another model.
+        """
+        for name, variable in self._kept().items():
+            variable.assign(arrays[name])
+        self._rng.bit_generator.state = facts["rng"]
+
+    def _kept(self) -> dict[str, Any]:
+        """The optimiser's slots, the state of dropout, and every variable, by place."""
+        whole = [*self._variables, *self._optimizer.variables, *self._model.non_trainable_variables]
+        return {f"{place}": variable for place, variable in enumerate(whole)}
 
     def _sound(self) -> bool:
         # The last step's loss is taken before its update.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from client.models.local import LocalTrainer
 from client.models.scorer import TowerScorer
 from common.config.federation import FederationPlan
 from common.errors import PrivacyError, TrainingError
+from common.exchange import AgentReply, AgentRequest
 from common.privacy.accounting import calibrate_subsampled
 from common.protocol import ROW_POSITIONS
 from server.exchange import SilentObserver
@@ -107,6 +108,37 @@ def test_a_run_trains_the_deep_model_after_the_factors_and_every_platform_keeps_
         scores = kept.towers.on_own().scores(kept.histories, users)
         assert scores.shape == (len(users), len(agent.data.items))
         assert scores == pytest.approx(TowerScorer(live, kept.towers.own).scores(kept.histories, users), abs=1e-5)
+
+
+class Restarted:
+    """An agent whose process is started anew before the deep model's second round, and before the end."""
+
+    def __init__(self, start: Callable[[], PlatformAgent]) -> None:
+        self._start, self.agent = start, start()
+        self.left = ["update of round 4", "finish"]
+
+    def exchange(self, request: AgentRequest) -> AgentReply:
+        step = request.kind if request.kind == "finish" else f"{request.kind} of round {request.server_round}"
+        if step in self.left:
+            self.left.remove(step)
+            self.agent = self._start()
+        return self.agent.exchange(request)
+
+
+def test_an_agent_that_was_restarted_goes_on_with_the_identical_result(exact: Any, tmp_path: Path) -> None:
+    outcome, recorders, platforms = exact
+
+    def start(place: int) -> PlatformAgent:
+        return agents_of(platforms, deep_plan(), tmp_path)[place]
+
+    restarted = [Restarted(partial(start, place)) for place in range(len(platforms))]
+    again = federate(restarted, deep_plan(), tmp_path)
+    assert not any(one.left for one in restarted)
+    assert same_state(again.state, outcome.state)
+    for one, recorder in zip(restarted, recorders, strict=True):
+        kept, expected = one.agent.store.load().towers, recorder.agent.store.load().towers
+        assert kept is not None
+        assert all(np.array_equal(kept.values[name], expected.values[name]) for name in expected.values)
 
 
 def test_nothing_private_and_no_row_of_another_catalogue_leaves(exact: Any) -> None:
@@ -240,8 +272,8 @@ def test_a_platform_whose_training_breaks_down_is_named_and_the_others_go_on(tmp
     broken: Any = agents_of({"platform-1": platforms["platform-1"]}, plan, tmp_path / "other")[0]
     prepared = broken._towers.prepared
 
-    def with_a_wild_rate(membership: Any) -> Any:
-        model, trainer = prepared(membership)
+    def with_a_wild_rate(run_id: str, membership: Any) -> Any:
+        model, trainer = prepared(run_id, membership)
         trainer._sound = lambda: False
         return model, trainer
 

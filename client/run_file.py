@@ -1,10 +1,12 @@
-"""The vocabulary of the run on disk, so that an agent that is restarted in the middle of it goes on."""
+"""What an agent keeps of a run on disk, so that it goes on when it is restarted in the middle of it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from logging import getLogger
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +18,8 @@ from common.files import archive, read_archive, write_atomically
 _log = getLogger(__name__)
 
 
-class VocabularyFile:
-    """Keeps the newest vocabulary message that the platform has accepted.
+class RunFile:
+    """Keeps the newest arrays and facts of a run: the vocabulary that was accepted, or how far training has come.
 
     Args:
         path: of the file; its folder is made when something is kept.
@@ -26,18 +28,18 @@ class VocabularyFile:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def save(self, run_id: str, plan: FederationPlan, platforms: tuple[str, ...], arrays: Arrays) -> None:
-        """Keep the message of a run, under the plan that the platform compared when it joined.
+    def save(self, run_id: str, plan: FederationPlan, facts: Mapping[str, Any], arrays: Arrays) -> None:
+        """Keep ``facts`` (as JSON) and ``arrays`` of a run, under the plan that the platform compared when it joined.
 
         Raises:
             StoreError: it cannot be written.
         """
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        header = json.dumps(_header(run_id, plan) | {"platforms": platforms}).encode()
+        header = json.dumps(_header(run_id, plan) | {"facts": facts}).encode()
         write_atomically(self._path, archive({"header": np.frombuffer(header, dtype=np.uint8), **arrays}))
 
-    def load(self, run_id: str, plan: FederationPlan) -> tuple[tuple[str, ...], Arrays] | None:
-        """Platforms and arrays of the message; None unless it is of this run and this plan.
+    def load(self, run_id: str, plan: FederationPlan) -> tuple[dict[str, Any], Arrays] | None:
+        """Facts and arrays; None unless they are of this run and this plan.
 
         A plan that was changed since is one that nobody has compared: the platform must join again.
         """
@@ -46,13 +48,11 @@ class VocabularyFile:
         try:
             arrays = read_archive(self._path)
             header = json.loads(arrays.pop("header").tobytes())
-            platforms = tuple(header.pop("platforms"))
+            facts = dict(header.pop("facts"))
         except (StoreError, ValueError, KeyError) as error:
-            _log.warning(
-                "%s cannot be used (%s); the platform goes on when it is told the vocabulary anew", self._path, error
-            )
+            _log.warning("%s cannot be used (%s); what it kept is made anew", self._path, error)
             return None
-        return (platforms, arrays) if header == _header(run_id, plan) else None
+        return (facts, arrays) if header == _header(run_id, plan) else None
 
 
 def _header(run_id: str, plan: FederationPlan) -> dict[str, object]:

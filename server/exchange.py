@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from logging import getLogger
 from typing import Final, Protocol
 
-from flwr.app import Message, MessageType
+from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 
 from common.errors import ContractError, CrossfedError, PlatformError
-from common.exchange import OK, AgentReply, AgentRequest, nbytes
+from common.exchange import OK, AgentReply, AgentRequest, Arrays, nbytes
 from common.messages import array_record, kind_of, reply_of, request_content
 from server.state import RoundRecord
 
@@ -106,17 +106,32 @@ class PlatformExchange:
         """
         return self.read(request.kind, self.send(self.messages(request, nodes)))
 
-    def ask_each(self, requests: Mapping[int, AgentRequest]) -> Iterator[tuple[int, AgentReply]]:
-        """Send each node a request of its own, all of one kind; yield as :meth:`ask` does."""
-        messages = [message for node, request in requests.items() for message in self.messages(request, [node])]
+    def ask_each(
+        self, requests: Mapping[int, AgentRequest], common: Arrays | None = None
+    ) -> Iterator[tuple[int, AgentReply]]:
+        """Send each node a request of its own, all of one kind, ``common`` arrays besides; yield as :meth:`ask` does."""
         kind = next(iter(requests.values())).kind if requests else ""
-        return self.read(kind, self.send(messages))
+        return self.read(kind, self.send(self.messages_each(requests, common)))
 
     def messages(self, request: AgentRequest, nodes: Iterable[int] | None = None) -> list[Message]:
         """The Flower messages of :meth:`ask`. Their arrays are serialised once, whatever the number of platforms."""
         chosen = list(self.nodes if nodes is None else nodes)
         self.bytes_down += nbytes(request.arrays) * len(chosen)
-        content = request_content(request, array_record(request.arrays))
+        return self._addressed(request, array_record(request.arrays), chosen)
+
+    def messages_each(self, requests: Mapping[int, AgentRequest], common: Arrays | None = None) -> list[Message]:
+        """The Flower messages of :meth:`ask_each`. What they have in common is serialised once, and in memory once."""
+        shared = common or {}
+        record = array_record(shared)
+        self.bytes_down += sum(nbytes(shared) + nbytes(request.arrays) for request in requests.values())
+        return [
+            message
+            for node, request in requests.items()
+            for message in self._addressed(request, ArrayRecord({**record, **array_record(request.arrays)}), [node])
+        ]
+
+    def _addressed(self, request: AgentRequest, arrays: ArrayRecord, chosen: Iterable[int]) -> list[Message]:
+        content = request_content(request, arrays)
         return [
             Message(
                 content=content,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from common.catalogue import Vocabulary, unpack_blobs
 from common.config.federation import FederationPlan
-from common.errors import ContractError
-from common.exchange import AgentReply
+from common.errors import CatalogueError, ContractError, FederationError
+from common.exchange import AgentReply, AgentRequest
 from common.protocol import open_sizes, plan_sizes, reply_contract, spec_of
+from server.exchange import PlatformExchange
 
 FINGERPRINT = "secret_fingerprint"
 
@@ -27,3 +30,29 @@ def check_greeting(reply: AgentReply, plan: FederationPlan) -> None:
     Vocabulary.empty().extended({reply.platform: digests})
     if len(unpack_blobs(reply.arrays["cards"], offsets)) != len(digests):
         raise ContractError(f"{len(offsets) - 1} item cards for {len(digests)} items")
+
+
+def greet(
+    exchange: PlatformExchange, question: AgentRequest, connected: Iterable[int], plan: FederationPlan
+) -> dict[str, AgentReply]:
+    """Ask ``connected`` nodes to join; those whose answer passes are the exchange's from now on.
+
+    Returns:
+        The answers by platform name, in order of name.
+
+    Raises:
+        FederationError: two platforms have one name.
+    """
+    nodes: dict[str, int] = {}
+    replies: dict[str, AgentReply] = {}
+    for node, reply in exchange.ask(question, connected):
+        try:
+            check_greeting(reply, plan)
+        except (ContractError, CatalogueError) as error:
+            exchange.reject(reply, error)
+            continue
+        if reply.platform in nodes:
+            raise FederationError(f"two platforms are named {reply.platform!r}; every platform needs its own name")
+        nodes[reply.platform], replies[reply.platform] = node, reply
+    exchange.nodes = {nodes[name]: name for name in sorted(nodes)}
+    return {name: replies[name] for name in sorted(nodes)}

@@ -26,7 +26,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from common.catalogue import check_same_secret, pack_blobs
 from common.config.federation import FederationPlan
-from common.errors import CatalogueError, ContractError, FederationError
+from common.errors import FederationError
 from common.exchange import AgentReply, AgentRequest, Arrays, Json, Kind
 from common.messages import array_record
 from server.cards import CardRelay
@@ -34,7 +34,7 @@ from server.checkpoint import CheckpointStore
 from server.collect import make_collector
 from server.exchange import Observer, PlatformExchange, SilentObserver
 from server.features import feature_matrix
-from server.greeting import check_greeting
+from server.greeting import greet
 from server.linear_aggregation import aggregate_linear, linear_answer
 from server.private_aggregation import make_aggregation
 from server.state import RoundRecord, fresh_state, with_vocabulary
@@ -139,10 +139,10 @@ class FederatedFactorization(Strategy):
         names: list[Json] = list(vocabulary.owners)
         arrays: Arrays = {"digests": vocabulary.digests, "owners": vocabulary.ownership().astype(np.uint8)}
         requests = {
-            node: self._request("vocabulary", 0, {"platforms": names}, {**arrays, **self._cards_for(name)})
+            node: self._request("vocabulary", 0, {"platforms": names}, self._cards_for(name))
             for node, name in self._exchange.nodes.items()
         }
-        answers = self._exchange.ask_each(requests)
+        answers = self._exchange.ask_each(requests, arrays)
         self._require_quorum(len(list(answers)), "took the vocabulary")
         self._aggregation.describe(feature_matrix(joined.values(), vocabulary))
         identities = {name: reply.arrays["identity"].tobytes() for name, reply in joined.items()}
@@ -238,17 +238,12 @@ class FederatedFactorization(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The closing messages: the final item parameters and their popularity; to each platform its linear weights."""
-        final = {**self._shared_parameters(), **self.state.towers}
-        linear = self.state.linear
-        if linear is None:
-            return self._exchange.messages(self._request("finish", server_round, {}, final))
-        return (
-            message
+        final, linear = {**self._shared_parameters(), **self.state.towers}, self.state.linear
+        requests = {
+            node: self._request("finish", server_round, {}, {} if linear is None else linear_answer(linear[name]))
             for node, name in self._exchange.nodes.items()
-            for message in self._exchange.messages(
-                self._request("finish", server_round, {}, {**final, **linear_answer(linear[name])}), [node]
-            )
-        )
+        }
+        return self._exchange.messages_each(requests, final)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Count who has built its model. Their measurements stay at home."""
@@ -258,23 +253,12 @@ class FederatedFactorization(Strategy):
 
     def _join(self) -> dict[str, AgentReply]:
         """Ask every connected node who it is; the answers by platform name, in order of name."""
-        plan = self.plan.model_dump(mode="json")
-        nodes: dict[str, int] = {}
-        replies: dict[str, AgentReply] = {}
         wanted = self.plan.platforms or self.plan.min_platforms
         connected = self._exchange.wait_for_nodes(wanted, deadline=self._join_deadline)
-        for node, reply in self._exchange.ask(self._request("join", 0, {"plan": plan}), connected):
-            try:
-                check_greeting(reply, self.plan)
-            except (ContractError, CatalogueError) as error:
-                self._exchange.reject(reply, error)
-                continue
-            if reply.platform in nodes:
-                raise FederationError(f"two platforms are named {reply.platform!r}; every platform needs its own name")
-            nodes[reply.platform], replies[reply.platform] = node, reply
-        self._require_quorum(len(nodes), "joined")
-        self._exchange.nodes = {nodes[name]: name for name in sorted(nodes)}
-        return {name: replies[name] for name in sorted(nodes)}
+        question = self._request("join", 0, {"plan": self.plan.model_dump(mode="json")})
+        replies = greet(self._exchange, question, connected, self.plan)
+        self._require_quorum(len(replies), "joined")
+        return replies
 
     def _record(
         self,

@@ -69,6 +69,9 @@ ENTRIES: dict[str, Entry] = {
         "sequence:bench_sequence", "ML-1M leave-last-out, full ranking: a Transformer, pooled and federated", "folder"
     ),
     "sequence-private": Entry("sequence:bench_private_sequence", "the same under privacy, ε = 10 and 3", "folder"),
+    "last-items-private": Entry(
+        "private_gain:bench_last_items_private", "factors under privacy where sequence-private measures", "folder"
+    ),
     "cold-items": Entry("transfer:cold_items", "items nobody knows, from their content: Recall@20", "folder"),
     "late-platform": Entry(
         "transfer:late_platform", "100 users join a trained federation: HR@10 against alone", "folder"

@@ -36,6 +36,7 @@ from client.secure_member import SecureMember
 from client.store import PlatformStore
 from client.tower_contributor import TowerItems, make_tower_contributor
 from client.tower_model import TowerModel
+from common.broadcast import round_context
 from common.catalogue import FederationSecret, pack_blobs
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
@@ -216,8 +217,11 @@ class PlatformAgent:
         """Charge, then compute and privatise, then mask where the noise is shared, then send."""
 
         def contribution() -> PrivatizedContribution | MaskedContribution:
-            released = make(request, self._joined())
-            return self._member().mask(released, request.run_id) if released.masked else released
+            membership = self._joined()
+            released = make(request, membership)
+            if not released.masked:
+                return released
+            return self._member().mask(released, request.run_id, round_context(request, membership.digest))
 
         charged = (releases or self._contributor.releases)(request)
         return self._outbox.contribute(request, charged, contribution, {**self._sizes(), **(sizes or {})}), {}

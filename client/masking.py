@@ -53,7 +53,7 @@ def masked_units(contribution: PrivatizedContribution) -> NDArray[np.int64]:
 
 
 def mask_contribution(
-    contribution: PrivatizedContribution, secure_sum: SecureSumClient, round_index: int
+    contribution: PrivatizedContribution, secure_sum: SecureSumClient, round_index: int, context: bytes
 ) -> MaskedContribution:
     """Mask all that may leave only masked.
 
@@ -61,6 +61,7 @@ def mask_contribution(
         contribution: of the user-level mechanism, with at least one array to mask.
         secure_sum: this platform's side of the run, enrolled.
         round_index: 0 for the first round of the roster.
+        context: of :func:`common.broadcast.round_context`: what this platform was told.
 
     Raises:
         PrivacyError: the contribution has nothing to mask.
@@ -69,7 +70,7 @@ def mask_contribution(
     if not contribution.masked or not contribution.private:
         raise PrivacyError("this contribution carries its full noise or none: it has nothing to mask")
     # The mechanism's noise share is 2^16 grid steps, whatever a grid step is worth.
-    message = secure_sum.mask(round_index, masked_units(contribution), noise_std=2.0**LOG2_SHARE_STEPS)
+    message = secure_sum.mask(round_index, masked_units(contribution), noise_std=2.0**LOG2_SHARE_STEPS, context=context)
     open_arrays = {name: array for name, array in contribution.arrays.items() if name not in contribution.masked}
     return MaskedContribution(
         kind=f"{MASKED}_{contribution.kind}",

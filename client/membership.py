@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
 from client.platform_model import ItemDescriptions
+from common.broadcast import vocabulary_digest
 from common.catalogue import FederationSecret, Vocabulary, split_boxes, unpack_blobs
 from common.errors import CatalogueError
 from common.exchange import Arrays
@@ -29,6 +30,7 @@ class Membership:
             holds for items that only others have, as it is the same description.
         own_positions: int32 ``[m_own]``: position of each own item, −1 where nobody shares it.
         shared_positions: int32 ``[m_p]``: positions of the items that this platform shares, in order of column.
+        digest: 32 bytes: what all platforms must have been told of the vocabulary alike.
     """
 
     platforms: tuple[str, ...]
@@ -37,6 +39,7 @@ class Membership:
     cards: ItemDescriptions
     own_positions: NDArray[np.int32]
     shared_positions: NDArray[np.int32]
+    digest: bytes
 
     @classmethod
     def of(
@@ -68,6 +71,7 @@ class Membership:
             cards=cards,
             own_positions=own,
             shared_positions=shared,
+            digest=vocabulary_digest(platforms, digests, arrays["owners"]),
         )
 
     def on_vocabulary(self, shared: UserItemMatrix) -> UserItemMatrix:

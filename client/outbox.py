@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
 from pathlib import Path
@@ -18,7 +16,7 @@ from client.privacy_card import PlatformSpend
 from client.witness import FileWitness
 from common.config.federation import FederationPlan
 from common.errors import CrossfedError, LedgerError, StoreError
-from common.exchange import AgentRequest, Arrays, Json, octets
+from common.exchange import AgentRequest, Arrays, Json, digest_of
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.protocol import contribution_specs, open_sizes, reply_specs
 
@@ -138,14 +136,3 @@ class Outbox:
         except (LedgerError, StoreError) as broken:
             _log.error("the refusal of %s is in no journal: %s", kind, broken)
             return error.code
-
-
-def digest_of(request: AgentRequest) -> str:
-    """SHA-256 of everything that a request says."""
-    digest = hashlib.sha256()
-    header = [request.kind, request.run_id, request.server_round, dict(request.config)]
-    digest.update(json.dumps(header, sort_keys=True).encode())
-    for name, array in sorted(request.arrays.items()):
-        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        digest.update(octets(array))
-    return digest.hexdigest()

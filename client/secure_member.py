@@ -72,14 +72,16 @@ class SecureMember:
             raise SecureSumError("the aggregator asks for an unknown step of the secure sum")
         return _bytes(steps[step](self._enrolled(request.run_id)))
 
-    def mask(self, contribution: PrivatizedContribution, run_id: str) -> MaskedContribution:
+    def mask(self, contribution: PrivatizedContribution, run_id: str, context: bytes) -> MaskedContribution:
         """Mask a contribution in its round of the sum (:meth:`FederationPlan.masked_round`).
+
+        ``context`` is the digest of what this platform was told (:func:`common.broadcast.round_context`).
 
         Raises:
             SecureSumError: not enrolled, or the round is closed.
         """
         index = self._plan.masked_round(contribution.kind, contribution.server_round)
-        return mask_contribution(contribution, self._enrolled(run_id), index)
+        return mask_contribution(contribution, self._enrolled(run_id), index, context)
 
     def _join(self, roster: Roster, run_id: str, n_items: int) -> SecureSumClient:
         if roster.run_id != run_id or len(roster.members) != self._plan.platforms:

@@ -7,6 +7,8 @@ carries the error's code and nothing else.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,6 +93,17 @@ def nbytes(arrays: Arrays) -> int:
 def octets(array: NDArray[Any]) -> memoryview:
     """The bytes of an array's values, row by row; copied only where they do not lie that way."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def digest_of(request: AgentRequest) -> str:
+    """SHA-256 of everything that a request says."""
+    digest = hashlib.sha256()
+    header = [request.kind, request.run_id, request.server_round, dict(request.config)]
+    digest.update(json.dumps(header, sort_keys=True).encode())
+    for name, array in sorted(request.arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(octets(array))
+    return digest.hexdigest()
 
 
 def value_mean_of(request: AgentRequest) -> float:

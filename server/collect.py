@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from common.broadcast import round_context, vocabulary_digest
 from common.config.federation import FederationPlan
 from common.errors import ContractError, FederationError, SecureSumError
 from common.exchange import AgentReply, AgentRequest, Arrays, Kind
@@ -55,9 +56,11 @@ class Collector(Protocol):
         """Prepare for a run, after the vocabulary is agreed."""
 
     def contributions(
-        self, exchange: PlatformExchange, state: FederationState, kind: Kind, server_round: int, answers: Answers
+        self, exchange: PlatformExchange, state: FederationState, request: AgentRequest, answers: Answers
     ) -> Iterator[Contribution]:
-        """What the answers contribute; those that break the contract are named in ``exchange.failed`` and left out."""
+        """What the answers to ``request`` contribute; those that break the contract are named in ``exchange.failed`` and
+        left out.
+        """
 
 
 class OpenCollector:
@@ -80,7 +83,7 @@ class OpenCollector:
         """Nothing to prepare."""
 
     def contributions(
-        self, exchange: PlatformExchange, state: FederationState, kind: Kind, server_round: int, answers: Answers
+        self, exchange: PlatformExchange, state: FederationState, request: AgentRequest, answers: Answers
     ) -> Iterator[Contribution]:
         """One contribution a platform, as it arrives."""
         for _, reply in answers:
@@ -182,7 +185,7 @@ class SecureCollector:
         self._server = server
 
     def contributions(
-        self, exchange: PlatformExchange, state: FederationState, kind: Kind, server_round: int, answers: Answers
+        self, exchange: PlatformExchange, state: FederationState, request: AgentRequest, answers: Answers
     ) -> Iterator[Contribution]:
         """What each platform sent in the open (its noisy Gram matrix), then the sum of what was masked.
 
@@ -191,8 +194,11 @@ class SecureCollector:
         """
         if self._server is None:
             raise FederationError("the secure sum has no enrolment yet")
-        index = self._plan.masked_round(kind, server_round)
-        current = self._server.open_round(index, self._masked_length(kind, len(state.vocabulary)))
+        kind, vocabulary = request.kind, state.vocabulary
+        told = vocabulary_digest(vocabulary.owners, vocabulary.digests, vocabulary.ownership().astype(np.uint8))
+        index = self._plan.masked_round(kind, request.server_round)
+        length = self._masked_length(kind, len(vocabulary))
+        current = self._server.open_round(index, length, round_context(request, told))
         for _, reply in answers:
             if not self._open.keeps_contract(exchange, state, reply):
                 continue
@@ -205,11 +211,11 @@ class SecureCollector:
             yield Contribution((reply.platform,), state.vocabulary.owners[reply.platform], in_the_open)
         missing = exchange.failed
         if self._server.roster.dropouts:
-            self._unmask(exchange, state, server_round, current)
+            self._unmask(exchange, state, request.server_round, current)
         # The round's own failures stand, whatever happened while it was unmasked.
         exchange.failed = missing
-        everything = np.arange(len(state.vocabulary), dtype=np.int32)
-        yield Contribution(current.survivors, everything, self._split(kind, current.sum(), len(state.vocabulary)))
+        everything = np.arange(len(vocabulary), dtype=np.int32)
+        yield Contribution(current.survivors, everything, self._split(kind, current.sum(), len(vocabulary)))
 
     def _unmask(
         self, exchange: PlatformExchange, state: FederationState, server_round: int, current: SecureSumRound
@@ -259,7 +265,7 @@ class SecureCollector:
             arrays={"message": np.frombuffer(message, dtype=np.uint8)},
         )
 
-    def _masked_length(self, kind: Kind, n_items: int) -> int:
+    def _masked_length(self, kind: str, n_items: int) -> int:
         if kind == self.update_kind:
             return self._plan.update_layout(n_items).size
         if kind == self.linear_kind:
@@ -267,7 +273,7 @@ class SecureCollector:
         counts, *statistics = masked_lengths(self._plan.release_plan(), n_items=n_items, row=self._plan.row)
         return counts if kind == self.counts_kind else statistics[0]
 
-    def _split(self, kind: Kind, total: NDArray[np.int64], n_items: int) -> Arrays:
+    def _split(self, kind: str, total: NDArray[np.int64], n_items: int) -> Arrays:
         """The arrays that were masked end to end, in order of their names."""
         if kind == self.counts_kind:
             return {"counts": total}

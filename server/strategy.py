@@ -154,9 +154,9 @@ class FederatedFactorization(Strategy):
 
     def count(self) -> None:
         """Sum the platforms' item counts: once a run, and again when a platform has joined it later."""
-        kind = self._collector.counts_kind
-        answers = self._exchange.ask(self._request(kind, 0))
-        parts = self._collector.contributions(self._exchange, self.state, kind, 0, answers)
+        request = self._request(self._collector.counts_kind, 0)
+        answers = self._exchange.ask(request)
+        parts = self._collector.contributions(self._exchange, self.state, request, answers)
         # Items are chosen by counts, so that what was gathered before other platforms joined is out of date.
         self.state = replace(self._aggregation.count(self.state, parts), linear=None)
         self._require_quorum(len(self._exchange.nodes) - len(self._exchange.failed), "sent their counts")
@@ -165,9 +165,9 @@ class FederatedFactorization(Strategy):
         """The platforms' item-item statistics, and from them each one's weights for the items that it lacks."""
         started = time.monotonic()
         self._exchange.reset_counters()
-        kind = self._collector.linear_kind
-        answers = self._exchange.ask(self._request(kind, 0, {}, {"item_counts": self.state.item_counts}))
-        parts = self._collector.contributions(self._exchange, self.state, kind, 0, answers)
+        request = self._request(self._collector.linear_kind, 0, {}, {"item_counts": self.state.item_counts})
+        answers = self._exchange.ask(request)
+        parts = self._collector.contributions(self._exchange, self.state, request, answers)
         weights, platforms = aggregate_linear(self.plan, self.state, parts)
         self._require_quorum(len(platforms), "sent their item-item statistics")
         record = self._record(0, started, platforms, objective=None, phase="linear")
@@ -192,8 +192,9 @@ class FederatedFactorization(Strategy):
         self._exchange.reset_counters()
         tower_round, kind = self.state.tower_round + 1, self._collector.update_kind
         server_round = self.plan.server_rounds + tower_round
-        answers = self._exchange.ask(self._request(kind, server_round, {"tower_round": tower_round}, self.state.towers))
-        parts = self._collector.contributions(self._exchange, self.state, kind, server_round, answers)
+        request = self._request(kind, server_round, {"tower_round": tower_round}, self.state.towers)
+        answers = self._exchange.ask(request)
+        parts = self._collector.contributions(self._exchange, self.state, request, answers)
         step = aggregate_towers(self.plan, self.state, parts)
         self._require_quorum(len(step.platforms), f"contributed to round {tower_round} of the deep model")
         record = self._record(server_round, started, step.platforms, objective=step.loss, phase="towers")
@@ -210,16 +211,15 @@ class FederatedFactorization(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """The messages of a round: the item parameters of :attr:`state`, to every platform of the run."""
-        kind = self._collector.statistics_kind
-        return self._exchange.messages(self._request(kind, server_round, {}, self._shared_parameters()))
+        return self._exchange.messages(self._statistics_request(server_round))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Fold each platform's statistics into the sum, solve for the new item parameters, record the round."""
-        kind = self._collector.statistics_kind
-        answers = self._exchange.read(kind, replies)
-        parts = self._collector.contributions(self._exchange, self.state, kind, server_round, answers)
+        request = self._statistics_request(server_round)
+        answers = self._exchange.read(request.kind, replies)
+        parts = self._collector.contributions(self._exchange, self.state, request, answers)
         solved = self._aggregation.solve(self.state, parts)
         self._require_quorum(len(solved.platforms), f"contributed to round {server_round}")
         record = self._record(
@@ -292,6 +292,9 @@ class FederatedFactorization(Strategy):
             config={"value_mean": self.state.value_mean} | (config or {}),
             arrays=arrays or {},
         )
+
+    def _statistics_request(self, server_round: int) -> AgentRequest:
+        return self._request(self._collector.statistics_kind, server_round, {}, self._shared_parameters())
 
     def _shared_parameters(self) -> Arrays:
         return {"item_parameters": self.state.item_parameters, "item_counts": self.state.item_counts}

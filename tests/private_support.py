@@ -16,6 +16,7 @@ from client.budget import mu_squared
 from client.data.training import TrainingData
 from client.ledger import BudgetLedger
 from client.outbox import Outbox
+from common.broadcast import round_context, vocabulary_digest
 from common.catalogue import Vocabulary, pack_blobs
 from common.config.federation import FederationPlan
 from common.exchange import AgentReply, AgentRequest, Arrays
@@ -192,15 +193,24 @@ class HandMade:
     def masked_round(self, server: SecureSumServer, server_round: int, names: Sequence[str]) -> SecureSumRound:
         """Ask ``names`` for their masked contributions; the round as the aggregator holds it then."""
         length = (len(self.vocabulary) + 1, *[len(self.vocabulary) * self.plan.row] * 2)[server_round]
-        current = server.open_round(server_round, length)
+        current = server.open_round(server_round, length, self.context(server_round))
         for name in names:
             current.add_masked(name, self.masked(name, server_round).arrays["masked"].tobytes())
         return current
 
+    def context(self, server_round: int, seed: int = 0) -> bytes:
+        """The digest of what :meth:`masked` asks, as the aggregator computes it from what it sends."""
+        told = self.vocabulary_parts()
+        digest = vocabulary_digest(told["config"]["platforms"], told["arrays"]["digests"], told["arrays"]["owners"])
+        return round_context(self._masked_request(server_round, seed), digest)
+
     def masked(self, name: str, server_round: int, seed: int = 0) -> AgentReply:
+        return self.agents[name].exchange(self._masked_request(server_round, seed))
+
+    def _masked_request(self, server_round: int, seed: int) -> AgentRequest:
         if server_round == 0:
-            return self.ask(name, "masked_counts")
-        return self.ask(name, "masked_statistics", server_round, arrays=self.parameters(seed))
+            return self.request("masked_counts", 0)
+        return self.request("masked_statistics", server_round, arrays=self.parameters(seed))
 
 
 def bytes_of(reply: AgentReply) -> bytes:

@@ -225,4 +225,5 @@ def _membership() -> Membership:
         cards=described,
         own_positions=everything,
         shared_positions=everything,
+        digest=bytes(32),
     )

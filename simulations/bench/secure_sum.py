@@ -50,12 +50,12 @@ def bench_secure_sum(
 
     survivors = names[missing:]
     start = time.perf_counter()
-    masked = {name: clients[name].mask(0, units[name], noise_std=0.0) for name in survivors}
+    masked = {name: clients[name].mask(0, units[name], noise_std=0.0, context=bytes(32)) for name in survivors}
     times["mask_s"] = time.perf_counter() - start
     times["mask_per_platform_s"] = times["mask_s"] / len(survivors)
 
     start = time.perf_counter()
-    current = server.open_round(0, values)
+    current = server.open_round(0, values, bytes(32))
     for name, data in masked.items():
         current.add_masked(name, data)
     times["add_s"] = time.perf_counter() - start

@@ -18,7 +18,7 @@ from client.budget import BudgetPolicy
 from client.ledger import BudgetLedger
 from common.errors import FederationError, PrivacyError, SecureSumError
 from common.exchange import AgentReply, AgentRequest
-from common.privacy.secure_sum import Roster
+from common.privacy.secure_sum import Roster, wire
 from common.privacy.secure_sum.roster import Member
 from common.privacy.secure_sum.wire import SurvivorList, split_frame
 from server.checkpoint import CheckpointStore
@@ -254,30 +254,49 @@ def test_counts_under_another_round_number_are_charged_and_do_not_leave(tmp_path
     assert rounds_sent(asked.agents["platform-0"]) == [0]
 
 
-def test_totals_pulled_apart_by_different_parameters_still_carry_all_of_the_noise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a dishonest aggregator can do and the card says: one platform's totals, never less noise than was promised."""
-    plan = private_plan(kept_items=1)
+def told_differently(what: str, asked: HandMade) -> dict[str, Any]:
+    """A request of round 1 that differs from the others' in one number."""
+    arrays = {name: np.array(array) for name, array in asked.parameters().items()}
+    if what in arrays:
+        arrays[what].reshape(-1)[0] += 1
+    return {"arrays": arrays} | ({"config": {"value_mean": 0.5}} if what == "config" else {})
+
+
+def tell_another_vocabulary(asked: HandMade, name: str, what: str) -> None:
+    """The platform's own items in their places, and one thing about the others' that only it is told."""
+    parts = asked.vocabulary_parts()
+    arrays = {key: np.array(array) for key, array in parts["arrays"].items()}
+    own = parts["config"]["platforms"].index(name)
+    foreign = np.flatnonzero(arrays["owners"][:, own] == 0)[0]
+    if what == "owners":
+        arrays["owners"][foreign, own - 1] ^= 1
+    else:
+        arrays["digests"][foreign, 0] ^= 1
+    assert asked.ask(name, "vocabulary", config=parts["config"], arrays=arrays).code == "ok"
+
+
+@pytest.mark.parametrize("what", ["item_counts", "item_parameters", "config", "owners", "digests"])
+def test_an_aggregator_that_tells_one_platform_something_else_gets_no_sum(tmp_path: Path, what: str) -> None:
+    """Else it could have platforms' totals in rows that it chooses; whatever it says of the vector it was sent."""
+    plan = private_plan()
     asked = by_hand(private_platforms(), plan, tmp_path)
-    tap = Tap(monkeypatch)
     server = asked.enrol()
     asked.masked_round(server, 0, list(asked.agents))
-    current = server.open_round(1, len(asked.vocabulary) * plan.row)
-    for wanted, name in enumerate(asked.agents):
-        # Each is told of another one item that it is the only one to keep.
-        counts = np.ones(len(asked.vocabulary))
-        counts[wanted] = 100.0
-        arrays = asked.parameters() | {"item_counts": counts}
-        current.add_masked(name, asked.ask(name, "masked_statistics", 1, arrays=arrays).arrays["masked"].tobytes())
-    total = current.sum().reshape(-1, plan.row)
-    released = {name: part.arrays["item_vectors"] for name, part in zip(asked.agents, tap.of_round(1), strict=True)}
-    assert np.array_equal(total, np.sum(list(released.values()), axis=0))
-    others = total - released["platform-0"]
-    noise = plan.release_plan().rounds[0].item_vectors
-    # Nothing of the others' users lies in the victim's item: what is left there is their noise, no less than σ.
-    assert others[3:].std() * noise.grid_step >= noise.sigma * 0.75, "two shares on some twenty items of three numbers"
-    assert np.abs(others[0]).max() < 6 * 2**16 * np.sqrt(2)
+    victim = "platform-1"
+    if what in ("owners", "digests"):
+        tell_another_vocabulary(asked, victim, what)
+    current = server.open_round(1, len(asked.vocabulary) * plan.row, asked.context(1))
+    for name in asked.agents:
+        parts = told_differently(what, asked) if name == victim else {"arrays": asked.parameters()}
+        data = asked.ask(name, "masked_statistics", 1, **parts).arrays["masked"].tobytes()
+        if name == victim:
+            with pytest.raises(SecureSumError, match="answers another request or vocabulary"):
+                current.add_masked(name, data)
+        text, payload = wire.split_frame(data)
+        header = wire.MaskedVectorHeader.from_header(text).model_copy(update={"context": asked.context(1)})
+        current.add_masked(name, wire.frame(header, bytes(payload)))
+    with pytest.raises(SecureSumError, match="bound"):
+        current.sum()
 
 
 def unsafe(roster: Roster, **changes: Any) -> bytes:

@@ -48,7 +48,7 @@ class Ground:
         arrays = self.asked.parameters() if server_round else {}
         asked = AgentRequest(kind=kind, run_id="run", server_round=server_round, arrays=arrays)
         answers = self.exchange.ask(asked)
-        return list(collector.contributions(self.exchange, self.state, kind, server_round, answers))
+        return list(collector.contributions(self.exchange, self.state, asked, answers))
 
     def secure_steps(self) -> dict[str, int]:
         """How many messages of the secure sum each platform has had."""

@@ -338,14 +338,15 @@ def test_an_error_leaves_as_its_code_alone(platform: Platform) -> None:
 
 
 class _FakeSecureSum:
-    def mask(self, round_index: int, units: np.ndarray, *, noise_std: float) -> bytes:
-        assert (round_index, noise_std) == (0, 2.0**16)
+    def mask(self, round_index: int, units: np.ndarray, *, noise_std: float, context: bytes) -> bytes:
+        assert (round_index, noise_std, context) == (0, 2.0**16, b"told")
         return bytes(8) + (units ^ 0x5555).tobytes()
 
 
 def test_shares_of_noise_leave_only_masked(platform: Platform) -> None:
     shares = statistics(5, masked=frozenset({"user_gram"}))
-    masked = mask_contribution(statistics(5, masked=frozenset({"item_vectors"})), _FakeSecureSum(), 0)  # type: ignore[arg-type]
+    vectors = statistics(5, masked=frozenset({"item_vectors"}))
+    masked = mask_contribution(vectors, _FakeSecureSum(), 0, b"told")  # type: ignore[arg-type]
     assert set(masked.arrays) == {"masked", "user_gram"}
     receipt = platform.charge()
     with pytest.raises(EgressRefusedError, match="user_gram carry a share"):
@@ -354,7 +355,7 @@ def test_shares_of_noise_leave_only_masked(platform: Platform) -> None:
     sent = platform.guard.send(masked, kind="masked_statistics", sizes=sizes, receipt=receipt)
     np.testing.assert_array_equal(sent["masked"], masked.arrays["masked"])
     with pytest.raises(PrivacyError, match="nothing to mask"):
-        mask_contribution(statistics(), _FakeSecureSum(), 0)  # type: ignore[arg-type]
+        mask_contribution(statistics(), _FakeSecureSum(), 0, b"told")  # type: ignore[arg-type]
     with pytest.raises(PrivacyError, match="mask_contribution only"):
         MaskedContribution(kind="masked_statistics", server_round=1, private=True, arrays={}, releases=())
 

@@ -126,12 +126,12 @@ def test_nothing_is_answered_or_masked_before_enrolment_or_for_another_run(
         with pytest.raises(SecureSumError, match="not enrolled in the secure sum of this run"):
             one.answer(step(name, b""), N_ITEMS)
     with pytest.raises(SecureSumError, match="not enrolled in the secure sum of this run"):
-        one.mask(counts, "run")
+        one.mask(counts, "run", bytes(32))
     one.answer(step("advertise", roster(identities).to_bytes()), N_ITEMS)
     with pytest.raises(SecureSumError, match="not enrolled in the secure sum of this run"):
-        one.mask(counts, "another")
+        one.mask(counts, "another", bytes(32))
     with pytest.raises(SecureSumError, match="not enrolled yet"):
-        one.mask(counts, "run")
+        one.mask(counts, "run", bytes(32))
 
 
 def test_one_run_has_one_roster(identities: dict[str, PlatformIdentity], tmp_path: Path) -> None:

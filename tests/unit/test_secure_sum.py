@@ -26,6 +26,7 @@ from simulations.bench.secure_sum import bench_secure_sum
 
 BOUND = 1 << 24
 TEN = [f"shop-{index:02d}" for index in range(10)]
+TOLD = bytes(32)
 
 
 def spec(bits: int = 32, noise_std: float = 0.0) -> RoundSpec:
@@ -170,7 +171,11 @@ def test_masked_vectors_look_uniform_and_unrelated_between_rounds_runs_and_platf
     seen = []
     for _ in range(2):
         _, clients = local_federation(TEN[:4], rounds=(spec(), spec()), dropouts=dropouts)
-        seen += [payload(clients[name].mask(index, zeros, noise_std=0)) for index in range(2) for name in TEN[:2]]
+        seen += [
+            payload(clients[name].mask(index, zeros, noise_std=0, context=TOLD))
+            for index in range(2)
+            for name in TEN[:2]
+        ]
     for octets in seen:
         assert chisquare(np.bincount(octets, minlength=256)).pvalue > 1e-7
         assert kstest(octets.view("<u4") / 2**32, "uniform").pvalue > 1e-7
@@ -189,7 +194,7 @@ def test_the_uniformity_tests_reject_an_unmasked_vector():
 def test_sums_of_some_vectors_still_look_uniform():
     _, clients = local_federation(TEN[:5], rounds=(spec(),), dropouts=1)
     zeros = np.zeros(50_000, dtype=np.int64)
-    masked = [payload(clients[name].mask(0, zeros, noise_std=0)).view("<u4") for name in TEN[:5]]
+    masked = [payload(clients[name].mask(0, zeros, noise_std=0, context=TOLD)).view("<u4") for name in TEN[:5]]
     for count in range(1, 6):  # even all five: their self-masks are still on
         total = np.sum(masked[:count], axis=0, dtype="<u4")
         assert chisquare(np.bincount(total.view(np.uint8), minlength=256)).pvalue > 1e-7
@@ -220,10 +225,10 @@ def test_platforms_and_aggregator_that_restart_between_any_two_messages_finish_t
         clients[name].receive_shares(server.mailbag(name))
     for index in range(2):
         inputs = vectors(TEN[:5], seed=index)
-        current = server.open_round(index, 1000)
+        current = server.open_round(index, 1000, TOLD)
         for name in TEN[:4]:
             restart()
-            current.add_masked(name, clients[name].mask(index, inputs[name], noise_std=0))
+            current.add_masked(name, clients[name].mask(index, inputs[name], noise_std=0, context=TOLD))
         for name in TEN[:4]:
             restart()
             current.add_survivor_reply(name, clients[name].answer_survivors(current.survivor_list()))
@@ -240,15 +245,15 @@ def test_every_repeated_request_gets_identical_bytes_also_after_a_restart():
     enrol_all(server, clients)
     name = TEN[0]
     inputs = vectors(TEN[:5])
-    current = server.open_round(0, 1000)
+    current = server.open_round(0, 1000, TOLD)
     for platform, client in clients.items():
-        current.add_masked(platform, client.mask(0, inputs[platform], noise_std=0))
+        current.add_masked(platform, client.mask(0, inputs[platform], noise_std=0, context=TOLD))
     before = clients[name]
     after = SecureSumClient.from_state(saved[name], identity=people[name], save=lambda state: None)
     for ask in (
         lambda client: client.advertise(),
         lambda client: client.enrol(server.enrolment()),
-        lambda client: client.mask(0, inputs[name], noise_std=0),
+        lambda client: client.mask(0, inputs[name], noise_std=0, context=TOLD),
         lambda client: client.answer_survivors(current.survivor_list()),
     ):
         assert ask(before) == ask(before) == ask(after)
@@ -260,12 +265,12 @@ def test_another_vector_under_the_same_masks_is_refused_also_after_a_restart():
     server, clients, people = joined(TEN[:3], saved=saved)
     enrol_all(server, clients)
     units = np.arange(10)
-    clients[TEN[0]].mask(0, units, noise_std=0)
+    clients[TEN[0]].mask(0, units, noise_std=0, context=TOLD)
     restarted = SecureSumClient.from_state(saved[TEN[0]], identity=people[TEN[0]], save=lambda state: None)
     for client in (clients[TEN[0]], restarted):
         for other in (units + 1, units[:9], np.arange(11)):
             with pytest.raises(SecureSumError, match="another vector was masked"):
-                client.mask(0, other, noise_std=0)
+                client.mask(0, other, noise_std=0, context=TOLD)
 
 
 def test_nothing_leaves_when_the_state_cannot_be_saved():
@@ -279,11 +284,11 @@ def test_nothing_leaves_when_the_state_cannot_be_saved():
     state = clients[name].to_state()
     broken = SecureSumClient.from_state(state, identity=people[name], save=full_disk)
     with pytest.raises(OSError, match="disk full"):
-        broken.mask(0, np.arange(10), noise_std=0)
+        broken.mask(0, np.arange(10), noise_std=0, context=TOLD)
     assert broken.to_state() == state
-    current = server.open_round(0, 10)
+    current = server.open_round(0, 10, TOLD)
     for platform in TEN[:4]:
-        current.add_masked(platform, clients[platform].mask(0, np.arange(10), noise_std=0))
+        current.add_masked(platform, clients[platform].mask(0, np.arange(10), noise_std=0, context=TOLD))
     broken = SecureSumClient.from_state(clients[name].to_state(), identity=people[name], save=full_disk)
     with pytest.raises(OSError, match="disk full"):
         broken.answer_survivors(current.survivor_list())
@@ -296,7 +301,7 @@ def test_a_closed_rounds_secrets_and_shares_are_dropped_from_the_state():
     client = clients[TEN[0]]
     before = json.loads(client.to_state())
     assert before["encryption_secret"] == ""
-    client.mask(1, np.arange(10), noise_std=0)
+    client.mask(1, np.arange(10), noise_std=0, context=TOLD)
     text = client.to_state().decode()
     pairs = [pair for shares in before["held"].values() for pair in shares[:1]]
     for secret in (before["mask_secrets"][0], before["self_secrets"][0], *(share for pair in pairs for share in pair)):
@@ -304,7 +309,7 @@ def test_a_closed_rounds_secrets_and_shares_are_dropped_from_the_state():
         assert secret not in text
     assert before["mask_secrets"][1] in text
     with pytest.raises(SecureSumError, match="closed"):
-        client.mask(0, np.arange(10), noise_std=0)
+        client.mask(0, np.arange(10), noise_std=0, context=TOLD)
 
 
 def test_a_state_shows_no_secret_and_belongs_to_one_identity():
@@ -324,8 +329,8 @@ def test_a_state_shows_no_secret_and_belongs_to_one_identity():
 def test_an_aggregator_that_restarts_in_a_round_gets_the_same_vectors_again():
     server, clients = local_federation(TEN[:5], rounds=(spec(),), dropouts=1)
     inputs = vectors(TEN[:5])
-    lost = server.open_round(0, 1000)
-    first = {name: client.mask(0, inputs[name], noise_std=0) for name, client in clients.items()}
+    lost = server.open_round(0, 1000, TOLD)
+    first = {name: client.mask(0, inputs[name], noise_std=0, context=TOLD) for name, client in clients.items()}
     lost.add_masked(TEN[0], first[TEN[0]])
     restarted = SecureSumServer.from_state(server.to_state())
     assert run_round(restarted, clients, inputs).total.tolist() == exact(inputs, TEN[:5])

@@ -29,6 +29,7 @@ from common.privacy.secure_sum.transcript import Transcript, make_advert
 NAMES = [f"shop-{index:02d}" for index in range(10)]
 SPEC = RoundSpec(label="statistics", ring=RingConfig(max_abs_per_platform=1 << 24), noise_std=2.0)
 UNITS = np.arange(-50, 50)
+TOLD, OTHER = bytes(32), bytes(31) + b"\x01"
 
 
 class World:
@@ -56,8 +57,13 @@ class World:
             save=lambda state: None,
         )
 
-    def mask_all(self, index: int = 0, units: np.ndarray = UNITS) -> dict[str, bytes]:
-        return {name: client.mask(index, units, noise_std=2.0) for name, client in self.clients.items()}
+    def mask_all(self, index: int = 0, units: np.ndarray = UNITS, told=None) -> dict[str, bytes]:
+        """``told``: by name, for those that are told something else."""
+        contexts = dict.fromkeys(self.clients, TOLD) | (told or {})
+        return {
+            name: client.mask(index, units, noise_std=2.0, context=contexts[name])
+            for name, client in self.clients.items()
+        }
 
 
 def survivors(names, index: int = 0) -> bytes:
@@ -253,12 +259,81 @@ def test_revealing_a_missing_platforms_key_of_one_round_says_nothing_about_anoth
     missing, transcript = world.clients[NAMES[4]]._state, world.server.transcript
 
     def mask_key(index: int, secret: bytes) -> bytes:
-        return transcript.pair_mask(NAMES[0], NAMES[4], index, secret=secret, secret_of=NAMES[4])[0]
+        return transcript.pair_mask(NAMES[0], NAMES[4], index, context=TOLD, secret=secret, secret_of=NAMES[4])[0]
 
     own = world.clients[NAMES[0]]._state.mask_secrets[1]
-    right = transcript.pair_mask(NAMES[0], NAMES[4], 1, secret=own, secret_of=NAMES[0])[0]
+    right = transcript.pair_mask(NAMES[0], NAMES[4], 1, context=TOLD, secret=own, secret_of=NAMES[0])[0]
     assert mask_key(1, missing.mask_secrets[1]) == right
     assert mask_key(1, missing.mask_secrets[0]) != right
+
+
+# broadcasts
+
+
+def as_if_told_the_same(data: bytes) -> bytes:
+    """What an aggregator that sent different things makes of a vector's header."""
+    text, payload = wire.split_frame(data)
+    header = wire.MaskedVectorHeader.from_header(text)
+    return wire.frame(header.model_copy(update={"context": TOLD}), bytes(payload))
+
+
+def unmasked_words(world: World, masked: dict[str, bytes], length: int) -> np.ndarray:
+    """The ring's words after all masks that the aggregator can compute are taken away, all platforms being there."""
+    current = world.server.open_round(0, length, TOLD)
+    for name, data in masked.items():
+        current.add_masked(name, as_if_told_the_same(data))
+    if world.roster.dropouts:
+        request = current.survivor_list()
+        for name, client in world.clients.items():
+            current.add_survivor_reply(name, client.answer_survivors(request))
+        masks.add_streams(current._words, current._surviving_masks())
+    return current._words
+
+
+@pytest.mark.parametrize("dropouts", [0, 3])
+@pytest.mark.parametrize("others", [NAMES[:1], NAMES[:5], NAMES[4:]], ids=["one", "half", "most"])
+def test_platforms_that_were_told_different_things_add_up_to_uniform_words(dropouts, others):
+    world, length = World(dropouts=dropouts), 1 << 14
+    masked = world.mask_all(0, np.zeros(length, dtype=np.int64), dict.fromkeys(others, OTHER))
+    words = unmasked_words(world, masked, length)
+    cells = np.bincount(words.astype(np.uint64) >> np.uint64(8 * words.itemsize - 6), minlength=64)
+    chi_squared = float(((cells - length / 64) ** 2 / (length / 64)).sum())
+    assert 20 < chi_squared < 130, "63 degrees of freedom: outside with probability below 1e-6"
+
+
+@pytest.mark.parametrize("dropouts", [0, 3])
+def test_platforms_that_were_told_the_same_add_up_exactly(dropouts):
+    world, units = World(dropouts=dropouts), np.arange(-500, 500)
+    words = unmasked_words(world, world.mask_all(0, units, dict.fromkeys(NAMES, TOLD)), len(units))
+    assert SPEC.ring.decode(words).tolist() == (10 * units).tolist()
+
+
+def test_a_vector_for_another_broadcast_is_named_and_its_platform_counts_as_missing():
+    world = World()
+    masked = world.mask_all(told={NAMES[3]: OTHER})
+    current = world.server.open_round(0, len(UNITS), TOLD)
+    for name, data in masked.items():
+        if name == NAMES[3]:
+            with pytest.raises(SecureSumError, match="'shop-03': it answers another request or vocabulary"):
+                current.add_masked(name, data)
+        else:
+            current.add_masked(name, data)
+    request = current.survivor_list()
+    for name in current.survivors:
+        current.add_survivor_reply(name, world.clients[name].answer_survivors(request))
+    signed = current.certificate()
+    for name in current.survivors:
+        current.add_survivor_reply(name, world.clients[name].answer_certificate(signed))
+    assert current.sum().tolist() == (9 * UNITS).tolist()
+
+
+def test_the_same_vector_for_another_broadcast_is_not_masked_a_second_time():
+    world = World()
+    client = world.clients[NAMES[0]]
+    first = client.mask(0, UNITS, noise_std=2.0, context=TOLD)
+    with pytest.raises(SecureSumError, match="another vector was masked"):
+        client.mask(0, UNITS, noise_std=2.0, context=OTHER)
+    assert client.mask(0, UNITS, noise_std=2.0, context=TOLD) == first
 
 
 # keys, adverts, envelopes
@@ -350,7 +425,7 @@ def test_adverts_of_an_earlier_enrolment_open_no_envelope_so_that_nothing_is_mas
     with pytest.raises(SecureSumError, match="accepted other adverts"):
         victim.receive_shares(wire.Mailbag(envelopes=replayed).to_bytes())
     with pytest.raises(SecureSumError, match="shares are missing"):
-        victim.mask(0, UNITS, noise_std=2.0)
+        victim.mask(0, UNITS, noise_std=2.0, context=TOLD)
 
 
 def test_a_second_enrolment_of_the_same_client_is_refused():
@@ -393,7 +468,7 @@ def test_tampered_swapped_or_missing_envelopes_are_refused():
     with pytest.raises(SecureSumError, match="not one envelope from each"):
         world.clients[NAMES[0]].receive_shares(wire.Mailbag(envelopes=right).to_bytes())
     with pytest.raises(SecureSumError, match="shares are missing"):
-        world.clients[NAMES[0]].mask(0, UNITS, noise_std=2.0)
+        world.clients[NAMES[0]].mask(0, UNITS, noise_std=2.0, context=TOLD)
 
 
 def test_platforms_that_were_shown_different_keys_of_a_third_open_nothing_from_each_other():
@@ -424,37 +499,37 @@ def test_values_without_the_promised_noise_are_not_masked():
     client = World(NAMES[:5], dropouts=1).clients[NAMES[0]]
     for noise_std in (0.0, 1.99, -2.0, float("nan")):
         with pytest.raises(SecureSumError, match="less noise than the roster promises"):
-            client.mask(0, UNITS, noise_std=noise_std)
+            client.mask(0, UNITS, noise_std=noise_std, context=TOLD)
     for units in (UNITS.astype(float), UNITS.astype(np.int32), UNITS.reshape(2, -1), UNITS[:0]):
         with pytest.raises(SecureSumError, match="one-dimensional int64"):
-            client.mask(0, units, noise_std=2.0)
-    client.mask(0, UNITS, noise_std=2.0)
+            client.mask(0, units, noise_std=2.0, context=TOLD)
+    client.mask(0, UNITS, noise_std=2.0, context=TOLD)
 
 
 def test_a_replayed_or_unknown_round_is_refused():
     client = World(NAMES[:5], dropouts=1).clients[NAMES[0]]
-    client.mask(1, UNITS, noise_std=2.0)
+    client.mask(1, UNITS, noise_std=2.0, context=TOLD)
     with pytest.raises(SecureSumError, match="round 0 is closed"):
-        client.mask(0, UNITS, noise_std=2.0)
+        client.mask(0, UNITS, noise_std=2.0, context=TOLD)
     with pytest.raises(SecureSumError, match="another vector was masked"):
-        client.mask(1, UNITS + 1, noise_std=2.0)
+        client.mask(1, UNITS + 1, noise_std=2.0, context=TOLD)
     for index in (-1, 2):
         with pytest.raises(SecureSumError, match="has 2 rounds"):
-            client.mask(index, UNITS, noise_std=2.0)
+            client.mask(index, UNITS, noise_std=2.0, context=TOLD)
 
 
 def test_nothing_is_masked_before_enrolment():
     client = World(NAMES[:5], dropouts=1, enrol=False).clients[NAMES[0]]
     with pytest.raises(SecureSumError, match="not enrolled yet"):
-        client.mask(0, UNITS, noise_std=2.0)
+        client.mask(0, UNITS, noise_std=2.0, context=TOLD)
 
 
 def test_a_platform_that_sends_unmasked_values_spoils_the_sum_and_shows_nobody_elses():
     world = World()
     masked = world.mask_all()
-    header = wire.MaskedVectorHeader(platform=NAMES[0], round_index=0, length=len(UNITS))
+    header = wire.MaskedVectorHeader(platform=NAMES[0], round_index=0, context=TOLD, length=len(UNITS))
     masked[NAMES[0]] = wire.frame(header, SPEC.ring.pack(SPEC.ring.encode(UNITS)))
-    current = world.server.open_round(0, len(UNITS))
+    current = world.server.open_round(0, len(UNITS), TOLD)
     for name, data in masked.items():
         current.add_masked(name, data)
     for name in NAMES:
@@ -467,7 +542,7 @@ def test_a_platform_that_sends_unmasked_values_spoils_the_sum_and_shows_nobody_e
 
 
 def full_round(world: World):
-    current = world.server.open_round(0, len(UNITS))
+    current = world.server.open_round(0, len(UNITS), TOLD)
     for name, data in world.mask_all().items():
         current.add_masked(name, data)
     return current
@@ -476,9 +551,9 @@ def full_round(world: World):
 @pytest.mark.parametrize("part", ["self_mask_shares", "mask_key_shares"])
 def test_an_altered_unmasking_share_is_noticed(part):
     world = World()
-    current = world.server.open_round(0, len(UNITS))
+    current = world.server.open_round(0, len(UNITS), TOLD)
     for name in NAMES[:8]:
-        current.add_masked(name, world.clients[name].mask(0, UNITS, noise_std=2.0))
+        current.add_masked(name, world.clients[name].mask(0, UNITS, noise_std=2.0, context=TOLD))
     for name in NAMES[:8]:
         current.add_survivor_reply(name, world.clients[name].answer_survivors(current.survivor_list()))
     for name in NAMES[:8]:
@@ -496,22 +571,22 @@ def test_an_altered_unmasking_share_is_noticed(part):
 
 def test_the_aggregator_refuses_messages_in_anothers_name_doubled_late_or_of_another_shape():
     world = World()
-    data = world.clients[NAMES[0]].mask(0, UNITS, noise_std=2.0)
-    current = world.server.open_round(0, len(UNITS))
+    data = world.clients[NAMES[0]].mask(0, UNITS, noise_std=2.0, context=TOLD)
+    current = world.server.open_round(0, len(UNITS), TOLD)
     with pytest.raises(SecureSumError, match="in the name of"):
         current.add_masked(NAMES[1], data)
     current.add_masked(NAMES[0], data)
     with pytest.raises(SecureSumError, match="in already"):
         current.add_masked(NAMES[0], data)
     with pytest.raises(SecureSumError, match="answered round 1"):
-        current.add_masked(NAMES[1], World().clients[NAMES[1]].mask(1, UNITS, noise_std=2.0))
+        current.add_masked(NAMES[1], World().clients[NAMES[1]].mask(1, UNITS, noise_std=2.0, context=TOLD))
     with pytest.raises(SecureSumError, match="99 values"):
-        current.add_masked(NAMES[1], world.clients[NAMES[1]].mask(0, UNITS[:99], noise_std=2.0))
+        current.add_masked(NAMES[1], world.clients[NAMES[1]].mask(0, UNITS[:99], noise_std=2.0, context=TOLD))
     for name in NAMES[2:9]:
-        current.add_masked(name, world.clients[name].mask(0, UNITS, noise_std=2.0))
+        current.add_masked(name, world.clients[name].mask(0, UNITS, noise_std=2.0, context=TOLD))
     request = current.survivor_list()
     with pytest.raises(SecureSumError, match="after the survivor list"):
-        current.add_masked(NAMES[9], world.clients[NAMES[9]].mask(0, UNITS, noise_std=2.0))
+        current.add_masked(NAMES[9], world.clients[NAMES[9]].mask(0, UNITS, noise_std=2.0, context=TOLD))
     reply = world.clients[NAMES[2]].answer_survivors(request)
     with pytest.raises(SecureSumError, match="in the name of"):
         current.add_survivor_reply(NAMES[3], reply)
@@ -524,7 +599,7 @@ def test_enrolment_on_the_aggregator_refuses_strangers_latecomers_and_partial_bu
     world = World(NAMES[:5], dropouts=1, enrol=False)
     server = world.server
     with pytest.raises(SecureSumError, match="still open"):
-        server.open_round(0, 5)
+        server.open_round(0, 5, TOLD)
     stranger = World(["x", "y", "z"], dropouts=0, enrol=False).clients["x"]
     with pytest.raises(SecureSumError, match="not one key a round"):
         server.add_advert("x", stranger.advertise())
@@ -541,7 +616,7 @@ def test_enrolment_on_the_aggregator_refuses_strangers_latecomers_and_partial_bu
     with pytest.raises(SecureSumError, match="enrol again without them"):
         server.mailbag(NAMES[1])
     with pytest.raises(SecureSumError, match="has 2 rounds"):
-        server.open_round(2, 5)
+        server.open_round(2, 5, TOLD)
 
 
 def test_a_transcript_tells_runs_platforms_and_every_key_apart():

@@ -211,14 +211,14 @@ def test_streams_are_aes_256_counter_mode_and_cancel(dtype, length):
     np.testing.assert_array_equal(words, before)
 
 
-def test_pair_keys_agree_on_both_sides_and_differ_by_round_transcript_and_pair():
+def test_pair_keys_agree_on_both_sides_and_differ_by_round_transcript_broadcast_and_pair():
     mine, theirs = sha256(b"mine").digest(), sha256(b"theirs").digest()
-    terms = {"transcript": b"t", "round_index": 0, "pair": ("a", "b")}
+    terms = {"transcript": b"t", "round_index": 0, "context": b"c", "pair": ("a", "b")}
     key = masks.pair_key(mine, masks.public_key(theirs), **terms)
     assert key == masks.pair_key(theirs, masks.public_key(mine), **terms)
-    changed = [{"transcript": b"u"}, {"round_index": 1}, {"pair": ("a", "c")}]
+    changed = [{"transcript": b"u"}, {"round_index": 1}, {"context": b"d"}, {"pair": ("a", "c")}]
     others = {masks.pair_key(mine, masks.public_key(theirs), **{**terms, **change}) for change in changed}
-    assert len(others | {key}) == 4
+    assert len(others | {key}) == 5
 
 
 def test_a_low_order_public_key_is_refused():

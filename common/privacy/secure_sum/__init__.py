@@ -40,6 +40,10 @@ Why the aggregator and c platforms together learn the sum and nothing else:
   fewer than P − r.
 - *Enough platforms.* Lists shorter than P − r are refused, and P − c − r ≥ 2 by the roster. With noise shares of
   σ/√(P − c − r) the sum carries at least σ after the colluders have taken theirs away.
+- *One broadcast a round.* The pairwise masks of a round are bound to a digest of what the platform was told in it: the
+  request, and the vocabulary (``common.broadcast``). Between two honest platforms that were told different things no
+  mask cancels, and neither key is known to the aggregator but by leaving one of the two out of the sum. So a total that
+  comes out is one over honest platforms that all answered the same broadcast; any other is uniform over the ring.
 - *One vector a round.* A second, different vector under the same masks is refused; a repeat gives identical bytes.
 
 What it does not do: prove what a platform masked. A platform that sends unmasked or false values spoils the sum. Values
@@ -54,6 +58,7 @@ Cost for a platform: P key agreements and P·n words of AES-CTR a round; n·bits
 from common.privacy.secure_sum.client import SecureSumClient
 from common.privacy.secure_sum.driver import LostAt, RoundResult, enrol_all, local_federation, run_round
 from common.privacy.secure_sum.identity import PlatformIdentity, fingerprint
+from common.privacy.secure_sum.masks import bind
 from common.privacy.secure_sum.ring import RingBits, RingConfig, finest_step, noise_tail
 from common.privacy.secure_sum.roster import MINIMUM_PLATFORMS, Member, Roster, RosterPolicy, RoundSpec, most_dropouts
 from common.privacy.secure_sum.server import SecureSumRound, SecureSumServer
@@ -72,6 +77,7 @@ __all__ = [
     "SecureSumClient",
     "SecureSumRound",
     "SecureSumServer",
+    "bind",
     "enrol_all",
     "finest_step",
     "fingerprint",

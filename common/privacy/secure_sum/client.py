@@ -169,17 +169,19 @@ class SecureSumClient:
             raise SecureSumError(f"run {self.roster.run_id!r}: not enrolled yet; the adverts come first")
         return self._enrolled
 
-    def mask(self, round_index: int, units: NDArray[np.int64], *, noise_std: float) -> bytes:
+    def mask(self, round_index: int, units: NDArray[np.int64], *, noise_std: float, context: bytes) -> bytes:
         """The masked vector of a round.
 
         Args:
             round_index: 0 for the first round of the roster; later ones close it for good.
             units: int64 ``[n]`` in grid units, noise share included: the arrays of a privatised contribution.
             noise_std: standard deviation of that noise share in grid units, as the mechanism states it.
+            context: 32 bytes, the digest of what this platform was told; masks cancel only between platforms that were
+                told the same.
 
         Raises:
             SecureSumError: not enrolled, the round is closed or unknown, less noise than the roster promises, or a
-                vector other than the one already masked in this round.
+                vector other than the one already masked in this round, or the same for another ``context``.
         """
         state, roster, transcript = self._state, self.roster, self._transcript()
         if not 0 <= round_index < len(roster.rounds):
@@ -198,7 +200,7 @@ class SecureSumClient:
             )
         if round_index < state.round_index:
             raise SecureSumError(f"round {round_index} is closed: round {state.round_index} has begun")
-        masked = self._masked_bytes(transcript, round_index, units)
+        masked = self._masked_bytes(transcript, round_index, units, context)
         digest = hashlib.sha256(masked).digest()
         if round_index > state.round_index:
             self._commit(state.masking(round_index, digest))
@@ -209,11 +211,13 @@ class SecureSumClient:
             )
         return masked
 
-    def _masked_bytes(self, transcript: Transcript, round_index: int, units: NDArray[np.int64]) -> bytes:
+    def _masked_bytes(
+        self, transcript: Transcript, round_index: int, units: NDArray[np.int64], context: bytes
+    ) -> bytes:
         state, ring = self._state, self.roster.rounds[round_index].ring
         secret, name = state.mask_secrets[round_index], state.platform
         keys = [
-            transcript.pair_mask(name, peer, round_index, secret=secret, secret_of=name)
+            transcript.pair_mask(name, peer, round_index, context=context, secret=secret, secret_of=name)
             for peer in transcript.names
             if peer != name
         ]
@@ -223,7 +227,7 @@ class SecureSumClient:
             keys.append((key, 1))
         words = ring.encode(units)
         masks.add_streams(words, keys)
-        header = MaskedVectorHeader(platform=name, round_index=round_index, length=len(words))
+        header = MaskedVectorHeader(platform=name, round_index=round_index, context=context, length=len(words))
         return frame(header, ring.pack(words))
 
     def answer_survivors(self, data: bytes) -> bytes:

@@ -89,6 +89,7 @@ def run_round(
     *,
     round_index: int = 0,
     noise_std: float = 0.0,
+    context: bytes = bytes(32),
     lost_at: Mapping[str, LostAt] | None = None,
 ) -> RoundResult:
     """One round over ``inputs`` (name to int64 ``[n]``, noise included); ``lost_at`` plays platforms that vanish.
@@ -98,12 +99,12 @@ def run_round(
     """
     lost = dict(lost_at or {})
     length = len(next(iter(inputs.values())))
-    current = server.open_round(round_index, length)
+    current = server.open_round(round_index, length, context)
     upload_bytes = 0
     for name, client in clients.items():
         if lost.get(name) == "before masking":
             continue
-        masked = client.mask(round_index, inputs[name], noise_std=noise_std)
+        masked = client.mask(round_index, inputs[name], noise_std=noise_std, context=context)
         upload_bytes = len(masked)
         if lost.get(name) != "masking":
             current.add_masked(name, masked)

@@ -56,10 +56,15 @@ def agree(secret: bytes, peer: bytes, context: bytes) -> bytes:
     return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=context).derive(shared)
 
 
-def pair_key(secret: bytes, peer: bytes, *, transcript: bytes, round_index: int, pair: tuple[str, str]) -> bytes:
-    """Key of the mask that two platforms share in one round; ``pair`` holds their names in roster order."""
+def pair_key(
+    secret: bytes, peer: bytes, *, transcript: bytes, round_index: int, context: bytes, pair: tuple[str, str]
+) -> bytes:
+    """Key of the mask that two platforms share in one round; ``pair`` holds their names in roster order.
+
+    It is the same on both sides only if both answer the same broadcast: ``context`` is its digest.
+    """
     names = (pair[0].encode(), pair[1].encode())
-    return agree(secret, peer, bind("pairwise mask", transcript, round_index.to_bytes(4, "big"), *names))
+    return agree(secret, peer, bind("pairwise mask", transcript, round_index.to_bytes(4, "big"), context, *names))
 
 
 def self_key(secret: bytes, *, transcript: bytes, round_index: int, platform: str) -> bytes:

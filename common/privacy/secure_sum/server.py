@@ -125,20 +125,20 @@ class SecureSumServer:
         server._bundles = {bundle.platform: bundle for bundle in parsed.bundles}
         return server
 
-    def open_round(self, round_index: int, length: int) -> SecureSumRound:
-        """A round over vectors of ``length`` values."""
+    def open_round(self, round_index: int, length: int, context: bytes) -> SecureSumRound:
+        """A round over vectors of ``length`` values, in answer to the broadcast with the digest ``context``."""
         if not 0 <= round_index < len(self.roster.rounds):
             raise SecureSumError(
                 f"round {round_index}: run {self.roster.run_id!r} has {len(self.roster.rounds)} rounds"
             )
-        return SecureSumRound(self.transcript, round_index, length)
+        return SecureSumRound(self.transcript, round_index, length, context)
 
 
 class SecureSumRound:
     """One round: masked vectors are added up as they arrive, then unmasked together. Holds one vector of words."""
 
-    def __init__(self, transcript: Transcript, round_index: int, length: int) -> None:
-        self._transcript, self._index, self._length = transcript, round_index, length
+    def __init__(self, transcript: Transcript, round_index: int, length: int, context: bytes) -> None:
+        self._transcript, self._index, self._length, self._context = transcript, round_index, length, context
         self._spec = transcript.roster.rounds[round_index]
         self._words: Words = np.zeros(length, dtype=self._spec.ring.dtype)
         self._arrived: set[str] = set()
@@ -161,7 +161,8 @@ class SecureSumRound:
         """Add a platform's masked vector to the sum.
 
         Raises:
-            SecureSumError: another round, length, ring or sender; a second vector; or the survivor list is out.
+            SecureSumError: another round, broadcast, length, ring or sender; a second vector; or the survivor list is
+                out.
         """
         text, payload = split_frame(data)
         header = MaskedVectorHeader.from_header(text)
@@ -171,6 +172,11 @@ class SecureSumRound:
         if self._closed or platform in self._arrived:
             reason = "its vector is in already" if platform in self._arrived else "it came after the survivor list"
             raise SecureSumError(f"masked vector of {platform!r}: {reason}; it is not counted")
+        if header.context != self._context:
+            raise SecureSumError(
+                f"masked vector of {platform!r}: it answers another request or vocabulary than was sent, so that its masks "
+                "would not cancel; it is not counted"
+            )
         if header.length != self._length:
             raise SecureSumError(
                 f"masked vector of {platform!r}: {header.length} values where {self._length} are summed"
@@ -256,7 +262,9 @@ class SecureSumRound:
             if masks.public_key(secret) != transcript.advert_of(name).mask_keys[index]:
                 raise SecureSumError(f"round {index}: shares of {name!r} were altered; the round is lost")
             for survivor in self.survivors:
-                key, sign = transcript.pair_mask(survivor, name, index, secret=secret, secret_of=name)
+                key, sign = transcript.pair_mask(
+                    survivor, name, index, context=self._context, secret=secret, secret_of=name
+                )
                 keys.append((key, -1 if sign == 1 else 1))
         return keys
 

@@ -56,16 +56,17 @@ class Transcript:
         raise SecureSumError(f"platform {name!r} did not enrol in run {self.roster.run_id!r}")
 
     def pair_mask(
-        self, adder: str, other: str, round_index: int, *, secret: bytes, secret_of: str
+        self, adder: str, other: str, round_index: int, *, context: bytes, secret: bytes, secret_of: str
     ) -> tuple[bytes, Sign]:
         """Key of the mask between two platforms in a round, and the sign with which ``adder`` adds it.
 
         ``secret`` is the mask secret of ``secret_of``, one of the two: a platform uses its own, while the aggregator
-        takes a missing platform's masks out of the others' vectors with the missing one's.
+        takes a missing platform's masks out of the others' vectors with the missing one's. ``context`` is the digest of
+        what the platforms were told in the round; the aggregator uses that of what it sent.
         """
         public = self.advert_of(other if secret_of == adder else adder).mask_keys[round_index]
         pair = (adder, other) if adder < other else (other, adder)
-        key = pair_key(secret, public, transcript=self.digest, round_index=round_index, pair=pair)
+        key = pair_key(secret, public, transcript=self.digest, round_index=round_index, context=context, pair=pair)
         return key, 1 if adder < other else -1
 
     def survivors_digest(self, round_index: int, survivors: tuple[str, ...]) -> bytes:

@@ -97,6 +97,8 @@ class MaskedVectorHeader(Message):
     kind: Literal["masked"] = "masked"
     platform: Name
     round_index: Round
+    context: Key
+    """SHA-256 of what the platform was told; an honest aggregator sees by it whose masks will not cancel."""
     length: Annotated[int, Field(ge=1)]
     """Number of values."""
 

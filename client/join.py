@@ -10,7 +10,7 @@ import yaml
 from client.keys import KeyFolder, make_keys, new_token
 from common.errors import ConfigError
 from common.files import write_atomically
-from common.provisioning import Invitation, Registration
+from common.provisioning import Invitation, Registration, plan_section
 from common.tls import days_left, load_certificate
 
 _CONFIG_NOTE = """\
@@ -94,6 +94,5 @@ def _config_text(invitation: Invitation, data: dict[str, object], ports: tuple[i
         "data": data,
         "supernode": {"port": ports[0]},
         "recommender": {"port": ports[1]},
-        "plan": invitation.plan.model_dump(mode="json", exclude_defaults=True),
     }
-    return _CONFIG_NOTE + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return _CONFIG_NOTE + yaml.safe_dump(content, sort_keys=False, allow_unicode=True) + plan_section(invitation.plan)

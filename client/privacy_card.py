@@ -175,10 +175,10 @@ _LIMITS = """## What this does not hide
 - The aggregator can stop or spoil a run. It cannot make a platform exceed its budget.
 """
 
-_TOTALS = """- The total over platforms hides a platform's part from an aggregator that asks all alike. Of an item that one
-  platform alone has, the total is that platform's; and an aggregator that sends each platform other parameters can make
-  their totals lie in different places. What it then has of one platform carries all of the noise: the promise to users
-  stands, and figures of the platform as a whole show.
+_TOTALS = """- Masks cancel only between platforms that were told the same: of an aggregator that sends platforms different parameters
+  or vocabularies, the sum is noise and says nothing. Asked alike, the total hides a platform's part, but not where only
+  one platform has an item: its total is that platform's, and parameters chosen for all can tell platforms with different
+  catalogues apart in part. What shows of one platform carries all of the noise: the promise to users stands.
 """
 
 

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Self
 
+import yaml
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
@@ -25,6 +26,15 @@ from common.files import write_atomically
 from common.privacy.secure_sum.identity import PlatformIdentity, fingerprint, signed_by
 
 _Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+_PROMISE = """\
+  # What users are promised: who sees all that leaves their platform in a run learns hardly more of any one of them than
+  # if that user's whole history were not there, within epsilon, and delta (1/(10 * user_bound) unless given). A smaller
+  # epsilon protects more and costs quality. All runs of a platform together spend no more, unless budget allows it.
+"""
+_NO_PROMISE = """\
+  # NOT PRIVATE: contributions leave exact, and users are promised nothing. mode: user, with epsilon: 3.0, protects them.
+"""
 
 
 class Invitation(FrozenModel):
@@ -172,6 +182,23 @@ class Pins:
     def _write(self, pinned: dict[str, Registration]) -> None:
         entries = {name: pinned[name].model_dump(mode="json") for name in sorted(pinned)}
         write_atomically(self._path, json.dumps(entries, indent=1).encode())
+
+
+def plan_section(plan: FederationPlan) -> str:
+    """``plan:`` of a configuration file as YAML: what differs from the defaults, and privacy in any case, explained."""
+    changed = plan.model_dump(mode="json", exclude_defaults=True)
+    changed.pop("privacy", None)
+    shown: dict[str, object] = {"mode": plan.privacy.mode}
+    if plan.private:
+        shown["epsilon"] = plan.privacy.epsilon
+    privacy = shown | plan.privacy.model_dump(mode="json", exclude_defaults=True)
+    note = _PROMISE if plan.private else _NO_PROMISE
+    return f"plan:\n{_indented(changed)}{note}{_indented({'privacy': privacy})}"
+
+
+def _indented(section: dict[str, object]) -> str:
+    text = yaml.safe_dump(section, sort_keys=False, allow_unicode=True) if section else ""
+    return "".join(f"  {line}" for line in text.splitlines(keepends=True))
 
 
 def normal_fingerprint(text: str) -> str:

@@ -13,7 +13,7 @@ from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.errors import ConfigError
 from common.files import write_atomically
-from common.provisioning import Invitation
+from common.provisioning import Invitation, plan_section
 from common.tls import CertifiedKey, days_left, issue_server_certificate, make_authority, read_certificate
 
 _LOOPBACK = ("localhost", "127.0.0.1")
@@ -73,9 +73,8 @@ def initialise(
         "address": address,
         "superlink_port": superlink_port,
         "proxy": {"port": int(port)} | ({"host": "127.0.0.1"} if host in _LOOPBACK else {}),
-        "plan": plan.model_dump(mode="json", exclude_defaults=True),
     }
-    text = _NOTE + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    text = _NOTE + yaml.safe_dump(content, sort_keys=False, allow_unicode=True) + plan_section(plan)
     write_atomically(made.config, text.encode(), mode=0o640)
     load_yaml_model(made.config, AggregatorConfig)
     return made

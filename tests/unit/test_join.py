@@ -61,6 +61,9 @@ def test_joining_writes_a_configuration_that_loads_and_agrees_to_the_plan(world:
     config = load_yaml_model(world.joined["cinema"].config, PlatformConfig)
     assert config.name == "cinema"
     assert config.plan.differences(PLAN) == []
+    text = world.joined["cinema"].config.read_text()
+    assert "  privacy:\n    mode: user\n    epsilon: 1.0\n" in text
+    assert "# What users are promised" in text
     assert config.ca.read_text() == Invitation.read(world.folder / "cinema.invitation").ca
 
 

@@ -338,3 +338,24 @@ def test_the_bundled_server_app_runs_without_the_client(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=app, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("privacy", "lines"),
+    [
+        ({}, ["  privacy:", "    mode: user", "    epsilon: 3.0"]),
+        ({"epsilon": 1.0, "noise": "per_platform"}, ["    mode: user", "    epsilon: 1.0", "    noise: per_platform"]),
+        ({"mode": "none"}, ["    mode: none"]),
+    ],
+)
+def test_a_new_configuration_shows_what_users_are_promised(
+    tmp_path: Path, privacy: dict[str, object], lines: list[str]
+) -> None:
+    plan = FederationPlan.model_validate({"federation": "films", "platforms": 3, "privacy": privacy})
+    made = initialise(tmp_path, plan, "localhost:9443")
+    text = made.config.read_text()
+    assert [line for line in text.splitlines() if line in lines] == lines
+    assert load_yaml_model(made.config, AggregatorConfig).plan == plan
+    assert ("NOT PRIVATE" in text) == (not plan.private)
+    assert ("What users are promised" in text) == plan.private
+    assert max(map(len, text.splitlines())) <= 120

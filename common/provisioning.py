@@ -33,7 +33,7 @@ _PROMISE = """\
   # epsilon protects more and costs quality. All runs of a platform together spend no more, unless budget allows it.
 """
 _NO_PROMISE = """\
-  # NOT PRIVATE: contributions leave exact, and users are promised nothing. mode: user, with epsilon: 3.0, protects them.
+  # NOT PRIVATE: contributions leave exact, and users are promised nothing. mode: user with epsilon: 3.0 protects them.
 """
 
 

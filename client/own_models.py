@@ -117,7 +117,7 @@ class OwnModels:
         total, count = rating_sum_and_count(self._data.train)
         mean = total / count if count and self._base.feedback == "explicit" else 0.0
         if self._config.content:
-            items = place_by_content(items, self._described)
+            items = place_by_content(items, self._described, implicit=config.feedback == "implicit")
         model = FactorModel(item_parameters=items, config=config, value_mean=mean)
         return TunedModel(model, trials.cross_fitted(self.rng("folds")))
 

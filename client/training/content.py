@@ -25,6 +25,7 @@ _log = getLogger(__name__)
 _DIMENSIONS = 256
 _TITLE_WEIGHT = 0.5
 _FEWEST = 20
+_LEAST_KNOWN = 0.1
 _ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _WORD = re.compile(r"\w+")
 
@@ -60,12 +61,17 @@ class DescribedItems:
         return _reduced(sp.csr_array(sp.hstack(blocks)))
 
 
-def place_by_content(parameters: NDArray[np.float32], described: Callable[[], DescribedItems]) -> NDArray[np.float32]:
+def place_by_content(
+    parameters: NDArray[np.float32], described: Callable[[], DescribedItems], *, implicit: bool = True
+) -> NDArray[np.float32]:
     """Item parameters in which the rows of zeros are predicted from attributes, where the item has any.
 
     Args:
         parameters: float32 ``[m, row]``: factors, and the item bias of explicit feedback; not changed.
         described: the m items; asked where there is something to place and enough to learn from.
+        implicit: whether they are of implicit feedback, where an item's norm tells how many have it. What is placed then gets
+            the norm of the least known items that have interactions: its direction is its own, but nobody's silence may
+            outrank somebody's choice.
 
     Returns:
         float32 ``[m, row]``; ``parameters`` itself where nothing is to be done.
@@ -80,8 +86,12 @@ def place_by_content(parameters: NDArray[np.float32], described: Callable[[], De
     from sklearn.linear_model import RidgeCV
 
     model = RidgeCV(alphas=_ALPHAS).fit(features[~cold], parameters[~cold].astype(np.float64))
+    predicted = model.predict(features[placed])
+    if implicit:
+        least = np.quantile(np.linalg.norm(parameters[~cold], axis=1), _LEAST_KNOWN)
+        predicted *= least / max(float(np.linalg.norm(predicted, axis=1).mean()), 1e-12)
     result = parameters.copy()
-    result[placed] = model.predict(features[placed])
+    result[placed] = predicted
     _log.info("%d of %d items without interactions are placed by their attributes", placed.sum(), cold.sum())
     return result
 

@@ -38,7 +38,7 @@ def test_items_without_interactions_stand_where_others_of_their_kind_do() -> Non
     cold = rng.choice(M, 30, replace=False)
     known = whole.copy()
     known[cold] = 0
-    placed = place_by_content(known, lambda: described(kinds))
+    placed = place_by_content(known, lambda: described(kinds), implicit=False)
     assert np.abs(placed[cold] - np.eye(3, 6)[kinds[cold]]).max() < 0.1
     warm = np.setdiff1d(np.arange(M), cold)
     np.testing.assert_array_equal(placed[warm], whole[warm])
@@ -76,6 +76,20 @@ def test_an_item_of_which_nothing_is_known_stays_at_zero() -> None:
     assert placed[1].any()
 
 
+def test_silence_does_not_outrank_a_choice() -> None:
+    """Of implicit feedback, an item's norm grows with its users; what nobody has gets that of the least known items."""
+    rng = np.random.default_rng(4)
+    kinds = rng.integers(0, 3, M)
+    known = factors_of(kinds, rng) * rng.uniform(0.1, 2.0, (M, 1)).astype(np.float32)
+    norms = np.linalg.norm(known, axis=1)
+    known[:10] = 0
+    placed = place_by_content(known, lambda: described(kinds))
+    cold = np.linalg.norm(placed[:10], axis=1)
+    assert cold.max() < np.quantile(norms[10:], 0.2)
+    directions = placed[:10] / cold[:, None]
+    assert np.abs(directions - np.eye(3, 6)[kinds[:10]]).max() < 0.25
+
+
 def test_nothing_is_asked_where_nothing_is_to_be_done() -> None:
     warm = np.ones((M, 4), dtype=np.float32)
     assert place_by_content(warm, refuse) is warm
@@ -88,7 +102,7 @@ def test_attributes_that_tell_nothing_place_an_item_in_the_middle() -> None:
     rng = np.random.default_rng(3)
     known = factors_of(rng.integers(0, 3, M), rng)
     known[:5] = 0
-    placed = place_by_content(known, lambda: described(rng.integers(0, 3, M)))
+    placed = place_by_content(known, lambda: described(rng.integers(0, 3, M)), implicit=False)
     assert np.abs(placed[:5] - known[5:].mean(axis=0)).max() < 0.25
 
 

@@ -12,7 +12,6 @@ from rich.console import Console
 from client.ask_cli import add_commands as add_ask_commands
 from client.budget import BudgetPolicy
 from client.deploy_cli import add_commands as add_deploy_commands
-from client.outbox import witnesses
 from client.privacy_report import (
     close_run,
     egress_dicts,
@@ -132,19 +131,13 @@ def privacy_card(
 def privacy_restore(
     home: Home,
     epsilon: Annotated[
-        float | None, typer.Option(min=0.0, help="Lifetime ε of the platform; left out: no limit.")
+        float | None, typer.Option(min=0.0, help="Lifetime ε of the platform; left out: as the old ledger has it.")
     ] = None,
-    delta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lifetime δ.")] = 1e-6,
+    delta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lifetime δ, with --epsilon.")] = 1e-6,
 ) -> None:
     """Go on with an old copy of ledger and journal, or with none: all that the kept heads say was spent counts as spent."""
-    ledger_witness, journal_witness = witnesses(home / "store")
-    restored = restore_books(
-        home,
-        BudgetPolicy(epsilon=epsilon, delta=delta),
-        ledger_witnesses=[ledger_witness],
-        journal_witnesses=[journal_witness],
-    )
-    Console().print(f"restored: {restored}")
+    policy = None if epsilon is None else BudgetPolicy(epsilon=epsilon, delta=delta)
+    Console().print(f"restored: {restore_books(home, policy)}")
 
 
 @egress.command("log")

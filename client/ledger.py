@@ -79,16 +79,29 @@ class BudgetLedger:
         return ledger
 
     @classmethod
-    def restore(cls, directory: Path, policy: BudgetPolicy, *, witnesses: Sequence[HeadWitness] = ()) -> BudgetLedger:
+    def restore(
+        cls, directory: Path, policy: BudgetPolicy | None = None, *, witnesses: Sequence[HeadWitness] = ()
+    ) -> BudgetLedger:
         """Go on with an old copy of the ledger, or with none, counting as spent whatever the kept heads say was spent.
 
         Open runs are closed and forfeit what they had reserved. The loss stays visible as an entry.
 
+        Args:
+            directory: as in :meth:`open`.
+            policy: the platform's lifetime budget. None: as the copy has it recorded.
+            witnesses: as in :meth:`open`.
+
         Raises:
-            LedgerError: the copy's chain is broken, or a kept head was edited.
+            LedgerError: the copy's chain is broken, a kept head was edited, or there is neither a copy nor a ``policy``.
         """
         log = _open_log(directory, witnesses)
-        log.restore({"event": "opened", "policy": asdict(policy)}, _restored, _totals)
+        if policy is None and not log.exists():
+            raise LedgerError(
+                f"{directory.name!r} holds no copy of a ledger to take the lifetime budget from; state it (privacy restore "
+                "--epsilon, --delta)"
+            )
+        first = {"event": "opened"} if policy is None else {"event": "opened", "policy": asdict(policy)}
+        log.restore(first, _restored, _totals)
         ledger = cls(log)
         ledger._adopt(policy)
         return ledger

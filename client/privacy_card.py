@@ -175,10 +175,11 @@ _LIMITS = """## What this does not hide
 - The aggregator can stop or spoil a run. It cannot make a platform exceed its budget.
 """
 
-_TOTALS = """- Masks cancel only between platforms that were told the same: to an aggregator that sends platforms different parameters
-  or another vocabulary the sum says nothing. Where all were told the same, the total hides a platform's part, but not of
-  an item that one platform alone has; and parameters made for the purpose, sent to all, can tell platforms of different
-  catalogues apart in part. What shows of one platform carries all of the noise: the promise to users stands.
+_TOTALS = """- Masks cancel only between platforms that were told the same: an aggregator that sends platforms different
+  parameters or vocabularies gets a sum that says nothing. Where all were told the same, the total hides a platform's
+  part, but not of an item that one platform alone has; and parameters made for the purpose, sent to all, can tell
+  platforms of different catalogues apart in part. What shows of one platform carries all of the noise: the promise to
+  users stands.
 """
 
 

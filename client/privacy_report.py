@@ -71,17 +71,18 @@ def verify_books(
 
 def restore_books(
     directory: Path,
-    policy: BudgetPolicy,
+    policy: BudgetPolicy | None = None,
     *,
     ledger_witnesses: Sequence[HeadWitness] = (),
     journal_witnesses: Sequence[HeadWitness] = (),
 ) -> dict[str, Any]:
     """``privacy restore``: go on with old copies of ledger and journal; lost entries count as spent.
 
-    What the heads in the model store say was spent counts too, as in :func:`verify_books`.
+    What the heads in the model store say was spent counts too, as in :func:`verify_books`. The lifetime budget is ``policy``,
+    or else the one that the old ledger has recorded.
 
     Raises:
-        LedgerError: a copy was edited, or is of another platform.
+        LedgerError: a copy was edited, or is of another platform; or there is neither a ledger nor a ``policy``.
     """
     kept = _store_witnesses(directory)
     ledger = BudgetLedger.restore(directory, policy, witnesses=[*kept[:1], *ledger_witnesses])

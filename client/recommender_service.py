@@ -6,7 +6,6 @@ exception that crossfed did not raise on purpose.
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -31,6 +30,8 @@ _Answer = TypeVar("_Answer")
 _DEFAULT_K = 10
 _MAX_TEXT = 512
 _MAX_FILTER = 100
+_LARGEST_VALUE = 1000.0
+"""Bound on a weight or a rating: what is recorded is trained on, in float32, where squares of larger ones soon have no room."""
 _SCOPES: dict[int, Scope] = {
     pb.SCOPE_UNSPECIFIED: "all",
     pb.SCOPE_OWN: "own",
@@ -183,8 +184,9 @@ def _text(name: str, text: str) -> str:
 
 def _value(item: pb.HistoryItem | pb.RecordFeedbackRequest, *, positive: bool) -> float:
     value = item.value if item.HasField("value") else 1.0
-    if not math.isfinite(value) or (positive and value <= 0):
-        raise ContractError(f"value: must be a finite number{' above 0, being a weight' if positive else ''}")
+    if not abs(value) <= _LARGEST_VALUE or (positive and value <= 0):
+        bounds = "a weight above 0 and at most" if positive else "a number of an absolute value of at most"
+        raise ContractError(f"value: must be {bounds} {_LARGEST_VALUE:g}")
     return value
 
 

@@ -25,6 +25,7 @@ from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from client import recommender_service
 from client.metrics_export import ServingMetrics, expose_metrics
 from client.recommend.answers import ItemFilter
 from client.recommend.recommender import Recommender
@@ -312,6 +313,33 @@ def test_what_is_wrong_with_a_request_is_said_by_field_and_without_the_user(stub
         assert (got.name, text in details) == (code, True), (code, details)
         assert user not in details
     assert user not in caplog.text
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 1000.5, 1e30, 1e300, 1e-300, float("inf"), float("nan")])
+def test_a_weight_outside_of_its_bounds_is_refused_by_name_in_feedback_and_in_histories(stub, value):
+    calls, token = stub
+    feedback = pb.RecordFeedbackRequest(event_id="e", user_id="user-1", item_key="imdb:1", value=value)
+    given = pb.RecommendForHistoryRequest(history=[pb.HistoryItem(item_key="imdb:0000001", value=value)])
+    for call, request in ((calls.RecordFeedback, feedback), (calls.RecommendForHistory, given)):
+        got, details = status_of(lambda call=call, request=request: call(request, metadata=token))
+        assert got is grpc.StatusCode.INVALID_ARGUMENT
+        assert details == "value: must be a weight above 0 and at most 1000"
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"), [(-1000.0, False), (0.0, False), (1000.0, False), (1e30, True), (-1e4, True)]
+)
+def test_a_rating_may_be_any_number_of_a_size_that_can_be_trained_on(value, refused):
+    item = pb.HistoryItem(item_key="imdb:0000001", value=value)
+    if refused:
+        with pytest.raises(ContractError, match="value: must be a number of an absolute value of at most 1000"):
+            recommender_service._value(item, positive=False)
+    else:
+        assert recommender_service._value(item, positive=False) == value
+
+
+def test_the_largest_weight_is_recorded(client):
+    assert client.record_feedback("user-1", "imdb:0000001", value=1000.0).sequence > 0
 
 
 def test_an_event_id_is_good_for_one_event(client):

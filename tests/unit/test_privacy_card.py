@@ -81,7 +81,7 @@ def test_the_card_in_words_names_promise_assumptions_spend_and_limits(tmp_path: 
         "sees which pseudonymous items",
         "A person who uses several platforms",
         "how long that takes it, and the short code",
-        "sends platforms different parameters",
+        "and parameters made for the purpose, sent to all",
         "operating system's",
         "Not run for this configuration",
     ):
@@ -94,7 +94,7 @@ def test_with_noise_on_each_platform_nobody_else_need_be_trusted(tmp_path: Path)
     text = card_text(plan, card_content(plan, {"shop": spend_of(tmp_path, plan)}))
     assert "nobody else needs to be trusted" in text
     assert "masks" not in text
-    assert "sends platforms different parameters" not in text
+    assert "and parameters made for the purpose, sent to all" not in text
 
 
 def test_what_was_not_charged_is_not_on_the_card(tmp_path: Path) -> None:

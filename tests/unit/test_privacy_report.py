@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console, RenderableType
+from typer.testing import CliRunner
 
 from client.budget import BudgetPolicy
+from client.cli import app
 from client.egress import EgressContract, EgressGuard
 from client.journal import EgressJournal
 from client.ledger import BudgetLedger
@@ -130,6 +132,28 @@ def test_verify_asks_the_store_whose_head_outlives_a_rollback_of_the_whole_folde
     # A restore takes the store at its word.
     assert restore_books(tmp_path, POLICY)["lost_mu"] == pytest.approx(0.08)
     assert verify_books(tmp_path)["ledger_entries"] == 4
+
+
+def test_a_restore_keeps_the_lifetime_budget_that_the_ledger_has_recorded(tmp_path: Path) -> None:
+    recorded = BudgetPolicy(epsilon=5.0, delta=1e-6, subsampled_share=0.25)
+    BudgetLedger.open(tmp_path, POLICY)
+    BudgetLedger.open(tmp_path, recorded)
+    done = CliRunner().invoke(app, ["privacy", "restore", "--home", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert BudgetLedger.open(tmp_path).spend().policy == recorded
+    stated = ["privacy", "restore", "--home", str(tmp_path), "--epsilon", "2", "--delta", "1e-7"]
+    assert CliRunner().invoke(app, stated).exit_code == 0
+    assert BudgetLedger.open(tmp_path).spend().policy == BudgetPolicy(epsilon=2.0, delta=1e-7)
+
+
+def test_a_restore_without_a_ledger_wants_the_lifetime_budget_stated(tmp_path: Path) -> None:
+    books(tmp_path)
+    (tmp_path / "ledger.db").unlink()
+    with pytest.raises(LedgerError, match="holds no copy of a ledger to take the lifetime budget from; state it"):
+        restore_books(tmp_path)
+    assert not (tmp_path / "ledger.db").exists()
+    restore_books(tmp_path, POLICY)
+    assert BudgetLedger.open(tmp_path).spend().policy == POLICY
 
 
 def test_a_narrow_terminal_cuts_nothing_off(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "privacy-product": Entry(
         "private_gain:bench_privacy_product",
-        "ML-1M strong generalisation under secure sum, six silos, genres",
+        "ML-1M strong generalisation under secure sum, six silos, genres and years",
         "folder",
     ),
     "serving-latency": Entry("serving:bench_latency", "Recommend at 300 requests a second: p50, p99; highest rate"),

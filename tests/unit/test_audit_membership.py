@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rich.console import Console
 
 from client.data.dataset import UserItemMatrix
 from common.config.model import FactorizationConfig
 from simulations.audit import membership
-from simulations.audit.membership import attack, membership_test
+from simulations.audit.command import _membership_table
+from simulations.audit.membership import MembershipReport, attack, membership_test
 from tests.support import matrix
 
 ONES = np.ones((1, 64), dtype=np.float32)
@@ -81,6 +83,16 @@ def test_released_factors_give_members_away_without_privacy_and_not_with_it(monk
     assert report.auc["1"] < 0.75
     assert report.swapped["1"] < 0.75
     assert report.mean["1"] == (report.auc["1"] + report.swapped["1"]) / 2
+
+
+def test_the_plain_attack_is_shown_first_and_the_mean_with_its_reason() -> None:
+    report = MembershipReport(members=300, auc={"none": 0.961, "3": 0.579}, swapped={"none": 0.962, "3": 0.487})
+    console = Console(width=80, record=True, color_system=None)
+    with console.capture() as shown:
+        console.print(_membership_table(report))
+    text = shown.get()
+    places = [text.index(figure) for figure in ("0.579", "0.487", "0.533", "cancels in the mean")]
+    assert places == sorted(places)
 
 
 def test_a_difference_between_the_halves_cancels_in_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,8 @@ ENTRIES: dict[str, Entry] = {
     "training-step": Entry(
         "transfer:step_time", "a step of the deep model, plain and private, against Keras' fit", "folder"
     ),
+    "mixed-lists": Entry("mixed:bench_mixed", "own and foreign items in one list: quality, foreign share"),
+    "deployed-rounds": Entry("deployed:bench_rounds", "4 platforms as real processes: seconds a round"),
     "secure-sum": Entry("secure_sum:bench_secure_sum", "10 platforms × 1 M values: error, bytes, time"),
 }
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from client.data.cleaning import CleaningReport
+    from client.data.report import CleaningReport
 
 Feedback = Literal["implicit", "explicit"]
 

@@ -1,8 +1,9 @@
 """A platform's finished deep model as the store keeps it: plain arrays; TensorFlow is loaded when it first scores.
 
-Content is folded into the item rows: what is stored is a two-tower model whose item vectors are its rows, and the user
+Content is folded into the item rows: what serves is a two-tower model whose item vectors are its rows, and the user
 tower. So it serves as factors do, and needs none of the attributes it was trained on. Since an item's vector is a sum,
 what each attribute's encoder adds to it is kept beside it, and a score can be attributed to attributes without encoders.
+The encoders' weights are kept for exports alone: with them an item that came later has a vector from its attributes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from client.models.served import ServedTower
     from client.models.towers import TwoTower
 
-_PART = "item_part_"
+_PART, _ENCODER, _SCALE = "item_part_", "encoder_", "scale_"
+_KEPT_BESIDE = (_PART, _ENCODER, _SCALE)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -32,9 +34,11 @@ class TowerModel:
     """Item vectors and the user tower.
 
     Attributes:
-        config: without encoders.
-        values: variables by name, shared and private; ``item_rows`` float32 ``[items, d]`` are the item vectors, and
-            ``item_part_ATTRIBUTE`` of the same shape what each encoder has added to them.
+        config: as trained; a model of an earlier version has none of its encoders.
+        values: variables by name, shared and private; ``item_rows`` float32 ``[items, d]`` are the item vectors,
+            ``item_part_ATTRIBUTE`` of the same shape what each encoder has added to them, ``encoder_NAME`` the encoders'
+            variables, and ``scale_ATTRIBUTE`` float32 ``[2]`` mean and deviation of a number, which its encoder reads
+            standardised.
         own: int32 ``[m_own]``: row of each own item.
         n_shared: m; the first m rows are the vocabulary's.
         n_users: n.
@@ -60,11 +64,13 @@ class TowerModel:
             if name in model.user_tower_names
         }
         return cls(
-            config=model.config.model_copy(update={"encoders": (), "item_ids": True, "id_dropout": 0.0}),
+            config=model.config,
             values={
                 **user_tower,
                 ITEM_ROWS: vectors,
                 **{f"{_PART}{attribute}": part for attribute, part in encoded_parts(model).items()},
+                **{f"{_ENCODER}{name}": np.asarray(model.shared[name]).copy() for name in model.encoder_names},
+                **{f"{_SCALE}{attribute}": scale for attribute, scale in model.content.scales.items()},
             },
             own=own,
             n_shared=model.n_shared,
@@ -80,12 +86,30 @@ class TowerModel:
     @property
     def variables(self) -> dict[str, NDArray[np.float32]]:
         """The variables alone, by name."""
-        return {name: value for name, value in self.values.items() if not name.startswith(_PART)}
+        return {name: value for name, value in self.values.items() if not name.startswith(_KEPT_BESIDE)}
+
+    @property
+    def folded(self) -> TowerConfig:
+        """The configuration of what serves: item vectors as rows, and no encoders."""
+        return self.config.model_copy(update={"encoders": (), "item_ids": True, "id_dropout": 0.0})
+
+    @property
+    def encoder_values(self) -> dict[str, NDArray[np.float32]]:
+        """The encoders' variables, by name."""
+        return self._beside(_ENCODER)
+
+    @property
+    def scales(self) -> dict[str, NDArray[np.float32]]:
+        """float32 ``[2]`` by attribute: mean and deviation of a number."""
+        return self._beside(_SCALE)
 
     @property
     def item_parts(self) -> dict[str, NDArray[np.float32]]:
         """float32 ``[items, d]`` by attribute: its share of each item's vector; the rest is the item's own row."""
-        return {name.removeprefix(_PART): part for name, part in self.values.items() if name.startswith(_PART)}
+        return self._beside(_PART)
+
+    def _beside(self, prefix: str) -> dict[str, NDArray[np.float32]]:
+        return {name.removeprefix(prefix): value for name, value in self.values.items() if name.startswith(prefix)}
 
     @cached_property
     def model(self) -> TwoTower:
@@ -95,7 +119,7 @@ class TowerModel:
 
         n_items = len(self.item_vectors)
         model = TwoTower(
-            self.config,
+            self.folded,
             ItemFeatures(n_items, ()),
             n_shared=n_items,
             n_users=self.n_users,
@@ -118,7 +142,7 @@ class TowerModel:
         """The user tower for one history at a time; made at first use."""
         from client.models.served import ServedTower
 
-        return ServedTower(self.config, self.values, self.n_users, self.profile)
+        return ServedTower(self.folded, self.values, self.n_users, self.profile)
 
     def user_vector(self, history: NDArray[np.integer], user: int | None) -> NDArray[np.float32]:
         """float32 ``[d]`` of one history of own columns, oldest first; ``user`` None is somebody unknown.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
+from numpy.typing import NDArray
 
 from client.models.features import Feature, ItemFeatures
 from client.models.sequence import TransformerBlock
@@ -31,6 +33,15 @@ class ContentEncoder(keras.layers.Layer):  # type: ignore[misc]
         self.inputs = [tf.constant(feature.values) for feature in self._features]
         self._present = [tf.constant(feature.present[:, None].astype("float32")) for feature in self._features]
         self.readers = [_Reader(feature.config, config.dimension) for feature in self._features]
+
+    @property
+    def scales(self) -> dict[str, NDArray[np.float32]]:
+        """float32 ``[2]`` by attribute that is a number: the mean and deviation that standardised it."""
+        return {
+            feature.config.attribute: np.array(feature.scale, dtype=np.float32)
+            for feature in self._features
+            if feature.config.kind == "numeric"
+        }
 
     def of_rows(self, rows: Any) -> tf.Tensor:
         """float32 ``[r, d]`` of the items ``rows`` (int32 ``[r]``) alone."""

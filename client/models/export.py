@@ -2,6 +2,7 @@
 
     model.keras        history of items to user vector; standard layers alone
     item_vectors.npy   float32 [items, d]; a score is the product of a user's vector with an item's
+    content.keras      attributes of a new item to its vector, where the model has encoders; standard layers alone
     contract.json      the shared variables as declared, the private ones, and what the model takes and gives
     vocabulary.json    which row is which item
 
@@ -14,15 +15,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
-from numpy.typing import NDArray
 
+from client.models.content_export import content_contract, content_tower
+from client.models.layers import Values, block, embedding, norm, with_weights
 from client.platform_model import PlatformModel
 from client.tower_model import TowerModel
 from common.config.towers import SequenceConfig
@@ -31,7 +32,6 @@ from common.files import write_atomically
 from common.parameters import ITEM_ROWS, tower_variables
 
 FORMAT = 1
-Values = Mapping[str, NDArray[np.float32]]
 
 
 def export_model(model: PlatformModel, folder: Path) -> list[Path]:
@@ -57,17 +57,27 @@ def export_model(model: PlatformModel, folder: Path) -> list[Path]:
 def _write(model: PlatformModel, towers: TowerModel, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     paths = [folder / name for name in ("model.keras", "item_vectors.npy", "contract.json", "vocabulary.json")]
-    unfinished = folder / "unfinished.keras"
-    user_tower(towers).save(unfinished)
-    # As the other files are: the folder may be one that others read.
-    unfinished.chmod(0o600)
-    unfinished.replace(paths[0])
+    _save(user_tower(towers), paths[0])
     vectors = io.BytesIO()
     np.save(vectors, towers.item_vectors)
     write_atomically(paths[1], vectors.getvalue())
-    for path, content in ((paths[2], _contract(model, towers)), (paths[3], _vocabulary(model, towers))):
-        write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1).encode())
+    content = folder / "content.keras"
+    if towers.encoder_values:
+        _save(content_tower(towers), content)
+        paths.append(content)
+    else:
+        content.unlink(missing_ok=True)
+    for path, facts in ((paths[2], _contract(model, towers)), (paths[3], _vocabulary(model, towers))):
+        write_atomically(path, json.dumps(facts, ensure_ascii=False, indent=1).encode())
     return paths
+
+
+def _save(model: keras.Model, path: Path) -> None:
+    unfinished = path.with_name("unfinished.keras")
+    model.save(unfinished)
+    # As the other files are: the folder may be one that others read.
+    unfinished.chmod(0o600)
+    unfinished.replace(path)
 
 
 def user_tower(towers: TowerModel) -> keras.Model:
@@ -79,7 +89,7 @@ def user_tower(towers: TowerModel) -> keras.Model:
     d = config.dimension
     items = keras.Input((_length(towers),), dtype="int32", name="items")
     table = np.concatenate([np.zeros((1, d), dtype=np.float32), towers.item_vectors])
-    x = _with(layers.Embedding(*table.shape, name="item_vectors"), table)(items)
+    x = embedding("item_vectors", table)(items)
     lengths = ops.sum(ops.cast(items > 0, "int32"), axis=1, keepdims=True)
     places = ops.cumsum(ops.ones_like(items), axis=1) - 1
     out = _sequence(config.sequence, values, x, lengths, places, d)
@@ -87,7 +97,7 @@ def user_tower(towers: TowerModel) -> keras.Model:
     # Of an empty history no place is the last one: the vector is zero.
     user = ops.sum(out * ops.expand_dims(last, -1), axis=1)
     if config.adapter:
-        user = user + _with(layers.Dense(d, use_bias=False, name="adapter"), values["adapter_kernel"])(user)
+        user = user + with_weights(layers.Dense(d, use_bias=False, name="adapter"), values["adapter_kernel"])(user)
     return keras.Model(items, user, name="user_tower")
 
 
@@ -97,56 +107,29 @@ def _sequence(config: SequenceConfig, values: Values, x: Any, lengths: Any, plac
         return ops.cumsum(x, axis=1) / ops.expand_dims(ops.cast(places + 1, "float32"), -1)
     if config.kind == "gru":
         weights = (values["gru_kernel"], values["gru_recurrent_kernel"], values["gru_bias"])
-        return _with(layers.GRU(d, return_sequences=True, name="gru"), *weights)(x)
+        return with_weights(layers.GRU(d, return_sequences=True, name="gru"), *weights)(x)
     from_end = ops.clip(config.length - lengths + places, 0, config.length - 1)
-    positions = layers.Embedding(config.length, d, name="positions")
-    x = x * d**0.5 + _with(positions, values["positions"])(from_end)
+    x = x * d**0.5 + embedding("positions", values["positions"])(from_end)
     for number in range(config.blocks):
-        x = _block(f"block{number}", config.heads, values, x, d)
-    return _norm("final_norm", values, x)
-
-
-def _block(name: str, heads: int, values: Values, x: Any, d: int) -> Any:
-    attention = layers.MultiHeadAttention(heads, d // heads, name=f"{name}_attention")
-    normed = _norm(f"{name}_norm1", values, x)
-    attention.build(normed.shape, x.shape)
-    names = [f"{part}_{kind}" for part in ("query", "key", "value", "attention_output") for kind in ("kernel", "bias")]
-    _with(attention, *(values[f"{name}_attention_{one}"] for one in names))
-    x = x + attention(normed, x, use_causal_mask=True)
-    hidden = _dense(f"{name}_ffn1", values, _norm(f"{name}_norm2", values, x), "relu")
-    return x + _dense(f"{name}_ffn2", values, hidden)
-
-
-def _norm(name: str, values: Values, x: Any) -> Any:
-    layer = layers.LayerNormalization(epsilon=1e-6, name=name)
-    layer.build(x.shape)
-    return _with(layer, values[f"{name}_gamma"], values[f"{name}_beta"])(x)
-
-
-def _dense(name: str, values: Values, x: Any, activation: str | None = None) -> Any:
-    layer = layers.Dense(values[f"{name}_bias"].shape[0], activation=activation, name=name)
-    layer.build(x.shape)
-    return _with(layer, values[f"{name}_kernel"], values[f"{name}_bias"])(x)
-
-
-def _with(layer: keras.layers.Layer, *weights: NDArray[np.float32]) -> keras.layers.Layer:
-    """``layer`` with these weights, in Keras' order."""
-    if not layer.built:
-        layer.build((None, None, weights[0].shape[0]))
-    layer.set_weights(list(weights))
-    return layer
+        x = block(f"block{number}", config.heads, values, x, d, causal=True)
+    return norm("final_norm", values, x)
 
 
 def _contract(model: PlatformModel, towers: TowerModel) -> dict[str, Any]:
     declared = tower_variables(towers.config)
     shared = [
-        {"name": variable.name, "shape": list(variable.full_shape(towers.n_shared)), "rows": variable.rows}
+        {
+            "name": variable.name,
+            "shape": list(variable.full_shape(towers.n_shared)),
+            "rows": variable.rows,
+            "file": _file_of(variable.name, towers),
+        }
         for variable in declared
     ]
     private = [
         {"name": name, "shape": list(value.shape), "exported": name.startswith("adapter")}
         for name, value in sorted(towers.variables.items())
-        if name not in {variable.name for variable in declared}
+        if name not in {ITEM_ROWS, *(variable.name for variable in declared)}
     ]
     return {
         "format": FORMAT,
@@ -167,7 +150,15 @@ def _contract(model: PlatformModel, towers: TowerModel) -> dict[str, Any]:
             "meaning": "1 + row of each item, oldest first, newest last; 0 behind the last one",
         },
         "output": {"dtype": "float32", "shape": [None, towers.config.dimension], "score": "output @ item_vectors.T"},
+        "content": content_contract(towers) if towers.encoder_values else None,
     }
+
+
+def _file_of(name: str, towers: TowerModel) -> str:
+    """Where a shared variable went."""
+    if name == ITEM_ROWS:
+        return "item_vectors.npy"
+    return "content.keras" if name in towers.encoder_values else "model.keras"
 
 
 def _length(towers: TowerModel) -> int:

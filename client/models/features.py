@@ -37,11 +37,13 @@ class Feature:
         values: int32 ``[n, length]`` of hashed tokens (0 is padding), or float32 ``[n, width]`` of numbers and vectors, or
             float32 ``[n, length, length, 3]`` of pictures.
         present: bool ``[n]``.
+        scale: mean and deviation that numbers were standardised with.
     """
 
     config: EncoderConfig
     values: NDArray[Any]
     present: NDArray[np.bool_]
+    scale: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +141,9 @@ def _numbers(config: EncoderConfig, column: Column) -> Feature:
         values[row], present[row] = np.nan_to_num(vector), np.isfinite(vector).all()
     if config.kind == "numeric" and present.any():
         # On a scale that is every platform's own: years and prices alike come out around 0.
-        mean, deviation = values[present].mean(), values[present].std()
-        values = np.where(present[:, None], (values - mean) / (deviation or 1.0), 0.0).astype(np.float32)
+        mean, deviation = float(values[present].mean()), float(values[present].std()) or 1.0
+        values = np.where(present[:, None], (values - mean) / deviation, 0.0).astype(np.float32)
+        return Feature(config, values, present, (mean, deviation))
     return Feature(config, values, present)
 
 

@@ -119,10 +119,14 @@ class TwoTower(keras.Model):  # type: ignore[misc]
     @property
     def user_tower_names(self) -> frozenset[str]:
         """Names of the variables that user vectors are made of, besides item vectors."""
-        items = {
-            variable.name for variable in tower_variables(self.config.model_copy(update={"sequence": _NO_SEQUENCE}))
-        }
+        items = self.encoder_names | {ITEM_ROWS}
         return frozenset((self.shared.keys() - items) | {name for name in self.private if "private_rows" not in name})
+
+    @property
+    def encoder_names(self) -> frozenset[str]:
+        """Names of the variables of the attributes' encoders."""
+        items = tower_variables(self.config.model_copy(update={"sequence": _NO_SEQUENCE}))
+        return frozenset(variable.name for variable in items) - {ITEM_ROWS}
 
     def load(self, values: Mapping[str, NDArray[np.float32]]) -> None:
         """Take the shared variables' values."""

@@ -8,23 +8,30 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from client.cli import app
+from client.models.content_export import content_tower
+from client.models.encoders import ContentEncoder
 from client.models.export import export_model
+from client.models.features import Feature, ItemFeatures
+from client.models.towers import TwoTower
 from client.recommend.recommender import Recommender
 from client.store import PlatformStore
+from client.tower_model import TowerModel
+from common.config.towers import EncoderConfig, SequenceConfig, TowerConfig
 from common.errors import ConfigError
-from tests.unit.test_tower_serving import LENGTH, platform
+from tests.unit.test_tower_serving import ENCODERS, LENGTH, platform
 
 # Keras' own, when it saves.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 KINDS = ("transformer", "gru", "mean")
 HISTORIES = ([], [3], [7, 1, 4], list(range(LENGTH)), [9, *range(20, 20 + LENGTH)])
 READER = """
-import json, sys
+import json, sys, unicodedata, zlib
 from pathlib import Path
 import numpy as np
 
@@ -46,8 +53,38 @@ for folder in map(Path, sys.argv[1:]):
         newest = [inputs[key] for key in keys][-length:]
         read[row, : len(newest)] = newest
     users = keras.models.load_model(folder / "model.keras").predict(read, verbose=0)
-    np.savez(folder / "read.npz", users=users, scores=users @ np.load(folder / "item_vectors.npy").T)
+    # From what the contract says of attributes, in words: without the package's own reading of text.
+    content = contract["content"]
+    new = json.loads((folder / "new.json").read_text())
+    taken, present = {}, np.zeros((len(new), len(content["inputs"]) - 1), dtype=np.float32)
+    for place, one in enumerate(content["inputs"][:-1]):
+        modulus = int(one["meaning"].partition("modulo ")[2].partition(";")[0])
+        values = taken[one["name"]] = np.zeros((len(new), one["shape"][1]), dtype=one["dtype"])
+        for row, item in enumerate(new):
+            tokens = []
+            for part in item.get(one["attribute"]) or []:
+                fold = unicodedata.normalize("NFKC", part).casefold().strip()
+                if one["kind"] == "multi_hot":
+                    tokens.append("=" + fold)
+                    continue
+                for word in fold.split():
+                    tokens.append(word)
+                    tokens += ["#" + word[i : i + 3] for i in range(len(word) - 2)] if len(word) > 3 else []
+            codes = [1 + zlib.crc32(token.encode()) % modulus for token in tokens][: one["shape"][1]]
+            values[row, : len(codes)], present[row, place] = codes, bool(codes)
+    vectors = keras.models.load_model(folder / "content.keras").predict({**taken, "present": present}, verbose=0)
+    np.savez(
+        folder / "read.npz",
+        users=users, scores=users @ np.load(folder / "item_vectors.npy").T, new=vectors, new_scores=users @ vectors.T,
+    )
 """
+NEW: tuple[dict[str, list[str]], ...] = (
+    {"title": ["Die  Brücke"], "genres": ["War", "drama"]},
+    {"title": ["Film 3"]},
+    {"genres": ["comedy"]},
+    {},
+)
+"""Items that nobody had when the model was trained; each text and category in a list."""
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +96,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         export_model(model, root / kind)
         keys = [[model.own.keys[c] for c in columns] for columns in HISTORIES]
         (root / kind / "histories.json").write_text(json.dumps(keys))
+        (root / kind / "new.json").write_text(json.dumps(NEW))
     command = [sys.executable, "-c", READER, *map(str, (root / kind for kind in KINDS))]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -78,6 +116,76 @@ def test_plain_keras_gives_the_same_user_vectors_and_scores(folders: dict[str, P
     assert np.abs(found["users"][1:]).max(axis=1).min() > 0.01
 
 
+def test_plain_keras_scores_a_new_item_from_its_attributes(folders: dict[str, Path]) -> None:
+    model = platform(kind="transformer")
+    assert model.towers is not None
+    found = np.load(folders["transformer"] / "read.npz")
+    columns = {
+        "title": [item["title"][0] if "title" in item else None for item in NEW],
+        "genres": [item.get("genres") for item in NEW],
+    }
+    # The encoders as they are trained, over the new items in place of the old ones.
+    layer = ContentEncoder(model.towers.config, ItemFeatures.of(ENCODERS, columns, len(NEW)))
+    layer()
+    load_encoders(layer, model.towers)
+    np.testing.assert_allclose(found["new"], np.asarray(layer()), atol=1e-5)
+    assert np.abs(found["new"][:3]).max(axis=1).min() > 0.01
+    assert not found["new"][3].any()
+    vector = model.towers.user_vector(np.array(HISTORIES[2], dtype=np.int32), None)
+    np.testing.assert_allclose(found["new_scores"][2], np.asarray(layer()) @ vector, atol=1e-5)
+
+
+def load_encoders(layer: ContentEncoder, towers: TowerModel) -> None:
+    for variable in layer.trainable_variables:
+        parts = [part.removeprefix("attribute_") for part in variable.path.split("/") if part != "content"]
+        variable.assign(towers.encoder_values["_".join(parts)])
+
+
+@pytest.mark.parametrize("kind", ["multi_hot", "numeric", "text", "text_transformer", "image", "vector", "sentence"])
+def test_every_encoder_is_exported_as_it_was_trained(kind: str, tmp_path: Path) -> None:
+    size = {"width": 4, "length": 8, "buckets": 16}
+    encoders = tuple(EncoderConfig(attribute=name, kind=kind, **size) for name in ("about", "more"))
+    rng, n = np.random.default_rng(3), 5
+    raw = {
+        "numeric": 1900 + 100 * rng.random((n, 1)),
+        "image": rng.uniform(0, 255, (n, 8, 8, 3)),
+        "vector": rng.normal(size=(n, 4)),
+        "sentence": rng.normal(size=(n, 4)),
+    }.get(kind, rng.integers(0, 16, (n, 8)) * (np.arange(8) < 5))
+    present = np.array([True, True, False, True, True])
+    scale = (1930.0, 20.0) if kind == "numeric" else (0.0, 1.0)
+    read = {"numeric": (raw - scale[0]) / scale[1], "image": raw / 127.5 - 1}.get(kind, raw)
+    codes = kind in ("multi_hot", "text", "text_transformer")
+    values = read.astype("int32" if codes else "float32")
+    features = ItemFeatures(n, tuple(Feature(encoder, values, present, scale) for encoder in encoders))
+    config = TowerConfig(dimension=4, encoders=encoders, item_ids=False, sequence=SequenceConfig(kind="mean"))
+    tower = TwoTower(config, features, n_shared=n, n_users=1)
+    for number, variable in enumerate(tower.trainable_variables):
+        variable.assign(np.random.default_rng(number).normal(size=variable.shape))
+    towers = TowerModel.of(tower, np.arange(n, dtype=np.int32))
+    content_tower(towers).save(tmp_path / "content.keras")
+    taken = {f"attribute_{encoder.attribute}": raw.astype(values.dtype) for encoder in encoders}
+    if kind == "numeric":
+        taken = {name: np.where(present[:, None], own, np.nan) for name, own in taken.items()}
+    model = keras.models.load_model(tmp_path / "content.keras")
+    found = model.predict({**taken, "present": np.repeat(present[:, None], 2, axis=1).astype("float32")}, verbose=0)
+    np.testing.assert_allclose(found, towers.item_vectors, atol=2e-5)
+    assert np.abs(found[present]).max() > 0.1
+
+
+def test_a_model_that_was_stored_without_its_encoders_is_exported_without_them(tmp_path: Path) -> None:
+    """As an earlier version stored it."""
+    model = platform(kind="mean")
+    assert model.towers is not None
+    values = {name: value for name, value in model.towers.values.items() if not name.startswith("encoder_")}
+    earlier = replace(model, towers=replace(model.towers, config=model.towers.folded, values=values))
+    export_model(model, tmp_path)
+    assert (tmp_path / "content.keras").exists()
+    export_model(earlier, tmp_path)
+    assert not (tmp_path / "content.keras").exists()
+    assert json.loads((tmp_path / "contract.json").read_text())["content"] is None
+
+
 def test_plain_keras_ranks_as_the_service_does(folders: dict[str, Path]) -> None:
     model = platform(kind="transformer")
     assert model.towers is not None
@@ -94,7 +202,11 @@ def test_contract_and_vocabulary_name_what_is_in_the_files(folders: dict[str, Pa
     contract = json.loads((folders["transformer"] / "contract.json").read_text())
     shapes = {variable["name"]: tuple(variable["shape"]) for variable in contract["shared"]}
     assert shapes["item_rows"] == (model.towers.n_shared, model.towers.config.dimension)
-    assert all(shape == model.towers.values[name].shape for name, shape in shapes.items() if name != "item_rows")
+    kept = {**model.towers.values, **model.towers.encoder_values}
+    assert all(shape == kept[name].shape for name, shape in shapes.items() if name != "item_rows")
+    files = {variable["name"]: variable["file"] for variable in contract["shared"]}
+    assert (files["item_rows"], files["positions"]) == ("item_vectors.npy", "model.keras")
+    assert files["genres_table"] == files["title_project_kernel"] == "content.keras"
     private = {variable["name"]: variable["exported"] for variable in contract["private"]}
     assert private == {"users_table": False, "adapter_kernel": True}
     items = json.loads((folders["transformer"] / "vocabulary.json").read_text())["items"]
@@ -141,7 +253,7 @@ def test_the_command_line_exports_and_explains(tmp_path: Path) -> None:
     done = run(app, ["export", *store, "--output", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "model.keras", "item_vectors.npy", "contract.json", "vocabulary.json",
+        "model.keras", "item_vectors.npy", "content.keras", "contract.json", "vocabulary.json",
     }  # fmt: skip
     assert all(path.stat().st_mode & 0o077 == 0 for path in (tmp_path / "out").iterdir())
     asked = ["explain", *store, "--user", "user-1", "--item", model.own.keys[4]]

@@ -47,7 +47,8 @@ def tune(
 ) -> None:
     """Search settings of the plan on validation users: the scenario's search section, or a space that ships.
 
-    Every trial is a whole federation; test interactions are not looked at. The same command goes on after an interruption,
+    Every trial is a whole federation, judged by its shared factors: settings of the deep model and the linear road are refused.
+    Test interactions are not looked at. The same command goes on after an interruption,
     and with more --trials it tries more.
 
     Example: crossfed-simulate tune movies --data ~/datasets --trials 50

@@ -54,6 +54,8 @@ _PRIVATE_SPACE: dict[str, SearchParameter] = {
     "plan.rounds": SearchParameter(low=1, high=5),
 }
 
+_NOT_JUDGED = ("plan.towers.", "plan.linear.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tried:
@@ -213,6 +215,11 @@ def _with_settings(scenario: Scenario, settings: Mapping[str, Any]) -> Scenario:
 
 def _check_space(scenario: Scenario, space: Mapping[str, SearchParameter]) -> None:
     """Raises: ConfigError when some value of the space does not fit the plan, before anything is trained."""
+    if beside := [key for key in space if key.startswith(_NOT_JUDGED)]:
+        raise ConfigError(
+            f"search: {beside[0]}: trials are judged by the shared factors, which it does not change; compare whole runs "
+            f"instead (crossfed-simulate run --set {beside[0]}=VALUE)"
+        )
     middle = {key: parameter.values()[0] for key, parameter in space.items()}
     for key, parameter in space.items():
         for value in parameter.values():

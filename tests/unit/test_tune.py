@@ -177,7 +177,10 @@ def test_under_privacy_the_cost_is_stated_and_must_be_accepted(tmp_path: Path) -
     [
         ({"plan.model.dimensions": {"choices": [2]}}, "plan.model.dimensions: unknown key; did you mean 'dimension'"),
         ({"plan.model.dimension": {"low": 0, "high": 4}}, "plan.model.dimension: .*greater than or equal to 1"),
-        ({"plan.towers.dimension": {"low": 8, "high": 16}}, "plan.towers.dimension: trials are judged by the shared factors"),
+        (
+            {"plan.towers.dimension": {"low": 8, "high": 16}},
+            "plan.towers.dimension: trials are judged by the shared factors",
+        ),
         ({"plan.linear.regularization": {"choices": [3.0]}}, "plan.linear.regularization: trials are judged"),
         ({"plan.model.solver": {"choices": ["cg", "magic"]}}, "plan.model.solver: .*magic"),
     ],

@@ -68,7 +68,10 @@ def export(
     store: Annotated[Path, typer.Option(help="The platform's model store.")],
     output: Annotated[Path, typer.Option(help="Folder for the files; made when it is not there.", file_okay=False)],
 ) -> None:
-    """Write the deep model for plain Keras: model.keras, item_vectors.npy, contract.json and vocabulary.json.
+    """Write the deep model for plain Keras.
+
+    model.keras is the user tower, content.keras gives a new item its vector; item_vectors.npy, contract.json and
+    vocabulary.json say the rest.
 
     Example: crossfed-client export --store out/quickstart/platforms/cinema/store --output out/cinema-model
     """

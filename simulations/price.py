@@ -22,6 +22,7 @@ from simulations.elsewhere import elsewhere_of
 from simulations.engine import inline_grid, make_agents
 from simulations.linear import scorer_of
 from simulations.measure import Block, CrossGround, Ruler, positions_of, shared_model
+from simulations.noise import plan_with_noise
 from simulations.scenario import Scenario
 
 
@@ -50,7 +51,12 @@ def private_plan(plan: FederationPlan, epsilon: float) -> FederationPlan:
     """
     changes = {"mode": "user", "epsilon": epsilon, "budget": None}
     privacy = PrivacyConfig.model_validate(plan.privacy.model_dump() | changes)
-    return plan.model_copy(update={"privacy": privacy})
+    towers = plan.towers
+    if towers is not None:
+        # Noise that is stated is for another ε.
+        unstated = towers.privacy.model_copy(update={"noise_multiplier": None})
+        towers = towers.model_copy(update={"privacy": unstated})
+    return plan_with_noise(plan.model_copy(update={"privacy": privacy, "towers": towers}))
 
 
 def price_point(

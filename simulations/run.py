@@ -118,13 +118,9 @@ def simulate(
     )
     observer.on_stage("measuring on test interactions")
     measured, pooled = _measure(scenario, platforms, outcome, secret)
-    prices = []
-    for epsilon in scenario.price_at if not scenario.plan.private else ():
-        observer.on_stage(f"the price of privacy: training again at ε = {epsilon:g}")
-        prices.append(price_point(scenario, platforms, secret, epsilon).as_dict())
     card = card_content(scenario.plan, {agent.name: agent.spend() for agent in agents}, audited)
     write_atomically(folder / "privacy.md", card_text(scenario.plan, card).encode(), mode=0o644)
-    content = {
+    content: dict[str, Any] = {
         "scenario": scenario.name,
         "seed": scenario.seed,
         "backend": backend,
@@ -138,7 +134,7 @@ def simulate(
         },
         "platforms": measured,
         "pooled": pooled,
-        "price": prices,
+        "price": [],
         "rounds": [record.as_dict() for record in outcome.state.history],
         "seconds": {
             "total": time.perf_counter() - started,
@@ -146,7 +142,13 @@ def simulate(
             "aggregator": outcome.seconds - outcome.platform_seconds,
         },
     }
-    write_atomically(folder / "result.json", json.dumps(content, indent=1, allow_nan=False).encode(), mode=0o644)
+    _write(folder, content)
+    # What is finished is on disk before it is trained again for its price.
+    for epsilon in scenario.price_at if not scenario.plan.private else ():
+        observer.on_stage(f"the price of privacy: training again at ε = {epsilon:g}")
+        content["price"].append(price_point(scenario, platforms, secret, epsilon).as_dict())
+        content["seconds"]["total"] = time.perf_counter() - started
+        _write(folder, content)
     return SimulationResult(content=content, outcome=outcome, platforms=platforms)
 
 
@@ -194,6 +196,10 @@ def _measure(
                 "linear_weight": model.linear_weight,
             }
     return measured, pooled
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(folder / "result.json", json.dumps(content, indent=1, allow_nan=False).encode(), mode=0o644)
 
 
 def _prepare(folder: Path, *, resume: bool) -> None:

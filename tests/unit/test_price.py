@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from client.recommend.scorer import PopularityScorer
 from common.config.federation import FederationPlan
 from common.config.platform import shipped_weights
 from common.config.privacy import tuned_setting
+from common.errors import PrivacyError
 from server.state import FederationState
 from simulations import price
 from simulations.datasets import HiddenItems, SimulatedPlatform, make_platforms
@@ -19,6 +21,7 @@ from simulations.engine import budget_policy, simulation_secret
 from simulations.measure import CrossGround, Ruler, measure_cross, shared_model
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.price import measure_point, price_point, private_plan, train_shared
+from simulations.run import simulate
 from simulations.scenario import Scenario, load_scenario, shipped_scenarios
 from tests.private_support import private_plan as tiny_plan
 from tests.private_support import private_scenario, without_noise
@@ -47,6 +50,29 @@ def test_a_lifetime_budget_below_an_epsilon_does_not_stop_its_pricing() -> None:
     plan = tiny_plan(budget=1.0)
     private = private_plan(plan, 10.0)
     assert budget_policy(private).epsilon == 10.0
+
+
+def test_a_deep_models_noise_is_that_of_the_epsilon_that_is_priced() -> None:
+    deep = {"training": {"rounds": 2}, "privacy": {"noise_multiplier": 0.5}}
+    plan = FederationPlan.model_validate({"privacy": {"mode": "none"}, "platforms": 3, "towers": deep})
+    multipliers = [private_plan(plan, epsilon).update_plan().noise.noise_multiplier for epsilon in (1.0, 10.0)]
+    assert multipliers[0] > multipliers[1]
+    assert 0.5 not in multipliers
+
+
+def test_what_is_finished_is_on_disk_before_its_price(
+    ground: tuple[Scenario, list[SimulatedPlatform]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise PrivacyError("no price")
+
+    monkeypatch.setattr("simulations.run.price_point", fail)
+    scenario = ground[0].model_copy(update={"price_at": (3.0,)})
+    with pytest.raises(PrivacyError, match="no price"):
+        simulate(scenario, tmp_path)
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert content["price"] == []
+    assert set(content["platforms"]) == {platform.name for platform in ground[1]}
 
 
 def test_pricing_trains_the_whole_private_federation(

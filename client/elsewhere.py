@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.dataset import ItemDescriptions
 from client.data.training import TrainingData
-from client.platform_model import ItemDescriptions, on_vocabulary
+from client.platform_model import on_vocabulary
 from client.recommend.attribute_transfer import AttributeTransferScorer, fit_attribute_transfer
 from client.recommend.demand import expected_demand, public_columns
 

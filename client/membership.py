@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.dataset import UserItemMatrix
+from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.data.training import TrainingData
-from client.platform_model import ItemDescriptions
 from common.broadcast import vocabulary_digest
 from common.catalogue import FederationSecret, Vocabulary, split_boxes, unpack_blobs
 from common.errors import CatalogueError

@@ -8,10 +8,11 @@ from logging import getLogger
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.dataset import ItemDescriptions
 from client.data.training import TrainingData
 from client.elsewhere import Elsewhere
 from client.own_models import OwnModels, TunedModel
-from client.platform_model import OWN_MODELS, FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
+from client.platform_model import OWN_MODELS, FactorModel, OwnVerdict, PlatformModel
 from client.recommend.linear_transfer import LinearTransferScorer
 from client.recommend.ranking import RankedItems
 from client.recommend.scorer import BlendScorer, Scorer

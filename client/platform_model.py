@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.dataset import UserItemMatrix
+from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.recommend.attribute_transfer import AttributeTransferScorer
 from client.recommend.fold_in import FoldIn
 from client.recommend.linear_transfer import LinearTransferScorer
@@ -40,15 +40,6 @@ class FactorModel:
     def restricted(self, rows: NDArray[np.integer]) -> FoldIn:
         """A scorer over the items ``rows`` alone, which count as the whole catalogue."""
         return FoldIn(self.item_parameters[rows], self.config, self.value_mean)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ItemDescriptions:
-    """Titles and genres in order of position; the key is empty where nobody described the item to this platform."""
-
-    keys: tuple[str, ...]
-    titles: tuple[str, ...]
-    genres: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from numpy.typing import NDArray
 
-from client.data.dataset import UserItemMatrix
-from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
+from client.data.dataset import ItemDescriptions, UserItemMatrix
+from client.platform_model import FactorModel, OwnVerdict, PlatformModel
 from client.recommend.attribute_transfer import AttributeTransferScorer
 from client.recommend.linear_transfer import LinearTransferScorer
 from client.recommend.ranking import Ranker

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from client.data.dataset import ItemDescriptions
 from client.elsewhere import Elsewhere
-from client.platform_model import ItemDescriptions
 from common.catalogue import FederationSecret, ItemCard
 from server.state import FederationState
 from simulations.datasets import SimulatedPlatform

@@ -137,6 +137,15 @@ class ItemTable:
         return len(self.keys)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ItemDescriptions:
+    """Titles and genres in order of position; the key is empty where nobody described the item to this platform."""
+
+    keys: tuple[str, ...]
+    titles: tuple[str, ...]
+    genres: tuple[tuple[str, ...], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class PlatformData:
     """Everything one platform brings: its users' matrix, its catalogue, and the profiles it may use at home.

@@ -18,8 +18,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.data.dataset import ItemTable
-from client.platform_model import ItemDescriptions
+from client.data.dataset import ItemDescriptions, ItemTable
 from common.config.towers import EncoderConfig
 from common.errors import DataError
 

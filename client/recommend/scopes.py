@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from client.platform_model import FactorModel, ItemDescriptions, PlatformModel
+from client.data.dataset import ItemDescriptions
+from client.platform_model import FactorModel, PlatformModel
 from client.recommend.answers import Recommendation
 from client.recommend.attribute_part import AttributePart
 from client.recommend.factor_part import FactorPart

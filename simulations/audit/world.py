@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.contributor import PrivateContributor
-from client.data.dataset import UserItemMatrix
+from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.data.training import TrainingData
 from client.membership import Membership
-from client.platform_model import ItemDescriptions
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.exchange import AgentRequest, Arrays

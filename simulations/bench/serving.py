@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from client.data.dataset import UserItemMatrix
-from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
+from client.data.dataset import ItemDescriptions, UserItemMatrix
+from client.platform_model import FactorModel, OwnVerdict, PlatformModel
 from client.recommend.index import ApproximateIndex, ExactIndex, recall_against_exact
 from client.recommender_client import RecommenderClient
 from client.serving_service import serve_recommender

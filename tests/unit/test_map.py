@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from client.platform_model import FactorModel, ItemDescriptions, PlatformModel
+from client.data.dataset import ItemDescriptions
+from client.platform_model import FactorModel, PlatformModel
 from client.store import PlatformStore
 from common.errors import ConfigError
 from simulations import cli

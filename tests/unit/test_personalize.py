@@ -5,10 +5,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from client.data.dataset import ItemDescriptions
 from client.data.split import EvaluationSlice
 from client.data.training import TrainingData
 from client.personalize import FederationView, Personalizer, describe
-from client.platform_model import FactorModel, ItemDescriptions
+from client.platform_model import FactorModel
 from client.recommend.fold_in import FoldIn
 from client.verdict import rating_accuracy
 from common.config.model import FactorizationConfig

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.platform_model import FactorModel, ItemDescriptions, OwnVerdict, PlatformModel
+from client.data.dataset import ItemDescriptions
+from client.platform_model import FactorModel, OwnVerdict, PlatformModel
 from client.recommend.attribute_transfer import AttributeTransferScorer
 from client.recommend.linear_transfer import LinearTransferScorer
 from client.recommend.recommender import Recommender

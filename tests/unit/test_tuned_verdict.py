@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.data.dataset import ItemTable, UserItemMatrix
+from client.data.dataset import ItemDescriptions, ItemTable, UserItemMatrix
 from client.data.split import random_per_user
 from client.data.training import TrainingData
 from client.evaluation import PerUserMetrics, evaluate
 from client.own_models import Trials
 from client.personalize import FederationView, Personalizer
-from client.platform_model import FactorModel, ItemDescriptions
+from client.platform_model import FactorModel
 from client.recommend.scorer import PopularityScorer
 from client.verdict import Candidate, choose_verdict, only_users
 from common.config.model import FactorizationConfig

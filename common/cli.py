@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 
@@ -20,6 +21,8 @@ def teach(text: str) -> str:
 
 def run_app(app: Callable[[], None]) -> None:
     """Run a command line; a deliberate error becomes its message and exit status 1, an interrupt 130."""
+    # TensorFlow's notes on its own start are nobody's news; whoever wants them sets it.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         app()
     except CrossfedError as error:

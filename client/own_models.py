@@ -109,15 +109,13 @@ class OwnModels:
         """The same for one platform, seed and purpose."""
         return np.random.default_rng([self._config.seed, zlib.crc32(f"{self._platform}/{purpose}".encode())])
 
-    def _described(self) -> DescribedItems:
-        items = self._data.items
-        return DescribedItems(items.titles, items.genres, items.attributes)
-
     def _tuned(self, items: NDArray[np.float32], config: FactorizationConfig, trials: Trials) -> TunedModel:
         total, count = rating_sum_and_count(self._data.train)
         mean = total / count if count and self._base.feedback == "explicit" else 0.0
         if self._config.content:
-            items = place_by_content(items, self._described, implicit=config.feedback == "implicit")
+            table = self._data.items
+            described = DescribedItems(table.titles, table.genres, table.attributes)
+            items = place_by_content(items, described, implicit=config.feedback == "implicit")
         model = FactorModel(item_parameters=items, config=config, value_mean=mean)
         return TunedModel(model, trials.cross_fitted(self.rng("folds")))
 

@@ -192,9 +192,7 @@ def _placed(shared: FactorModel, vocabulary: ItemDescriptions) -> FactorModel:
     """``shared`` with items that nobody has interacted with where titles and genres place them."""
     described = DescribedItems(vocabulary.titles, vocabulary.genres)
     implicit = shared.config.feedback == "implicit"
-    return replace(
-        shared, item_parameters=place_by_content(shared.item_parameters, lambda: described, implicit=implicit)
-    )
+    return replace(shared, item_parameters=place_by_content(shared.item_parameters, described, implicit=implicit))
 
 
 def describe(data: TrainingData) -> ItemDescriptions:

@@ -47,9 +47,9 @@ class DescribedItems:
     def features(self) -> NDArray[np.float64]:
         """float64 ``[m, f]``: each attribute a block of rows of length 1, title words half that; f at most 256.
 
-        Genres and years are 0/1 and hat functions; words and listed values TF-IDF; numbers bumps over
-        their range. More columns than
-        256 are reduced by a truncated singular value decomposition (latent semantic analysis, Deerwester et al. 1990).
+        Genres and years are 0/1 and hat functions; words and listed values TF-IDF; numbers bumps over their range. More
+        columns than 256 are reduced by a truncated singular value decomposition (latent semantic analysis, Deerwester et
+        al. 1990).
         """
         m = len(self.titles)
         plain = public_columns(self.titles, self.genres, np.arange(m))
@@ -62,13 +62,13 @@ class DescribedItems:
 
 
 def place_by_content(
-    parameters: NDArray[np.float32], described: Callable[[], DescribedItems], *, implicit: bool = True
+    parameters: NDArray[np.float32], described: DescribedItems, *, implicit: bool = True
 ) -> NDArray[np.float32]:
     """Item parameters in which the rows of zeros are predicted from attributes, where the item has any.
 
     Args:
         parameters: float32 ``[m, row]``: factors, and the item bias of explicit feedback; not changed.
-        described: the m items; asked where there is something to place and enough to learn from.
+        described: the m items; their features are computed where there is something to place and enough to learn from.
         implicit: whether they are of implicit feedback, where an item's norm tells how many have it. What is placed then gets
             the norm of the least known items that have interactions: its direction is its own, but nobody's silence may
             outrank somebody's choice.
@@ -79,7 +79,7 @@ def place_by_content(
     cold = ~parameters.any(axis=1)
     if not cold.any() or (~cold).sum() < _FEWEST:
         return parameters
-    features = described().features()
+    features = described.features()
     placed = cold & features.any(axis=1)
     if not placed.any():
         return parameters

@@ -137,7 +137,7 @@ def _placed_factors(
     items[warm] = fitted.item_factors
     abstracts = pl.DataFrame({"abstract": pl.Series(columns["abstract"], dtype=pl.List(pl.String))})
     titles, genres = [title or "" for title in columns["title"]], [of_item or () for of_item in columns["genres"]]
-    placed = place_by_content(items, lambda: DescribedItems(titles, genres, abstracts))
+    placed = place_by_content(items, DescribedItems(titles, genres, abstracts))
     return SolvedFactorScorer(fitted.user_factors, placed)
 
 

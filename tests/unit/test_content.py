@@ -22,8 +22,12 @@ def described(kinds: NDArray[np.int64], attributes: pl.DataFrame | None = None) 
     return DescribedItems([""] * len(kinds), [(KINDS[kind],) for kind in kinds], attributes)
 
 
-def refuse() -> DescribedItems:
-    raise AssertionError("asked for what is not needed")
+class Refused(DescribedItems):
+    def features(self) -> NDArray[np.float64]:
+        raise AssertionError("asked for what is not needed")
+
+
+REFUSED = Refused([""] * M, [()] * M)
 
 
 def factors_of(kinds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -38,7 +42,7 @@ def test_items_without_interactions_stand_where_others_of_their_kind_do() -> Non
     cold = rng.choice(M, 30, replace=False)
     known = whole.copy()
     known[cold] = 0
-    placed = place_by_content(known, lambda: described(kinds), implicit=False)
+    placed = place_by_content(known, described(kinds), implicit=False)
     assert np.abs(placed[cold] - np.eye(3, 6)[kinds[cold]]).max() < 0.1
     warm = np.setdiff1d(np.arange(M), cold)
     np.testing.assert_array_equal(placed[warm], whole[warm])
@@ -60,7 +64,7 @@ def test_any_kind_of_attribute_places_an_item(values: Sequence[object]) -> None:
     known = factors_of(kinds, rng)
     known[:10] = 0
     table = pl.DataFrame({"about": [values[kind] for kind in kinds]})
-    placed = place_by_content(known, lambda: DescribedItems([""] * M, [()] * M, table))
+    placed = place_by_content(known, DescribedItems([""] * M, [()] * M, table))
     assert np.abs(placed[:10] - np.eye(3, 6)[kinds[:10]]).max() < 0.15
 
 
@@ -71,7 +75,7 @@ def test_an_item_of_which_nothing_is_known_stays_at_zero() -> None:
     known[:2] = 0
     items = described(kinds, pl.DataFrame({"about": [None, None] + ["word"] * (M - 2), "size": [None] * M}))
     items = replace(items, genres=[(), *items.genres[1:]])
-    placed = place_by_content(known, lambda: items)
+    placed = place_by_content(known, items)
     assert not placed[0].any()
     assert placed[1].any()
 
@@ -83,7 +87,7 @@ def test_silence_does_not_outrank_a_choice() -> None:
     known = factors_of(kinds, rng) * rng.uniform(0.1, 2.0, (M, 1)).astype(np.float32)
     norms = np.linalg.norm(known, axis=1)
     known[:10] = 0
-    placed = place_by_content(known, lambda: described(kinds))
+    placed = place_by_content(known, described(kinds))
     cold = np.linalg.norm(placed[:10], axis=1)
     assert cold.max() < np.quantile(norms[10:], 0.2)
     directions = placed[:10] / cold[:, None]
@@ -92,17 +96,17 @@ def test_silence_does_not_outrank_a_choice() -> None:
 
 def test_nothing_is_asked_where_nothing_is_to_be_done() -> None:
     warm = np.ones((M, 4), dtype=np.float32)
-    assert place_by_content(warm, refuse) is warm
+    assert place_by_content(warm, REFUSED) is warm
     scarce = np.zeros((M, 4), dtype=np.float32)
     scarce[:5] = 1
-    assert place_by_content(scarce, refuse) is scarce
+    assert place_by_content(scarce, REFUSED) is scarce
 
 
 def test_attributes_that_tell_nothing_place_an_item_in_the_middle() -> None:
     rng = np.random.default_rng(3)
     known = factors_of(rng.integers(0, 3, M), rng)
     known[:5] = 0
-    placed = place_by_content(known, lambda: described(rng.integers(0, 3, M)), implicit=False)
+    placed = place_by_content(known, described(rng.integers(0, 3, M)), implicit=False)
     assert np.abs(placed[:5] - known[5:].mean(axis=0)).max() < 0.25
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from client.outbox import budget_policy
 from client.privacy_report import restore_books
+from client.secure_state import forget_secure_sums, is_secure_state
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.errors import ConfigError, StoreError
@@ -73,12 +74,15 @@ def restore(source: Path, folder: Path) -> dict[str, object]:
     if len(configs) != 1:
         raise StoreError(f"{source}: holds {len(configs)} configurations, not one")
     config = load_yaml_model(configs[0], PlatformConfig)
+    forget_secure_sums(config.state)
     if not (config.state / "ledger.db").exists():
         return {"ledger_entries": 0}
     return restore_books(config.state, budget_policy(config.plan, config.budget))
 
 
 def _wanted(path: Path) -> bool:
+    if is_secure_state(path):
+        return False
     # feedback.log is data, the other logs are not; Flower's own folder is made again.
     return path.name == "feedback.log" or not (path.name.endswith(_VOLATILE) or "flower" in path.parts)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from client.data.cleaning import load_platform_data
 from client.keys import KeyFolder
-from client.loading import check_privacy_of_data
-from client.privacy_report import privacy_dict
+from client.ledger import LEDGER_FILE
+from client.loading import check_privacy_of_data, unusable_run_files
+from client.privacy_report import privacy_dict, verify_books
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.doctor import (
@@ -52,6 +53,7 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
         yield check_private(path)
     yield _secret(keys)
     yield _pins(config)
+    yield _run_files(config)
     yield check_certificate(config.ca)
     yield check_disk(config.state)
     yield check_port("127.0.0.1", config.supernode.port, "SuperNode's runtime API")
@@ -59,6 +61,7 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
         yield check_port(config.recommender.host, config.recommender.port, "recommender")
     yield _separation(config)
     yield _data(config)
+    yield _books(config)
     yield _budget(config)
     yield from check_aggregator(config.aggregator, config.ca)
 
@@ -78,6 +81,30 @@ def _pins(config: PlatformConfig) -> Finding:
     secure = config.plan.secure_sum
     enough = not secure or len(pinned) >= (config.plan.platforms or 0) - 1
     return Finding("ok" if enough else "wrong", "pinned platforms", ", ".join(pinned) or "none")
+
+
+def _run_files(config: PlatformConfig) -> Finding:
+    try:
+        problems = unusable_run_files(config)
+    except CrossfedError as error:
+        problems = [str(error)]
+    return Finding(
+        "wrong" if problems else "ok", "files of the run under way", "; ".join(problems) or "usable, or none"
+    )
+
+
+def _books(config: PlatformConfig) -> Finding:
+    if not (config.state / LEDGER_FILE).exists():
+        return Finding("ok", "ledger and journal", "none yet; the first run makes them")
+    try:
+        checked = verify_books(config.state)
+    except CrossfedError as error:
+        return Finding("wrong", "ledger and journal", str(error))
+    return Finding(
+        "ok",
+        "ledger and journal",
+        f"{checked['ledger_entries']} and {checked['journal_entries']} entries, each as it was written",
+    )
 
 
 def _separation(config: PlatformConfig) -> Finding:

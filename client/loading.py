@@ -18,10 +18,11 @@ from client.data.training import TrainingData, shared_items
 from client.keys import KeyFolder
 from client.outbox import Outbox, budget_policy
 from client.recommend.feedback_file import fold_into, read_interactions
+from client.run_file import TOWERS_FILE, VOCABULARY_FILE, RunFile
 from client.secure_member import SecureMember
 from client.store import PlatformStore
 from common.config.deploy import PlatformConfig
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, SecureSumError, StoreError
 from common.provisioning import Pins
 
 _log = getLogger(__name__)
@@ -63,6 +64,8 @@ def make_agent(config: PlatformConfig, data: TrainingData) -> PlatformAgent:
     """
     keys = KeyFolder(config.keys)
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for problem in unusable_run_files(config):
+        _log.error("%s", problem)
     return PlatformAgent(
         config.name,
         config.plan,
@@ -73,6 +76,23 @@ def make_agent(config: PlatformConfig, data: TrainingData) -> PlatformAgent:
         secure_member=_secure_member(config, keys),
         personalization=config.personalization,
     )
+
+
+def unusable_run_files(config: PlatformConfig) -> list[str]:
+    """What cannot be used of the files that a run leaves for its own continuation, each with what is lost and the mend.
+
+    None keeps the agent from starting: it serves, and takes part in the next run, which makes them anew.
+    """
+    checks = [RunFile(config.state / "store" / name).check for name in (VOCABULARY_FILE, TOWERS_FILE)]
+    if config.plan.secure_sum:
+        checks.append(SecureMember(config.name, KeyFolder(config.keys).identity(), {}, config.plan, config.state).check)
+    problems = []
+    for check in checks:
+        try:
+            check()
+        except (StoreError, SecureSumError) as error:
+            problems.append(str(error))
+    return problems
 
 
 def check_privacy_of_data(config: PlatformConfig) -> None:
@@ -119,4 +139,5 @@ def _secure_member(config: PlatformConfig, keys: KeyFolder) -> SecureMember | No
             f"{config.pins}: {len(pinned)} platforms are pinned and the plan has {others} others; exchange registrations, "
             "compare fingerprints, and run crossfed-client pin for each"
         )
-    return SecureMember(config.name, identity, pinned | {config.name: identity.fingerprint}, config.plan, config.state)
+    fingerprints = pinned | {config.name: identity.fingerprint}
+    return SecureMember(config.name, identity, fingerprints, config.plan, config.state)

@@ -21,6 +21,7 @@ from client.ledger import BudgetLedger
 from client.outbox import witnesses
 from client.privacy_card import PlatformSpend, card_content, card_text
 from client.sealed_log import Entry
+from client.secure_state import forget_secure_sums
 from client.spend import RunSpend, Spend
 from client.witness import HeadWitness
 from common.config.deploy import PlatformConfig
@@ -78,13 +79,15 @@ def restore_books(
 ) -> dict[str, Any]:
     """``privacy restore``: go on with old copies of ledger and journal; lost entries count as spent.
 
-    What the heads in the model store say was spent counts too, as in :func:`verify_books`. The lifetime budget is ``policy``,
+    What the heads in the model store say was spent counts too, as in :func:`verify_books`. Runs of before do not go on, so
+    that the place in their secure sums is given up. The lifetime budget is ``policy``,
     or else the one that the old ledger has recorded.
 
     Raises:
         LedgerError: a copy was edited, or is of another platform; or there is neither a ledger nor a ``policy``.
     """
     kept = _store_witnesses(directory)
+    forget_secure_sums(directory)
     ledger = BudgetLedger.restore(directory, policy, witnesses=[*kept[:1], *ledger_witnesses])
     EgressJournal.restore(directory, ledger, witnesses=[*kept[1:], *journal_witnesses])
     checked = verify_books(directory, ledger_witnesses=ledger_witnesses, journal_witnesses=journal_witnesses)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.config.federation import FederationPlan
 from common.errors import StoreError
@@ -16,6 +17,8 @@ from common.exchange import Arrays
 from common.files import archive, read_archive, write_atomically
 
 _log = getLogger(__name__)
+
+VOCABULARY_FILE, TOWERS_FILE = "vocabulary.npz", "towers.npz"
 
 
 class RunFile:
@@ -43,16 +46,32 @@ class RunFile:
 
         A plan that was changed since is one that nobody has compared: the platform must join again.
         """
+        try:
+            kept = self._read()
+        except StoreError as error:
+            _log.warning("%s", error)
+            return None
+        if kept is None:
+            return None
+        header, facts, arrays = kept
+        return (facts, arrays) if header == _header(run_id, plan) else None
+
+    def check(self) -> None:
+        """Raises: StoreError when the file is there and cannot be used; the message says what becomes of its run."""
+        self._read()
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, NDArray[Any]]] | None:
         if not self._path.exists():
             return None
         try:
             arrays = read_archive(self._path)
             header = json.loads(arrays.pop("header").tobytes())
-            facts = dict(header.pop("facts"))
-        except (StoreError, ValueError, KeyError) as error:
-            _log.warning("%s cannot be used (%s); what it kept is made anew", self._path, error)
-            return None
-        return (facts, arrays) if header == _header(run_id, plan) else None
+            return header, dict(header.pop("facts")), arrays
+        except (StoreError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{self._path} is damaged, or of another version: what it kept of the run under way is made anew when the "
+                "aggregator takes the run up again (crossfed-server run --resume); a new run needs nothing of it"
+            ) from error
 
 
 def _header(run_id: str, plan: FederationPlan) -> dict[str, object]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from logging import getLogger
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.masking import MaskedContribution, mask_contribution
+from client.secure_state import SecureStateFile
 from common.config.federation import FederationPlan
 from common.errors import SecureSumError
 from common.exchange import AgentRequest
-from common.files import write_atomically
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.secure_sum import PlatformIdentity, Roster, RosterPolicy, SecureSumClient
+
+_log = getLogger(__name__)
 
 
 class SecureMember:
@@ -40,7 +43,7 @@ class SecureMember:
         self._identity = identity
         self._fingerprints = dict(fingerprints)
         self._plan = plan
-        self._path = folder / "secure_sum.state"
+        self._file = SecureStateFile(folder)
         self._client: SecureSumClient | None = None
 
     @property
@@ -86,7 +89,7 @@ class SecureMember:
     def _join(self, roster: Roster, run_id: str, n_items: int) -> SecureSumClient:
         if roster.run_id != run_id or len(roster.members) != self._plan.platforms:
             raise SecureSumError("the roster is of another run or of another number of platforms than was agreed")
-        earlier = self._saved()
+        earlier = self._client or self._saved_if_usable()
         if earlier is not None and earlier.roster == roster:
             self._client = earlier
             return earlier
@@ -99,7 +102,7 @@ class SecureMember:
             rounds=self._plan.masked_rounds(len(roster.members), n_items),
         )
         self._client = SecureSumClient.join(
-            roster, platform=self._platform, identity=self._identity, policy=policy, save=self._save
+            roster, platform=self._platform, identity=self._identity, policy=policy, save=self._file.write
         )
         return self._client
 
@@ -110,13 +113,26 @@ class SecureMember:
             raise SecureSumError("this platform is not enrolled in the secure sum of this run; enrol first")
         return self._client
 
-    def _saved(self) -> SecureSumClient | None:
-        if not self._path.exists():
-            return None
-        return SecureSumClient.from_state(self._path.read_bytes(), identity=self._identity, save=self._save)
+    def check(self) -> None:
+        """Raises: SecureSumError when the kept state cannot be used; the message says what was lost and how to mend it."""
+        self._saved()
 
-    def _save(self, state: bytes) -> None:
-        write_atomically(self._path, state)
+    def _saved(self) -> SecureSumClient | None:
+        state = self._file.read()
+        if state is None:
+            return None
+        try:
+            return SecureSumClient.from_state(state, identity=self._identity, save=self._file.write)
+        except SecureSumError as error:
+            raise self._file.unusable(str(error)) from error
+
+    def _saved_if_usable(self) -> SecureSumClient | None:
+        """What is lost stays lost: who enrols then has fresh keys, which open nothing that was masked before."""
+        try:
+            return self._saved()
+        except SecureSumError as error:
+            _log.warning("%s", error)
+            return None
 
 
 def _bytes(data: bytes) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from client.join import join_federation
 from client.keys import KeyFolder
 from client.loading import load_training_data, make_agent
 from client.preview import preview_rows
+from client.secure_state import STATE_FILE
 from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
@@ -72,6 +73,23 @@ def test_a_backup_holds_no_socket_log_or_flower_state(config_path: Path, tmp_pat
     assert "platform.yaml" in names
     assert "keys/identity.pem" in names
     assert not [name for name in names if name.endswith((".log", ".fab"))]
+
+
+def test_a_place_in_a_secure_sum_is_in_no_backup_and_restored_from_none(config_path: Path, tmp_path: Path) -> None:
+    config = load_yaml_model(config_path, PlatformConfig)
+    make_agent(config, load_training_data(config))
+    (config.state / STATE_FILE).write_bytes(b"secret")
+    (config.state / f".{STATE_FILE}.k2").write_bytes(b"secret")
+    back_up(config_path, tmp_path / "new.backup")
+    with tarfile.open(tmp_path / "new.backup") as archive:
+        assert not [name for name in archive.getnames() if STATE_FILE in name]
+        archive.extractall(tmp_path / "old", filter="data")
+    (tmp_path / "old" / "state" / STATE_FILE).write_bytes(b"as backups of version 0.1 hold it")
+    with tarfile.open(tmp_path / "old.backup", "w:gz") as archive:
+        archive.add(tmp_path / "old", arcname=".")
+    restore(tmp_path / "old.backup", tmp_path / "again")
+    assert (tmp_path / "again" / "state" / "ledger.db").exists()
+    assert not (tmp_path / "again" / "state" / STATE_FILE).exists()
 
 
 def test_a_backup_never_overwrites_and_restoring_wants_an_empty_folder(config_path: Path, tmp_path: Path) -> None:

@@ -113,18 +113,43 @@ def unpin(name: Annotated[str, typer.Argument(help="The other platform's name.")
 
 
 def backup(
-    config: Config, output: Annotated[Path, typer.Argument(help="A new file; holds all secrets of the platform.")]
+    config: Config,
+    output: Annotated[
+        Path, typer.Argument(help="A new file outside of the platform's folder; holds all secrets of the platform.")
+    ],
 ) -> None:
-    """Copy configuration, keys, ledger, journal and models into one file; also while the platform runs."""
-    typer.echo(f"{output}: {back_up(config, output)} files; keep it as safe as the platform itself")
+    """Copy the platform's folder into one verified file; also while the platform runs."""
+    made = back_up(config, output)
+    typer.echo(f"{output}: {made.files} files, compared with what is there; keep it as safe as the platform itself")
+    for key, path in made.elsewhere.items():
+        typer.echo(f"not in it: {key}: {path} lies outside of the folder")
+    for link in made.links:
+        typer.echo(f"not in it: {link} is a symbolic link")
 
 
 def restore_backup(
     source: Annotated[Path, typer.Argument(help="Made by backup.", exists=True)],
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    as_json: AsJson = False,
 ) -> None:
     """Unpack a backup; privacy spent after it was made is not known here, so restore the newest."""
-    typer.echo(json.dumps(restore(source, folder)))
+    restored = restore(source, folder)
+    elsewhere = {key: str(path) for key, path in restored.elsewhere.items()}
+    if as_json:
+        content = {"config": str(restored.config), "made": restored.made, "elsewhere": elsewhere}
+        typer.echo(json.dumps(restored.books | content | {"notes": restored.notes}))
+        return
+    typer.echo(f"{restored.config}: restored" + (f" as of {restored.made}" if restored.made else ""))
+    for note in restored.notes:
+        typer.echo(f"note: {note}")
+    books = restored.books
+    typer.echo(f"books: {books['ledger_entries']} entries; counted as spent besides: μ = {books.get('lost_mu', 0):.4g}")
+    for key, text in elsewhere.items():
+        there = "there" if Path(text).exists() else "NOT there"
+        typer.echo(
+            f"{key} points outside of the restored folder: {text} ({there}); change it in {restored.config.name}"
+        )
+    typer.echo("runs of before do not go on here: their place in the secure sum is in no backup. Begin a new run")
 
 
 @secret.command("new")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from client.keys import KeyFolder, make_keys, new_token
+from client.keys import KeyFolder, make_keys, new_token, registration_of
 from common.errors import ConfigError
 from common.files import write_atomically
 from common.provisioning import Invitation, Registration, plan_section
@@ -55,17 +55,11 @@ def join_federation(
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     config_path = folder / "platform.yaml"
     keys, courier = KeyFolder(folder / "keys"), folder / "courier"
-    node_key = make_keys(keys, courier / "node.key")
+    make_keys(keys, courier / "node.key")
     write_atomically(courier / "ca.pem", invitation.ca.encode(), mode=0o644)
     if not (keys.folder / "api.token").exists():
         write_atomically(keys.folder / "api.token", new_token())
-    registration = Registration.make(
-        invitation.name,
-        invitation.plan.federation,
-        keys.identity(),
-        sealing_key=keys.sealing_public(),
-        node_key=node_key,
-    )
+    registration = registration_of(invitation.name, invitation.plan.federation, keys, courier / "node.key")
     registration_file = folder / f"{invitation.name}.registration.json"
     registration.write(registration_file)
     if not config_path.exists():

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
@@ -118,9 +118,12 @@ class KeyFolder:
         return self._sealing_key().public_key().public_bytes_raw()
 
     def _sealing_key(self) -> X25519PrivateKey:
-        key = serialization.load_pem_private_key(_private_bytes(self.sealing_path), password=None)
+        try:
+            key: object = serialization.load_pem_private_key(_private_bytes(self.sealing_path), password=None)
+        except (ValueError, UnsupportedAlgorithm):
+            key = None
         if not isinstance(key, X25519PrivateKey):
-            raise ConfigError(f"{self.sealing_path}: not an X25519 key; restore it from your backup")
+            raise ConfigError(f"{self.sealing_path}: not an X25519 key, or damaged; restore it from your backup")
         return key
 
     def _secret_bytes(self) -> bytes:
@@ -175,8 +178,37 @@ def make_keys(keys: KeyFolder, node_key: Path) -> str:
             serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
         )
         write_atomically(node_key, private)
-    node = serialization.load_ssh_private_key(node_key.read_bytes(), password=None)
+    return node_public_key(node_key)
+
+
+def node_public_key(node_key: Path) -> str:
+    """The node's public key in OpenSSH form.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no private key.
+    """
+    try:
+        node = serialization.load_ssh_private_key(node_key.read_bytes(), password=None)
+    except OSError as error:
+        raise ConfigError(f"{node_key}: cannot be read ({error.strerror}); run crossfed-client join first") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigError(
+            f"{node_key}: not a private key in OpenSSH form, or damaged; restore it from your backup, or delete it, join "
+            "again with the old invitation, and have the new registration admitted"
+        ) from None
     return node.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+
+
+def registration_of(name: str, federation: str, keys: KeyFolder, node_key: Path) -> Registration:
+    """The platform's public keys, signed with its identity; the same bytes whenever it is made.
+
+    Raises:
+        ConfigError: a key is missing or damaged.
+        SecureSumError: the identity is.
+    """
+    return Registration.make(
+        name, federation, keys.identity(), sealing_key=keys.sealing_public(), node_key=node_public_key(node_key)
+    )
 
 
 def new_token() -> bytes:

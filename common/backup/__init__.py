@@ -1,0 +1,1 @@
+"""A role's folder in one verified file, and back."""

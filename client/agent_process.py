@@ -108,7 +108,7 @@ class PlatformProcess:
             if self._part != "agent":
                 self._supervise(config, metrics, stack)
             if config.metrics_port is not None and self._part != "courier":
-                _, stop = expose_metrics(registry, port=config.metrics_port)
+                _, stop = expose_metrics(registry, port=config.metrics_port, host=config.metrics_host)
                 stack.callback(stop)
             _log.info("platform %s is ready", config.name)
             while signals.wait() == signal.SIGHUP:

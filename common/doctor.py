@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -137,6 +139,20 @@ def check_private(path: Path) -> Finding:
     if path.stat().st_mode & 0o077:
         return Finding("wrong", str(path), "open to other users of this machine; chmod 600 it")
     return Finding("ok", str(path), "private")
+
+
+def check_database(path: Path, what: str) -> Finding:
+    """That a SQLite database holds together; it may be in use."""
+    if not path.exists():
+        return Finding("ok", path.name, f"{what}: none yet")
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)) as database:
+            said = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        said = str(error)
+    if said != "ok":
+        return Finding("wrong", path.name, f"{what} at {path} is damaged ({said}); restore it, or move it away")
+    return Finding("ok", path.name, f"{what}: sound")
 
 
 def check_disk(folder: Path) -> Finding:

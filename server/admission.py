@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from logging import getLogger
 from pathlib import Path
 
 from common.errors import ConfigError, FederationError, StoreError
@@ -23,7 +22,6 @@ from common.files import write_atomically
 from common.provisioning import Registration
 from server.flower import FlowerControl
 
-_log = getLogger(__name__)
 _UNREGISTERED = "unregistered"
 _LOCK = ".lock"
 
@@ -50,12 +48,19 @@ class AdmissionBook:
         self.folder = folder
 
     def all(self) -> dict[str, Admission]:
-        """By name, revoked ones included.
+        """By name, revoked ones included. A damaged card admits nobody, and is no reason to keep the others out."""
+        return self.read()[0]
 
-        Raises:
-            StoreError: a file is damaged.
-        """
-        return {path.stem: self._read(path) for path in sorted(self.folder.glob("*.json"))}
+    def read(self) -> tuple[dict[str, Admission], dict[str, str]]:
+        """The sound cards by name, revoked ones included; and what is wrong with the others, by name."""
+        entries: dict[str, Admission] = {}
+        damaged: dict[str, str] = {}
+        for path in sorted(self.folder.glob("*.json")):
+            try:
+                entries[path.stem] = self._read(path)
+            except StoreError as error:
+                damaged[path.stem] = str(error)
+        return entries, damaged
 
     def admit(self, registration: Registration, federation: str) -> None:
         """Let a platform take part.
@@ -91,9 +96,12 @@ class AdmissionBook:
 
         Raises:
             ConfigError: there is no such platform.
+            StoreError: its card is damaged.
         """
         with self._locked():
-            entries = self.all()
+            entries, damaged = self.read()
+            if name in damaged:
+                raise StoreError(f"{damaged[name]}, then revoke it")
             if name not in entries:
                 raise ConfigError(f"no platform {name!r}; admitted are {', '.join(entries) or 'none'}")
             revoked = Admission(entries[name].registration, entries[name].node_id, revoked=True)
@@ -112,15 +120,16 @@ class AdmissionBook:
 
     def _brought_in_line(self, control: FlowerControl) -> dict[str, str]:
         known = {node.node_id for node in control.nodes() if node.status != _UNREGISTERED}
-        entries = self.all()
-        done: dict[str, str] = {}
+        entries, damaged = self.read()
+        done = {name: f"skipped: {why}" for name, why in damaged.items()}
         for name, entry in entries.items():
             registered = entry.node_id in known
             if entry.revoked and registered and entry.node_id is not None:
                 control.unregister(entry.node_id)
                 done[name] = "revoked"
             elif not entry.revoked and not registered:
-                unclaimed = known - {other.node_id for other in entries.values()}
+                # A damaged card claims a node, too: nobody knows which.
+                unclaimed = set() if damaged else known - {other.node_id for other in entries.values()}
                 done[name] = self._register(control, entry.registration, unclaimed)
         return done
 
@@ -151,11 +160,7 @@ class AdmissionBook:
             os.close(descriptor)
 
     def names(self) -> dict[int, str]:
-        """The admitted platforms' names by node id.
-
-        Raises:
-            StoreError: a file is damaged.
-        """
+        """The admitted platforms' names by node id."""
         entries = self.all().items()
         return {entry.node_id: name for name, entry in entries if entry.node_id is not None and not entry.revoked}
 
@@ -168,7 +173,7 @@ class AdmissionBook:
             return Admission(
                 Registration.model_validate(content["registration"]), content["node_id"], bool(content["revoked"])
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{path}: damaged; admit this platform again from its registration") from error
 
     def _write(self, admission: Admission) -> None:
@@ -187,9 +192,6 @@ class AdmittedNames(Mapping[int, str]):
 
     Args:
         book: the folder.
-
-    Raises:
-        StoreError: a file is damaged.
     """
 
     def __init__(self, book: AdmissionBook) -> None:
@@ -198,11 +200,10 @@ class AdmittedNames(Mapping[int, str]):
 
     def __getitem__(self, node: int) -> str:
         if node not in self._names:
-            try:
-                self._names = self._book.names()
-            except StoreError as error:
-                # A card damaged since the run began is no reason to end it: the node stays unknown.
-                _log.warning("%s", error)
+            # A card damaged since the run began costs nobody who is in it.
+            damaged = self._book.read()[1]
+            kept = {known: name for known, name in self._names.items() if name in damaged}
+            self._names = kept | self._book.names()
         return self._names[node]
 
     def __iter__(self) -> Iterator[int]:

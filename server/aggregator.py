@@ -95,7 +95,7 @@ class AggregatorProcess:
         try:
             self._admit(config)
             self._run_what_is_due(config)
-        except CrossfedError as error:
+        except (CrossfedError, OSError) as error:
             # What is wrong now (a SuperLink that restarts, a damaged card) may be mended while this process runs.
             _log.warning("%s", error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from common.files import archive, read_archive, write_atomically
 from server.linear import TransferWeights
 from server.state import FederationState, RoundRecord
 
+_log = getLogger(__name__)
 _FORMAT = 1
 _TOWERS, _SLOTS = "towers_", "slots_"
 _LINEAR_FILE = "linear.npz"
@@ -71,20 +73,34 @@ class CheckpointStore:
             self._linear = state.linear
         path = self.folder / f"round-{state.server_round + state.tower_round:06d}.npz"
         write_atomically(path, archive(arrays))
-        for old in self._files()[: -self._keep]:
+        # Later rounds that could not be read are no reason to drop this one.
+        for old in [file for file in self._files() if file <= path][: -self._keep]:
             old.unlink()
         return path
 
     def latest(self, plan: FederationPlan) -> FederationState | None:
-        """The newest checkpoint, or None in an empty folder.
+        """The newest checkpoint that can be read, or None in an empty folder; the log names those that are skipped.
 
         Raises:
             FederationError: it belongs to another plan.
-            NewerStoreError: a newer crossfed wrote it.
-            StoreError: it cannot be read.
+            NewerStoreError: a newer crossfed wrote the newest, and none can be read.
+            StoreError: none can be read, or the linear weights cannot.
         """
-        files = self._files()
-        return self._load(files[-1], plan) if files else None
+        first: StoreError | None = None
+        for path in reversed(self._files()):
+            try:
+                started_with, state, with_linear = self._read(path)
+            except StoreError as error:
+                _log.warning("%s; the round before is looked at", error)
+                first = first or error
+                continue
+            if with_linear:
+                state = replace(state, linear=self._load_linear(state.run_id))
+            _check_plan(path, plan, started_with)
+            return state
+        if first is not None:
+            raise first
+        return None
 
     def _load_linear(self, run_id: str) -> Mapping[str, TransferWeights]:
         path = self.folder / _LINEAR_FILE
@@ -97,26 +113,27 @@ class CheckpointStore:
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("round-*.npz"))
 
-    def _load(self, path: Path, plan: FederationPlan) -> FederationState:
+    def _read(self, path: Path) -> tuple[FederationPlan, FederationState, bool]:
+        """Plan and state of a round, and whether its linear weights lie beside it. Raises: StoreError, NewerStoreError."""
         try:
             arrays = read_archive(path)
             header = json.loads(arrays["header"].tobytes())
             if header["format"] > _FORMAT:
                 raise NewerStoreError(f"{path}: written by a newer crossfed; upgrade this one to resume the run")
-            started_with, state = _plan_and_state(header, arrays)
+            return *_plan_and_state(header, arrays), bool(header.get("linear", False))
         except NewerStoreError:
             raise
         except (StoreError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{path}: cannot be read; move it away to resume from the round before") from error
-        if header.get("linear", False):
-            state = replace(state, linear=self._load_linear(state.run_id))
-        differences = plan.differences(started_with)
-        if differences:
-            raise FederationError(
-                f"{path}: this run was started with another plan (differs in {', '.join(differences)}); "
-                f"restore the plan, or use a new folder"
-            )
-        return state
+            raise StoreError(f"{path}: damaged; restore it, or move it away") from error
+
+
+def _check_plan(path: Path, plan: FederationPlan, started_with: FederationPlan) -> None:
+    differences = plan.differences(started_with)
+    if differences:
+        raise FederationError(
+            f"{path}: this run was started with another plan (differs in {', '.join(differences)}); "
+            f"restore the plan, or use a new folder"
+        )
 
 
 def _plan_and_state(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> tuple[FederationPlan, FederationState]:

@@ -12,6 +12,7 @@ from common.config.loader import load_yaml_model
 from common.doctor import (
     Finding,
     check_certificate,
+    check_database,
     check_disk,
     check_port,
     check_private,
@@ -20,6 +21,7 @@ from common.doctor import (
 )
 from common.errors import ConfigError, CrossfedError
 from server.admission import AdmissionBook
+from server.runs import FINISHED, RUNNING, RunFolder, read_runs
 
 _PACKAGES = ("crossfed", "flwr", "grpcio", "numpy", "pydantic", "cryptography")
 
@@ -45,6 +47,8 @@ def examine(config_path: Path) -> Iterator[Finding]:
         yield check_port(config.proxy.host, config.proxy.port, "fleet proxy")
         yield _proxy(config.proxy.command)
     yield _platforms(config)
+    yield from _damaged(config)
+    yield check_database(config.state / "flower.db", "the SuperLink's database")
 
 
 def _proxy(command: str) -> Finding:
@@ -58,10 +62,30 @@ def _proxy(command: str) -> Finding:
 
 
 def _platforms(config: AggregatorConfig) -> Finding:
-    try:
-        admitted = [name for name, entry in AdmissionBook(config.platforms).all().items() if not entry.revoked]
-    except CrossfedError as error:
-        return Finding("wrong", "platforms", str(error))
+    admitted = [name for name, entry in AdmissionBook(config.platforms).all().items() if not entry.revoked]
     wanted = config.plan.platforms or config.plan.min_platforms
     text = f"{len(admitted)} of {wanted} admitted: {', '.join(admitted) or 'none'}"
     return Finding("ok" if len(admitted) >= wanted else "note", "platforms", text)
+
+
+def _damaged(config: AggregatorConfig) -> Iterator[Finding]:
+    """Cards and runs that the aggregator skips."""
+    for name, why in AdmissionBook(config.platforms).read()[1].items():
+        yield Finding("wrong", f"platform {name}", why)
+    runs, unreadable = read_runs(config.state)
+    for name, why in unreadable.items():
+        yield Finding("wrong", f"run {name}", why)
+    if not unreadable:
+        yield Finding("ok", "runs", f"{len(runs)} on disk, all readable")
+    if runs and runs[-1].state not in (FINISHED, RUNNING):
+        yield _checkpoints(config, runs[-1].name)
+
+
+def _checkpoints(config: AggregatorConfig, name: str) -> Finding:
+    store = RunFolder(config.state, name).checkpoints(keep=config.keep_checkpoints)
+    try:
+        state = store.latest(config.plan)
+    except CrossfedError as error:
+        return Finding("note", f"run {name}", f"cannot be resumed: {error}")
+    done = 0 if state is None else state.server_round + state.tower_round
+    return Finding("ok", f"run {name}", f"can be resumed after round {done}")

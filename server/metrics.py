@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from common.config.deploy import AggregatorConfig
 from common.errors import ConfigError
-from server.runs import FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, RunStatus, list_runs
+from common.tls import days_left, read_certificate
+from server.admission import AdmissionBook
+from server.runs import FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, RunStatus, read_runs
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class AggregatorMetrics:
 
     @contextmanager
     def exposed(self) -> Iterator[None]:
-        """Serve the metrics on loopback while the body runs."""
+        """Serve the metrics while the body runs."""
         if self._config.metrics_port is None:
             yield
             return
@@ -67,7 +69,7 @@ class AggregatorMetrics:
 
         registry = CollectorRegistry()
         registry.register(Collector())
-        server, thread = start_http_server(self._config.metrics_port, "127.0.0.1", registry)
+        server, thread = start_http_server(self._config.metrics_port, self._config.metrics_host, registry)
         try:
             yield
         finally:
@@ -77,16 +79,33 @@ class AggregatorMetrics:
 
     def families(self) -> Iterator[Family]:
         """Every metric, as of now."""
-        runs = list_runs(self._config.state)
+        runs, unreadable = read_runs(self._config.state)
+        book = AdmissionBook(self._config.platforms).read()
+        admitted = {name for name, entry in book[0].items() if not entry.revoked}
         states = (PENDING, RUNNING, FINISHED, FAILED, INTERRUPTED)
         counted = {state: float(sum(run.state == state for run in runs)) for state in states}
         yield Family("crossfed_runs", "Runs by state.", counted, "state")
         yield Family("crossfed_program_exits", "Unexpected ends of supervised programs.", self._exits, "program")
+        damaged = {"runs": float(len(unreadable)), "platforms": float(len(book[1]))}
+        yield Family("crossfed_damaged_files", "Files of state that are skipped; the doctor names them.", damaged, "of")
+        yield Family("crossfed_certificate_days_left", "Days until it expires.", self._certificates(), "certificate")
         if runs:
-            yield from _newest(runs[-1])
+            yield from _newest(runs[-1], admitted)
+
+    def _certificates(self) -> dict[str, float]:
+        """Days left by name; a certificate that cannot be read has none left."""
+        left = {}
+        for name, path in (("authority", self._config.tls.ca), ("server", self._config.tls.certificate)):
+            try:
+                left[name] = days_left(read_certificate(path))
+            except ConfigError:
+                left[name] = 0.0
+        return left
 
 
-def _newest(run: RunStatus) -> Iterator[Family]:
+def _newest(run: RunStatus, admitted: Container[str]) -> Iterator[Family]:
+    newest = {state: float(run.state == state) for state in (PENDING, RUNNING, FINISHED, FAILED, INTERRUPTED)}
+    yield Family("crossfed_newest_run", "1 for the state of the newest run.", newest, "state")
     yield Family("crossfed_server_round", "Rounds completed in the newest run.", {"": run.server_round})
     if run.rounds:
         last = run.rounds[-1]
@@ -101,7 +120,9 @@ def _newest(run: RunStatus) -> Iterator[Family]:
         yield Family("crossfed_round_platforms", "Platforms that contributed to it.", {"": len(last["platforms"])})
         if last["objective"] is not None:
             yield Family("crossfed_objective", "The federation's objective.", {"": last["objective"]})
-    answered = {name: float(answer["code"] == "ok") for name, answer in run.answers.items()}
+    # Revoked platforms are nobody's concern any more.
+    answers = {name: answer for name, answer in run.answers.items() if name in admitted}
+    answered = {name: float(answer["code"] == "ok") for name, answer in answers.items()}
     yield Family("crossfed_platform_ok", "Whether a platform's last answer was one.", answered, "platform")
-    heard = {name: answer["time"] for name, answer in run.answers.items()}
+    heard = {name: answer["time"] for name, answer in answers.items()}
     yield Family("crossfed_platform_heard_timestamp_seconds", "When it came.", heard, "platform")

@@ -9,18 +9,26 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from common.errors import ConfigError, CrossfedError, FederationError
+from pydantic import TypeAdapter, ValidationError
+
+from common.errors import ConfigError, CrossfedError, FederationError, NewerStoreError, StoreError
 from common.files import write_atomically
 from server.checkpoint import CheckpointStore
 from server.state import RoundRecord
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PENDING, RUNNING, FINISHED, FAILED, INTERRUPTED = "pending", "running", "finished", "failed", "interrupted"
+_STATES: Final = (PENDING, RUNNING, FINISHED, FAILED, INTERRUPTED)
+_FORMAT: Final = 1
+_STATUS: Final = "status.json"
+
+_log = getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -76,18 +84,26 @@ class RunFolder:
         return CheckpointStore(self.folder / "checkpoints", keep=keep)
 
     def status(self) -> RunStatus:
-        """The status as last written; ``interrupted`` where it says running and nobody holds the run."""
+        """The status as last written; ``interrupted`` where it says running and nobody holds the run.
+
+        Raises:
+            StoreError: the file is damaged.
+            NewerStoreError: a newer crossfed wrote it.
+        """
         status = self._read()
         if status.state == RUNNING and not self.is_held():
             status.state = INTERRUPTED
         return status
 
     def announce(self) -> None:
-        """Write down that a run is about to begin or to go on, so that it is listed at once."""
+        """Write down that a run is about to begin or to go on, so that it is listed at once.
+
+        Raises:
+            NewerStoreError: a newer crossfed began the run.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        status = self._read()
+        status = self.mended()
         status.state, status.ended, status.error = PENDING, None, None
-        status.started = status.started or _now()
         self._write(status)
 
     def give_up(self, error: str) -> None:
@@ -111,9 +127,8 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise FederationError(f"run {self.name} is already running in another process") from None
-            status = self._read()
+            status = self.mended()
             status.state, status.process, status.ended, status.error = RUNNING, os.getpid(), None, None
-            status.started = status.started or _now()
             self._write(status)
             try:
                 yield
@@ -127,27 +142,46 @@ class RunFolder:
         """Write a status."""
         self._write(change)
 
-    def read(self) -> RunStatus:
-        """The status as last written."""
-        return self._read()
+    def mended(self) -> RunStatus:
+        """The status as last written; a damaged one is set aside, and the run goes on with a new one from its checkpoints.
+
+        Raises:
+            NewerStoreError: a newer crossfed wrote it.
+        """
+        try:
+            status = self._read()
+            status.started = status.started or _now()
+            return status
+        except NewerStoreError:
+            raise
+        except StoreError as error:
+            aside = self._path.with_name(f"{_STATUS}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+            self._path.rename(aside)
+            _log.warning("%s; it is kept as %s, and the run goes on with a new one", error, aside.name)
+            return RunStatus(name=self.name, started=_now())
 
     @property
     def _path(self) -> Path:
-        return self.folder / "status.json"
+        return self.folder / _STATUS
 
     def _end(self, state: str, error: str | None) -> None:
-        status = self._read()
+        status = self.mended()
         status.state, status.ended, status.error = state, _now(), error
         self._write(status)
 
     def _read(self) -> RunStatus:
         try:
-            return RunStatus(**json.loads(self._path.read_text()))
+            content = json.loads(self._path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return RunStatus(name=self.name)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{self._path}: {_DAMAGED}") from error
+        return _status_of(content, self._path)
 
     def _write(self, status: RunStatus) -> None:
-        write_atomically(self._path, json.dumps(status.__dict__, indent=1).encode(), mode=0o640)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {"format": _FORMAT, **status.__dict__}
+        write_atomically(self._path, json.dumps(content, indent=1).encode(), mode=0o640)
 
     def is_held(self) -> bool:
         """Whether a process is running it now."""
@@ -169,7 +203,7 @@ class RunRecorder:
 
     def on_reply(self, server_round: int, kind: str, platform: str, code: str, reply_bytes: int) -> None:
         """A platform answered, or failed with ``code``."""
-        status = self._folder.read()
+        status = self._folder.mended()
         status.answers[platform] = {
             "kind": kind, "round": server_round, "code": code, "bytes": reply_bytes, "time": time.time(),
         }  # fmt: skip
@@ -177,7 +211,7 @@ class RunRecorder:
 
     def on_round(self, record: RoundRecord) -> None:
         """A round is complete."""
-        status = self._folder.read()
+        status = self._folder.mended()
         # A resumed run may repeat a round whose checkpoint was not yet written.
         earlier = [r for r in status.rounds if r["round"] < record.round or r.get("phase") != record.phase]
         status.rounds = [*earlier, record.as_dict()]
@@ -185,10 +219,62 @@ class RunRecorder:
 
 
 def list_runs(state: Path) -> list[RunStatus]:
-    """All runs, the oldest first."""
+    """All runs that can be read, the oldest first; the others are named in the log, each once."""
+    runs, unreadable = read_runs(state)
+    for name, why in unreadable.items():
+        if (str(state), name, why) not in _told:
+            _told.add((str(state), name, why))
+            _log.warning("run %s is skipped: %s", name, why)
+    return runs
+
+
+def read_runs(state: Path) -> tuple[list[RunStatus], dict[str, str]]:
+    """All runs that can be read, the oldest first; and why the others cannot, by name."""
     folder = state / "runs"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return sorted((RunFolder(state, name).status() for name in names), key=lambda status: status.started)
+    runs: list[RunStatus] = []
+    unreadable: dict[str, str] = {}
+    for name in names:
+        try:
+            status = RunFolder(state, name).status()
+        except (StoreError, ConfigError) as error:
+            unreadable[name] = str(error)
+            continue
+        # A process that was killed before its first status has begun no run.
+        runs += [status] if status.started else []
+    return sorted(runs, key=lambda status: status.started), unreadable
+
+
+_told: set[tuple[str, str, str]] = set()
+_DAMAGED: Final = (
+    "damaged; the run is skipped. Restore the file from a backup, or begin anew from the run's checkpoints: "
+    "crossfed-server run --resume with its name"
+)
+_ROUND: Final = TypeAdapter(RoundRecord)
+_RUN: Final = TypeAdapter(RunStatus)
+
+
+def _status_of(content: object, path: Path) -> RunStatus:
+    """Raises: StoreError, NewerStoreError."""
+    if not isinstance(content, dict):
+        raise StoreError(f"{path}: {_DAMAGED}")
+    written = content.pop("format", _FORMAT)
+    unknown = sorted(map(str, content.keys() - {entry.name for entry in fields(RunStatus)}))
+    if (isinstance(written, int) and written > _FORMAT) or unknown:
+        said = f"format {written}" if not unknown else f"fields {', '.join(unknown)}"
+        raise NewerStoreError(
+            f"{path}: has {said}, which a newer crossfed writes; upgrade crossfed to go on with this run"
+        )
+    try:
+        status = _RUN.validate_python(content)
+        for record in status.rounds:
+            _ROUND.validate_python(record)
+        known = all({"kind", "round", "code", "time"} <= answer.keys() for answer in status.answers.values())
+        if not known or status.state not in _STATES or datetime.fromisoformat(status.started).tzinfo is None:
+            raise ValueError("a value that no crossfed writes")
+    except (ValidationError, ValueError) as error:
+        raise StoreError(f"{path}: {_DAMAGED}") from error
+    return status
 
 
 def _now() -> str:

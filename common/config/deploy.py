@@ -89,7 +89,10 @@ class AggregatorConfig(_Deployed):
     """Seconds to wait for platforms at a run's beginning."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
     metrics_port: Port | None = None
-    """Prometheus metrics on loopback."""
+    """Prometheus metrics, in the clear and without a token; they name no user and no item."""
+    metrics_host: str = "127.0.0.1"
+    """Address that they are served at; one that others can reach only where a Prometheus of your own alone can, as in a
+    network of containers."""
 
 
 class RecommenderConfig(_Deployed):
@@ -164,7 +167,10 @@ class PlatformConfig(_Deployed):
     recommender: RecommenderConfig = RecommenderConfig()
     serving: ServingLimits = ServingLimits()
     metrics_port: Port | None = None
-    """Prometheus metrics on loopback."""
+    """Prometheus metrics, in the clear and without a token; they name no user and no item."""
+    metrics_host: str = "127.0.0.1"
+    """Address that they are served at; one that others can reach only where a Prometheus of your own alone can, as in a
+    network of containers."""
     log_format: Literal["text", "json"] = "text"
 
     @model_validator(mode="after")

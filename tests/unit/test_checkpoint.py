@@ -129,7 +129,7 @@ def test_a_newer_format_is_said_to_be_newer(tmp_path: Path) -> None:
 def test_a_header_that_makes_no_sense_is_damage(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = CheckpointStore(tmp_path).save(state_after(1), PLAN)
     rewritten(path, **changes)
-    with pytest.raises(StoreError, match=r"round-000001\.npz: cannot be read; move it away") as caught:
+    with pytest.raises(StoreError, match=r"round-000001\.npz: damaged; restore it, or move it away") as caught:
         CheckpointStore(tmp_path).latest(PLAN)
     assert not isinstance(caught.value, NewerStoreError)
 
@@ -137,8 +137,37 @@ def test_a_header_that_makes_no_sense_is_damage(tmp_path: Path, changes: dict[st
 @pytest.mark.parametrize("content", [b"", b"rubbish", b"PK\x03\x04"])
 def test_a_damaged_file_is_named_with_the_way_to_mend_it(tmp_path: Path, content: bytes) -> None:
     CheckpointStore(tmp_path).save(state_after(1), PLAN).write_bytes(content)
-    with pytest.raises(StoreError, match="move it away to resume from the round before"):
+    with pytest.raises(StoreError, match="damaged; restore it, or move it away"):
         CheckpointStore(tmp_path).latest(PLAN)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04"])
+def test_a_damaged_checkpoint_costs_its_round_alone(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(state_after(1), PLAN)
+    store.save(state_after(2), PLAN).write_bytes(content)
+    read = CheckpointStore(tmp_path).latest(PLAN)
+    assert read is not None
+    assert_same(read, state_after(1))
+    assert "round-000002.npz" in caplog.text
+
+
+def test_a_round_of_a_newer_version_is_skipped_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Upgrade, run a round, roll back: the run goes on from the last round that this version can read."""
+    store = CheckpointStore(tmp_path, keep=1)
+    kept = store.save(state_after(2), PLAN)
+    newer = store.save(replace(state_after(1), server_round=3), PLAN)
+    rewritten(newer, format=2)
+    kept.write_bytes(archive(read_archive(newer)))
+    rewritten(kept, format=1, server_round=2)
+    read = CheckpointStore(tmp_path, keep=1).latest(PLAN)
+    assert read is not None
+    assert read.server_round == 2
+    assert "round-000003.npz: written by a newer crossfed" in caplog.text
+    store.save(read, PLAN)
+    assert kept.exists(), "the round that was just saved is never pruned for one that cannot be read"
 
 
 def test_an_unfinished_file_of_a_crash_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:

@@ -17,13 +17,23 @@ from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.exchange import AgentReply, AgentRequest
 from common.logs import JsonFormatter
+from server.admission import AdmissionBook
 from server.metrics import AggregatorMetrics
 from server.provisioning import initialise
 from server.runs import RunFolder
 from server.state import RoundRecord
 from simulations.deployment import free_port
+from tests.unit.test_provisioning import registration
 
 PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+
+
+def admit(config: AggregatorConfig, *names: str) -> AdmissionBook:
+    """Cards of platforms that nobody has joined."""
+    book = AdmissionBook(config.platforms)
+    for name in names:
+        book.admit(registration(name), "films")
+    return book
 
 
 class Answering:
@@ -58,6 +68,7 @@ def test_the_aggregators_metrics_come_from_the_newest_run(tmp_path: Path) -> Non
     made = initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443")
     config = load_yaml_model(made.config, AggregatorConfig, [f"metrics_port={free_port()}"])
     run = RunFolder(config.state, "r1")
+    admit(config, "cinema", "club")
     metrics = AggregatorMetrics(config)
     metrics.program_ended("superlink", -9)
     with run.recorded():
@@ -89,6 +100,33 @@ def test_a_json_log_is_one_object_a_line(text: str) -> None:
     line = JsonFormatter().format(record)
     assert "\n" not in line
     assert json.loads(line)["message"] == text
+
+
+def test_the_metrics_leave_revoked_platforms_out(tmp_path: Path) -> None:
+    config = load_yaml_model(initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443").config, AggregatorConfig)
+    book = admit(config, "cinema", "club")
+    run = RunFolder(config.state, "r1")
+    with run.recorded():
+        for name in ("cinema", "club"):
+            run.observer().on_reply(1, "statistics", name, "ok", 10)
+    book.revoke("club")
+    families = {family.name: family.samples for family in AggregatorMetrics(config).families()}
+    assert families["crossfed_platform_ok"] == {"cinema": 1.0}
+    assert set(families["crossfed_platform_heard_timestamp_seconds"]) == {"cinema"}
+
+
+def test_damage_and_certificates_are_measured(tmp_path: Path) -> None:
+    made = initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443")
+    config = load_yaml_model(made.config, AggregatorConfig)
+    admit(config, "cinema")
+    (config.platforms / "cinema.json").write_text("{")
+    (config.state / "runs" / "old").mkdir(parents=True)
+    (config.state / "runs" / "old" / "status.json").write_text("")
+    made.server[0].write_text("")
+    families = {family.name: family.samples for family in AggregatorMetrics(config).families()}
+    assert families["crossfed_damaged_files"] == {"runs": 1.0, "platforms": 1.0}
+    assert families["crossfed_certificate_days_left"]["authority"] > 3000
+    assert families["crossfed_certificate_days_left"]["server"] == 0.0
 
 
 def test_the_dashboard_shows_metrics_that_exist(tmp_path: Path) -> None:

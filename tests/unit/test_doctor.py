@@ -158,6 +158,17 @@ def test_damage_of_an_aggregator_is_found(tmp_path: Path) -> None:
     assert any("superexec.secret" in problem for problem in problems)
 
 
+def test_what_the_aggregator_skips_is_named_by_the_doctor(tmp_path: Path) -> None:
+    made = initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443")
+    for path in ("state/runs/run-1/status.json", "platforms/cinema.json", "state/flower.db"):
+        (made.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (made.folder / path).write_text("{" * 4096)
+    problems = wrong(list(examine(made.config)))
+    assert any(problem.startswith("run run-1") and "status.json: damaged" in problem for problem in problems)
+    assert any(problem.startswith("platform cinema") and "admit this platform again" in problem for problem in problems)
+    assert any(problem.startswith("flower.db") and "is damaged" in problem for problem in problems)
+
+
 def test_the_exit_status_says_whether_something_is_wrong(tmp_path: Path) -> None:
     made = initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443")
     made.server[1].chmod(0o644)

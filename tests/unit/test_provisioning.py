@@ -14,7 +14,7 @@ import pytest
 from common.config.deploy import AggregatorConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
-from common.errors import ConfigError, FederationError
+from common.errors import ConfigError, FederationError, StoreError
 from common.privacy.secure_sum import PlatformIdentity
 from common.provisioning import Invitation, Pins, Registration, normal_fingerprint
 from common.tls import (
@@ -227,6 +227,34 @@ def test_a_platform_admitted_while_a_run_waits_for_it_has_a_name_in_that_run(tmp
     book.admit(registration("club"), "films")
     book.bring_in_line(superlink)  # type: ignore[arg-type]
     assert (2 in names, names[2], names[1]) == (True, "club", "cinema")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"registration": 1, "node_id": 1, "revoked": false}'])
+def test_a_damaged_card_keeps_nobody_else_out(tmp_path: Path, content: str) -> None:
+    book, superlink = AdmissionBook(tmp_path / "platforms"), SuperLinkStandIn()
+    for name in ("cinema", "club"):
+        book.admit(registration(name), "films")
+    book.bring_in_line(superlink)  # type: ignore[arg-type]
+    (book.folder / "cinema.json").write_text(content)
+    book.admit(registration("third"), "films")
+    done = book.bring_in_line(superlink)  # type: ignore[arg-type]
+    assert done["third"] == "admitted"
+    assert "cinema.json: damaged" in done["cinema"]
+    assert set(book.names().values()) == {"club", "third"}
+    with pytest.raises(StoreError, match="admit this platform again from its registration, then revoke it"):
+        book.revoke("cinema")
+
+
+def test_a_key_in_use_is_not_claimed_beside_a_damaged_card(tmp_path: Path) -> None:
+    """The one node that no sound card names may be the damaged card's."""
+    book, superlink = AdmissionBook(tmp_path / "platforms"), SuperLinkStandIn()
+    book.admit(registration("cinema"), "films")
+    book.bring_in_line(superlink)  # type: ignore[arg-type]
+    (book.folder / "cinema.json").write_text("{")
+    refused = registration("club")
+    superlink.used.add(refused.node_key + "\n")
+    book.admit(refused, "films")
+    assert book.bring_in_line(superlink)["club"].startswith("NOT admitted")  # type: ignore[arg-type]
 
 
 def test_a_card_damaged_during_a_run_costs_nobody_who_is_in_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config.deploy import ScheduleConfig
-from common.errors import ConfigError, FederationError
-from server.runs import FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, RunFolder, RunStatus, list_runs
+from common.errors import ConfigError, FederationError, NewerStoreError
+from server.runs import FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, RunFolder, RunStatus, list_runs, read_runs
 from server.schedule import Resumer, next_start
 from server.state import RoundRecord
 
@@ -127,3 +128,83 @@ def test_a_run_that_makes_progress_between_losses_is_resumed_again() -> None:
     for rounds in range(20):
         lost = RunStatus(name="r", state=INTERRUPTED, rounds=[{"round": n + 1} for n in range(rounds)])
         assert resumer.to_resume([lost]) == "r"
+
+
+DAMAGE = {
+    "empty": "",
+    "cut short": '{"name": "old", "state": "fin',
+    "a list": "[]",
+    "binary": "\0\0\0",
+    "no start": '{"name": "old", "state": "finished"}',
+    "no date": '{"name": "old", "state": "finished", "started": "yesterday"}',
+    "a number for rounds": '{"name": "old", "state": "finished", "started": "2026-01-01T00:00:00+00:00", "rounds": 3}',
+    "a round of nothing": '{"name": "old", "state": "finished", "started": "2026-01-01T00:00:00+00:00", "rounds": [{}]}',
+    "an answer of nothing": (
+        '{"name": "old", "state": "finished", "started": "2026-01-01T00:00:00+00:00", "answers": {"a": {}}}'
+    ),
+}
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """An aggregator's state with a finished run, beside which others are damaged."""
+    with RunFolder(tmp_path, "new").recorded():
+        pass
+    RunFolder(tmp_path, "old").folder.mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("content", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_status_is_skipped_by_name(state: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
+    (state / "runs" / "old" / "status.json").write_text(content)
+    assert [run.name for run in list_runs(state)] == ["new"]
+    assert [run.name for run in list_runs(state)] == ["new"]
+    assert sum("run old is skipped" in record.message for record in caplog.records) == 1, "said once, not every 2 s"
+    assert "status.json: damaged" in read_runs(state)[1]["old"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"format": 2, "everything": "else is new"}',
+        '{"name": "old", "state": "paused", "started": "2026-01-01T00:00:00+00:00", "why": "a field of the future"}',
+    ],
+)
+def test_a_status_of_a_newer_version_is_skipped_by_name(state: Path, content: str) -> None:
+    (state / "runs" / "old" / "status.json").write_text(content)
+    assert [run.name for run in list_runs(state)] == ["new"]
+    assert "newer crossfed" in read_runs(state)[1]["old"]
+    with pytest.raises(NewerStoreError, match="upgrade"):
+        RunFolder(state, "old").announce()
+    assert (state / "runs" / "old" / "status.json").read_text() == content
+
+
+def test_a_status_of_version_0_1_is_read(state: Path) -> None:
+    path = state / "runs" / "new" / "status.json"
+    content = json.loads(path.read_text())
+    del content["format"]
+    path.write_text(json.dumps(content))
+    assert [run.state for run in list_runs(state)] == [FINISHED]
+
+
+def test_a_folder_of_a_run_that_never_began_blocks_nothing(state: Path) -> None:
+    assert [run.name for run in list_runs(state)] == ["new"]
+
+
+def test_a_run_whose_status_is_damaged_goes_on_with_a_new_one(state: Path) -> None:
+    run = RunFolder(state, "old")
+    (run.folder / "status.json").write_text("{")
+    run.announce()
+    assert run.status().state == PENDING
+    [aside] = run.folder.glob("status.json.damaged-*")
+    assert aside.read_text() == "{"
+
+
+def test_a_status_damaged_in_the_middle_of_a_run_does_not_end_it(state: Path) -> None:
+    run = RunFolder(state, "middle")
+    with run.recorded():
+        (run.folder / "status.json").write_text("")
+        run.observer().on_reply(1, "counts", "a", "ok", 10)
+        run.observer().on_round(record(1))
+    assert run.status().state == FINISHED
+    assert run.status().server_round == 1

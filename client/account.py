@@ -37,6 +37,8 @@ class RunAccount:
     plan: Plan
     charges: list[Charge] = field(default_factory=list)
     closed: bool = False
+    finish: str | None = None
+    """Digest of the request that finished it; None where it did not end that way."""
     forfeited: bool = False
     """Closed by a restore: what it might have spent after the restored copy was made counts as spent."""
 
@@ -111,7 +113,8 @@ class Account:
             case "charged":
                 self.runs[content["run_id"]].charges.append(charge_of(entry))
             case "closed":
-                self.runs[content["run_id"]].closed = True
+                run = self.runs[content["run_id"]]
+                run.closed, run.finish = True, content.get("finish")
             case "restored":
                 self.lost = {name: self.lost[name] + content["lost"].get(name, 0.0) for name in self.lost}
                 self.forfeit_open_runs()

@@ -30,6 +30,7 @@ from client.outbox import Outbox
 from client.personalize import FederationView, Personalizer
 from client.platform_model import FactorModel
 from client.privacy_card import PlatformSpend
+from client.protocol_state import ProtocolState
 from client.recommend.linear_transfer import LinearTransferScorer
 from client.run_file import RunFile
 from client.secure_member import SecureMember
@@ -40,8 +41,8 @@ from common.broadcast import round_context
 from common.catalogue import FederationSecret, pack_blobs
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
-from common.errors import ContractError, CrossfedError, InternalError, PlanMismatchError, PrivacyError
-from common.exchange import OK, AgentReply, AgentRequest, Arrays, Json, value_mean_of
+from common.errors import ContractError, CrossfedError, InternalError, OrderError, PlanMismatchError, PrivacyError
+from common.exchange import OK, AgentReply, AgentRequest, Arrays, Json, digest_of, value_mean_of
 from common.privacy.attributes import public_attributes
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, request_contract, spec_of
@@ -91,7 +92,8 @@ class PlatformAgent:
         self._towers = make_tower_contributor(name, plan, data, RunFile(store.root / "towers.npz"))
         self._personalizer = Personalizer(name, data, plan.model, personalization)
         self._requests = request_contract(plan)
-        self._membership: Membership | None = None
+        self._protocol = ProtocolState(plan)
+        self._told: tuple[str, Membership] | None = None
         self._vocabulary_file = RunFile(store.root / "vocabulary.npz")
         self._steps: Mapping[str, Callable[[AgentRequest], Answer]] = {
             "join": self._join,
@@ -127,19 +129,30 @@ class PlatformAgent:
         return self._outbox.spend()
 
     def _admit(self, request: AgentRequest) -> None:
-        """Refuse what the contract does not declare, before anything is computed."""
+        """Refuse what the contract does not declare and what is not in order, before anything is charged or computed."""
         spec = spec_of(self._requests, request.kind)
         self._recall(request)
-        handshake = request.kind in ("vocabulary", "secure_sum")
-        spec.check(dict(request.arrays), open_sizes(request.arrays) | ({} if handshake else self._sizes()))
+        handshake = request.kind in ("join", "vocabulary", "secure_sum")
+        told = self._told is not None and self._told[0] == request.run_id
+        if handshake or told:
+            sizes = {} if handshake else self._sizes(request)
+            spec.check(dict(request.arrays), open_sizes(request.arrays) | sizes)
+        self._protocol.check(
+            request,
+            self._outbox.run(request.run_id),
+            told=told,
+            check_mask=lambda asked: self._member().check_open(asked),
+        )
 
     def _recall(self, request: AgentRequest) -> None:
         """After a restart in the middle of a run: take the vocabulary from disk, as the aggregator told it."""
-        if self._membership is None and request.kind not in ("join", "vocabulary"):
-            kept = self._vocabulary_file.load(request.run_id, self.plan)
-            if kept is not None:
-                facts, arrays = kept
-                self._membership = Membership.of(self.name, tuple(facts["platforms"]), arrays, self.data, self._secret)
+        if request.kind == "join" or (self._told is not None and self._told[0] == request.run_id):
+            return
+        kept = self._vocabulary_file.load(request.run_id, self.plan)
+        if kept is not None:
+            facts, arrays = kept
+            membership = Membership.of(self.name, tuple(facts["platforms"]), arrays, self.data, self._secret)
+            self._told = request.run_id, membership
 
     def _join(self, request: AgentRequest) -> Answer:
         """Compare plans, set the run's budget aside, and say which items this platform shares."""
@@ -167,7 +180,7 @@ class PlatformAgent:
             "identity": identity,
         }
         fields: Fields = {"secret_fingerprint": self._secret.fingerprint}
-        return self._outbox.reply("join", arrays, fields, self._sizes())
+        return self._outbox.reply("join", arrays, fields, self._sizes(request))
 
     def _features(self) -> list[tuple[str, ...]]:
         """Public attributes of the shared items. Sent under privacy only, where they make up for some of the noise."""
@@ -190,21 +203,26 @@ class PlatformAgent:
             )
         if self._linear is not None:
             self._linear.check_size(len(request.arrays["digests"]), "the vocabulary")
-        self._membership = Membership.of(self.name, platforms, request.arrays, self.data, self._secret)
+        membership = Membership.of(self.name, platforms, request.arrays, self.data, self._secret)
+        known = None if self._told is None or self._told[0] != request.run_id else self._told[1]
+        may_change = self._protocol.may_replace_vocabulary(self._outbox.run(request.run_id))
+        if known is not None and known.digest != membership.digest and not may_change:
+            raise OrderError("the run has another vocabulary, which everything that was released in it rests on")
+        self._told = request.run_id, membership
         self._vocabulary_file.save(request.run_id, self.plan, {"platforms": platforms}, request.arrays)
-        return self._outbox.reply("vocabulary", {}, {}, self._sizes())
+        return self._outbox.reply("vocabulary", {}, {}, self._sizes(request))
 
     def _take_part_in_secure_sum(self, request: AgentRequest) -> Answer:
         """Answer one step of the secure sum: keys, sealed shares, signatures; nothing that depends on interactions."""
-        message = self._member().answer(request, len(self._joined().owners))
-        return self._outbox.reply("secure_sum", {"message": message}, {}, self._sizes())
+        message = self._member().answer(request, len(self._joined(request).owners))
+        return self._outbox.reply("secure_sum", {"message": message}, {}, self._sizes(request))
 
     def _cooccurrence(self, request: AgentRequest) -> Answer:
         """Contribute the item-item statistics, once a run."""
         linear = self._linear
         if linear is None:
             raise ContractError("this federation has no linear road")
-        sizes = linear.sizes(request, self._joined())
+        sizes = linear.sizes(request, self._joined(request))
         return self._contribute(request, linear.contribution, lambda _: linear.releases(), sizes)
 
     def _contribute(
@@ -217,18 +235,18 @@ class PlatformAgent:
         """Charge, then compute and privatise, then mask where the noise is shared, then send."""
 
         def contribution() -> PrivatizedContribution | MaskedContribution:
-            membership = self._joined()
+            membership = self._joined(request)
             released = make(request, membership)
             if not released.masked:
                 return released
             return self._member().mask(released, request.run_id, round_context(request, membership.digest))
 
         charged = (releases or self._contributor.releases)(request)
-        return self._outbox.contribute(request, charged, contribution, {**self._sizes(), **(sizes or {})}), {}
+        return self._outbox.contribute(request, charged, contribution, {**self._sizes(request), **(sizes or {})}), {}
 
     def _finish(self, request: AgentRequest) -> Answer:
         """Build, judge and store the platform's own model; say only that it is done."""
-        membership = self._joined()
+        membership = self._joined(request)
         view = FederationView(
             server_round=request.server_round,
             private=self.plan.private,
@@ -247,8 +265,8 @@ class PlatformAgent:
             linear=self._linear_weights(request.arrays, membership),
         )
         self.store.commit(self._personalizer.build(view))
-        self._outbox.close(request.run_id)
-        return self._outbox.reply("finish", {}, {}, self._sizes())
+        self._outbox.close(request.run_id, finish=digest_of(request))
+        return self._outbox.reply("finish", {}, {}, self._sizes(request))
 
     def _tower_model(self, request: AgentRequest, membership: Membership) -> TowerModel | None:
         if self.plan.towers is None:
@@ -260,19 +278,20 @@ class PlatformAgent:
             return None
         return LinearTransferScorer.received(arrays, membership.own_positions, len(membership.owners))
 
-    def _joined(self) -> Membership:
-        if self._membership is None:
-            raise ContractError("no vocabulary yet: the aggregator skipped the handshake")
-        return self._membership
+    def _joined(self, request: AgentRequest) -> Membership:
+        if self._told is None or self._told[0] != request.run_id:
+            raise OrderError("no vocabulary yet: the aggregator skipped the handshake")
+        return self._told[1]
 
     def _member(self) -> SecureMember:
         if self._secure_member is None:
             raise ContractError("this platform has no part in a secure sum: privacy.noise is not secure_sum here")
         return self._secure_member
 
-    def _sizes(self) -> dict[str, int]:
-        """The contract's named sizes, as this platform knows them."""
-        vocabulary = None if self._membership is None else len(self._membership.owners)
+    def _sizes(self, request: AgentRequest) -> dict[str, int]:
+        """The contract's named sizes, as this platform knows them in the request's run."""
+        told = self._told is not None and self._told[0] == request.run_id
+        vocabulary = len(self._joined(request).owners) if told else None
         return plan_sizes(self.plan, catalogue=len(self.data.shared_columns), vocabulary=vocabulary)
 
     def _answer(

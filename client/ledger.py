@@ -197,15 +197,22 @@ class BudgetLedger:
         self._log.publish(_totals)
         return receipt
 
-    def close(self, run_id: str) -> None:
-        """End a run: what it reserved and did not use may be used by others. Closing twice changes nothing."""
+    def close(self, run_id: str, finish: str | None = None) -> None:
+        """End a run: what it reserved and did not use may be used by others. Closing twice changes nothing.
+
+        ``finish`` is the digest of the request that ended it, which alone may be answered again.
+        """
         with self._log.writing() as writer:
             run = Account(writer.entries).runs.get(run_id)
             if run is None:
                 raise PrivacyError(f"run {run_id!r} has reserved nothing in this ledger")
             if not run.closed:
-                writer.append({"event": "closed", "run_id": run_id})
+                writer.append({"event": "closed", "run_id": run_id} | ({} if finish is None else {"finish": finish}))
         self._log.publish(_totals)
+
+    def run(self, run_id: str) -> RunAccount | None:
+        """What one run has reserved, spent and come to; None unless it reserved something here."""
+        return Account(self._log.entries()).runs.get(run_id)
 
     def confirm(self, receipt: Receipt) -> None:
         """Raises LedgerError: this ledger has made no such charge, or its run is closed."""

@@ -7,6 +7,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any
 
+from client.account import RunAccount
 from client.budget import BudgetPolicy, SubsampledBudget
 from client.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
 from client.journal import EgressJournal
@@ -92,9 +93,16 @@ class Outbox:
         else:
             self.ledger.reserve(run_id, releases, epsilon=None, delta=_UNCLAIMED_DELTA)
 
-    def close(self, run_id: str) -> None:
-        """End a run: what it had reserved and not used is free again, and nothing more may leave under it."""
-        self.ledger.close(run_id)
+    def close(self, run_id: str, finish: str | None = None) -> None:
+        """End a run: what it had reserved and not used is free again, and nothing more may leave under it.
+
+        ``finish``: digest of the request that ended it.
+        """
+        self.ledger.close(run_id, finish)
+
+    def run(self, run_id: str) -> RunAccount | None:
+        """Where a run stands, by what it has paid; None where it was never joined."""
+        return self.ledger.run(run_id)
 
     def contribute(
         self,

@@ -75,6 +75,15 @@ class SecureMember:
             raise SecureSumError("the aggregator asks for an unknown step of the secure sum")
         return _bytes(steps[step](self._enrolled(request.run_id)))
 
+    def check_open(self, request: AgentRequest) -> None:
+        """Raise unless a contribution to ``request`` could be masked: to be asked before it is charged.
+
+        Raises:
+            SecureSumError: not enrolled, or the round is closed.
+        """
+        kind = request.kind.removeprefix("masked_")
+        self._enrolled(request.run_id).check_open(self._plan.masked_round(kind, request.server_round))
+
     def mask(self, contribution: PrivatizedContribution, run_id: str, context: bytes) -> MaskedContribution:
         """Mask a contribution in its round of the sum (:meth:`FederationPlan.masked_round`).
 

@@ -7,6 +7,7 @@
     ├── CatalogueError         item keys, digests, cards or the vocabulary do not fit
     │   └── SecretMismatchError   two platforms made their digests with different secrets
     ├── ContractError          an array or request that the contract does not declare
+    │   ├── OrderError            … or a request that is not in order: its run, round or phase is another
     │   └── EgressRefusedError    … and that was about to leave the platform
     ├── PrivacyError           a privacy parameter or request that cannot be honoured
     │   ├── BudgetExceededError   the ledger refuses: the budget would be exceeded
@@ -68,6 +69,12 @@ class ContractError(CrossfedError):
     """A request or an array is not what the contract declares."""
 
     code = "contract"
+
+
+class OrderError(ContractError):
+    """A request whose run, round or phase is not the one that comes next; nothing was charged."""
+
+    code = "out-of-order"
 
 
 class EgressRefusedError(ContractError):

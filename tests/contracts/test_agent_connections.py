@@ -136,5 +136,7 @@ def test_whatever_is_asked_the_answer_is_a_reply_and_a_refusal_is_a_code_alone(
 
 def test_after_all_that_an_honest_run_is_still_answered(connection: AgentConnection) -> None:
     handshake(connection)
-    finish = AgentRequest(kind="finish", run_id="run", server_round=1, arrays=parameters())
+    last = AgentRequest(kind="statistics", run_id="run", server_round=3, arrays=parameters())
+    assert connection.exchange(last).code == "ok"
+    finish = AgentRequest(kind="finish", run_id="run", server_round=3, arrays=parameters())
     assert connection.exchange(finish).code == "ok"

@@ -27,6 +27,7 @@ from common.privacy.contribution import PrivatizedContribution
 from common.privacy.cooccurrence import CooccurrenceMechanism, users_from
 from common.privacy.gdp import compose
 from server import strategy
+from server.checkpoint import CheckpointStore
 from server.exchange import SilentObserver
 from server.linear_aggregation import aggregate_linear
 from server.state import FederationState, RoundRecord
@@ -359,7 +360,10 @@ def test_a_resumed_run_without_its_weights_names_the_file_and_the_mend(tmp_path:
 def test_a_platform_that_joins_later_has_the_statistics_gathered_again(tmp_path: Path) -> None:
     plan, platforms = linear_plan(), platforms_of()
     early = {name: platforms[name] for name in NAMES[:2]}
-    before = federate(agents_of(early, plan, tmp_path), plan, tmp_path).state
+    with pytest.raises(Killed):
+        federate(agents_of(early, plan, tmp_path), plan, tmp_path, observer=Killer("factors"))
+    before = CheckpointStore(tmp_path / "aggregator" / "checkpoints").latest(plan)
+    assert before is not None
     after = federate(agents_of(platforms, plan, tmp_path), plan, tmp_path).state
     assert before.linear is not None
     assert after.linear is not None
@@ -447,7 +451,7 @@ def test_a_plan_without_the_linear_road_admits_none_of_its_requests(tmp_path: Pa
         assert aggregator.ask("platform-0", kind, arrays={"item_counts": counts}).code == "contract"
 
 
-def test_what_is_asked_again_costs_nothing_and_other_counts_are_another_release(tmp_path: Path) -> None:
+def test_what_is_asked_again_costs_nothing_and_other_counts_are_refused(tmp_path: Path) -> None:
     plan = private_linear_plan("per_platform", share=0.6)
     aggregator = by_hand(private_platforms(3), plan, tmp_path)
     counts = np.arange(len(aggregator.vocabulary), 0.0, -1)
@@ -455,8 +459,7 @@ def test_what_is_asked_again_costs_nothing_and_other_counts_are_another_release(
     first, again = ask(arrays={"item_counts": counts}), ask(arrays={"item_counts": counts})
     assert (first.code, again.code) == ("ok", "ok")
     assert np.array_equal(first.arrays["cooccurrence"], again.arrays["cooccurrence"])
-    # Twice 60 % of the budget is more than there is.
-    assert ask(arrays={"item_counts": counts[::-1].copy()}).code == "budget-exceeded"
+    assert ask(arrays={"item_counts": counts[::-1].copy()}).code == "out-of-order"
     assert len(charges_of(aggregator.agents["platform-0"])) == 1
 
 
@@ -546,6 +549,8 @@ def test_a_platform_takes_no_weights_that_lead_elsewhere(tmp_path: Path, change:
     own = np.sort(aggregator.vocabulary.owners["platform-0"]).astype(np.int64)
     m = len(aggregator.vocabulary)
     foreign = np.setdiff1d(np.arange(m), own)
+    for server_round in range(1, linear_plan().server_rounds + 1):
+        aggregator.ask("platform-0", "statistics", server_round, arrays=aggregator.parameters())
     sound = {
         **aggregator.parameters(),
         "linear_inputs": own[:1],

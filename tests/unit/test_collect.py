@@ -124,6 +124,8 @@ def test_an_enrolment_of_another_run_is_not_taken(tmp_path: Path) -> None:
     ground.state = replace(ground.state, run_id="next")
     for agent in ground.asked.agents.values():
         agent._outbox.ledger.close("run")
+    ground.asked.run_id = "next"
+    ground.asked.join()
     ground.enrolled()
     assert ground.secure_steps() == {name: steps + 2 for name, steps in before.items()}
     saved = SecureSumServer.from_state((ground.folder / "secure_sum.json").read_bytes())

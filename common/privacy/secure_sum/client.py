@@ -169,6 +169,22 @@ class SecureSumClient:
             raise SecureSumError(f"run {self.roster.run_id!r}: not enrolled yet; the adverts come first")
         return self._enrolled
 
+    def check_open(self, round_index: int) -> None:
+        """Raise unless a new vector may be masked in a round; looks at no vector.
+
+        Raises:
+            SecureSumError: not enrolled, the round is unknown, closed or has its vector, or others' shares are missing.
+        """
+        state, roster, transcript = self._state, self.roster, self._transcript()
+        if not 0 <= round_index < len(roster.rounds):
+            raise SecureSumError(f"round {round_index}: run {roster.run_id!r} has {len(roster.rounds)} rounds")
+        if roster.dropouts and set(state.held) != set(transcript.names):
+            raise SecureSumError(
+                f"round {round_index}: the others' shares are missing, so that a dropout could not be mended"
+            )
+        if round_index <= state.round_index:
+            raise SecureSumError(f"round {round_index} is closed: round {state.round_index} has begun")
+
     def mask(self, round_index: int, units: NDArray[np.int64], *, noise_std: float, context: bytes) -> bytes:
         """The masked vector of a round.
 

@@ -10,6 +10,7 @@ from client.keys import KeyFolder
 from client.ledger import LEDGER_FILE
 from client.loading import check_privacy_of_data, unusable_run_files
 from client.privacy_report import privacy_dict, verify_books
+from client.store import PlatformStore
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.doctor import (
@@ -24,7 +25,7 @@ from common.doctor import (
     check_python,
     check_time_zone,
 )
-from common.errors import ConfigError, CrossfedError
+from common.errors import ConfigError, CrossfedError, NewerStoreError, StoreError
 from common.provisioning import Pins
 
 _PACKAGES = ("crossfed", "flwr", "grpcio", "numpy", "polars", "tensorflow", "keras", "opacus", "torch")
@@ -63,6 +64,7 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
     yield _data(config)
     yield _books(config)
     yield _budget(config)
+    yield from check_store(PlatformStore(config.state / "store"))
     yield from check_aggregator(config.aggregator, config.ca)
 
 
@@ -131,6 +133,27 @@ def _data(config: PlatformConfig) -> Finding:
             "catalogue.share: none",
         )
     return Finding("ok", "data", f"{users} users, {items} items, {data.interactions.nnz} interactions")
+
+
+def check_store(store: PlatformStore) -> Iterator[Finding]:
+    """Every version is read: a damaged one is named, also where another serves in its place."""
+    misnamed = store.misnamed()
+    if misnamed is not None:
+        yield Finding("wrong", "model store", misnamed)
+    sound = []
+    for version in store.versions():
+        try:
+            store.load(version)
+            sound.append(version)
+        except NewerStoreError as error:
+            yield Finding("note", "model store", str(error))
+        except StoreError as error:
+            yield Finding("wrong", "model store", str(error))
+    if not store.versions():
+        yield Finding("ok", "model store", "no model yet: the first run makes one")
+    elif sound:
+        serves = next(version for version in store.candidates() if version in sound)
+        yield Finding("ok", "model store", f"version {serves} serves; {len(sound)} can be read")
 
 
 def _budget(config: PlatformConfig) -> Finding:

@@ -44,6 +44,11 @@ class ServingMetrics:
         self._reload_failures = Counter(
             "crossfed_model_reload_failures", "Store versions that could not be served.", registry=self.registry
         )
+        self._store_problems = Gauge(
+            "crossfed_store_problems",
+            "Versions of the model, or names of one, that are damaged; the log and the doctor name them.",
+            registry=self.registry,
+        )
         self._feedback = Counter("crossfed_feedback_events", "Feedback events made durable.", registry=self.registry)
 
     def answered(self, method: str, code: str, seconds: float) -> None:
@@ -62,6 +67,10 @@ class ServingMetrics:
 
     def reload_failed(self) -> None:
         self._reload_failures.inc()
+
+    def store_problems(self, count: int) -> None:
+        """So many things are wrong with the model store."""
+        self._store_problems.set(count)
 
     def feedback_recorded(self) -> None:
         self._feedback.inc()

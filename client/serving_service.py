@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,8 @@ from common.errors import ConfigError
 from common.proto import recommender_pb2, recommender_pb2_grpc
 
 SERVICE = recommender_pb2.DESCRIPTOR.services_by_name["Recommender"].full_name
+STORE_HEALTH = "crossfed.store"
+"""Name in the health service that is NOT_SERVING while the store is damaged, whatever serves."""
 _OPEN_TO_ALL = "/grpc.health.v1.Health/"
 
 
@@ -114,7 +116,13 @@ def serve_recommender(
     prefer_short_waits()
     statuses = health.HealthServicer()
     log = FeedbackLog(store_root / "feedback.log" if feedback is None else feedback)
-    model = ServingModel(PlatformStore(store_root), log, settings, on_change=_reporter(statuses, counts))
+    model = ServingModel(
+        PlatformStore(store_root),
+        log,
+        settings,
+        on_change=_reporter(statuses, counts),
+        on_problems=_problem_reporter(statuses, counts),
+    )
     try:
         server, bound = _server(settings, settings.port if port is None else port, token, tls)
     except ConfigError:
@@ -126,6 +134,7 @@ def serve_recommender(
     reflection.enable_server_reflection(names, server)
     for name in ("", SERVICE):
         statuses.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    statuses.set(STORE_HEALTH, health_pb2.HealthCheckResponse.SERVING)
     model.start()
     server.start()
     return RecommenderServer(server, f"{settings.host}:{bound}", model, statuses, settings.drain_seconds)
@@ -142,6 +151,17 @@ def _reporter(statuses: health.HealthServicer, metrics: ServingMetrics) -> Calla
         metrics.serves(snapshot.version, server_round, snapshot.loaded_at, snapshot.index_recall)
         for name in ("", SERVICE):
             statuses.set(name, health_pb2.HealthCheckResponse.SERVING)
+
+    return report
+
+
+def _problem_reporter(statuses: health.HealthServicer, metrics: ServingMetrics) -> Callable[[Sequence[str]], None]:
+    """Tells health checks and metrics of a store that is damaged, also while an older version serves."""
+
+    def report(problems: Sequence[str]) -> None:
+        metrics.store_problems(len(problems))
+        status = health_pb2.HealthCheckResponse
+        statuses.set(STORE_HEALTH, status.NOT_SERVING if problems else status.SERVING)
 
     return report
 

@@ -4,7 +4,7 @@
     STORE/versions/000001/     manifest.json and arrays.npz
 
 A version is written beside the others, made durable, and only then named in ``CURRENT``: a crash or a full disk at any
-point leaves the old version serving.
+point leaves the old version serving. Where the one that is named is damaged, the newest sound one serves.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict
+from logging import getLogger
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from common.config.towers import TowerConfig
 from common.errors import NewerStoreError, StoreError
 from common.files import archive, read_archive, sync_folder, write_atomically
 
+_log = getLogger(__name__)
 FORMAT: Final = 1
 _MODELS: Final = ("shared", "local", "anchored")
 _RANKER: Final = "ranker_"
@@ -55,19 +57,50 @@ class PlatformStore:
             return []
         return sorted(int(path.name) for path in self._versions.iterdir() if path.name.isdigit())
 
+    def named(self) -> int | None:
+        """The version that ``CURRENT`` names; None where it is not there or not a number."""
+        try:
+            return int((self.root / "CURRENT").read_text().strip())
+        except (OSError, ValueError):
+            return None
+
     def current(self) -> int:
-        """The version that serves.
+        """The version that is to serve: what ``CURRENT`` names, or the newest where that cannot be read.
 
         Raises:
             StoreError: there is none yet.
         """
-        try:
-            return int((self.root / "CURRENT").read_text().strip())
-        except (OSError, ValueError) as error:
+        return self.candidates()[0]
+
+    def candidates(self) -> list[int]:
+        """All versions in the order in which they are to serve, should those before be damaged.
+
+        First what ``CURRENT`` names, then those before it, then those after it, which had been written and not yet named.
+
+        Raises:
+            StoreError: there is none yet.
+        """
+        versions, named = self.versions(), self.named()
+        if not versions:
             raise StoreError(
                 f"{self.root}: holds no model yet; run a federation with this store first (crossfed-simulate run, or "
                 f"crossfed-client start)"
-            ) from error
+            )
+        after = [] if named not in versions else [version for version in versions if version > named]
+        return [*reversed(versions[: len(versions) - len(after)]), *reversed(after)]
+
+    def misnamed(self) -> str | None:
+        """What is wrong with ``CURRENT``; None where it names a version that is there, or there is none yet."""
+        if not self.versions() or self.named() in self.versions():
+            return None
+        return (
+            f"{self.root / 'CURRENT'}: names no version that is there; write the number of one into it, or train again"
+        )
+
+    def signature(self) -> tuple[object, ...]:
+        """Changes whenever a file of the store does."""
+        files = [path for version in self.versions() for path in (self._versions / f"{version:06d}").glob("*")]
+        return tuple(_stamp(path) for path in (self.root / "CURRENT", *sorted(files)))
 
     def commit(self, model: PlatformModel) -> int:
         """Write ``model`` as the next version and serve it; returns its number.
@@ -97,15 +130,28 @@ class PlatformStore:
         return number
 
     def load(self, version: int | None = None) -> PlatformModel:
-        """Read a version, by default the one that serves.
+        """Read a version; by default the first of :meth:`candidates` that is sound: the log names those before it.
 
         Raises:
             StoreError: it is not there or damaged.
             NewerStoreError: a newer crossfed wrote it.
         """
-        folder = self._versions / f"{self.current() if version is None else version:06d}"
+        if version is not None:
+            return self._read(version)
+        first: StoreError | None = None
+        for candidate in self.candidates():
+            try:
+                return self._read(candidate)
+            except StoreError as error:
+                _log.warning("%s; the version before is looked at", error)
+                first = first or error
+        assert first is not None
+        raise first
+
+    def _read(self, version: int) -> PlatformModel:
+        folder = self._versions / f"{version:06d}"
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             if manifest["format"] > FORMAT:
                 raise NewerStoreError(
                     f"{folder}: has format {manifest['format']}, this crossfed reads up to {FORMAT}; upgrade crossfed"
@@ -114,7 +160,15 @@ class PlatformStore:
         except NewerStoreError:
             raise
         except (StoreError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{folder}: cannot be read; restore it, or set CURRENT to an older version") from error
+            raise StoreError(f"{folder}: damaged; restore it from a backup, or train again") from error
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path), 0, 0, 0
+    return str(path), status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _write(folder: Path, model: PlatformModel) -> None:

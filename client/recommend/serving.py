@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import getLogger
 
@@ -100,6 +100,7 @@ class ServingModel:
         feedback: what users did since training.
         config: sizes and intervals.
         on_change: called after each swap, and after each failure with None.
+        on_problems: told what is wrong with the store whenever that changes; empty where nothing is.
     """
 
     def __init__(
@@ -109,11 +110,16 @@ class ServingModel:
         config: ServingConfig,
         *,
         on_change: Callable[[Snapshot | None], None] = lambda _: None,
+        on_problems: Callable[[Sequence[str]], None] = lambda _: None,
     ) -> None:
         self.feedback = feedback
+        self.problems: tuple[str, ...] = ()
+        """What is wrong with the store: the versions that cannot serve, with their files."""
         self._store = store
         self._config = config
         self._on_change = on_change
+        self._on_problems = on_problems
+        self._seen: tuple[object, ...] | None = None
         self._snapshot: Snapshot | None = None
         self._loading = threading.Lock()
         self._stopping = threading.Event()
@@ -144,25 +150,64 @@ class ServingModel:
         return snapshot.prepared(user_id, self.feedback.events_of(user_id))
 
     def reload(self) -> bool:
-        """Load the store's current version and serve it, if it is not what serves; whether it was swapped.
+        """Serve the store's newest sound version, if it is not what serves; whether it was swapped.
 
         Raises:
-            StoreError: it cannot be loaded; what served goes on serving.
+            StoreError: none can be loaded; what served goes on serving.
         """
         with self._loading:
-            version = self._store.current()
-            if self._snapshot is not None and self._snapshot.version == version:
+            seen = self._store.signature()
+            if seen == self._seen:
                 return False
-            with collector_paused():
-                recommender = self._loaded(version)
-                recall = approximate_recall(recommender)
-            for scope, share in recall.items():
-                _log.info(
-                    "version %d: approximate search finds %.1f %% of the exact best of %s", version, 100 * share, scope
-                )
-            self._snapshot = Snapshot(version, time.time(), recommender, self._config.cached_users, recall)
-        self._on_change(self._snapshot)
-        return True
+            misnamed = self._store.misnamed()
+            problems = [] if misnamed is None else [misnamed]
+            loaded = self._newest_sound(problems)
+            self._seen = seen
+            if loaded is not None:
+                self._snapshot = loaded
+            self._report(problems)
+        if loaded is not None:
+            self._on_change(loaded)
+        return loaded is not None
+
+    def _newest_sound(self, problems: list[str]) -> Snapshot | None:
+        """The first of the store's candidates that can be loaded; None where that is what serves. Adds to ``problems``.
+
+        Raises:
+            StoreError: none can.
+        """
+        for version in self._store.candidates():
+            if self._snapshot is not None and self._snapshot.version == version:
+                return None
+            try:
+                return self._snapshot_of(version)
+            except StoreError as error:
+                problems.append(str(error))
+        self._report(problems)
+        raise StoreError(problems[0])
+
+    def _snapshot_of(self, version: int) -> Snapshot:
+        with collector_paused():
+            recommender = self._loaded(version)
+            recall = approximate_recall(recommender)
+        for scope, share in recall.items():
+            _log.info(
+                "version %d: approximate search finds %.1f %% of the exact best of %s", version, 100 * share, scope
+            )
+        return Snapshot(version, time.time(), recommender, self._config.cached_users, recall)
+
+    def _report(self, problems: list[str]) -> None:
+        """Say what is wrong with the store, once, and when it is mended."""
+        if tuple(problems) == self.problems:
+            return
+        for problem in problems:
+            if problem not in self.problems:
+                _log.error("the model store is damaged: %s", problem)
+                self._on_change(None)
+        if not problems:
+            _log.info("the model store is sound again")
+        self.problems = tuple(problems)
+        self._on_problems(self.problems)
 
     def _loaded(self, version: int) -> Recommender:
         model = self._store.load(version)
@@ -200,8 +245,6 @@ class ServingModel:
     def _try_reload(self) -> None:
         try:
             self.reload()
-        except CrossfedError as error:
-            # Before the first federation an empty store is no failure.
-            if self._store.versions():
-                _log.warning("the new version cannot be served: %s", error)
-                self._on_change(None)
+        except CrossfedError:
+            # Reported already; before the first federation an empty store is no failure.
+            return

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from client.doctor import check_store
+from client.store import PlatformStore
 from common.config.federation import FederationPlan
 from common.doctor import (
     Finding,
@@ -29,6 +32,7 @@ from common.tls import issue_server_certificate, make_authority
 from server.cli import app as server_app
 from server.doctor import examine
 from server.provisioning import initialise
+from simulations.bench.serving import random_platform_model
 
 PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 
@@ -167,6 +171,21 @@ def test_what_the_aggregator_skips_is_named_by_the_doctor(tmp_path: Path) -> Non
     assert any(problem.startswith("run run-1") and "status.json: damaged" in problem for problem in problems)
     assert any(problem.startswith("platform cinema") and "admit this platform again" in problem for problem in problems)
     assert any(problem.startswith("flower.db") and "is damaged" in problem for problem in problems)
+
+
+def test_the_doctor_reads_every_version_of_the_model(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path)
+    assert [finding.level for finding in check_store(store)] == ["ok"]
+    for seed in range(3):
+        store.commit(random_platform_model(np.random.default_rng(seed)))
+    (tmp_path / "versions/000003/arrays.npz").write_bytes(b"")
+    (tmp_path / "versions/000002/manifest.json").write_text('{"format": 9}')
+    (tmp_path / "CURRENT").write_text("x")
+    found = list(check_store(store))
+    assert [finding.level for finding in found] == ["wrong", "note", "wrong", "ok"]
+    assert "CURRENT" in found[0].detail
+    assert "000003: damaged" in found[2].detail
+    assert found[3].detail.startswith("version 1 serves")
 
 
 def test_the_exit_status_says_whether_something_is_wrong(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client.data.dataset import UserItemMatrix
 from client.metrics_export import ServingMetrics
@@ -18,6 +19,7 @@ from client.recommend.process import collector_paused
 from client.recommend.recommender import Recommender
 from client.recommend.serving import ServingModel, approximate_recall
 from client.recommender_service import RecommenderServicer
+from client.serving_service import STORE_HEALTH, serve_recommender
 from client.store import PlatformStore
 from common.config.serving import ServingConfig
 from common.errors import StoreError
@@ -170,3 +172,95 @@ def test_the_recommender_takes_up_a_version_that_it_is_told_of_without_polling(t
             assert model.snapshot().version == 1
         finally:
             model.stop()
+
+
+class Watching:
+    """A serving model over a store of three versions, and all that it tells."""
+
+    def __init__(self, folder: Path, log: FeedbackLog) -> None:
+        self.store = PlatformStore(folder)
+        for seed in range(3):
+            self.store.commit(random_platform_model(np.random.default_rng(seed)))
+        self.failures = 0
+        self.told: list[tuple[str, ...]] = []
+        self.model = ServingModel(
+            self.store,
+            log,
+            ServingConfig(),
+            on_change=self.change,
+            on_problems=lambda told: self.told.append(tuple(told)),
+        )
+
+    def change(self, snapshot: object) -> None:
+        self.failures += snapshot is None
+
+    def damage(self, version: int, content: bytes = b"") -> bytes:
+        path = self.store.root / "versions" / f"{version:06d}" / "arrays.npz"
+        before = path.read_bytes()
+        path.write_bytes(content)
+        return before
+
+
+def test_the_newest_sound_version_serves_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with FeedbackLog(tmp_path / "log") as log:
+        watching = Watching(tmp_path / "store", log)
+        before = watching.damage(3)
+        assert watching.model.reload()
+        assert watching.model.snapshot().version == 2
+        assert not watching.model.reload(), "what is damaged is not read again until a file changes"
+        assert watching.failures == 1
+        [[problem]] = watching.told
+        assert "000003: damaged" in problem
+        assert caplog.text.count("000003: damaged") == 1
+        watching.damage(3, before)
+        assert watching.model.reload()
+        assert watching.model.snapshot().version == 3
+        assert watching.told[-1] == ()
+
+
+@pytest.mark.parametrize("content", ["", "three", "99"])
+def test_a_garbled_current_does_not_say_no_model_yet(tmp_path: Path, content: str) -> None:
+    with FeedbackLog(tmp_path / "log") as log:
+        watching = Watching(tmp_path / "store", log)
+        (watching.store.root / "CURRENT").write_text(content)
+        assert watching.model.reload()
+        assert watching.model.snapshot().version == 3
+        assert "CURRENT: names no version" in watching.model.problems[0]
+
+
+def test_a_version_that_does_not_hold_together_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are sound, and what they say is not."""
+    real = Recommender.warm_up
+    calls = []
+
+    def first_fails(self: Recommender) -> None:
+        calls.append(self)
+        if len(calls) == 1:
+            raise IndexError("a column that is not there")
+        real(self)
+
+    monkeypatch.setattr(Recommender, "warm_up", first_fails)
+    with FeedbackLog(tmp_path / "log") as log:
+        watching = Watching(tmp_path / "store", log)
+        watching.model.reload()
+        assert watching.model.snapshot().version == 2
+
+
+def test_health_and_metrics_show_a_damaged_store(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path / "store")
+    for seed in range(2):
+        store.commit(random_platform_model(np.random.default_rng(seed)))
+    (store.root / "versions" / "000002" / "manifest.json").write_text("{")
+    metrics = ServingMetrics()
+    with (
+        serve_recommender(tmp_path / "store", port=0, metrics=metrics) as server,
+        grpc.insecure_channel(server.target) as channel,
+    ):
+        check = health_pb2_grpc.HealthStub(channel).Check
+        said = {name: check(health_pb2.HealthCheckRequest(service=name)).status for name in ("", STORE_HEALTH)}
+    assert said == {
+        "": health_pb2.HealthCheckResponse.SERVING,
+        STORE_HEALTH: health_pb2.HealthCheckResponse.NOT_SERVING,
+    }
+    assert metrics.registry.get_sample_value("crossfed_store_problems") == 1.0
+    assert metrics.registry.get_sample_value("crossfed_model_version") == 1.0

@@ -118,7 +118,7 @@ def test_the_newest_versions_stay_and_an_older_one_can_be_read(tmp_path: Path) -
     assert store.current() == 4
     assert np.array_equal(store.load(3).elsewhere, model_of(2).elsewhere)
     assert np.array_equal(store.load().elsewhere, model_of(3).elsewhere)
-    with pytest.raises(StoreError, match="000001: cannot be read"):
+    with pytest.raises(StoreError, match="000001: damaged"):
         store.load(1)
 
 
@@ -155,24 +155,50 @@ def test_a_version_of_a_newer_crossfed_is_said_to_be_newer(tmp_path: Path) -> No
         ("manifest.json", None),
     ],
 )
-def test_a_damaged_version_is_named_with_the_way_to_mend_it(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_the_version_before_serves_in_place_of_a_damaged_one(
+    tmp_path: Path, name: str, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
     store = PlatformStore(tmp_path)
     store.commit(model_of(0))
     store.commit(model_of(1))
     path = tmp_path / "versions" / "000002" / name
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(StoreError, match="000002: cannot be read; restore it, or set CURRENT to an older version"):
-        store.load()
-    (tmp_path / "CURRENT").write_text("1\n")
+    with pytest.raises(StoreError, match="000002: damaged; restore it from a backup, or train again"):
+        store.load(2)
     assert np.array_equal(store.load().elsewhere, model_of(0).elsewhere)
+    assert "000002: damaged" in caplog.text
 
 
-@pytest.mark.parametrize("content", ["", "one", "-", "\0"])
-def test_a_damaged_current_is_a_store_error(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["", "one", "-", "\0", "99\n", None])
+def test_a_damaged_current_serves_the_newest_sound_version(tmp_path: Path, content: str | None) -> None:
     store = PlatformStore(tmp_path)
-    store.commit(model_of())
-    (tmp_path / "CURRENT").write_text(content)
-    with pytest.raises(StoreError):
+    for seed in range(3):
+        store.commit(model_of(seed))
+    (tmp_path / "versions" / "000003" / "arrays.npz").write_bytes(b"")
+    current = tmp_path / "CURRENT"
+    current.unlink() if content is None else current.write_text(content)
+    assert np.array_equal(store.load().elsewhere, model_of(1).elsewhere)
+    assert "names no version that is there" in (store.misnamed() or "")
+    assert store.commit(model_of(3)) == 4
+    assert np.array_equal(store.load().elsewhere, model_of(3).elsewhere)
+    assert store.misnamed() is None
+
+
+def test_a_version_of_a_newer_crossfed_is_skipped_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Upgrade, train, roll back: the last version that this one can read serves."""
+    store = PlatformStore(tmp_path)
+    store.commit(model_of(0))
+    store.commit(model_of(1))
+    (tmp_path / "versions" / "000002" / "manifest.json").write_text('{"format": 2}')
+    assert np.array_equal(store.load().elsewhere, model_of(0).elsewhere)
+    assert "000002: has format 2" in caplog.text
+
+
+def test_nothing_serves_where_every_version_is_damaged(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path)
+    store.commit(model_of(0))
+    (tmp_path / "versions" / "000001" / "arrays.npz").write_bytes(b"")
+    with pytest.raises(StoreError, match="000001: damaged"):
         store.load()
 
 

@@ -22,6 +22,7 @@ from common.logs import set_up_logs
 from common.provisioning import Registration, normal_fingerprint
 from server.admission import AdmissionBook
 from server.aggregator import AggregatorProcess, begin_run, control_of
+from server.backup import back_up, restore
 from server.doctor import examine
 from server.provisioning import initialise, invite, renew_certificate
 from server.runs import FAILED, FINISHED, INTERRUPTED, RunFolder, RunStatus, list_runs
@@ -181,6 +182,40 @@ def history(config: Config, as_json: AsJson = False) -> None:
 def doctor(config: Config, as_json: AsJson = False) -> None:
     """Check versions, programs, ports, certificates, clock and disk; exit status 1 if something must be mended."""
     raise typer.Exit(print_findings(examine(config), as_json=as_json))
+
+
+@app.command()
+def backup(
+    config: Config,
+    output: Annotated[Path, typer.Argument(help="A new file outside of the aggregator's folder; holds its keys.")],
+) -> None:
+    """Copy the aggregator's folder into one verified file; also while it runs."""
+    made = back_up(config, output)
+    typer.echo(f"{output}: {made.files} files, compared with what is there; keep it as safe as the aggregator itself")
+    if made.authority_key:
+        typer.echo(
+            "the authority's private key is in it: whoever has the file can issue certificates of this federation"
+        )
+    for key, path in made.elsewhere.items():
+        typer.echo(f"not in it: {key}: {path} lies outside of the folder")
+    for link in made.links:
+        typer.echo(f"not in it: {link} is a symbolic link")
+
+
+@app.command("restore")
+def restore_backup(
+    source: Annotated[Path, typer.Argument(help="Made by backup.", exists=True)],
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+) -> None:
+    """Unpack a backup; what was admitted, revoked or run after it was made is not in it."""
+    restored = restore(source, folder)
+    typer.echo(f"{restored.config}: restored as of {restored.made}; revoke again whom you have revoked since")
+    for key, path in restored.elsewhere.items():
+        typer.echo(f"{key} points outside of the restored folder: {path}; change it in {restored.config.name}")
+    for name in restored.cut_off:
+        typer.echo(
+            f"run {name} was going on when the backup was made; crossfed-server run --resume {name} goes on with it"
+        )
 
 
 def plan_from(federation: str, platforms: int, settings: list[str]) -> FederationPlan:

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import os
-import sys
 from collections.abc import Callable
 
-from rich.console import Console
-
-from common.errors import CrossfedError
-
-_INTERRUPTED = 130
+from common.guard import guard
 
 
 def teach(text: str) -> str:
@@ -20,16 +14,6 @@ def teach(text: str) -> str:
 
 
 def run_app(app: Callable[[], None]) -> None:
-    """Run a command line; a deliberate error becomes its message and exit status 1, an interrupt 130."""
-    # TensorFlow's notes on its own start are nobody's news; whoever wants them sets it.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
+    """Run a command line; whatever goes wrong becomes one sentence and exit status 1, an interrupt 130."""
+    with guard():
         app()
-    except CrossfedError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(1)
-    except SystemExit as ending:
-        # Typer turns an interrupt into this status, and says nothing.
-        if ending.code == _INTERRUPTED:
-            Console(stderr=True).print("interrupted; what was complete is on disk", style="yellow")
-        raise

@@ -15,6 +15,7 @@
     ├── SecureSumError         a step of the secure sum that must not go on
     ├── StoreError             a model store that cannot be read or written
     │   └── NewerStoreError       … because a newer crossfed wrote it
+    ├── InUseError             another process works in a folder already
     ├── FederationError        a round that cannot be run: quorum, deadline, vocabulary
     ├── PlatformError          a platform answered with an error; carries its code only
     ├── TrainingError          local training broke down; the model is what it was
@@ -117,6 +118,12 @@ class NewerStoreError(StoreError):
     """The store was written by a newer crossfed; upgrade to read it."""
 
     code = "store-newer"
+
+
+class InUseError(CrossfedError):
+    """Another process works in this folder; the message says which."""
+
+    code = "in-use"
 
 
 class FederationError(CrossfedError):

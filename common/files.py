@@ -35,6 +35,38 @@ _DAMAGED = (
 )
 
 
+def make_folder(folder: Path, *, mode: int = 0o777) -> None:
+    """Make a folder that a person has named, and those above it, unless it is there.
+
+    Raises:
+        StoreError: it cannot be made, or is no folder that can be written into; names what is in the way.
+    """
+    problem = "choose another folder, or change its owner or mode"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        problem = f"cannot be made ({error.strerror}); choose another folder"
+        for part in (folder, *folder.parents):
+            if _is_no_folder(part):
+                raise StoreError(f"{part}: is a file where a folder is needed; choose another folder") from None
+        raise StoreError(f"{shortened(folder)}: {problem}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(f"{folder}: cannot be written into; {problem}")
+
+
+def _is_no_folder(path: Path) -> bool:
+    try:
+        return path.exists() and not path.is_dir()
+    except OSError:
+        return False
+
+
+def shortened(path: Path) -> str:
+    """A path for a message: its ends alone where it is very long."""
+    text = str(path)
+    return text if len(text) <= 200 else f"{text[:80]}…{text[-80:]}"
+
+
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write ``data`` to ``path`` so that a crash, a power cut or a full disk leaves the old content or the new.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.errors import FederationError, NewerStoreError, StoreError
-from common.files import archive, read_archive, write_atomically
+from common.files import archive, make_folder, read_archive, write_atomically
 from server.linear import TransferWeights
 from server.state import FederationState, RoundRecord
 
@@ -32,13 +32,18 @@ class CheckpointStore:
     Args:
         folder: made when it is not there.
         keep: how many of the newest rounds stay.
+        origin: what the run is started with besides its plan, as JSON; kept in every round.
+
+    Raises:
+        StoreError: the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 3) -> None:
+    def __init__(self, folder: Path, *, keep: int = 3, origin: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
+        self._origin = origin
         self._keep = keep
         self._linear: Mapping[str, TransferWeights] | None = None
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
 
     def save(self, state: FederationState, plan: FederationPlan) -> Path:
         """Write the state of a completed round durably.
@@ -57,6 +62,7 @@ class CheckpointStore:
             "tower_round": state.tower_round,
             "linear": state.linear is not None,
             "history": [record.as_dict() for record in state.history],
+            "origin": self._origin,
         }
         arrays: dict[str, NDArray[Any]] = {
             "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
@@ -101,6 +107,22 @@ class CheckpointStore:
         if first is not None:
             raise first
         return None
+
+    def origin(self) -> Mapping[str, Any] | None:
+        """What the newest checkpoint's run was started with; None where there is none, or it was not noted.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        files = self._files()
+        if not files:
+            return None
+        try:
+            header = json.loads(read_archive(files[-1])["header"].tobytes())
+            origin: Mapping[str, Any] | None = header.get("origin")
+        except (ValueError, KeyError, AttributeError) as error:
+            raise StoreError(f"{files[-1]}: cannot be read; move it away to resume from the round before") from error
+        return origin
 
     def _load_linear(self, run_id: str) -> Mapping[str, TransferWeights]:
         path = self.folder / _LINEAR_FILE

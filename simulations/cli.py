@@ -18,6 +18,7 @@ from common.errors import ConfigError
 from simulations.audit.faults import FAULTS, Fault
 from simulations.engine import BACKENDS, Backend
 from simulations.memory import keep_freed_memory
+from simulations.output import default_folder, locked_folder, own_folder
 from simulations.research_cli import add_commands, load_chosen
 from simulations.scenario import shipped_scenarios
 
@@ -76,6 +77,7 @@ def run(
         Path | None,
         typer.Option(help="audit.json for the privacy card. Default: the one in the output folder, if it is there."),
     ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for another run in the output folder to end.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
 ) -> None:
     """Run a scenario: train, measure, print a table, write result.json.
@@ -90,10 +92,18 @@ def run(
 
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     chosen = load_chosen(scenario, set_ or [], data, seed)
-    folder = output or Path("out") / chosen.name
+    folder = output or default_folder(chosen.name)
     console = Console()
     with ConsoleObserver(console, chosen.plan.rounds) as observer:
-        result = simulate(chosen, folder, backend=_backend(backend), observer=observer, resume=resume, audit=audit)
+        result = simulate(
+            chosen,
+            folder,
+            backend=_backend(backend),
+            observer=observer,
+            resume=resume,
+            audit=audit,
+            wait=observer.on_stage if wait else None,
+        )
     console.print(result_tables(result.content))
     user = result.platforms[0]
     console.print(
@@ -116,15 +126,15 @@ def cross_validate(
     from simulations.report import fold_table
     from simulations.run import simulate
 
+    parent = output or default_folder(load_chosen(scenario, set_ or [], data, seed).name, "-folds")
     contents = []
     console = Console()
-    with console.status("starting") as status:
+    with own_folder(parent), console.status("starting") as status:
         for fold in range(folds):
             status.update(f"fold {fold + 1} of {folds}")
             split = ["split.protocol=k-fold", f"split.folds={folds}", f"split.fold={fold}"]
             chosen = load_chosen(scenario, [*(set_ or []), *split], data, seed)
-            folder = (output or Path("out") / f"{chosen.name}-folds") / f"fold-{fold}"
-            contents.append(simulate(chosen, folder).content)
+            contents.append(simulate(chosen, parent / f"fold-{fold}").content)
     console.print(fold_table(contents))
 
 
@@ -147,9 +157,9 @@ def sweep(
     from simulations.sweep import run_sweep
 
     chosen = load_chosen(scenario, set_ or [], data, seed)
-    folder = output or Path("out") / f"{chosen.name}-sweep"
+    folder = output or default_folder(chosen.name, "-sweep")
     console = Console()
-    with console.status("starting") as status:
+    with locked_folder(folder), console.status("starting") as status:
         table = run_sweep(chosen, _epsilons(epsilon), draws=draws, folder=folder, on_stage=status.update)
     console.print(table)
     console.print(f"\nwritten: {folder / 'sweep.json'}, {folder / 'sweep.png'}")
@@ -177,12 +187,12 @@ def audit(
     from simulations.audit.command import report_tables, run_audit, write_report
     from simulations.run import AUDIT_FILE
 
-    folder = output or Path("out") / "audit"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output or default_folder("audit")
     console = Console()
-    with console.status("starting") as status:
-        report = run_audit(epsilon, runs=runs, fault=_fault(inject), membership=membership, on_stage=status.update)
-    write_report(report, folder / AUDIT_FILE)
+    with locked_folder(folder):
+        with console.status("starting") as status:
+            report = run_audit(epsilon, runs=runs, fault=_fault(inject), membership=membership, on_stage=status.update)
+        write_report(report, folder / AUDIT_FILE)
     console.print(report_tables(report))
     console.print(
         f"\nwritten: {folder / AUDIT_FILE}; a run's privacy card takes it with crossfed-simulate run --audit FILE"
@@ -230,8 +240,8 @@ def bench(
         return
     if data is None and "CROSSFED_DATA" in os.environ:
         data = Path(os.environ["CROSSFED_DATA"])
-    folder = output or Path("out") / "bench"
-    with console.status("starting") as status:
+    folder = output or default_folder("bench")
+    with locked_folder(folder), console.status("starting") as status:
         results = run_entries(names or [], data, folder, status.update)
     for name, result in results.items():
         console.print(f"[bold]{name}[/bold]: {result['shows']} ({result['seconds']:.0f} s)")

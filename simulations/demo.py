@@ -21,6 +21,7 @@ from server.aggregator import begin_run
 from server.runs import FINISHED
 from simulations.datasets import make_platforms
 from simulations.deployment import LocalFederation, provision, write_files
+from simulations.output import own_folder
 from simulations.scenario import load_scenario
 
 _EPSILON = 3.0
@@ -35,15 +36,22 @@ def run_demo(console: Console, folder: Path | None = None) -> None:
     Raises:
         CrossfedError: something did not work; the logs are shown.
     """
-    place = Path(tempfile.mkdtemp(prefix="crossfed-demo-")) if folder is None else folder
-    started = time.monotonic()
+    if folder is not None:
+        with own_folder(folder):
+            _demonstrate(console, folder)
+        return
+    place = Path(tempfile.mkdtemp(prefix="crossfed-demo-"))
     try:
-        federation = _provision(console, place)
-        _run(console, federation)
-        console.print(f"\n{time.monotonic() - started:.0f} s; all processes have ended", style="green")
+        _demonstrate(console, place)
     finally:
-        if folder is None:
-            shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _demonstrate(console: Console, place: Path) -> None:
+    started = time.monotonic()
+    federation = _provision(console, place)
+    _run(console, federation)
+    console.print(f"\n{time.monotonic() - started:.0f} s; all processes have ended", style="green")
 
 
 def _provision(console: Console, place: Path) -> LocalFederation:

@@ -18,7 +18,7 @@ from client.store import PlatformStore
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
 from common.errors import PrivacyError
-from common.exchange import AgentConnection
+from common.exchange import AgentConnection, Json
 from common.privacy.secure_sum import PlatformIdentity
 from server.checkpoint import CheckpointStore
 from server.exchange import Observer
@@ -29,6 +29,9 @@ from simulations.grid import InlineGrid
 from simulations.scenario import Scenario
 
 Backend = Literal["inline", "ray"]
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in the aggregator's."""
+
 BACKENDS: tuple[Backend, ...] = ("inline", "ray")
 
 
@@ -131,6 +134,7 @@ def run_federation(
     run_id: str = "simulation",
     keep_checkpoints: int = 3,
     ahead: int = 0,
+    origin: Mapping[str, Json] | None = None,
 ) -> FederationOutcome:
     """Run the strategy over the agents to the end; resumes where ``folder`` holds a checkpoint of the same plan.
 
@@ -144,11 +148,12 @@ def run_federation(
         keep_checkpoints: how many rounds stay on disk.
         ahead: how many platforms of the inline backend work beside the one whose answer is awaited
             (:func:`platforms_ahead`).
+        origin: what the run is started with, for its checkpoints.
 
     Raises:
         FederationError: too few platforms answered.
     """
-    checkpoints = CheckpointStore(folder / "checkpoints", keep=keep_checkpoints)
+    checkpoints = CheckpointStore(folder / CHECKPOINTS, keep=keep_checkpoints, origin=origin)
     strategy = FederatedFactorization(plan, checkpoints, run_id=run_id, observer=observer)
     started = time.perf_counter()
     if backend == "ray":

@@ -22,6 +22,7 @@ from client.platform_model import PlatformModel
 from client.store import PlatformStore
 from common.errors import ConfigError
 from common.files import write_atomically
+from simulations.output import locked_folder
 
 Projection = Literal["pca", "tsne"]
 PROJECTIONS: tuple[Projection, ...] = ("pca", "tsne")
@@ -70,10 +71,10 @@ def draw_map(run: Path, folder: Path, *, projection: Projection = "pca", seed: i
         StoreError: a platform's store is damaged.
     """
     found = item_map(_models(run), projection=projection, seed=seed)
-    folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "map.png", folder / "map.html"]
-    _draw(files[0], found)
-    write_atomically(files[1], _page(found, run.name).encode(), mode=0o644)
+    with locked_folder(folder):
+        _draw(files[0], found)
+        write_atomically(files[1], _page(found, run.name).encode(), mode=0o644)
     return files
 
 

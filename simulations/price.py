@@ -14,6 +14,8 @@ from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
 from common.config.platform import shipped_weights
 from common.config.privacy import PrivacyConfig
+from common.errors import SecureSumError
+from common.privacy.secure_sum.roster import check_terms
 from server.checkpoint import CheckpointStore
 from server.state import FederationState
 from server.strategy import FederatedFactorization
@@ -32,11 +34,13 @@ class PricePoint:
 
     Attributes:
         epsilon: of the run, None for none.
+        noise: ``secure_sum`` or ``per_platform``, as of the plan; None without noise.
         own: block M by platform, of the shared model on own test interactions.
         cross: by platform with hidden items: blocks ``popularity`` (released at the same ε), ``shared`` and ``final``.
     """
 
     epsilon: float | None
+    noise: str | None
     own: dict[str, Block]
     cross: dict[str, dict[str, Block]]
 
@@ -47,9 +51,12 @@ class PricePoint:
 def private_plan(plan: FederationPlan, epsilon: float) -> FederationPlan:
     """The plan at ``epsilon``, with the defaults tuned for it, everything else of its privacy section kept.
 
-    But for the lifetime budget: what is trained for its price is thrown away.
+    But for the lifetime budget: what is trained for its price is thrown away. And where the platforms are too few for a
+    secure sum, each adds all of the noise.
     """
-    changes = {"mode": "user", "epsilon": epsilon, "budget": None}
+    changes: dict[str, Any] = {"mode": "user", "epsilon": epsilon, "budget": None}
+    if plan.platforms is not None and not _sums_securely(plan.privacy, plan.platforms):
+        changes["noise"] = "per_platform"
     privacy = PrivacyConfig.model_validate(plan.privacy.model_dump() | changes)
     towers = plan.towers
     if towers is not None:
@@ -57,6 +64,14 @@ def private_plan(plan: FederationPlan, epsilon: float) -> FederationPlan:
         unstated = towers.privacy.model_copy(update={"noise_multiplier": None})
         towers = towers.model_copy(update={"privacy": unstated})
     return plan_with_noise(plan.model_copy(update={"privacy": privacy, "towers": towers}))
+
+
+def _sums_securely(privacy: PrivacyConfig, platforms: int) -> bool:
+    try:
+        check_terms(platforms, colluders=privacy.colluders, dropouts=privacy.dropouts)
+    except SecureSumError:
+        return False
+    return True
 
 
 def price_point(
@@ -92,7 +107,13 @@ def measure_point(
             linear = _linear(scenario, state, platform.name)
             final = ground.blended(model, view, beta, attribute_weight, linear)
             cross[platform.name] = _cross(ruler, ground, model, final)
-    return PricePoint(epsilon=plan.privacy.epsilon if plan.private else None, own=own, cross=cross)
+    privacy = plan.privacy if plan.private else None
+    return PricePoint(
+        epsilon=None if privacy is None else privacy.epsilon,
+        noise=None if privacy is None else privacy.noise,
+        own=own,
+        cross=cross,
+    )
 
 
 def _linear(scenario: Scenario, state: FederationState, platform: str) -> list[tuple[Scorer, float]]:

@@ -134,6 +134,9 @@ def _price_table(content: Mapping[str, Any]) -> Table:
         cells = [_number(part["own"]["local"]["recall@20"]), _two(part["own"]["shared"], part["cross"])]
         cells += [_two(point["own"][name], point["cross"].get(name)) for point in content["price"]]
         table.add_row(name, *cells)
+    if any(point["noise"] == "per_platform" for point in content["price"]):
+        table.caption = "Noise of each platform by itself (per_platform), not shared under a secure sum."
+        table.caption_justify = "left"
     return table
 
 

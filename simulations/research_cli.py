@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from common.errors import ConfigError
+from simulations.output import default_folder, locked_folder
 from simulations.scenario import Scenario, load_scenario
 
 
@@ -58,9 +59,9 @@ def tune(
     from simulations.tune_display import TrialDisplay
 
     chosen = load_chosen(scenario, set_ or [], data, seed)
-    folder = output or Path("out") / f"{chosen.name}-tune"
+    folder = output or default_folder(chosen.name, "-tune")
     console = Console()
-    with TrialDisplay(console, trials) as display:
+    with locked_folder(folder), TrialDisplay(console, trials) as display:
         tuning = search(
             chosen,
             trials=trials,

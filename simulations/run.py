@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from common.files import write_atomically
 from server.exchange import Observer, SilentObserver
 from simulations.datasets import SimulatedPlatform, make_platforms
 from simulations.engine import (
+    CHECKPOINTS,
     Backend,
     FederationOutcome,
     make_agents,
@@ -35,9 +35,12 @@ from simulations.measure import (
     shared_model,
     train_ceiling,
 )
+from simulations.origin import check_resumable, origin_of
+from simulations.output import Wait, own_folder, remove_run
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.price import price_point
 from simulations.scenario import Scenario
+from simulations.stages import check_platforms, check_stages
 from simulations.tuning import tune_weights
 
 AUDIT_FILE = "audit.json"
@@ -75,37 +78,49 @@ def simulate(
     observer: RunObserver | None = None,
     resume: bool = False,
     audit: Path | None = None,
+    wait: Wait | None = None,
 ) -> SimulationResult:
     """Run ``scenario`` and write ``result.json`` into ``folder``.
 
     Args:
         scenario: what to run.
-        folder: made when it is not there; what an earlier run left in it is replaced.
+        folder: made when it is not there; what an earlier run left in it is replaced, once this one has read its data.
         backend: ``inline`` or ``ray``.
         observer: told of progress.
         resume: go on from the last complete round of a run that was killed, with the identical result.
         audit: what ``crossfed-simulate audit`` wrote, for the privacy card; unless given, ``audit.json`` in ``folder`` if
             it is there.
+        wait: told of another run in ``folder``, which is then waited for; None refuses at once.
 
     Raises:
+        InUseError: another run works in ``folder``.
         CrossfedError: of the data, the configuration or the federation; the message says what to mend.
     """
-    started = time.perf_counter()
-    observer = observer or SilentRunObserver()
     audited = load_audit(audit or folder / AUDIT_FILE) if audit or (folder / AUDIT_FILE).exists() else None
-    _prepare(folder, resume=resume)
+    check_stages(scenario)
+    with own_folder(folder, wait=wait):
+        return _simulate(scenario, folder, backend, observer or SilentRunObserver(), resume, audited)
+
+
+def _simulate(
+    scenario: Scenario,
+    folder: Path,
+    backend: Backend,
+    observer: RunObserver,
+    resume: bool,
+    audited: Mapping[str, Any] | None,
+) -> SimulationResult:
+    started = time.perf_counter()
     observer.on_stage("reading and splitting the data")
     platforms = make_platforms(scenario)
     scenario = scenario.with_platforms(len(platforms))
+    check_platforms(scenario, platforms)
+    origin = origin_of(scenario, platforms)
+    goes_on = resume and check_resumable(folder / "aggregator" / CHECKPOINTS, scenario.plan, origin)
     secret = simulation_secret(scenario.seed)
-    weights: Mapping[str, Mapping[str, float]] = {}
-    if (
-        scenario.cross.tune_beta
-        and not scenario.plan.private
-        and any(platform.hidden is not None for platform in platforms)
-    ):
-        observer.on_stage("choosing α and β on items hidden for the purpose")
-        weights = tune_weights(platforms, scenario, secret)
+    weights = _weights(scenario, platforms, secret, observer)
+    if not goes_on:
+        remove_run(folder)
     observer.on_stage("federation")
     agents = make_agents(platforms, scenario, folder / "platforms", weights)
     outcome = run_federation(
@@ -115,6 +130,7 @@ def simulate(
         backend=backend,
         observer=observer,
         ahead=platforms_ahead(scenario),
+        origin=origin,
     )
     observer.on_stage("measuring on test interactions")
     measured, pooled = _measure(scenario, platforms, outcome, secret)
@@ -150,6 +166,17 @@ def simulate(
         content["seconds"]["total"] = time.perf_counter() - started
         _write(folder, content)
     return SimulationResult(content=content, outcome=outcome, platforms=platforms)
+
+
+def _weights(
+    scenario: Scenario, platforms: list[SimulatedPlatform], secret: FederationSecret, observer: RunObserver
+) -> Mapping[str, Mapping[str, float]]:
+    """Weights of cross-platform scores by platform, where the scenario has them chosen and there is something to choose by."""
+    hidden = any(platform.hidden is not None for platform in platforms)
+    if not scenario.cross.tune_beta or scenario.plan.private or not hidden:
+        return {}
+    observer.on_stage("choosing α and β on items hidden for the purpose")
+    return tune_weights(platforms, scenario, secret)
 
 
 def _measure(
@@ -200,15 +227,6 @@ def _measure(
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
     write_atomically(folder / "result.json", json.dumps(content, indent=1, allow_nan=False).encode(), mode=0o644)
-
-
-def _prepare(folder: Path, *, resume: bool) -> None:
-    """Make the folder; unless a run is to be resumed, remove what an earlier one of ours left, and nothing else."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        for name in ("platforms", "aggregator"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / "result.json").unlink(missing_ok=True)
 
 
 def _verdict(name: str, weight: float | None) -> str:

@@ -180,6 +180,11 @@ class Scenario(FrozenModel):
             return (("partition.data", self.partition.data),)
         return tuple((f"platforms.{index}.data", source.data) for index, source in enumerate(self.platforms))
 
+    @property
+    def number_of_platforms(self) -> int:
+        """P, which is known before the data are."""
+        return len(self.platforms) if self.partition is None else len(self.partition.sizes)
+
     def with_platforms(self, number: int) -> Self:
         """The scenario with P in its plan, which noise shares depend on, and a deep model's noise where none is stated."""
         return self.model_copy(update={"plan": plan_with_noise(self.plan.model_copy(update={"platforms": number}))})

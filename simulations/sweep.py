@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from common.files import write_atomically
+from common.files import make_folder, write_atomically
 from simulations.datasets import check_private_data, make_platforms
 from simulations.engine import simulation_secret
 from simulations.measure import FIGURE_OF_MERIT
@@ -45,7 +45,7 @@ def run_sweep(
         CrossfedError: of the data, the configuration or the federation; the message says what to mend.
     """
     check_private_data(scenario)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     on_stage("reading and splitting the data")
     platforms = make_platforms(scenario)
     scenario = scenario.with_platforms(len(platforms))

@@ -25,7 +25,7 @@ from client.platform_model import SharedOnOwn
 from client.verdict import RATING_METRIC, rating_accuracy
 from common.config.loader import parse_model
 from common.errors import ConfigError, CrossfedError, PrivacyError
-from common.files import write_atomically
+from common.files import make_folder, write_atomically
 from simulations.datasets import SimulatedPlatform, make_platforms
 from simulations.engine import simulation_secret
 from simulations.measure import positions_of, shared_model
@@ -147,7 +147,7 @@ def tune(
         )
     space = search_space(scenario)
     _check_space(scenario, space)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     study = _study(folder / "tune.db", scenario, space)
     on_stage("reading and splitting the data")
     platforms = make_platforms(scenario)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import ConfigError
-from common.files import write_atomically
+from common.files import make_folder, write_atomically
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def run_entries(
     unknown = sorted(set(names) - ENTRIES.keys())
     if unknown:
         raise ConfigError(f"no bench {unknown[0]!r}; there are {', '.join(ENTRIES)}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     results: dict[str, Any] = {}
     for name in names or ENTRIES:
         entry = ENTRIES[name]

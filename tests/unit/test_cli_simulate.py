@@ -85,9 +85,10 @@ def test_cross_validation_runs_every_fold_and_prints_their_spread(
 def test_a_run_leaves_other_files_of_its_folder_alone(
     scenario_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "out").mkdir()
+    arguments = ["run", str(scenario_file), "--output", str(tmp_path / "out"), "--set", "plan.rounds=1"]
+    run(monkeypatch, capsys, *arguments)
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    run(monkeypatch, capsys, "run", str(scenario_file), "--output", str(tmp_path / "out"))
+    assert run(monkeypatch, capsys, *arguments)[0] == 0
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 

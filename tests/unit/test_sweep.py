@@ -69,7 +69,12 @@ def test_no_user_is_named(swept: tuple[Path, list[str], str]) -> None:
 
 def test_a_platform_with_nothing_hidden_has_no_cross_figures() -> None:
     block = {"recall@20": 0.5}
-    point = PricePoint(epsilon=1.0, own={"a": block, "b": block}, cross={"a": {"final": block, "popularity": block}})
+    point = PricePoint(
+        epsilon=1.0,
+        noise="per_platform",
+        own={"a": block, "b": block},
+        cross={"a": {"final": block, "popularity": block}},
+    )
     series = {name: sweep._series(name, {1.0: [point]}) for name in ("a", "b")}
     assert series["a"] == [{"epsilon": 1.0, "own": [0.5], "cross": [0.5], "popularity": [0.5]}]
     assert series["b"] == [{"epsilon": 1.0, "own": [0.5], "cross": [], "popularity": []}]

@@ -19,6 +19,43 @@ MINIMUM_PLATFORMS = 3
 """With two platforms each learns the other's part from the sum."""
 
 
+def check_terms(platforms: int, *, colluders: int, dropouts: int) -> None:
+    """Refuse numbers of which no roster could be made, before there is one.
+
+    Raises:
+        SecureSumError: a sum could give a platform away, or could not be unmasked.
+    """
+    _check_number(platforms)
+    threshold = smallest_threshold(platforms, colluders)
+    if threshold > platforms - dropouts:
+        raise SecureSumError(
+            f"privacy.dropouts: {dropouts} of {platforms} platforms with {colluders} colluders; a secure sum then stands at "
+            f"most {most_dropouts(platforms, colluders)}"
+        )
+    _check_sharers(platforms, colluders, dropouts)
+
+
+def smallest_threshold(platforms: int, colluders: int) -> int:
+    """Fewest platforms that must help to unmask, so that no two lists of survivors can both be answered."""
+    return (platforms + colluders) // 2 + 1
+
+
+def _check_number(platforms: int) -> None:
+    if platforms < MINIMUM_PLATFORMS:
+        raise SecureSumError(
+            f"roster.members: {platforms} platforms, but a secure sum needs at least {MINIMUM_PLATFORMS}: with two "
+            "each learns the other's part; set privacy.noise to per_platform"
+        )
+
+
+def _check_sharers(platforms: int, colluders: int, dropouts: int) -> None:
+    if platforms - colluders - dropouts < 2:
+        raise SecureSumError(
+            f"roster: {platforms} platforms less {colluders} colluders and {dropouts} dropouts leave a sum over one honest "
+            "platform, which hides nothing; lower colluders or dropouts"
+        )
+
+
 class RoundSpec(WireModel):
     """One round of summation: what is summed, in which ring, with how much noise."""
 
@@ -61,22 +98,14 @@ class Roster(Message):
         names, platforms = [member.name for member in self.members], len(self.members)
         if names != sorted(set(names)) or len({member.identity for member in self.members}) < platforms:
             raise SecureSumError("roster.members: names must be sorted and unique, and no identity key may serve two")
-        if platforms < MINIMUM_PLATFORMS:
-            raise SecureSumError(
-                f"roster.members: {platforms} platforms, but a secure sum needs at least {MINIMUM_PLATFORMS}: with two "
-                "each learns the other's part; set privacy.noise to per_platform"
-            )
+        _check_number(platforms)
         if 2 * self.threshold <= platforms + self.colluders or self.threshold > platforms - self.dropouts:
             raise SecureSumError(
                 f"roster.threshold: {self.threshold} with {platforms} platforms, {self.colluders} colluders and "
                 f"{self.dropouts} dropouts; it must be more than half of platforms + colluders and at most platforms − "
                 f"dropouts, so lower colluders or dropouts (to {most_dropouts(platforms, self.colluders)} at most)"
             )
-        if self.noise_sharers < 2:
-            raise SecureSumError(
-                f"roster: {platforms} platforms less {self.colluders} colluders and {self.dropouts} dropouts leave a "
-                "sum over one honest platform, which hides nothing; lower colluders or dropouts"
-            )
+        _check_sharers(platforms, self.colluders, self.dropouts)
         for spec in self.rounds:
             spec.ring.check_platforms(platforms)
         return self
@@ -87,7 +116,7 @@ class Roster(Message):
     ) -> Roster:
         """The roster of platforms ``identities`` (name to public key) with the smallest safe threshold."""
         members = tuple(Member(name=name, identity=identities[name]) for name in sorted(identities))
-        threshold = (len(members) + colluders) // 2 + 1
+        threshold = smallest_threshold(len(members), colluders)
         return cls(
             run_id=run_id,
             members=members,

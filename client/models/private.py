@@ -79,7 +79,7 @@ class GradientComputer:
         with tf.device(self._model.device):
             dense, rows = self._compute(*padded, np.pad(windows.lengths, (0, missing)), len(negatives))
         kept = len(windows)
-        row_gradients = np.asarray(rows)[:kept] * (touched >= 0)[:, :, None]
+        row_gradients = np.where((touched >= 0)[:, :, None], np.asarray(rows)[:kept], 0.0)
         has_rows = ITEM_ROWS in self._model.shared
         empty = np.zeros((kept, 0), dtype=np.int32)
         return UserGradients(

@@ -8,8 +8,8 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
+from scipy.linalg.lapack import dposv
 
 from client.data.dataset import UserItemMatrix
 from common.config.model import FactorizationConfig
@@ -65,10 +65,14 @@ class FoldIn:
         return matrix, rows.T @ (weights * targets)
 
     def user(self, items: NDArray[np.integer], values: NDArray[np.floating]) -> NDArray[np.float32]:
-        """float32 ``[row]``: the factor of one history."""
-        matrix, rhs = self.system(items, values)
-        factor: NDArray[np.float64] = scipy.linalg.solve(matrix, rhs, assume_a="pos", check_finite=False)
-        return factor.astype(np.float32)
+        """float32 ``[row]``: the factor of one history; zero where its system breaks down.
+
+        An error would tell whoever chose the item parameters something of that history.
+        """
+        _, factor, broken = dposv(*self.system(items, values))
+        with np.errstate(over="ignore"):
+            solved: NDArray[np.float32] = factor.astype(np.float32)
+        return solved if broken == 0 and np.isfinite(solved).all() else np.zeros_like(solved)
 
     def users(self, histories: UserItemMatrix) -> NDArray[np.float32]:
         """float32 ``[n, row]``: the factors of all rows."""

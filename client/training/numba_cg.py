@@ -90,7 +90,7 @@ def cg_blocks(
 ) -> Any:
     """Conjugate gradients from ``out`` into ``out`` (Takács, Pilászy & Tikk 2011)."""
     p = factors.shape[1]
-    one = np.float32(1.0)
+    one, zero = np.float32(1.0), np.float32(0.0)
     for block in numba.prange(len(bounds) - 1):
         residual = np.empty(p, dtype=np.float32)
         direction = np.empty(p, dtype=np.float32)
@@ -117,7 +117,11 @@ def cg_blocks(
                     image[j] = ridge[row] * shape[j] * direction[j]
                 _add_product(image, one, base, direction)
                 _add_projections(image, direction, one, factors, indices, weights, targets, start, stop)
-                length = energy / _dot(direction, image)
+                curvature = _dot(direction, image)
+                # Not NaN either: whatever the loops are compiled with, nothing is divided by zero.
+                if not curvature > zero:
+                    break
+                length = energy / curvature
                 for j in range(p):
                     x[j] += length * direction[j]
                     residual[j] -= length * image[j]

@@ -151,7 +151,10 @@ def cholesky_blocks(
     anchors: Any,
     out: Any,
 ) -> Any:
-    """Exact solutions of all rows into ``out``; returns the number of rows that were not positive definite."""
+    """Exact solutions of all rows into ``out``; returns how many broke down, which are zero.
+
+    A row that is not positive definite, or not finite in float32, touches no other.
+    """
     failures = 0
     p = factors.shape[1]
     for block in numba.prange(len(bounds) - 1):
@@ -167,10 +170,14 @@ def cholesky_blocks(
                 for j in range(p):
                     x[j] = ridge[row] * shape[j] * anchors[row, j]
             _add_outer_products(gram, x, scratch, factors, indices, weights, targets, indptr[row], indptr[row + 1])
-            if not _factorise_and_solve(gram, x):
-                failures += 1
+            sound = _factorise_and_solve(gram, x)
             for j in range(p):
                 out[row, j] = x[j]
+                sound = sound and np.isfinite(out[row, j])
+            if not sound:
+                failures += 1
+                for j in range(p):
+                    out[row, j] = 0.0
     return failures
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from client.training.numba_cg import cg_blocks, squared_error_blocks
 from client.training.numba_exact import MAX_WIDTH, cholesky_blocks, statistics_blocks
+from client.training.systems import warn_of_failures, zero_unsound_rows
 from common.errors import ConfigError
 from common.linalg import packed_size
 
@@ -51,18 +52,14 @@ class NumbaKernels:
                 anchors,
                 out,
             )
-        if failures:
-            raise ConfigError(
-                f"model.regularization: {failures} of {entries.n_rows} systems are not positive definite or not "
-                "finite; raise the regularization"
-            )
+        warn_of_failures(int(failures), entries.n_rows)
         return out
 
     def solve_cg(self, systems: RowSystems, warm_start: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
         entries, p = systems.entries, systems.factors.shape[1]
         out = np.array(warm_start, dtype=np.float32, order="C")
         anchors = systems.anchors if systems.anchors is not None else np.empty((0, p), dtype=np.float32)
-        with _LAUNCH:
+        with _LAUNCH, np.errstate(over="ignore"):
             cg_blocks(
                 _equal_work_bounds(entries.indptr, p // 2),
                 *_arrays(entries),
@@ -74,6 +71,7 @@ class NumbaKernels:
                 steps,
                 out,
             )
+        zero_unsound_rows(out)
         return out
 
     def statistics(

@@ -7,12 +7,15 @@ each backend has one solver instead of five.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from logging import getLogger
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_log = getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +61,11 @@ class RowSystems:
 
 
 class Kernels(Protocol):
-    """A backend: the inner loops, on one device. All backends agree to float32 rounding."""
+    """A backend: the inner loops, on one device. All backends agree to float32 rounding.
+
+    A row that breaks down (not positive definite, not finite) is zero: whether one user's system does must show in no error,
+    no other row and no number of rows.
+    """
 
     name: str
 
@@ -82,3 +89,20 @@ class Kernels(Protocol):
     def squared_error(self, entries: Entries, row_factors: NDArray[np.float32], factors: NDArray[np.float32]) -> float:
         """Σ_e w_e (y_e − x_rᵀf_e)² over all rows, summed in float64."""
         ...
+
+
+def zero_unsound_rows(solved: NDArray[np.float32]) -> None:
+    """Set rows of ``solved`` (float32 ``[n, p]``) that are not finite to zero, in place."""
+    unsound = ~np.isfinite(solved).all(axis=1)
+    solved[unsound] = 0.0
+    warn_of_failures(int(unsound.sum()), len(solved))
+
+
+def warn_of_failures(failures: int, rows: int) -> None:
+    """Tell the operator, and nobody else, that some of ``rows`` systems broke down."""
+    if failures:
+        _log.warning(
+            "%d of %d systems are not positive definite or not finite and count as zero; raise model.regularization",
+            failures,
+            rows,
+        )

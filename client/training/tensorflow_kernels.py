@@ -13,8 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from client.training.devices import choose_device, visible_gpus
-from client.training.systems import Entries, RowSystems
-from common.errors import ConfigError
+from client.training.systems import Entries, RowSystems, zero_unsound_rows
 from common.linalg import packed_size
 
 if TYPE_CHECKING:
@@ -89,7 +88,9 @@ def _cg_step(
     for _ in tf.range(steps):
         moved = image(direction)
         going = energy >= 1e-20
-        length = tf.where(going, energy / tf.reduce_sum(direction * moved, axis=1, keepdims=True), 0.0)
+        curvature = tf.reduce_sum(direction * moved, axis=1, keepdims=True)
+        going = tf.logical_and(going, curvature > 0.0)
+        length = tf.where(going, energy / curvature, 0.0)
         x += length * direction
         residual -= length * moved
         next_energy = tf.reduce_sum(residual * residual, axis=1, keepdims=True)
@@ -146,27 +147,53 @@ class TensorFlowKernels:
         with tf.device(self.device):
             factors, base = tf.constant(systems.factors, tf.float64), tf.constant(systems.base, tf.float64)
             for rows, padded in _batches(systems.entries, systems.factors.shape[1]):
-                ridge, prior = _ridge_and_prior(systems, rows)
-                try:
-                    out[rows] = self._cholesky(
-                        factors, *_tensors(padded, tf.float64), base, tf.constant(ridge), tf.constant(prior)
-                    ).numpy()
-                except tf.errors.InvalidArgumentError as error:
-                    raise _not_definite() from error
-        if not np.isfinite(out).all():  # on a GPU, and for NaN, the factorisation fails without an error
-            raise _not_definite()
+                out[rows] = self._solve_batch(factors, base, padded, *_ridge_and_prior(systems, rows))
+        # On a GPU, and for NaN, the factorisation fails without an error.
+        zero_unsound_rows(out)
         return out
+
+    def _solve_batch(
+        self,
+        factors: Any,
+        base: Any,
+        padded: tuple[NDArray[Any], ...],
+        ridge: NDArray[np.float64],
+        prior: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        """The rows' solutions, float64 ``[b, p]``; NaN where a row's system cannot be factorised."""
+        try:
+            solved: NDArray[np.float64] = self._cholesky(
+                factors, *_tensors(padded, tf.float64), base, tf.constant(ridge), tf.constant(prior)
+            ).numpy()
+        except tf.errors.InvalidArgumentError:
+            if len(ridge) == 1:
+                return np.full_like(ridge, np.nan)
+            # The operation gives a whole batch up for one row: each by itself, with the same operations.
+            rows = range(len(ridge))
+            parts = [
+                self._solve_batch(
+                    factors,
+                    base,
+                    tuple(array[row : row + 1] for array in padded),
+                    ridge[row : row + 1],
+                    prior[row : row + 1],
+                )
+                for row in rows
+            ]
+            return np.concatenate(parts)
+        return solved
 
     def solve_cg(self, systems: RowSystems, warm_start: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
         out = np.array(warm_start, dtype=np.float32)
         if systems.anchors is None:
             out[np.diff(systems.entries.indptr) == 0] = 0
-        with tf.device(self.device):
+        with tf.device(self.device), np.errstate(over="ignore"):
             factors, base = tf.constant(systems.factors), tf.constant(systems.base, tf.float32)
             for rows, padded in _batches(systems.entries, systems.factors.shape[1]):
                 ridge, prior = (tf.constant(part, tf.float32) for part in _ridge_and_prior(systems, rows))
                 tensors = _tensors(padded, tf.float32)
                 out[rows] = self._cg(factors, *tensors, base, ridge, prior, tf.constant(out[rows]), steps).numpy()
+        zero_unsound_rows(out)
         return out
 
     def statistics(
@@ -204,9 +231,3 @@ def _ridge_and_prior(systems: RowSystems, rows: NDArray[np.intp]) -> tuple[NDArr
     ridge = systems.ridge[rows, None] * systems.shape
     prior = np.zeros_like(ridge) if systems.anchors is None else ridge * systems.anchors[rows]
     return ridge, prior
-
-
-def _not_definite() -> ConfigError:
-    return ConfigError(
-        "model.regularization: a system is not positive definite or not finite; raise the regularization"
-    )

@@ -6,7 +6,9 @@ import itertools
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,13 +267,34 @@ def test_same_seed_same_factors_to_the_bit() -> None:
         np.testing.assert_array_equal(first.item_factors, second.item_factors)
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_non_finite_factors_are_refused_by_both_backends(bad: float) -> None:
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("solver", ["cholesky", "cg"])
+def test_systems_that_break_down_are_zero_in_both_backends(bad: float, solver: Any) -> None:
     matrix = random_matrix(13)
     items = np.full((17, 5), bad, dtype=np.float32)
-    for trainer in kernel_trainers(IMPLICIT):
-        with pytest.raises(ConfigError, match="regularization"):
-            trainer.solve_users(matrix, items)
+    start = np.zeros((matrix.n_users, 5), dtype=np.float32)
+    for trainer in kernel_trainers(IMPLICIT.model_copy(update={"solver": solver})):
+        users = trainer.solve_users(matrix, items, start)
+        assert np.isfinite(users).all()
+        assert np.abs(users).max() < 1
+
+
+@pytest.mark.parametrize("solver", ["cholesky", "cg"])
+def test_a_user_whose_system_breaks_down_changes_no_other(solver: Any) -> None:
+    """Nor any count of rows, nor is there an error: each would tell of that user."""
+    matrix = random_matrix(13)
+    items = np.random.default_rng(1).standard_normal((17, 5), dtype=np.float32)
+    victim = int(np.argmax(matrix.row_lengths))
+    entries = slice(*matrix.indptr[victim : victim + 2])
+    values = matrix.values.copy()
+    values[entries] = -1e4
+    start = np.zeros((matrix.n_users, 5), dtype=np.float32)
+    for trainer in kernel_trainers(IMPLICIT.model_copy(update={"solver": solver})):
+        sound = trainer.solve_users(matrix, items, start)
+        broken = trainer.solve_users(replace(matrix, values=values), items, start)
+        assert not broken[victim].any()
+        others = np.arange(matrix.n_users) != victim
+        np.testing.assert_array_equal(broken[others], sound[others])
 
 
 def test_rows_longer_than_a_panel_and_odd_widths_agree_with_numpy() -> None:

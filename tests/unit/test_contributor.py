@@ -339,8 +339,8 @@ def test_a_platform_answers_from_its_own_items_positions(tmp_path: Path) -> None
     """Rows of the aggregator's parameters are looked up by position, not taken in the own order."""
     asked = by_hand(private_platforms(), PLAN, tmp_path)
     agent = asked.agents["platform-1"]
-    assert agent._membership is not None
-    positions = agent._membership.shared_positions
+    assert agent._told is not None
+    positions = agent._told[1].shared_positions
     assert not np.array_equal(positions, np.arange(len(positions)))
     digests = asked.vocabulary.digests[positions]
     assert np.array_equal(digests, agent._secret.digests(agent.data.items.keys))

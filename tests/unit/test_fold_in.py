@@ -102,3 +102,18 @@ def test_recent_entries_weigh_as_they_do_in_training() -> None:
     factors = rng.standard_normal((12, 4)).astype(np.float32)
     trained = make_trainer(config).solve_users(histories, factors)
     np.testing.assert_allclose(FoldIn(factors, config).users(histories), trained, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e18, 1e38, 1e-45])
+@pytest.mark.parametrize("feedback", ["implicit", "explicit"])
+def test_a_history_whose_system_breaks_down_has_the_zero_factor(scale: float, feedback: str) -> None:
+    """An aggregator chose item parameters so that users with one item, and no others, ended its finish with an error."""
+    config = FactorizationConfig(
+        feedback=feedback, dimension=4, regularization=1e-3, unobserved_weight=0.0, backend="numba"
+    )
+    width = 4 + (feedback == "explicit")
+    items = (scale * np.random.default_rng(0).standard_normal((6, width))).astype(np.float32)
+    items[~np.isfinite(items)] = np.finfo(np.float32).max
+    every = matrix([[0], [1, 2], [3, 4, 5], []], 6)
+    users = FoldIn(items, config).users(every)
+    assert np.isfinite(users).all()

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from client.agent_metrics import AgentMetrics, MeasuredAgent
 from client.agent_service import serve_agent
+from client.data.recorded import EventRules
 from client.loading import load_training_data, make_agent
 from client.metrics_export import ServingMetrics, expose_metrics
 from client.serving_service import RecommenderServer, TlsFiles, serve_recommender
@@ -149,6 +150,8 @@ class PlatformProcess:
         except CrossfedError as error:
             _log.error("not reloaded, the configuration and data before stay: %s", error)
             return
+        if self._recommender is not None:
+            self._recommender.model.feedback.rules = EventRules.of(config.data)
         self._agent.offer(lambda: make_agent(config, data))
         _log.info("reloaded; the next run uses it")
 
@@ -213,5 +216,6 @@ def _serve_recommender(config: PlatformConfig, registry: CollectorRegistry) -> R
         token=read_token(settings.token_file),
         tls=tls,
         config=ServingConfig(host=settings.host, port=settings.port, **config.serving.model_dump()),
+        rules=EventRules.of(config.data),
         metrics=ServingMetrics(registry),
     )

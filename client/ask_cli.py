@@ -137,7 +137,9 @@ def feedback(
     user: User,
     item: Item,
     target: Annotated[str, typer.Option(help="HOST:PORT of a running recommender.")],
-    value: Annotated[float, typer.Option(help="Weight (implicit feedback) or rating (explicit).")] = 1.0,
+    value: Annotated[
+        float | None, typer.Option(help="Weight of the event, or rating; explicit feedback needs it.")
+    ] = None,
     event_id: Annotated[
         str | None, typer.Option(help="The same id again is the same event; a new one unless given.")
     ] = None,

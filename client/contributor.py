@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
+from client.data.recorded import bounded_weights
 from client.data.split import EvaluationSlice
 from client.data.training import TrainingData
 from client.evaluation import evaluate
@@ -30,11 +31,6 @@ Make = Callable[[AgentRequest, Membership], PrivatizedContribution]
 _LARGEST_PARAMETERS = 1e9
 """Bound on Σ‖v_i‖² in units of the users' λ: a user's system then has a condition number below about 1e12, at which
 Cholesky factorisation in float64 cannot break down (Higham 2002, Theorem 10.7), whatever the user's history is."""
-
-
-_LARGEST_WEIGHT = 1e3
-"""Bound on the weight of one interaction under privacy, for the same reason: a play count of 10³⁸, which anyone who records
-feedback may send, would break a system down, and the refusal would tell that its user is there."""
 
 
 class Contributor(Protocol):
@@ -133,7 +129,7 @@ class PrivateContributor:
 
     def __init__(self, plan: FederationPlan, data: TrainingData, mechanism: UserLevelMechanism) -> None:
         shared = data.train.select_items(data.shared_columns)
-        shared = replace(shared, values=np.minimum(shared.values, np.float32(_LARGEST_WEIGHT)))
+        shared = replace(shared, values=bounded_weights(shared.values))
         self._matrix = shared if len(data.shared_columns) else shared.select_users(np.zeros(0, dtype=np.int64))
         users = self._matrix.n_users
         if len(data.shared_columns) and users < plan.privacy.minimum_users:

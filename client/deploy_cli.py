@@ -14,6 +14,7 @@ from client.backup import back_up, restore
 from client.doctor import examine
 from client.join import join_federation
 from client.keys import KeyFolder
+from client.loading import load_platform_data, look_at_data
 from client.preview import preview_rows, preview_table
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
@@ -60,6 +61,7 @@ def join(
         f"{made.registration_file}: send it to the aggregator (crossfed-server admit) and to the other platforms"
     )
     typer.echo(f"your fingerprint, to be read out to them: {made.registration.fingerprint}")
+    typer.echo(look_at_data(made.config))
 
 
 def start(
@@ -83,11 +85,14 @@ def doctor(
 
 def preview(config: Config, as_json: AsJson = False) -> None:
     """Show all that a run would send to the aggregator: names, shapes, bytes, noise. Nothing is sent or charged."""
-    rows = preview_rows(load_yaml_model(config, PlatformConfig))
+    settings = load_yaml_model(config, PlatformConfig)
+    data = load_platform_data(settings)
+    rows = preview_rows(settings, data)
     if as_json:
         typer.echo(json.dumps(rows))
     else:
         Console().print(preview_table(rows))
+    typer.echo(data.report.render(), err=as_json)
 
 
 def pin(

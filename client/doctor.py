@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from client.data.cleaning import load_platform_data
 from client.keys import KeyFolder
 from client.ledger import LEDGER_FILE
-from client.loading import check_privacy_of_data, unusable_run_files
+from client.loading import load_platform_data, unusable_run_files
 from client.privacy_report import privacy_dict, verify_books
 from client.store import PlatformStore
 from common.config.deploy import PlatformConfig
@@ -119,11 +118,10 @@ def _separation(config: PlatformConfig) -> Finding:
 
 def _data(config: PlatformConfig) -> Finding:
     try:
-        check_privacy_of_data(config)
-        data = load_platform_data(config.data, platform=config.name)
+        data = load_platform_data(config)
     except CrossfedError as error:
         return Finding("wrong", "data", str(error))
-    users, items = len(data.user_ids), len(data.items)
+    users, report = len(data.user_ids), data.report
     needed = config.plan.privacy.minimum_users
     if config.plan.private and users < needed and config.catalogue.share != "none":
         return Finding(
@@ -132,7 +130,7 @@ def _data(config: PlatformConfig) -> Finding:
             f"{users} users; below privacy.minimum_users = {needed} the agent refuses to start: take part as a reader, with "
             "catalogue.share: none",
         )
-    return Finding("ok", "data", f"{users} users, {items} items, {data.interactions.nnz} interactions")
+    return Finding("ok" if report.warning is None else "note", "data", report.render())
 
 
 def check_store(store: PlatformStore) -> Iterator[Finding]:

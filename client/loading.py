@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from logging import getLogger
+from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from client.agent import PlatformAgent
-from client.data.cleaning import load_platform_data
+from client.data import cleaning
 from client.data.dataset import PlatformData, UserItemMatrix
 from client.data.independence import check_users_independent, withheld_by_user
-from client.data.reader import read_profiles
+from client.data.recorded import NO_EVENTS, EventRules, RecordedEvents
+from client.data.report import CleaningReport
 from client.data.split import EvaluationSlice
 from client.data.training import TrainingData, shared_items
 from client.keys import KeyFolder
 from client.outbox import Outbox, budget_policy
-from client.recommend.feedback_file import fold_into, read_interactions
+from client.recommend.feedback_file import read_events
 from client.run_file import TOWERS_FILE, VOCABULARY_FILE, RunFile
 from client.secure_member import SecureMember
 from client.store import PlatformStore
 from common.config.deploy import PlatformConfig
-from common.errors import ConfigError, DataError, SecureSumError, StoreError
+from common.config.loader import load_yaml_model
+from common.errors import ConfigError, CrossfedError, DataError, SecureSumError, StoreError
 from common.provisioning import Pins
 
 _log = getLogger(__name__)
@@ -30,29 +32,54 @@ _log = getLogger(__name__)
 FEEDBACK_LOG = "feedback.log"
 
 
-def load_training_data(config: PlatformConfig) -> TrainingData:
-    """Read, clean and split a platform's data; feedback recorded since then is folded in.
+def load_platform_data(config: PlatformConfig) -> PlatformData:
+    """Read and clean a platform's data: its files, and what users did since, as if that stood at the file's end.
 
     Raises:
         ConfigError: the cleaning rules do not go with user-level privacy.
         DataError: a file cannot be used.
     """
     check_privacy_of_data(config)
-    data = load_platform_data(config.data, platform=config.name)
-    user_ids, matrix, profiles = _with_feedback(config, data)
-    train, validation = hold_out(matrix, user_ids, config)
+    return cleaning.load_platform_data(config.data, platform=config.name, recorded=_recorded(config))
+
+
+def load_training_data(config: PlatformConfig) -> TrainingData:
+    """Read, clean and split a platform's data; what cleaning dropped is in the operator's log.
+
+    Raises:
+        ConfigError: the cleaning rules do not go with user-level privacy.
+        DataError: a file cannot be used.
+    """
+    data = load_platform_data(config)
+    log_report(data.report)
+    train, validation = hold_out(data.interactions, data.user_ids, config)
     if train.nnz == 0:
         raise DataError(f"{config.data.interactions.path}: no interaction is left to train on")
-    _log.info("%d users, %d items, %d interactions", len(user_ids), len(data.items), matrix.nnz)
     return TrainingData(
-        user_ids=user_ids,
+        user_ids=data.user_ids,
         items=data.items,
         train=train,
         validation=validation,
         shared=shared_items(data.items, config.catalogue),
         cards_shared=config.catalogue.cards,
-        users=profiles,
+        users=data.users,
     )
+
+
+def look_at_data(config_path: Path) -> str:
+    """What reading and cleaning a platform's data gives, or why it cannot be used yet: for who sets a platform up."""
+    try:
+        return load_platform_data(load_yaml_model(config_path, PlatformConfig)).report.render()
+    except CrossfedError as error:
+        return f"the data cannot be used yet: {error}"
+
+
+def log_report(report: CleaningReport) -> None:
+    """Put what cleaning dropped, and why, into the operator's log. It stays on this host."""
+    for line in report.lines():
+        _log.info("%s", line)
+    if report.warning is not None:
+        _log.warning("%s: %s", report.source, report.warning)
 
 
 def make_agent(config: PlatformConfig, data: TrainingData) -> PlatformAgent:
@@ -116,16 +143,9 @@ def hold_out(
     return train, EvaluationSlice(np.flatnonzero(truth.row_lengths), train, truth)
 
 
-def _with_feedback(
-    config: PlatformConfig, data: PlatformData
-) -> tuple[tuple[str, ...], UserItemMatrix, pl.DataFrame | None]:
-    """User ids, matrix and profiles of the data and of what was recorded since; new users stand after the old ones."""
+def _recorded(config: PlatformConfig) -> RecordedEvents:
     path = config.state / "store" / FEEDBACK_LOG
-    if not path.exists():
-        return data.user_ids, data.interactions, data.users
-    user_ids, matrix = fold_into(data.user_ids, data.items.keys, data.interactions, read_interactions(path))
-    users = config.data.users
-    return user_ids, matrix, None if users is None else read_profiles(user_ids, users)
+    return read_events(path, EventRules.of(config.data)) if path.exists() else NO_EVENTS
 
 
 def _secure_member(config: PlatformConfig, keys: KeyFolder) -> SecureMember | None:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from client.data.cleaning import load_platform_data
+from client.data.dataset import PlatformData
 from client.data.training import shared_items
-from client.loading import check_privacy_of_data
 from client.masking import MASKED
 from common.config.deploy import PlatformConfig
 from common.config.federation import FederationPlan
@@ -19,16 +18,13 @@ from common.protocol import contribution_specs, plan_sizes, reply_specs
 _KINDS_ONCE = ("join", "counts", "masked_counts", "cooccurrence", "masked_cooccurrence")
 
 
-def preview_rows(config: PlatformConfig) -> list[dict[str, Any]]:
+def preview_rows(config: PlatformConfig, data: PlatformData) -> list[dict[str, Any]]:
     """One dict for each array that leaves the platform in a run; sizes that depend on the others are None.
 
     Raises:
-        ConfigError: the plan or the cleaning rules cannot be used.
-        DataError: a data file cannot be used.
+        ConfigError: the plan cannot be used.
     """
-    check_privacy_of_data(config)
-    items = load_platform_data(config.data, platform=config.name).items
-    sizes = plan_sizes(config.plan, catalogue=int(shared_items(items, config.catalogue).sum()))
+    sizes = plan_sizes(config.plan, catalogue=int(shared_items(data.items, config.catalogue).sum()))
     rows = []
     for spec, derived in [(s, False) for s in reply_specs()] + [(s, True) for s in contribution_specs(config.plan)]:
         times = _times(config.plan, spec.kind) if derived else 1

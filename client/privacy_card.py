@@ -55,6 +55,7 @@ def card_content(
         "mode": plan.privacy.mode,
         "unit": "one user's whole history on one platform",
         "neighbours": "data sets that differ by one user's whole history, added or removed",
+        "ids": _IDS,
         "platforms": {name: _platform(part) for name, part in platforms.items()},
         "audit": dict(audit) if audit else None,
     }
@@ -155,6 +156,12 @@ def card_text(plan: FederationPlan, content: Mapping[str, Any]) -> str:
     )
 
 
+_IDS = (
+    "whoever has one user id, in files and recorded feedback alike. Ids are compared in Unicode form NFC, without blanks and "
+    "invisible characters at their ends, 3.0 as 3; capitals count. Rows without an id (empty, NULL, nan, None, \\N) are left "
+    "out. A person with several ids is protected as several users"
+)
+
 _PLAIN_PROMISE = """## No privacy guarantee
 
 **This run was made with `privacy.mode: none`. It is not private.** No raw interaction, user id or user factor left a
@@ -203,6 +210,7 @@ concluded nearly the same had this user never been there. Formally, the run is (
 **ε = {content["epsilon"]:g}** and **δ = {content["delta"]:.3g}** ({_gaussian(content)} is μ-GDP with μ = {content["mu"]:.4f}).
 
 - *Unit*: {content["unit"]}. *Neighbours*: {content["neighbours"]}.
+- *Who is one user*: {content["ids"]}.
 - *Mechanism*: {content["mechanism"]}; a user's factor is clipped to norm {content["parameters"]["clip_norm"]:g}, item
   weights to total {content["parameters"]["weight_total"]:g}. Noise is exact integer noise from the operating system's
   random number generator.

@@ -144,14 +144,15 @@ class RecommenderClient(Connection):
         user_id: str,
         item_key: str,
         *,
-        value: float = 1.0,
+        value: float | None = None,
         at: int | None = None,
         event_id: str | None = None,
     ) -> FeedbackReceipt:
         """Record that a user had an item; durable on return, and part of the next recommendation.
 
         Args:
-            value: weight (implicit feedback) or rating (explicit).
+            value: weight of the event, or rating; where none is given, what an event without one is on this platform (a
+                weight of 1, or the least rating that counts as one). Explicit feedback needs it.
             at: seconds since 1970; now unless given.
             event_id: the same id again is the same event; a random one unless given.
         """

@@ -14,6 +14,8 @@ from typing import TypeVar
 
 import grpc
 
+from client.data.identifiers import LONGEST, required_identifier, required_key
+from client.data.recorded import EventRules, problem_of_time
 from client.metrics_export import ServingMetrics
 from client.recommend.answers import Explanation, ItemFilter, Recommendation, Scope
 from client.recommend.recommender import PreparedHistory
@@ -28,10 +30,7 @@ _log = getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
 _DEFAULT_K = 10
-_MAX_TEXT = 512
 _MAX_FILTER = 100
-_LARGEST_VALUE = 1000.0
-"""Bound on a weight or a rating: what is recorded is trained on, in float32, where squares of larger ones soon have no room."""
 _SCOPES: dict[int, Scope] = {
     pb.SCOPE_UNSPECIFIED: "all",
     pb.SCOPE_OWN: "own",
@@ -63,7 +62,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServicer):
     def Recommend(self, request: pb.RecommendRequest, context: grpc.ServicerContext) -> pb.RecommendReply:  # noqa: N802
         def answer() -> pb.RecommendReply:
             snapshot = self._model.snapshot()
-            prepared = self._model.prepared(snapshot, _text("user_id", request.user_id))
+            prepared = self._model.prepared(snapshot, required_identifier("user_id", request.user_id))
             return self._recommend(request, snapshot, prepared, ())
 
         return self._answer("Recommend", context, answer)
@@ -94,7 +93,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServicer):
             if bool(request.user_id) == bool(request.history):
                 raise ContractError("user_id, history: give one of them, not both or none")
             if request.user_id:
-                prepared = self._model.prepared(snapshot, _text("user_id", request.user_id))
+                prepared = self._model.prepared(snapshot, required_identifier("user_id", request.user_id))
             else:
                 prepared, _ = self._given(request.history, snapshot)
             if request.limit < 0:
@@ -110,16 +109,17 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServicer):
     ) -> pb.RecordFeedbackReply:
         def answer() -> pb.RecordFeedbackReply:
             recommender = self._model.snapshot().recommender if self._model.ready else None
+            key = check_key(required_key("item_key", request.item_key))
             sequence, duplicate = self._model.feedback.record(
                 _text("event_id", request.event_id),
-                _text("user_id", request.user_id),
-                check_key(_text("item_key", request.item_key)),
-                _value(request, positive=recommender is not None and recommender.implicit),
+                required_identifier("user_id", request.user_id),
+                key,
+                _value(request, self._model.rules),
                 _time(request),
             )
             if not duplicate:
                 self._metrics.feedback_recorded()
-            reflected = recommender is not None and recommender.knows_item(request.item_key)
+            reflected = recommender is not None and recommender.knows_item(key)
             return pb.RecordFeedbackReply(sequence=sequence, duplicate=duplicate, reflected=reflected)
 
         return self._answer("RecordFeedback", context, answer)
@@ -166,8 +166,9 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServicer):
         if len(items) > self._config.max_history:
             raise ContractError(f"history: at most {self._config.max_history} items")
         recommender = snapshot.recommender
-        given = [(_text("item_key", item.item_key), _value(item, positive=recommender.implicit)) for item in items]
-        known, ignored = recommender.history_from(given)
+        rules = self._model.rules
+        given = [(_text("item_key", item.item_key), _value(item, rules)) for item in items]
+        known, ignored = recommender.history_from(given, rules)
         return recommender.prepare(known), ignored
 
     def _k(self, k: int) -> int:
@@ -177,24 +178,20 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServicer):
 
 
 def _text(name: str, text: str) -> str:
-    if not text or len(text) > _MAX_TEXT:
-        raise ContractError(f"{name}: must have 1 … {_MAX_TEXT} characters")
+    if not text or len(text) > LONGEST:
+        raise ContractError(f"{name}: must have 1 … {LONGEST} characters")
     return text
 
 
-def _value(item: pb.HistoryItem | pb.RecordFeedbackRequest, *, positive: bool) -> float:
-    value = item.value if item.HasField("value") else 1.0
-    if not abs(value) <= _LARGEST_VALUE or (positive and value <= 0):
-        bounds = "a weight above 0 and at most" if positive else "a number of an absolute value of at most"
-        raise ContractError(f"value: must be {bounds} {_LARGEST_VALUE:g}")
-    return value
+def _value(item: pb.HistoryItem | pb.RecordFeedbackRequest, rules: EventRules) -> float:
+    return rules.value_of(item.value if item.HasField("value") else None)
 
 
 def _time(request: pb.RecordFeedbackRequest) -> int:
     if not request.HasField("time"):
         return int(time.time())
-    if request.time < 0:
-        raise ContractError("time: must be seconds since 1970")
+    if problem := problem_of_time(request.time):
+        raise ContractError(f"time: {problem}")
     return request.time
 
 

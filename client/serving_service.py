@@ -15,6 +15,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from client.data.recorded import EventRules
 from client.metrics_export import ServingMetrics
 from client.recommend.feedback import FeedbackLog
 from client.recommend.process import limit_blas_threads, prefer_short_waits
@@ -90,6 +91,7 @@ def serve_recommender(
     tls: TlsFiles | None = None,
     config: ServingConfig | None = None,
     feedback: Path | None = None,
+    rules: EventRules | None = None,
     metrics: ServingMetrics | None = None,
 ) -> RecommenderServer:
     """Serve the model in ``store_root``, now or as soon as there is one; the caller stops the server.
@@ -101,6 +103,7 @@ def serve_recommender(
         tls: certificate and key; None serves in the clear.
         config: limits and intervals.
         feedback: the feedback log; ``feedback.log`` in the store's folder unless given.
+        rules: what recorded events must be; unless given, what the model that serves needs.
         metrics: where requests are counted.
 
     Raises:
@@ -115,7 +118,7 @@ def serve_recommender(
     limit_blas_threads()
     prefer_short_waits()
     statuses = health.HealthServicer()
-    log = FeedbackLog(store_root / "feedback.log" if feedback is None else feedback)
+    log = FeedbackLog(store_root / "feedback.log" if feedback is None else feedback, rules)
     model = ServingModel(
         PlatformStore(store_root),
         log,

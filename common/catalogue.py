@@ -158,6 +158,11 @@ def _derive(secret: bytes, purpose: bytes) -> bytes:
     return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=purpose).derive(secret)
 
 
+def is_key(key: str) -> bool:
+    """Whether ``key`` is a namespaced item key."""
+    return _KEY_PATTERN.fullmatch(key) is not None
+
+
 def check_key(key: str) -> str:
     """Return ``key`` if it is a namespaced item key.
 
@@ -167,7 +172,7 @@ def check_key(key: str) -> str:
     Raises:
         CatalogueError: it has no ``namespace:`` in front, or blanks at an end.
     """
-    if not _KEY_PATTERN.fullmatch(key):
+    if not is_key(key):
         raise CatalogueError(f"item key {key!r} is not 'namespace:id' (for instance imdb:0114709); set items.namespace")
     return key
 

@@ -87,7 +87,7 @@ def run(
       crossfed-simulate run movies --data ~/datasets --set plan.rounds=20
       crossfed-simulate run mine.yaml --backend ray --output out/mine
     """
-    from simulations.report import ConsoleObserver, result_tables
+    from simulations.report import ConsoleObserver, cleaning_text, result_tables
     from simulations.run import simulate
 
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
@@ -105,6 +105,7 @@ def run(
             wait=observer.on_stage if wait else None,
         )
     console.print(result_tables(result.content))
+    typer.echo(f"\n{cleaning_text(result.platforms)}")
     user = result.platforms[0]
     console.print(
         f"\nwritten: {folder / 'result.json'}\n"
@@ -123,19 +124,20 @@ def cross_validate(
     seed: Annotated[int | None, typer.Option(help="As for run.")] = None,
 ) -> None:
     """Run a scenario once a fold, so that each interaction is tested once; print means and standard deviations."""
-    from simulations.report import fold_table
+    from simulations.report import cleaning_text, fold_table
     from simulations.run import simulate
 
     parent = output or default_folder(load_chosen(scenario, set_ or [], data, seed).name, "-folds")
-    contents = []
+    results = []
     console = Console()
     with own_folder(parent), console.status("starting") as status:
         for fold in range(folds):
             status.update(f"fold {fold + 1} of {folds}")
             split = ["split.protocol=k-fold", f"split.folds={folds}", f"split.fold={fold}"]
             chosen = load_chosen(scenario, [*(set_ or []), *split], data, seed)
-            contents.append(simulate(chosen, parent / f"fold-{fold}").content)
-    console.print(fold_table(contents))
+            results.append(simulate(chosen, parent / f"fold-{fold}"))
+    console.print(fold_table([result.content for result in results]))
+    typer.echo(f"\n{cleaning_text(results[0].platforms)}")
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 from types import TracebackType
 from typing import Any
@@ -14,7 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from client.data.report import CleaningReport
 from server.state import RoundRecord
+from simulations.datasets import SimulatedPlatform
 
 
 class ConsoleObserver:
@@ -104,6 +106,14 @@ def result_tables(content: Mapping[str, Any]) -> Group:
         )
     parts.append(_closing_line(content))
     return Group(*parts)
+
+
+def cleaning_text(platforms: Iterable[SimulatedPlatform]) -> str:
+    """What cleaning dropped of the platforms' data and why; once where several have it from the same file."""
+    names: dict[CleaningReport, list[str]] = {}
+    for platform in platforms:
+        names.setdefault(platform.report, []).append(platform.name)
+    return "\n".join(f"{', '.join(whose)}: {report.render()}" for report, whose in names.items())
 
 
 def _ratings_table(content: Mapping[str, Any]) -> Table:

@@ -143,22 +143,22 @@ def open_table(config: FileConfig, path: Path) -> TableFile:
     return table
 
 
-def identifiers(column: str, dtype: pl.DataType) -> pl.Expr:
-    """Ids as text without blanks around them; null where there is none.
+def lines_above(table: TableFile, rows: int) -> int | None:
+    """What to add to a row's number to have its line in the file; None where rows are not lines, as with Parquet.
 
-    Whole numbers that were stored as floating point (as pandas does once one is missing) lose their ``.0``, so that
-    they meet the same ids in another file.
+    Args:
+        table: the file.
+        rows: how many it has.
     """
-    expression = pl.col(column)
-    if dtype.is_float():
-        expression = (
-            pl.when(expression.is_finite() & (expression == expression.floor()))
-            .then(expression.cast(pl.Int64, strict=False).cast(pl.String))
-            .when(expression.is_finite())
-            .then(expression.cast(pl.String))
-        )
-    text = expression.cast(pl.String).str.strip_chars()
-    return pl.when(text != "").then(text)
+    if table.text_separator is None:
+        return None
+    lines, last = 0, b"\n"
+    with gzip.open(table.path, "rb") if table.path.suffix == ".gz" else table.path.open("rb") as content:
+        while block := content.read(1 << 20):
+            lines += block.count(b"\n")
+            last = block[-1:]
+    lines += last != b"\n"
+    return lines - rows if lines - rows in (0, 1) else None
 
 
 def _format(config: FileConfig, path: Path) -> Literal["csv", "tsv", "parquet", "inter"]:

@@ -12,7 +12,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemTable
+from client.data.identifiers import item_key
 from client.data.reader import ItemRows, read_items
+from client.data.recognise import note_on_scientific
 from client.data.reduction import reduce_attributes
 from common.config.data import ItemsConfig
 from common.errors import ConfigError, DataError
@@ -60,6 +62,8 @@ def catalogue_from_file(config: ItemsConfig, platform: str | None) -> Catalogue:
         notes.append(f"{keyless:,} items without {rows.public_column!r} were left out")
     elif keyless:
         notes.append(f"{keyless:,} items without {rows.public_column!r} have a key of this platform's own")
+    for column in ("id", "public"):
+        notes += note_on_scientific(rows.frame[column], "ids", "items file")
     if rows.without_id:
         notes.append(f"{rows.without_id:,} rows of the items file have no id and were left out")
     keys = _keys(rows, frame, config, platform)
@@ -85,11 +89,20 @@ def catalogue_from_ids(ids: pl.Series, namespace: str | None, platform: str | No
     Raises:
         ConfigError: there is no namespace, and the platform's name is missing or no namespace.
     """
-    prefix = namespace or _own_namespace(platform)
-    keys = tuple(f"{prefix}:{item}" for item in ids)
+    prefix = own_prefix(namespace, platform)
+    keys = tuple(f"{prefix}{item}" for item in ids)
     table = ItemTable(keys, keys, ((),) * len(keys), pl.DataFrame(height=len(keys)))
     columns = pl.DataFrame({"item": ids, "column": pl.int_range(len(ids), dtype=pl.UInt32, eager=True)})
     return Catalogue(table, columns, ())
+
+
+def own_prefix(namespace: str | None, platform: str | None) -> str:
+    """What stands before the id in a key, where no items file says otherwise.
+
+    Raises:
+        ConfigError: there is no namespace, and the platform's name is missing or no namespace.
+    """
+    return f"{namespace or _own_namespace(platform)}:"
 
 
 def select_items(table: ItemTable, columns: NDArray[np.integer]) -> ItemTable:
@@ -122,7 +135,7 @@ def _keys(rows: ItemRows, frame: pl.DataFrame, config: ItemsConfig, platform: st
     if config.namespace is not None:
         keys = config.namespace + ":" + public
     else:
-        keys = public
+        keys = pl.Series([None if key is None else item_key(key) for key in public], dtype=pl.String)
         unfit = frame["row"].filter(
             pl.Series([key is not None and not _KEY.fullmatch(key) for key in keys], dtype=pl.Boolean)
         )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from client.data.files import ROW, TableFile, identifiers, open_table
+from client.data.columns import identifiers, texts
+from client.data.files import ROW, TableFile, open_table
 from common.config.data import InteractionsConfig, ItemsConfig, UsersConfig
 from common.errors import DataError
 
@@ -55,7 +56,9 @@ class InteractionsFile:
         table: the file.
         frame: lazy; ``row`` (uint32, from 1 below the header), ``user`` and ``item`` (str, null where missing),
             ``value`` (float32; null where missing or not a number; 1 where the file has no such column), ``time``
-            (int64: seconds since 1970 or a position; null where missing or unreadable), ``time_unreadable`` (bool).
+            (int64: seconds since 1970 or a position; null where missing or unreadable), ``time_unreadable`` (bool); and
+            ``given_user``, ``given_item``, ``given_value``, ``given_time``: the columns as the file has them, null where
+            it has none, to say what is wrong with what cannot be read.
         value_column: the file's own name, or None.
         time_column: the file's own name, or None.
     """
@@ -94,17 +97,24 @@ def open_interactions(config: InteractionsConfig) -> InteractionsFile:
         row=pl.col(ROW),
         user=identifiers(user, table.schema[user]),
         item=identifiers(item, table.schema[item]),
-        value=pl.lit(1.0, dtype=pl.Float32) if value is None else _numbers(value, table.schema[value]),
+        value=pl.lit(1.0, dtype=pl.Float32) if value is None else _numbers(value, table.schema[value], config.decimal),
         time=no_time if time is None else _times(time, table.schema[time], config.time_format),
         time_unreadable=present,
+        given_user=pl.col(user),
+        given_item=pl.col(item),
+        given_value=pl.lit(None, dtype=pl.String) if value is None else pl.col(value),
+        given_time=pl.lit(None, dtype=pl.String) if time is None else pl.col(time),
     )
     # In a second step, so that times are read once.
     frame = frame.with_columns(pl.col("time_unreadable") & pl.col("time").is_null())
     return InteractionsFile(table, frame, value, time)
 
 
-def _numbers(column: str, dtype: pl.DataType) -> pl.Expr:
+def _numbers(column: str, dtype: pl.DataType, decimal: str) -> pl.Expr:
     expression = pl.col(column).str.strip_chars() if dtype == pl.String else pl.col(column)
+    if dtype == pl.String and decimal != ".":
+        # The first one only: a number with another, or with both, is none.
+        expression = expression.str.replace(decimal, ".", literal=True)
     return expression.cast(pl.Float64, strict=False).cast(pl.Float32)
 
 
@@ -192,7 +202,7 @@ def read_items(config: ItemsConfig) -> ItemRows:
         pl.col(ROW).alias("row"),
         identifiers(id_column, table.schema[id_column]).alias("id"),
         (no_text if public is None else identifiers(public, table.schema[public])).alias("public"),
-        (no_text if title is None else identifiers(title, table.schema[title])).alias("title"),
+        (no_text if title is None else texts(title, table.schema[title])).alias("title"),
         _genres(genres, table, separator).alias("genres"),
     )
     attributes = _attributes(table, config.attribute_columns, {id_column, public, title, genres}, "items")
@@ -200,7 +210,8 @@ def read_items(config: ItemsConfig) -> ItemRows:
     has_id = rows["id"].is_not_null()
     if not has_id.any():
         raise DataError(f"{table.path}: no row has a value in {id_column!r} (items.id_column)")
-    return ItemRows(table, rows.filter(has_id), _typed(attribute_rows.filter(has_id)), public, int((~has_id).sum()))
+    typed = _typed(attribute_rows.filter(has_id), config.decimal)
+    return ItemRows(table, rows.filter(has_id), typed, public, int((~has_id).sum()))
 
 
 def read_users(config: UsersConfig) -> pl.DataFrame:
@@ -215,7 +226,7 @@ def read_users(config: UsersConfig) -> pl.DataFrame:
     attributes = _attributes(table, config.attribute_columns, {id_column}, "users")
     id_rows, attribute_rows = table.collect(ids, attributes)
     keep = id_rows["id"].is_not_null() & id_rows["id"].is_last_distinct()
-    typed = _typed(attribute_rows.filter(keep))
+    typed = _typed(attribute_rows.filter(keep), config.decimal)
     if "id" in typed.columns:
         raise DataError(f"{table.path}: an attribute may not be called 'id'; leave it out of users.attribute_columns")
     return pl.concat([id_rows.filter(keep), typed], how="horizontal")
@@ -254,18 +265,18 @@ def _attributes(table: TableFile, given: tuple[str, ...] | None, used: set[str |
     return table.frame.select(ROW, *named)
 
 
-def _typed(frame: pl.DataFrame) -> pl.DataFrame:
+def _typed(frame: pl.DataFrame, decimal: str) -> pl.DataFrame:
     frame = frame.drop(ROW)
-    return frame.with_columns(_as_numbers(frame[name]) for name in frame.columns)
+    return frame.with_columns(_as_numbers(frame[name], decimal) for name in frame.columns)
 
 
-def _as_numbers(column: pl.Series) -> pl.Series:
+def _as_numbers(column: pl.Series, decimal: str) -> pl.Series:
     """Text as numbers where that loses nothing: ``24`` does, the zip code ``02139`` does not."""
     if column.dtype != pl.String or column.null_count() == len(column):
         return column
     whole = column.cast(pl.Int64, strict=False)
     if whole.cast(pl.String).equals(column, null_equal=True):
         return whole
-    broken = column.cast(pl.Float64, strict=False)
+    broken = column.str.replace(decimal, ".", literal=True).cast(pl.Float64, strict=False)
     leading_zero = column.str.contains(r"^[-+]?0[0-9]").any()
     return column if leading_zero or broken.null_count() > column.null_count() else broken

@@ -7,7 +7,6 @@ A line of the log is one write followed by one fsync; events that arrive while a
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import threading
 from collections.abc import Callable, Iterable
@@ -15,21 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from client.recommend.feedback_file import (
-    Event,
-    FeedbackEvent,
-    Interactions,
-    columns_of,
-    fold_into,
-    header,
-    line_of,
-    read_interactions,
-    read_log,
-)
+from client.data.identifiers import identifier, required_identifier, required_key
+from client.data.recorded import Event, EventRules, RecordedEvents
+from client.recommend.feedback_file import FeedbackEvent, LogContent, header, line_of, read_log, recorded_events
+from client.recommend.quarantine import forget_set_aside, quarantine_of, set_aside
 from common.errors import ContractError, StoreError
 from common.files import write_atomically
 
-__all__ = ["Event", "FeedbackEvent", "FeedbackLog", "Interactions", "fold_into", "read_interactions"]
+__all__ = ["Event", "FeedbackEvent", "FeedbackLog"]
 
 _CLOSED = -1
 
@@ -44,17 +36,22 @@ class _Batch:
 
 
 class FeedbackLog:
-    """The log of one platform; one process writes, any may read (:func:`read_interactions`). Safe for threads.
+    """The log of one platform; one process writes, any may read (:func:`~client.recommend.feedback_file.read_events`).
+
+    Safe for threads. What the file holds and cannot be believed goes to a file beside it (:mod:`client.recommend.quarantine`)
+    and is named in the operator's log; what is sound goes on.
 
     Args:
         path: the file; made, readable by its owner only, when it is not there.
+        rules: what an event must be.
 
     Raises:
-        StoreError: another process writes it, it cannot be opened, or it is damaged.
+        StoreError: another process writes it, it cannot be opened, or it is something else.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rules: EventRules | None = None) -> None:
         self.path = path
+        self.rules = EventRules() if rules is None else rules
         self._state = threading.Lock()
         self._writing = threading.Lock()
         self._open_batch = _Batch()
@@ -65,21 +62,27 @@ class FeedbackLog:
         except OSError as error:
             raise StoreError(f"{path}: cannot be opened ({error.strerror}); check the folder and its owner") from error
         try:
-            events, size, following = self._opened()
+            found = self._opened()
         except StoreError:
             os.close(self._lock_file)
             raise
-        self._size = size
-        self._remember(events, following)
+        self._size = found.size
+        self._remember(found.events, found.following)
 
-    def _opened(self) -> tuple[list[FeedbackEvent], int, int]:
-        """Open the file, a torn last line cut off; what :func:`read_log` found in it."""
+    def _opened(self) -> LogContent:
+        """Open the file, a torn last line cut off and what cannot be believed set aside; what is in it now."""
         try:
             if not self.path.exists():
                 write_atomically(self.path, header(1))
-            found = read_log(self.path)
+            found = read_log(self.path, self.rules)
+            if found.set_aside:
+                set_aside(self.path, found.set_aside)
+                kept = header(found.following) + (line_of(found.events) if found.events else b"")
+                write_atomically(self.path, kept)
+                found.warn(self.path, f"entries were moved to {quarantine_of(self.path).name}")
+                found = read_log(self.path, self.rules)
             self._file = os.open(self.path, os.O_RDWR | os.O_APPEND)
-            os.ftruncate(self._file, found[1])
+            os.ftruncate(self._file, found.size)
             os.fsync(self._file)
         except OSError as error:
             raise StoreError(f"{self.path}: cannot be opened ({error.strerror}); check its owner") from error
@@ -88,12 +91,17 @@ class FeedbackLog:
     def record(self, event_id: str, user_id: str, item_key: str, value: float, time: int) -> tuple[int, bool]:
         """Make an event durable and visible; returns its number and whether it had been recorded before.
 
+        Ids are recorded as they are compared (:mod:`client.data.identifiers`).
+
         Raises:
-            ContractError: the value is not finite, or the id was used for another event.
+            ContractError: an id, the value or the time is none that an event can have, or the event's id was used for
+                another event.
             StoreError: it could not be written, and is not recorded.
         """
-        if not math.isfinite(value):
-            raise ContractError("value: must be a finite number")
+        user_id = required_identifier("user_id", user_id)
+        item_key = required_key("item_key", item_key)
+        if problem := self.rules.problem(user_id, item_key, value, time):
+            raise ContractError(problem)
         with self._state:
             event = FeedbackEvent(self._next, event_id, user_id, item_key, value, time)
             earlier, batch = self._known.get(event_id), None
@@ -112,15 +120,15 @@ class FeedbackLog:
 
     def events_of(self, user_id: str) -> tuple[Event, ...]:
         """A user's durable events, in order of recording. The same tuple until there is another event."""
-        return self._by_user.get(user_id, ())
+        return self._by_user.get(identifier(user_id) or "", ())
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def interactions(self) -> Interactions:
+    def recorded(self) -> RecordedEvents:
         """All durable events."""
         with self._state:
-            return columns_of(list(self._known.values()), self._next - 1)
+            return recorded_events(list(self._known.values()), self._next - 1)
 
     def prune(self, through: int) -> None:
         """Drop the events numbered up to ``through``: the serving model has learned them.
@@ -131,12 +139,18 @@ class FeedbackLog:
         self._rewrite(lambda event: event.sequence > through)
 
     def forget(self, user_id: str) -> None:
-        """Erase all events of a user.
+        """Erase all events of a user, those that were set aside too.
 
         Raises:
-            StoreError: the log cannot be rewritten; it is as it was.
+            StoreError: a file cannot be rewritten; it is as it was.
         """
-        self._rewrite(lambda event: event.user_id != user_id)
+        same = identifier(user_id)
+        self._rewrite(lambda event: event.user_id != same)
+        if same is not None:
+            try:
+                forget_set_aside(self.path, same)
+            except OSError as error:
+                raise StoreError(f"{quarantine_of(self.path)}: cannot be rewritten ({error.strerror})") from error
 
     def close(self) -> None:
         """Wait for a write under way and let go of the file; nothing can be recorded afterwards."""
@@ -210,8 +224,7 @@ class FeedbackLog:
 
     def _add(self, event: FeedbackEvent) -> None:
         self._known[event.event_id] = event
-        seen = Event(event.item_key, event.value, event.time)
-        self._by_user[event.user_id] = (*self._by_user.get(event.user_id, ()), seen)
+        self._by_user[event.user_id] = (*self._by_user.get(event.user_id, ()), event.event)
 
 
 def _locked(path: Path) -> int:

@@ -1,9 +1,11 @@
-"""The feedback log's file: its format, how another process reads it, and how it is folded into training data.
+"""The feedback log's file: its format, and how another process reads it.
 
     "crossfed feedback 1 N", then a line per write: CRC-32 in hex, a space, a JSON list of events
 
-Only the last line can be torn by a crash, and then nothing in it had been acknowledged: it does not count. A bad line before
-the last is damage and is reported. N is the least number that the next event may have.
+Only the last line can be torn by a crash, without an end; nothing in it had been acknowledged, and it does not count. What
+else cannot be believed, a damaged line or an event that no application could have meant, is told from the rest and never
+stops anybody: one bad event must not keep a platform from training on the others. N is the least number that the next event
+may have.
 """
 
 from __future__ import annotations
@@ -12,24 +14,17 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from logging import getLogger
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from client.data.dataset import UserItemMatrix
+from client.data.identifiers import identifier, item_key
+from client.data.recorded import Event, EventRules, RecordedEvents, columns_of, in_seconds
 from common.errors import StoreError
 
+_log = getLogger(__name__)
+
 _MAGIC = "crossfed feedback 1"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What counts for recommendations: an item, its weight or rating, and when (seconds since 1970)."""
-
-    item_key: str
-    value: float
-    time: int
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,72 +44,76 @@ class FeedbackEvent:
     value: float
     time: int
 
+    @property
+    def event(self) -> Event:
+        return Event(self.item_key, self.value, self.time)
+
     def same_as(self, other: FeedbackEvent) -> bool:
         """Whether a retry could have sent the other: everything agrees but the number and the time of arrival."""
         return (self.user_id, self.item_key, self.value) == (other.user_id, other.item_key, other.value)
 
 
-@dataclass(frozen=True, eq=False)
-class Interactions:
-    """A log's events in columns, oldest first, ready to be folded into training data.
+@dataclass(frozen=True)
+class SetAside:
+    """What is in a log and cannot be believed.
 
     Attributes:
-        user_ids, item_keys: ``[n]``.
-        values: float32 ``[n]``.
-        times: int64 ``[n]``; seconds since 1970.
-        through: number of the last event; what :meth:`FeedbackLog.prune` takes once a model has learned them.
+        line: of the file, from 1.
+        sequence: the event's number; None where the whole line is damaged.
+        reason: what is wrong; holds nothing of the event.
+        content: the line as it was, or a line of that event alone. Private.
     """
 
-    user_ids: tuple[str, ...]
-    item_keys: tuple[str, ...]
-    values: NDArray[np.float32]
-    times: NDArray[np.int64]
-    through: int
+    line: int
+    sequence: int | None
+    reason: str
+    content: bytes
 
 
-def read_interactions(path: Path) -> Interactions:
+@dataclass(frozen=True, kw_only=True)
+class LogContent:
+    """What a log holds.
+
+    Attributes:
+        events: what can be believed, ids as they are compared.
+        set_aside: what cannot.
+        size: length in bytes of all that is complete.
+        following: the next event's number.
+    """
+
+    events: list[FeedbackEvent]
+    set_aside: list[SetAside]
+    size: int
+    following: int
+
+    def warn(self, path: Path, what: str) -> None:
+        """Name what was set aside in the operator's log: how much, where and why; never whose."""
+        for reason in dict.fromkeys(one.reason for one in self.set_aside):
+            those = [one for one in self.set_aside if one.reason == reason]
+            places = [f"line {o.line}" if o.sequence is None else f"number {o.sequence}" for o in those[:_SHOWN]]
+            more = ", …" if len(those) > _SHOWN else ""
+            _log.warning("%s: %d %s (%s%s): %s", path, len(those), what, ", ".join(places), more, reason)
+
+
+def read_events(path: Path, rules: EventRules) -> RecordedEvents:
     """The events of a log that another process may be writing; a line that is not complete yet does not count.
 
+    What cannot be believed is left out and named in the operator's log.
+
     Raises:
-        StoreError: there is no such log, or it is damaged.
+        StoreError: there is no such log.
     """
     try:
-        events, _, following = read_log(path)
+        found = read_log(path, rules)
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
-    return columns_of(events, following - 1)
+    found.warn(path, "entries are not used")
+    return recorded_events(found.events, found.following - 1)
 
 
-def fold_into(
-    user_ids: Sequence[str], item_keys: Sequence[str], matrix: UserItemMatrix, feedback: Interactions
-) -> tuple[tuple[str, ...], UserItemMatrix]:
-    """Training data with recorded feedback: new users get rows, the newest entry of a pair counts.
-
-    Args:
-        user_ids: one per row of ``matrix``.
-        item_keys: one per column; events of other items fall out.
-        matrix: n × m.
-        feedback: as :meth:`FeedbackLog.interactions` gives it.
-
-    Returns:
-        The n′ ≥ n user ids, the old ones first, and their matrix n′ × m.
-    """
-    column = {key: place for place, key in enumerate(item_keys)}
-    row = {user: place for place, user in enumerate(user_ids)}
-    known = [place for place, key in enumerate(feedback.item_keys) if key in column]
-    rows = [row.setdefault(feedback.user_ids[place], len(row)) for place in known]
-    users = np.concatenate([matrix.entry_users(), np.array(rows, dtype=np.int64)])
-    items = np.concatenate([matrix.indices, np.array([column[feedback.item_keys[p]] for p in known], dtype=np.int64)])
-    values = np.concatenate([matrix.values, feedback.values[known]])
-    times = np.concatenate([matrix.times, feedback.times[known]])
-    # np.unique keeps the first of equals: read backwards in order of time, that is the newest.
-    backwards = np.argsort(times, kind="stable")[::-1]
-    _, newest = np.unique((users * matrix.n_items + items)[backwards], return_index=True)
-    kept = np.sort(backwards[newest])
-    folded = UserItemMatrix.from_entries(
-        users[kept], items[kept], values[kept], times[kept], n_users=len(row), n_items=matrix.n_items
-    )
-    return tuple(row), folded
+def recorded_events(events: Sequence[FeedbackEvent], through: int) -> RecordedEvents:
+    """Events in columns; ``through`` is the last number given out."""
+    return columns_of([(event.sequence, event.user_id, event.event) for event in events], through)
 
 
 def header(following: int) -> bytes:
@@ -128,47 +127,66 @@ def line_of(events: Sequence[FeedbackEvent]) -> bytes:
     return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
-def read_log(path: Path) -> tuple[list[FeedbackEvent], int, int]:
-    """The events, the length in bytes of all that is complete, and the next event's number.
+def read_log(path: Path, rules: EventRules) -> LogContent:
+    """Everything in a log.
 
     Raises:
-        StoreError: it is no feedback log, or damaged before its last line.
+        StoreError: it is no feedback log.
         OSError: it cannot be read.
     """
     lines = path.read_bytes().split(b"\n")
-    torn = lines.pop()
+    lines.pop()  # what no line end follows was not written whole
     magic, _, following = lines[0].decode(errors="replace").rpartition(" ") if lines else ("", "", "")
     if magic != _MAGIC or not following.isdigit():
         raise StoreError(f"{path}: is not a feedback log of this version ({_MAGIC}); move it away")
     events: list[FeedbackEvent] = []
-    size = len(lines[0]) + 1
+    bad: list[SetAside] = []
+    size, last = len(lines[0]) + 1, int(following) - 1
     for number, line in enumerate(lines[1:], start=2):
-        found = _parsed(line)
-        if found is None:
-            if number == len(lines) and not torn:
-                break
-            raise StoreError(
-                f"{path}: line {number} is damaged and others follow it; restore the file from a backup, or take the "
-                "line out to go on without its events"
-            )
-        events += found
+        entries = parsed_line(line)
+        if entries is None:
+            bad.append(SetAside(number, None, "the line is damaged", line + b"\n"))
+        for event in entries or ():
+            last = max(last, event.sequence)
+            problem = rules.problem(event.user_id, event.item_key, event.value, event.time)
+            if problem is None:
+                events.append(_normalised(event))
+            else:
+                bad.append(SetAside(number, event.sequence, problem, line_of([event])))
         size += len(line) + 1
-    return events, size, max(int(following), events[-1].sequence + 1 if events else 0)
+    return LogContent(events=events, set_aside=bad, size=size, following=last + 1)
 
 
-def _parsed(line: bytes) -> list[FeedbackEvent] | None:
+def parsed_line(line: bytes) -> list[FeedbackEvent] | None:
+    """A line's events, without its end; None where it is damaged."""
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text):
         return None
-    return [FeedbackEvent(*entry) for entry in json.loads(text)]
+    try:
+        entries = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(entries, list) or not all(map(_is_entry, entries)):
+        return None
+    return [FeedbackEvent(*entry) for entry in entries]
 
 
-def columns_of(events: Sequence[FeedbackEvent], through: int) -> Interactions:
-    """Events in columns; ``through`` is the last number given out."""
-    return Interactions(
-        user_ids=tuple(event.user_id for event in events),
-        item_keys=tuple(event.item_key for event in events),
-        values=np.array([event.value for event in events], dtype=np.float32),
-        times=np.array([event.time for event in events], dtype=np.int64),
-        through=through,
+def _is_entry(entry: object) -> bool:
+    if not isinstance(entry, list) or len(entry) != 6:
+        return False
+    sequence, *texts, value, time = entry
+    numbered = type(sequence) is int and 0 <= sequence < 1 << 62
+    return (
+        numbered
+        and type(time) is int
+        and isinstance(value, int | float)
+        and all(isinstance(text, str) for text in texts)
     )
+
+
+def _normalised(event: FeedbackEvent) -> FeedbackEvent:
+    """A sound event, ids as they are compared and its time in seconds, whichever version wrote it."""
+    user, key = identifier(event.user_id), item_key(event.item_key)
+    assert user is not None
+    assert key is not None
+    return FeedbackEvent(event.sequence, event.event_id, user, key, event.value, in_seconds(event.time))

@@ -10,6 +10,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.identifiers import identifier, item_key
+from client.data.recorded import ANY_EVENT, Event, EventRules
 from client.platform_model import PlatformModel
 from client.recommend.answers import (
     NO_FILTER,
@@ -21,7 +23,6 @@ from client.recommend.answers import (
     Scope,
 )
 from client.recommend.explain import ScoreShares, explain_score
-from client.recommend.feedback import Event
 from client.recommend.index import best_of
 from client.recommend.linear import Query
 from client.recommend.mixing import Mixing
@@ -100,7 +101,8 @@ class Recommender:
 
     @cached_property
     def _users(self) -> dict[str, int]:
-        return {user: row for row, user in enumerate(self.model.user_ids)}
+        # Models of earlier versions have ids as these compared them.
+        return {identifier(user) or user: row for row, user in enumerate(self.model.user_ids)}
 
     @cached_property
     def mixings(self) -> tuple[Mixing, Mixing]:
@@ -122,26 +124,30 @@ class Recommender:
             scope.linear.query(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
 
     def knows_item(self, key: str) -> bool:
+        key = item_key(key) or ""
         return key in self.own.rows or key in self.cross.rows
 
-    def history_of(self, user_id: str, events: Sequence[Event] = ()) -> History:
-        """What the model and later ``events`` (as they were recorded) know of a user.
+    def history_of(self, user_id: str, events: Sequence[Event] = (), rules: EventRules = ANY_EVENT) -> History:
+        """What the model and later ``events`` (as recorded, and counted by ``rules``) know of a user, however spelt.
 
         Raises:
             DataError: neither knows the user.
         """
-        row = self._users.get(user_id)
+        row = self._users.get(identifier(user_id) or "")
         if row is None and not events:
             raise DataError("this platform does not know that user; check the id, or recommend for a history instead")
         histories = self.model.histories
         known = slice(0, 0) if row is None else slice(histories.indptr[row], histories.indptr[row + 1])
-        return replace(self._with_events(known, events), user=row)
+        return replace(self._with_events(known, events, rules), user=row)
 
-    def history_from(self, items: Iterable[tuple[str, float]]) -> tuple[History, tuple[str, ...]]:
+    def history_from(
+        self, items: Iterable[tuple[str, float]], rules: EventRules = ANY_EVENT
+    ) -> tuple[History, tuple[str, ...]]:
         """A history from item keys and values, oldest first, and the keys that the model does not know."""
-        events = [Event(item_key=key, value=value, time=place) for place, (key, value) in enumerate(items)]
-        ignored = tuple(event.item_key for event in events if not self.knows_item(event.item_key))
-        return replace(self._with_events(slice(0, 0), events), newest=math.nan), ignored
+        given = list(items)
+        events = [Event(item_key=item_key(key) or "", value=value, time=at) for at, (key, value) in enumerate(given)]
+        ignored = tuple(key for key, _ in given if not self.knows_item(key))
+        return replace(self._with_events(slice(0, 0), events, rules), newest=math.nan), ignored
 
     def prepare(self, history: History) -> PreparedHistory:
         return PreparedHistory(history, self.own, self.cross)
@@ -226,7 +232,7 @@ class Recommender:
         if scope is self.own and scope.stage is not None:
             models = {**models, "ranker": ModelShare(1.0, moved)}
         return Explanation(
-            key=key,
+            key=scope.items.keys[row],
             title=scope.items.titles[row],
             score=float(shares.by_part.sum()) + popularity + moved,
             contributions=listed,
@@ -254,23 +260,21 @@ class Recommender:
 
     def _place(self, key: str) -> tuple[int, int]:
         """Own column and row in the cross scope; −1 for the one that it has not."""
-        own, foreign = self.own.rows.get(key, -1), self.cross.rows.get(key, -1)
+        same = item_key(key) or ""
+        own, foreign = self.own.rows.get(same, -1), self.cross.rows.get(same, -1)
         if own < 0 and foreign < 0:
             raise DataError(f"no item of the model has the key {key!r}; keys look like imdb:0114709")
         return own, foreign
 
-    def _with_events(self, known: slice, events: Sequence[Event]) -> History:
-        """The model's entries ``known`` and later events: the newest entry of each item, in order of time."""
+    def _with_events(self, known: slice, events: Sequence[Event], rules: EventRules) -> History:
+        """The model's entries ``known`` and later events, cleaned as training will clean them, in order of time."""
         histories = self.model.histories
         own = [(self.own.rows[event.item_key], event) for event in events if event.item_key in self.own.rows]
         columns = np.concatenate([histories.indices[known], np.array([column for column, _ in own], dtype=np.int32)])
-        values = np.concatenate(
-            [histories.values[known], np.array([event.value for _, event in own], dtype=np.float32)]
-        )
+        weights = np.array([rules.weight(event.value) for _, event in own], dtype=np.float32)
+        values = np.concatenate([histories.values[known], weights])
         times = np.concatenate([histories.times[known], np.array([event.time for _, event in own], dtype=np.int64)])
-        order = np.argsort(times, kind="stable")[::-1]
-        _, newest = np.unique(columns[order], return_index=True)
-        kept = order[np.sort(newest)][::-1]
+        kept = rules.counted(columns, values, times, earlier=len(histories.indices[known]))
         elsewhere = {self.cross.rows[event.item_key] for event in events if event.item_key in self.cross.rows}
         newest_at = float(times[kept[-1]]) if len(kept) else math.nan
         return History(columns[kept], values[kept], np.array(sorted(elsewhere), dtype=np.int32), newest=newest_at)

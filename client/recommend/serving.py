@@ -10,12 +10,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from logging import getLogger
 
 import numpy as np
 
-from client.recommend.feedback import Event, FeedbackLog
+from client.data.identifiers import required_identifier
+from client.data.recorded import Event, EventRules
+from client.recommend.feedback import FeedbackLog
 from client.recommend.index import ApproximateIndex, recall_against_exact
 from client.recommend.process import collector_paused
 from client.recommend.recommender import PreparedHistory, Recommender
@@ -45,8 +47,8 @@ class Snapshot:
     _cache: OrderedDict[str, tuple[tuple[Event, ...], PreparedHistory]] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def prepared(self, user_id: str, events: tuple[Event, ...]) -> PreparedHistory:
-        """A user's history with ``events``, the user's later ones; kept until there are others.
+    def prepared(self, user_id: str, events: tuple[Event, ...], rules: EventRules) -> PreparedHistory:
+        """A user's history with ``events``, the user's later ones, as ``rules`` have them; kept until there are others.
 
         Raises:
             DataError: neither the model nor the events know the user.
@@ -57,7 +59,7 @@ class Snapshot:
             if kept is not None and kept[0] is events:
                 self._cache.move_to_end(user_id)
                 return kept[1]
-        prepared = self.recommender.prepare(self.recommender.history_of(user_id, events))
+        prepared = self.recommender.prepare(self.recommender.history_of(user_id, events, rules))
         with self._lock:
             self._cache[user_id] = (events, prepared)
             while len(self._cache) > self.cached_users:
@@ -130,6 +132,14 @@ class ServingModel:
     def ready(self) -> bool:
         return self._snapshot is not None
 
+    @property
+    def rules(self) -> EventRules:
+        """What events must be, and count for: as configured, or at least as the model that serves needs them."""
+        rules, snapshot = self.feedback.rules, self._snapshot
+        if rules.meaning is not None or snapshot is None:
+            return rules
+        return replace(rules, meaning="weight" if snapshot.recommender.implicit else "rating")
+
     def snapshot(self) -> Snapshot:
         """The version that serves.
 
@@ -145,9 +155,11 @@ class ServingModel:
         """What is known of a user, recorded feedback included.
 
         Raises:
+            ContractError: the text is no user id.
             DataError: the user is not known.
         """
-        return snapshot.prepared(user_id, self.feedback.events_of(user_id))
+        same = required_identifier("user_id", user_id)
+        return snapshot.prepared(same, self.feedback.events_of(same), self.rules)
 
     def reload(self) -> bool:
         """Serve the store's newest sound version, if it is not what serves; whether it was swapped.

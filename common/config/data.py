@@ -24,6 +24,8 @@ class FileConfig(FrozenModel):
     RecBole's .inter, .item and .user."""
     separator: Separator | None = None
     """Between the fields of a text file; null: comma for csv, tab for tsv and RecBole."""
+    decimal: Literal[".", ","] = "."
+    """What stands before a number's fraction in a text file; with ``","`` 3,5 is three and a half, and so is 3.5."""
     header: bool = True
     """false: the first line is data, and the columns are called column_1, column_2, …"""
 

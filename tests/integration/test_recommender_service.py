@@ -26,6 +26,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from client import recommender_service
+from client.data.recorded import EventRules
 from client.metrics_export import ServingMetrics, expose_metrics
 from client.recommend.answers import ItemFilter
 from client.recommend.recommender import Recommender
@@ -117,9 +118,64 @@ def test_feedback_makes_a_user_known_and_a_foreign_item_seen(client):
     assert client.explain("someone new", liked[1].key).contributions[0].key == liked[0].key
 
 
+RATED = EventRules(meaning="judged", threshold=4.0, value_range=(1.0, 5.0), one_weight=True)
+
+
+def test_spellings_of_one_user_are_one_user_in_every_request(client):
+    liked = client.recommend("user-1", k=3, scope="own")
+    assert client.recommend(" user-1\ufeff", k=3, scope="own") == liked
+    client.record_feedback("T ", liked[0].key)
+    client.record_feedback("T", f" {liked[1].key} ")
+    assert client.recommend("T", k=3, scope="own") == client.recommend("\tT", k=3, scope="own")
+    assert client.explain("T ", f"{liked[2].key} ") == client.explain("T", liked[2].key)
+    assert client.similar_items(f" {liked[2].key}") == client.similar_items(liked[2].key)
+    assert {part.key for part in client.explain("T", liked[2].key).contributions} == {liked[0].key, liked[1].key}
+    for nobody in ("NULL", " ", "nan"):
+        with pytest.raises(ContractError, match=r"^user_id: "):
+            client.recommend(nobody)
+        with pytest.raises(ContractError, match=r"^user_id: "):
+            client.record_feedback(nobody, liked[0].key)
+
+
+@pytest.mark.parametrize(
+    ("sent", "field"),
+    [
+        ({"value": -5.0}, "value"),
+        ({"value": 0.0}, "value"),
+        ({"value": float("nan")}, "value"),
+        ({"user_id": "None"}, "user_id"),
+        ({"user_id": "u" * 600}, "user_id"),
+        ({"item_key": "imdb:NULL"}, "item_key"),
+        ({"time": 1_700_000_000_000}, "time"),
+        ({"time": -1}, "time"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_field_before_there_is_a_model(tmp_path, sent, field):
+    """−5 before the first model was recorded, and kept every later run from finishing."""
+    good = {"event_id": "e", "user_id": "user", "item_key": "imdb:1", "value": 1.0}
+    rules = EventRules(meaning="weight")
+    with serve_recommender(tmp_path / "store", rules=rules) as server, grpc.insecure_channel(server.target) as channel:
+        stub = RecommenderStub(channel)
+        status = status_of(lambda: stub.RecordFeedback(pb.RecordFeedbackRequest(**(good | sent))))
+        assert (status[0], status[1].split(":")[0]) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+        assert not server.model.feedback.recorded().user_ids
+        assert stub.RecordFeedback(pb.RecordFeedbackRequest(**good)).sequence == 1
+
+
+def test_ratings_count_by_the_platforms_own_threshold_before_training_too(store):
+    with serve_recommender(store.root, rules=RATED) as server, RecommenderClient(server.target) as client:
+        keys = [item.key for item in client.recommend("user-1", k=4, scope="own")]
+        client.record_feedback("liker", keys[0], value=5.0)
+        client.record_feedback("liker", keys[1], value=2.0)
+        plain = client.explain_for_history([(keys[0], 4.0)], keys[2]).score
+        assert client.explain("liker", keys[2]).score == pytest.approx(plain)
+        with pytest.raises(ContractError, match=r"value: must lie between 1 and 5 .*value_range"):
+            client.record_feedback("liker", keys[3], value=6.0)
+
+
 def test_feedback_on_an_item_that_no_model_knows_is_kept_for_the_next(client, server):
     assert not client.record_feedback("user-1", "imdb:brand-new").reflected
-    assert server.model.feedback.interactions().item_keys == ("imdb:brand-new",)
+    assert server.model.feedback.recorded().item_keys == ("imdb:brand-new",)
 
 
 def test_feedback_is_there_after_a_restart(store):
@@ -334,9 +390,9 @@ def test_a_rating_may_be_any_number_of_a_size_that_can_be_trained_on(value, refu
     item = pb.HistoryItem(item_key="imdb:0000001", value=value)
     if refused:
         with pytest.raises(ContractError, match="value: must be a number of an absolute value of at most 1000"):
-            recommender_service._value(item, positive=False)
+            recommender_service._value(item, EventRules(meaning="rating"))
     else:
-        assert recommender_service._value(item, positive=False) == value
+        assert recommender_service._value(item, EventRules(meaning="rating")) == value
 
 
 def test_the_largest_weight_is_recorded(client):

@@ -13,7 +13,7 @@ from client.agent_process import ReloadableAgent
 from client.backup import back_up, restore
 from client.join import join_federation
 from client.keys import KeyFolder
-from client.loading import load_training_data, make_agent
+from client.loading import load_platform_data, load_training_data, make_agent
 from client.preview import preview_rows
 from client.secure_state import STATE_FILE
 from common.backup.reading import MANIFEST
@@ -131,7 +131,8 @@ def test_a_platform_without_pins_cannot_take_part_in_a_secure_sum(config_path: P
 
 
 def test_the_preview_lists_every_array_that_may_leave(config_path: Path) -> None:
-    rows = preview_rows(load_yaml_model(config_path, PlatformConfig))
+    config = load_yaml_model(config_path, PlatformConfig)
+    rows = preview_rows(config, load_platform_data(config))
     arrays = {(row["kind"], row["array"]) for row in rows}
     assert {("join", "digests"), ("join", "identity"), ("counts", "item_counts"), ("statistics", "gram")} <= arrays
     gram = next(row for row in rows if row["array"] == "gram")

@@ -184,7 +184,9 @@ def test_each_reason_is_counted_with_row_numbers_and_no_id(tmp_path: Path) -> No
     text = data.report.render() + json.dumps(data.report.as_dict())
     assert not any(identifier in text for identifier in ("ann", "bob", "zzz"))
     assert data.report.render().startswith(f"{tmp_path / 'rows.csv'}: kept 2 of 10 rows; 2 users, 2 items\n")
-    assert data.report.as_dict()["dropped"][0] == {"reason": "without a user", "rows": 1, "example_rows": [2]}
+    assert data.report.as_dict()["dropped"][0] == {
+        "reason": "without a user", "rows": 1, "example_rows": [2], "asked": False, "recorded": False,
+    }  # fmt: skip
 
 
 def test_when_nothing_is_left_the_message_says_which_rule_dropped_what(tmp_path: Path) -> None:

@@ -3,21 +3,23 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from client.data.dataset import UserItemMatrix
+from client.data.recorded import Event, EventRules, RecordedEvents
 from client.recommend import feedback as feedback_module
-from client.recommend.feedback import Event, FeedbackLog, Interactions, fold_into, read_interactions
+from client.recommend.feedback import FeedbackLog
+from client.recommend.feedback_file import FeedbackEvent, header, line_of, read_events
+from client.recommend.quarantine import quarantine_of
 from common.errors import ContractError, StoreError
 
 
-def pairs(events: Interactions) -> list[tuple[str, str, float, int]]:
+def pairs(events: RecordedEvents) -> list[tuple[str, str, float, int]]:
     return list(zip(events.user_ids, events.item_keys, events.values.tolist(), events.times.tolist(), strict=True))
 
 
@@ -30,7 +32,7 @@ def test_events_are_there_after_a_restart_in_order(tmp_path: Path):
     with FeedbackLog(tmp_path / "log") as log:
         assert log.events_of("anna") == before == (Event("imdb:1", 1.0, 10), Event("imdb:2", 2.5, 20))
         assert log.record("e4", "bert", "imdb:3", 1.0, 30) == (4, False)
-        assert [event[0] for event in pairs(log.interactions())] == ["anna", "anna", 'böse\n"user"', "bert"]
+        assert [event[0] for event in pairs(log.recorded())] == ["anna", "anna", 'böse\n"user"', "bert"]
     assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o600
 
 
@@ -71,25 +73,131 @@ def test_a_crash_in_a_write_loses_nothing_that_was_acknowledged(tmp_path: Path, 
         log.record("torn", "anna", "imdb:9", 1.0, 9)
     last = path.read_bytes()[len(acknowledged) :]
     path.write_bytes(acknowledged + last[: cut % len(last)] + noise.replace(b"\n", b""))
-    assert len(read_interactions(path).user_ids) == 3
+    assert len(read_events(path, EventRules()).user_ids) == 3
     with FeedbackLog(path) as log:
         assert [event.item_key for event in log.events_of("anna")] == ["imdb:0", "imdb:1", "imdb:2"]
         assert log.record("again", "anna", "imdb:9", 1.0, 9)[0] == 4
-    assert len(read_interactions(path).user_ids) == 4
+    assert len(read_events(path, EventRules()).user_ids) == 4
 
 
-def test_damage_before_the_last_line_is_reported_with_its_line(tmp_path: Path):
-    with FeedbackLog(tmp_path / "log") as log:
+def test_a_damaged_line_is_set_aside_and_the_others_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    path = tmp_path / "log"
+    with FeedbackLog(path) as log:
         for number in range(3):
-            log.record(f"e{number}", "anna", "imdb:1", 1.0, number)
-    content = (tmp_path / "log").read_bytes().replace(b'"e1"', b'"eX"')
-    (tmp_path / "log").write_bytes(content)
-    with pytest.raises(StoreError, match="line 3 is damaged") as caught:
-        FeedbackLog(tmp_path / "log")
-    assert "anna" not in str(caught.value)
-    (tmp_path / "log").write_bytes(b"something else\n")
+            log.record(f"e{number}", "anna", f"imdb:{number}", 1.0, number)
+    damaged = path.read_bytes().replace(b'"e1"', b'"eX"')
+    path.write_bytes(damaged)
+    assert read_events(path, EventRules()).item_keys == ("imdb:0", "imdb:2")
+    with FeedbackLog(path) as log:
+        assert [event.item_key for event in log.events_of("anna")] == ["imdb:0", "imdb:2"]
+        assert log.record("e3", "anna", "imdb:3", 1.0, 3)[0] == 4
+    assert quarantine_of(path).read_bytes() == b"the line is damaged\t" + damaged.splitlines(keepends=True)[2]
+    assert "line 3" in caplog.text
+    assert "anna" not in caplog.text
+    assert stat.S_IMODE(quarantine_of(path).stat().st_mode) == 0o600
+    path.write_bytes(b"something else\n")
     with pytest.raises(StoreError, match="is not a feedback log"):
-        FeedbackLog(tmp_path / "log")
+        FeedbackLog(path)
+
+
+WEIGHTS = EventRules(meaning="weight")
+BAD = [
+    FeedbackEvent(2, "e2", "anna", "imdb:1", -5.0, 10),
+    FeedbackEvent(3, "e3", "anna", "imdb:1", 0.0, 10),
+    FeedbackEvent(4, "e4", "anna", "imdb:1", float("nan"), 10),
+    FeedbackEvent(5, "e5", "anna", "imdb:1", 1e38, 10),
+    FeedbackEvent(6, "e6", " NULL", "imdb:1", 1.0, 10),
+    FeedbackEvent(7, "e7", "a" * 600, "imdb:1", 1.0, 10),
+    FeedbackEvent(8, "e8", "anna", "no namespace", 1.0, 10),
+    FeedbackEvent(9, "e9", "anna", "imdb:1", 1.0, -1),
+    FeedbackEvent(10, "e10", "anna", "imdb:1", 10**400, 10),
+    FeedbackEvent(11, "e11", "anna", "imdb:1", 1.0, 10**30),
+]
+
+
+def written(path: Path, events: list[FeedbackEvent]) -> Path:
+    """A log as an earlier version wrote it, who looked at nothing."""
+    path.write_bytes(header(1) + b"".join(line_of([event]) for event in events))
+    return path
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda event: f"number {event.sequence}")
+def test_one_bad_event_keeps_nobody_from_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, bad: FeedbackEvent
+):
+    good = FeedbackEvent(1, "e1", "anna", "imdb:1", 1.0, 10), FeedbackEvent(99, "e99", "bert", "imdb:2", 2.0, 20)
+    path = written(tmp_path / "log", [good[0], bad, good[1]])
+    for _ in range(2):
+        found = read_events(path, WEIGHTS)
+        assert pairs(found) == [("anna", "imdb:1", 1.0, 10), ("bert", "imdb:2", 2.0, 20)]
+        assert (found.sequences.tolist(), found.through) == ([1, 99], 99)
+        assert path.read_bytes().count(b"\n") == 4, "reading changes nothing"
+    assert f"1 entries are not used (number {bad.sequence})" in caplog.text
+    with FeedbackLog(path, WEIGHTS) as log:
+        assert pairs(log.recorded()) == pairs(found)
+    reason, _, line = quarantine_of(path).read_bytes().partition(b"\t")
+    assert line == line_of([bad])
+    assert reason.decode().split(":")[0] in ("value", "user_id", "item_key", "time")
+    caplog.clear()
+    assert pairs(read_events(path, WEIGHTS)) == pairs(found)
+    assert caplog.text == "", "what was set aside is no longer in the log"
+
+
+def test_events_of_any_shape_are_set_aside(tmp_path: Path):
+    texts = (
+        b"{}",
+        b"[1]",
+        b'[[1,"e","u","imdb:1",1.0]]',
+        b'[["1","e","u","imdb:1",1.0,1]]',
+        b"[[1,2,3,4,5,6]]",
+        b"\xff",
+    )
+    lines = b"".join(b"%08x %b\n" % (zlib.crc32(text), text) for text in texts)
+    path = tmp_path / "log"
+    path.write_bytes(header(1) + lines + line_of([FeedbackEvent(1, "e", "anna", "imdb:1", 1.0, 1)]))
+    with FeedbackLog(path) as log:
+        assert len(log) == 1
+    assert len(quarantine_of(path).read_bytes().splitlines()) == len(texts)
+
+
+def test_what_is_set_aside_is_safe_before_the_log_lets_go_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = written(tmp_path / "log", BAD[:2])
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(feedback_module, "set_aside", full)
+    with pytest.raises(StoreError, match="No space"):
+        FeedbackLog(path, WEIGHTS)
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    FeedbackLog(path, WEIGHTS).close()
+    assert len(quarantine_of(path).read_bytes().splitlines()) == 2
+
+
+def test_forgetting_a_user_forgets_what_was_set_aside_too(tmp_path: Path):
+    bert = FeedbackEvent(50, "e50", "bert", "imdb:1", -1.0, 10)
+    path = written(tmp_path / "log", [BAD[0], bert])
+    path.write_bytes(path.read_bytes() + b"00000000 anna's, damaged\n")
+    with FeedbackLog(path, WEIGHTS) as log:
+        log.forget("anna ")
+    assert quarantine_of(path).read_bytes().endswith(b"\t" + line_of([bert]))
+    assert b"anna" not in quarantine_of(path).read_bytes() + path.read_bytes()
+
+
+def test_spellings_of_one_id_are_one_user(tmp_path: Path):
+    with FeedbackLog(tmp_path / "log") as log:
+        log.record("e1", "T ", "imdb: 1", 1.0, 1)
+        log.record("e2", "\ufeffT", "imdb:2.0", 1.0, 2)
+        assert log.record("e1", "T", "imdb:1", 1.0, 1)[1], "the same event, spelt otherwise"
+        assert log.events_of(" T") == (Event("imdb:1", 1.0, 1), Event("imdb:2", 1.0, 2))
+        log.forget("T\n")
+        assert log.events_of("T") == ()
+    old = written(tmp_path / "old", [FeedbackEvent(1, "e1", "T ", "imdb:1", 1.0, 1_700_000_000_000)])
+    assert pairs(read_events(old, EventRules())) == [("T", "imdb:1", 1.0, 1_700_000_000)], (
+        "old logs hold them as they came"
+    )
 
 
 def test_only_one_process_writes(tmp_path: Path):
@@ -117,7 +225,7 @@ def test_a_full_disk_records_nothing_and_later_events_are_sound(
         assert log.events_of("anna") == (Event("imdb:1", 1.0, 1),)
         monkeypatch.undo()
         assert log.record("e2", "anna", "imdb:2", 1.0, 2)[1] is False
-    assert [event[1] for event in pairs(read_interactions(tmp_path / "log"))] == ["imdb:1", "imdb:2"]
+    assert [event[1] for event in pairs(read_events(tmp_path / "log", EventRules()))] == ["imdb:1", "imdb:2"]
 
 
 def test_many_threads_lose_and_double_nothing(tmp_path: Path):
@@ -137,7 +245,7 @@ def test_many_threads_lose_and_double_nothing(tmp_path: Path):
             thread.join()
         assert len(log) == 200
         assert sorted({event.item_key for event in log.events_of("user-3")}) == sorted(f"imdb:{i}" for i in range(50))
-    kept = read_interactions(tmp_path / "log")
+    kept = read_events(tmp_path / "log", EventRules())
     assert len(kept.user_ids) == 200
     assert kept.through == 200
 
@@ -183,57 +291,31 @@ def test_pruning_and_forgetting_survive_a_restart_and_never_give_a_number_twice(
     with FeedbackLog(tmp_path / "log") as log:
         for number in range(4):
             log.record(f"e{number}", "anna" if number % 2 else "bert", f"imdb:{number}", 1.0, number)
-        log.prune(log.interactions().through - 2)
+        log.prune(log.recorded().through - 2)
         log.forget("anna")
         assert log.events_of("anna") == ()
     assert b"anna" not in (tmp_path / "log").read_bytes()
     with FeedbackLog(tmp_path / "log") as log:
-        assert pairs(log.interactions()) == [("bert", "imdb:2", 1.0, 2)]
+        assert pairs(log.recorded()) == [("bert", "imdb:2", 1.0, 2)]
         assert log.record("new", "anna", "imdb:9", 1.0, 9) == (5, False)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_refuses_a_value_that_is_no_number(tmp_path: Path, value: float):
-    with FeedbackLog(tmp_path / "log") as log, pytest.raises(ContractError, match="value"):
-        log.record("e1", "anna", "imdb:1", value, 1)
-
-
-def test_folding_into_training_data_adds_users_and_keeps_the_newest_entry_of_a_pair():
-    matrix = UserItemMatrix.from_entries(
-        np.array([0, 0, 1]),
-        np.array([0, 1, 1]),
-        np.array([3.0, 4.0, 5.0]),
-        np.array([10, 20, 30]),
-        n_users=2,
-        n_items=3,
-    )
-    feedback = Interactions(
-        ("bert", "anna", "carl", "anna", "carl"),
-        ("k1", "k0", "k2", "unknown", "k2"),
-        np.array([1.0, 2.0, 3.0, 4.0, 5.0], dtype=np.float32),
-        np.array([40, 50, 60, 70, 55]),
-        through=5,
-    )
-    users, folded = fold_into(["anna", "bert"], ["k0", "k1", "k2"], matrix, feedback)
-    assert users == ("anna", "bert", "carl")
-    assert [folded.row(row).tolist() for row in range(3)] == [[1, 0], [1], [2]]
-    np.testing.assert_array_equal(folded.values, [4.0, 2.0, 1.0, 3.0])
-
-
-@settings(max_examples=30)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 5)), max_size=20))
-def test_folding_the_same_feedback_in_twice_changes_nothing(events: list[tuple[int, int, int]]):
-    empty = UserItemMatrix.from_entries(*(np.empty(0, dtype=np.int64) for _ in range(4)), n_users=0, n_items=4)
-    columns = [f"k{i}" for i in range(4)]
-    feedback = Interactions(
-        tuple(f"u{user}" for user, _, _ in events),
-        tuple(columns[item] for _, item, _ in events),
-        np.arange(len(events), dtype=np.float32),
-        np.array([when for _, _, when in events], dtype=np.int64),
-        through=len(events),
-    )
-    users, once = fold_into([], columns, empty, feedback)
-    again, twice = fold_into(users, columns, once, feedback)
-    assert users == again
-    for name in ("indptr", "indices", "values", "times"):
-        np.testing.assert_array_equal(getattr(once, name), getattr(twice, name))
+@pytest.mark.parametrize(
+    ("user", "key", "value", "time", "field"),
+    [
+        ("u", "imdb:1", float("nan"), 1, "value"),
+        ("u", "imdb:1", float("inf"), 1, "value"),
+        ("u", "imdb:1", 1e4, 1, "value"),
+        ("u", "imdb:1", -0.01, 1, "value"),
+        ("None", "imdb:1", 1.0, 1, "user_id"),
+        ("u" * 513, "imdb:1", 1.0, 1, "user_id"),
+        ("u", "imdb:nan", 1.0, 1, "item_key"),
+        ("u", "imdb", 1.0, 1, "item_key"),
+        ("u", "imdb:1", 1.0, -1, "time"),
+    ],
+)
+def test_refuses_what_no_event_can_be(tmp_path: Path, user: str, key: str, value: float, time: int, field: str):
+    with FeedbackLog(tmp_path / "log", WEIGHTS) as log:
+        with pytest.raises(ContractError, match=f"^{field}: "):
+            log.record("e1", user, key, value, time)
+        assert len(log) == 0

@@ -131,9 +131,9 @@ def test_spellings_of_one_user_are_one_user_in_every_request(client):
     assert client.similar_items(f" {liked[2].key}") == client.similar_items(liked[2].key)
     assert {part.key for part in client.explain("T", liked[2].key).contributions} == {liked[0].key, liked[1].key}
     for nobody in ("NULL", " ", "nan"):
-        with pytest.raises(ContractError, match=r"^user_id: "):
+        with pytest.raises(ContractError, match=r"INVALID_ARGUMENT: user_id: "):
             client.recommend(nobody)
-        with pytest.raises(ContractError, match=r"^user_id: "):
+        with pytest.raises(ContractError, match=r"INVALID_ARGUMENT: user_id: "):
             client.record_feedback(nobody, liked[0].key)
 
 

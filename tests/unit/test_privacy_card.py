@@ -53,6 +53,7 @@ def test_the_content_says_all_that_the_promise_rests_on(tmp_path: Path, privacy:
         releases.mu,
     )
     assert content["unit"] == "one user's whole history on one platform"
+    assert "Ids are compared in Unicode form NFC" in content["ids"]
     assert "added or removed" in content["neighbours"]
     assert plan.privacy.release in content["mechanism"]
     assert (content["noise"], content["colluders"], content["dropouts"]) == (plan.privacy.noise, 1, 0)

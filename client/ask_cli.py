@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Protocol, cast, get_args
+from typing import Annotated, Protocol, cast, get_args
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from client.recommend.answers import Explanation, Recommendation, Scope
 from client.recommend.recommender import Recommender
 from client.recommender_client import RecommenderClient
 from client.store import PlatformStore
+from common.console import PlainConsole, PlainTable, say, say_json
 from common.errors import ConfigError
 
 _SHOWN = 5e-4
@@ -128,9 +126,9 @@ def explain(
     with _asked(store, target, token, ca) as answers:
         why = answers.explain(user, item, limit=limit)
     if as_json:
-        _print_json(asdict(why))
+        say_json(asdict(why))
     else:
-        Console().print(explanation_table(why))
+        PlainConsole().print(explanation_table(why))
 
 
 def feedback(
@@ -154,15 +152,15 @@ def feedback(
     with _client(target, token, ca) as recommender:
         receipt = recommender.record_feedback(user, item, value=value, event_id=event_id)
     if as_json:
-        _print_json(asdict(receipt))
+        say_json(asdict(receipt))
         return
     known = "" if receipt.reflected else "; the model does not know the item yet"
-    typer.echo(f"{'recorded before' if receipt.duplicate else 'recorded'} as number {receipt.sequence}{known}")
+    say(f"{'recorded before' if receipt.duplicate else 'recorded'} as number {receipt.sequence}{known}")
 
 
-def recommendation_table(items: Sequence[Recommendation]) -> Table:
+def recommendation_table(items: Sequence[Recommendation]) -> PlainTable:
     """A list of recommendations for people."""
-    table = Table(box=None)
+    table = PlainTable()
     table.add_column("#", justify="right")
     for heading in ("title", "genres", "from", "key"):
         table.add_column(heading)
@@ -173,10 +171,9 @@ def recommendation_table(items: Sequence[Recommendation]) -> Table:
     return table
 
 
-def explanation_table(why: Explanation) -> Table:
+def explanation_table(why: Explanation) -> PlainTable:
     """A score taken apart, for people: largest parts of the history first, then the rest, then the sum."""
-    table = Table(box=None, title=f"{why.title} ({why.decided_by})", title_justify="left")
-    table.add_column("what")
+    table = PlainTable("what", title=f"{why.title} ({why.decided_by})")
     table.add_column("adds", justify="right")
     rows = [(f"{part.title}  {part.key}", part.amount) for part in why.contributions]
     rows += [("other items of the history", why.others)] if why.others else []
@@ -214,13 +211,9 @@ def _client(target: str, token: Path | None, ca: Path | None) -> RecommenderClie
 
 def _show_items(items: Sequence[Recommendation], *, as_json: bool) -> None:
     if as_json:
-        _print_json([asdict(item) for item in items])
+        say_json([asdict(item) for item in items])
     else:
-        Console().print(recommendation_table(items))
-
-
-def _print_json(content: Any) -> None:
-    typer.echo(json.dumps(content, ensure_ascii=False))
+        PlainConsole().print(recommendation_table(items))
 
 
 def _scope(name: str) -> Scope:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from client.ask_cli import add_commands as add_ask_commands
 from client.budget import BudgetPolicy
@@ -28,6 +26,7 @@ from client.store import PlatformStore
 from common.cli import run_app, teach
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
+from common.console import PlainConsole, say, say_json
 from common.errors import ConfigError
 
 app = typer.Typer(
@@ -78,7 +77,7 @@ def export(
     from client.models.export import export_model
 
     for path in export_model(PlatformStore(store).load(), output):
-        typer.echo(path)
+        say(str(path))
 
 
 @books.callback(invoke_without_command=True)
@@ -97,17 +96,17 @@ def privacy(
         raise ConfigError("--home: name the platform's private folder, which holds ledger.db")
     checked = verify_books(home) if verify else {}
     if as_json:
-        typer.echo(json.dumps(privacy_dict(home) | checked))
+        say_json(privacy_dict(home) | checked)
         return
-    Console().print(privacy_report(home))
+    PlainConsole().print(privacy_report(home))
     if checked:
-        Console().print(f"verified: {checked}", style="green")
+        PlainConsole().print(f"verified: {checked}", style="green")
 
 
 @books.command("verify")
 def privacy_verify(home: Home) -> None:
     """Check every entry of ledger and journal, the chains and the kept heads; the first bad entry is named."""
-    Console().print(f"verified: {verify_books(home)}", style="green")
+    PlainConsole().print(f"verified: {verify_books(home)}", style="green")
 
 
 @books.command("close")
@@ -116,7 +115,7 @@ def privacy_close(
 ) -> None:
     """Give up a run that will not go on: what it reserved and did not use is free again, and nothing leaves under it."""
     close_run(home, run_id)
-    Console().print(f"{run_id} is closed")
+    PlainConsole().print(f"{run_id} is closed")
 
 
 @books.command("card")
@@ -127,7 +126,7 @@ def privacy_card(
 
     Example: crossfed-client privacy card --config cinema/platform.yaml > privacy.md
     """
-    typer.echo(platform_card(load_yaml_model(config, PlatformConfig)))
+    say(platform_card(load_yaml_model(config, PlatformConfig)))
 
 
 @books.command("restore")
@@ -140,22 +139,22 @@ def privacy_restore(
 ) -> None:
     """Go on with an old copy of ledger and journal, or with none: all that the kept heads say was spent counts as spent."""
     policy = None if epsilon is None else BudgetPolicy(epsilon=epsilon, delta=delta)
-    Console().print(f"restored: {restore_books(home, policy)}")
+    PlainConsole().print(f"restored: {restore_books(home, policy)}")
 
 
 @egress.command("log")
 def egress_log(home: Home, as_json: AsJson = False) -> None:
     """List every message that left: names, bytes, noise, and the ledger entry that paid for it."""
     if as_json:
-        typer.echo(json.dumps(egress_dicts(home)))
+        say_json(egress_dicts(home))
     else:
-        Console().print(egress_table(home))
+        PlainConsole().print(egress_table(home))
 
 
 @egress.command("verify")
 def egress_verify(home: Home) -> None:
     """Check journal and ledger against each other; the first bad entry is named."""
-    Console().print(f"verified: {verify_books(home)}", style="green")
+    PlainConsole().print(f"verified: {verify_books(home)}", style="green")
 
 
 @egress.command("show")
@@ -164,9 +163,9 @@ def egress_show(
 ) -> None:
     """Show one message that left, in full."""
     if as_json:
-        typer.echo(json.dumps(egress_entry(home, number)))
+        say_json(egress_entry(home, number))
     else:
-        Console().print(egress_entry_table(home, number))
+        PlainConsole().print(egress_entry_table(home, number))
 
 
 def main() -> None:

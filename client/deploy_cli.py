@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
-from rich.console import Console
 
 from client.agent_process import Part, PlatformProcess
 from client.backup import back_up, restore
@@ -18,6 +16,7 @@ from client.loading import load_platform_data, look_at_data
 from client.preview import preview_rows, preview_table
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
+from common.console import PlainConsole, say, say_json
 from common.doctor import print_findings
 from common.errors import ConfigError
 from common.files import write_atomically
@@ -56,12 +55,10 @@ def join(
         invitation, folder, interactions=interactions, items=items, namespace=namespace,
         ports=(supernode_port, recommender_port),
     )  # fmt: skip
-    typer.echo(f"{made.config}: read it, above all the plan, and change what is yours to decide")
-    typer.echo(
-        f"{made.registration_file}: send it to the aggregator (crossfed-server admit) and to the other platforms"
-    )
-    typer.echo(f"your fingerprint, to be read out to them: {made.registration.fingerprint}")
-    typer.echo(look_at_data(made.config))
+    say(f"{made.config}: read it, above all the plan, and change what is yours to decide")
+    say(f"{made.registration_file}: send it to the aggregator (crossfed-server admit) and to the other platforms")
+    say(f"your fingerprint, to be read out to them: {made.registration.fingerprint}")
+    say(look_at_data(made.config))
 
 
 def start(
@@ -89,10 +86,10 @@ def preview(config: Config, as_json: AsJson = False) -> None:
     data = load_platform_data(settings)
     rows = preview_rows(settings, data)
     if as_json:
-        typer.echo(json.dumps(rows))
+        say_json(rows)
     else:
-        Console().print(preview_table(rows))
-    typer.echo(data.report.render(), err=as_json)
+        PlainConsole().print(preview_table(rows))
+    say(data.report.render(), err=as_json)
 
 
 def pin(
@@ -109,7 +106,7 @@ def pin(
     if registration.name == settings.name or registration.federation != settings.plan.federation:
         raise ConfigError(f"{registration_file}: is this platform's own, or of another federation")
     Pins(settings.pins).pin(registration, heard)
-    typer.echo(f"{registration.name} is pinned; restart to use it")
+    say(f"{registration.name} is pinned; restart to use it")
 
 
 def unpin(name: Annotated[str, typer.Argument(help="The other platform's name.")], config: Config) -> None:
@@ -125,11 +122,11 @@ def backup(
 ) -> None:
     """Copy the platform's folder into one verified file; also while the platform runs."""
     made = back_up(config, output)
-    typer.echo(f"{output}: {made.files} files, compared with what is there; keep it as safe as the platform itself")
+    say(f"{output}: {made.files} files, compared with what is there; keep it as safe as the platform itself")
     for key, path in made.elsewhere.items():
-        typer.echo(f"not in it: {key}: {path} lies outside of the folder")
+        say(f"not in it: {key}: {path} lies outside of the folder")
     for link in made.links:
-        typer.echo(f"not in it: {link} is a symbolic link")
+        say(f"not in it: {link} is a symbolic link")
 
 
 def restore_backup(
@@ -142,32 +139,30 @@ def restore_backup(
     elsewhere = {key: str(path) for key, path in restored.elsewhere.items()}
     if as_json:
         content = {"config": str(restored.config), "made": restored.made, "elsewhere": elsewhere}
-        typer.echo(json.dumps(restored.books | content | {"notes": restored.notes}))
+        say_json(restored.books | content | {"notes": restored.notes})
         return
-    typer.echo(f"{restored.config}: restored" + (f" as of {restored.made}" if restored.made else ""))
+    say(f"{restored.config}: restored" + (f" as of {restored.made}" if restored.made else ""))
     for note in restored.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
     books = restored.books
-    typer.echo(f"books: {books['ledger_entries']} entries; counted as spent besides: μ = {books.get('lost_mu', 0):.4g}")
+    say(f"books: {books['ledger_entries']} entries; counted as spent besides: μ = {books.get('lost_mu', 0):.4g}")
     for key, text in elsewhere.items():
         there = "there" if Path(text).exists() else "NOT there"
-        typer.echo(
-            f"{key} points outside of the restored folder: {text} ({there}); change it in {restored.config.name}"
-        )
-    typer.echo("runs of before do not go on here: their place in the secure sum is in no backup. Begin a new run")
+        say(f"{key} points outside of the restored folder: {text} ({there}); change it in {restored.config.name}")
+    say("runs of before do not go on here: their place in the secure sum is in no backup. Begin a new run")
 
 
 @secret.command("new")
 def secret_new(config: Config) -> None:
     """Make the federation secret: on one platform, once."""
     made = KeyFolder(load_yaml_model(config, PlatformConfig).keys).new_secret()
-    typer.echo(f"fingerprint {made.fingerprint}; hand it on with crossfed-client secret seal")
+    say(f"fingerprint {made.fingerprint}; hand it on with crossfed-client secret seal")
 
 
 @secret.command("show")
 def secret_show(config: Config) -> None:
     """Show the secret's fingerprint, which must be the same on all platforms; never the secret."""
-    typer.echo(KeyFolder(load_yaml_model(config, PlatformConfig).keys).secret().fingerprint)
+    say(KeyFolder(load_yaml_model(config, PlatformConfig).keys).secret().fingerprint)
 
 
 @secret.command("seal")
@@ -183,7 +178,7 @@ def secret_seal(
         raise ConfigError(f"{receiver!r} is not pinned; run crossfed-client pin first")
     path = output or Path(f"{receiver}.sealed")
     write_atomically(path, KeyFolder(settings.keys).seal_secret(own_registration(settings, config), pinned[receiver]))
-    typer.echo(f"{path}: send it to {receiver}; there: crossfed-client secret import")
+    say(f"{path}: send it to {receiver}; there: crossfed-client secret import")
 
 
 @secret.command("import")
@@ -195,7 +190,7 @@ def secret_import(
     settings = load_yaml_model(config, PlatformConfig)
     own = own_registration(settings, config)
     taken = KeyFolder(settings.keys).open_secret(sealed, own, Pins(settings.pins).all())
-    typer.echo(f"fingerprint {taken.fingerprint}; compare it with the sender's crossfed-client secret show")
+    say(f"fingerprint {taken.fingerprint}; compare it with the sender's crossfed-client secret show")
 
 
 def own_registration(settings: PlatformConfig, config: Path) -> Registration:

@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from client.data.dataset import PlatformData
 from client.data.training import shared_items
 from client.masking import MASKED
 from common.config.deploy import PlatformConfig
 from common.config.federation import FederationPlan
+from common.console import PlainTable
 from common.protocol import contribution_specs, plan_sizes, reply_specs
 
 _KINDS_ONCE = ("join", "counts", "masked_counts", "cooccurrence", "masked_cooccurrence")
@@ -47,11 +47,10 @@ def preview_rows(config: PlatformConfig, data: PlatformData) -> list[dict[str, A
     return rows
 
 
-def preview_table(rows: list[dict[str, Any]]) -> Table:
+def preview_table(rows: list[dict[str, Any]]) -> PlainTable:
     """The same for people."""
-    table = Table(title="What a run would send", title_justify="left", box=None)
-    for heading in ("message", "array", "type", "shape", "bytes", "times", "made from", "noise"):
-        table.add_column(heading, overflow="fold")
+    headings = ("message", "array", "type", "shape", "bytes", "times", "made from", "noise")
+    table = PlainTable(*headings, title="What a run would send")
     for row in rows:
         shape = " × ".join("?" if size is None else str(size) for size in row["shape"])
         size = "?" if row["bytes"] is None else f"{row['bytes']:,}"

@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from client.budget import BudgetPolicy
 from client.journal import EgressJournal
@@ -25,8 +22,10 @@ from client.secure_state import forget_secure_sums
 from client.spend import RunSpend, Spend
 from client.witness import HeadWitness
 from common.config.deploy import PlatformConfig
+from common.console import PlainTable, styled
 from common.errors import EgressRefusedError
 from common.privacy.gdp import epsilon_from_mu
+from common.visible import visible
 
 STORE_FOLDER = "store"
 """Beside the books: the model store, which keeps their heads too."""
@@ -149,15 +148,13 @@ def egress_entry(directory: Path, number: int) -> dict[str, Any]:
 
 def egress_entry_table(directory: Path, number: int) -> RenderableType:
     """``egress show N`` for people. Raises EgressRefusedError: there is no such entry."""
-    table = Table(show_header=False, title=f"Entry {number} of the egress journal", title_justify="left", box=None)
-    table.add_column()
-    table.add_column(overflow="fold")
+    table = PlainTable("", "", show_header=False, title=f"Entry {number} of the egress journal")
     for name, value in egress_entry(directory, number).items():
-        table.add_row(name, _plain(value))
+        table.add_row(name, styled(_plain(value)))
     return table
 
 
-def _summary(spend: Spend) -> Text:
+def _summary(spend: Spend) -> RenderableType:
     policy, left = spend.policy, spend.left
     if spend.epsilon is None:
         spent = "without bound: data was released without noise; no privacy guarantee holds for it"
@@ -174,7 +171,7 @@ def _summary(spend: Spend) -> Text:
     if spend.lost_mu > 0:
         lines.append(f"Counted as spent  μ = {spend.lost_mu:.4g} in entries that a restore could not bring back")
     lines.append("ε's do not add up: releases compose as Σ 1/z², and ε is read off the sum.")
-    return Text("\n".join(lines) + "\n", style="bold red" if spend.epsilon is None else "")
+    return styled("\n".join(lines) + "\n", style="bold red" if spend.epsilon is None else "")
 
 
 def _store_witnesses(directory: Path) -> tuple[HeadWitness, ...]:
@@ -191,15 +188,15 @@ def _journal(directory: Path, ledger: BudgetLedger, further: Sequence[HeadWitnes
     return EgressJournal(directory, ledger, witnesses=[*_store_witnesses(directory)[1:], *further])
 
 
-def _table(title: str, *, left: Sequence[str], right: Sequence[str]) -> Table:
+def _table(title: str, *, left: Sequence[str], right: Sequence[str]) -> PlainTable:
     """Numbered rows; what does not fit a narrow terminal is folded, never cut: nothing may be missing from a record."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = PlainTable(title=title, lined=True, padding=(0, 1, 0, 0))
     for column in ("#", *left, *right):
-        table.add_column(column, justify="left" if column in left else "right", overflow="fold")
+        table.add_column(column, justify="left" if column in left else "right")
     return table
 
 
-def _runs_table(spend: Spend) -> Table:
+def _runs_table(spend: Spend) -> PlainTable:
     planned = ("ε planned for", "ε spent", "δ", "μ spent", "μ planned", "releases")
     table = _table("Runs", left=("run", "state"), right=planned)
     for number, run in enumerate(spend.runs, start=1):
@@ -220,7 +217,7 @@ def _run_row(run: RunSpend) -> tuple[str, ...]:
     )
 
 
-def _charges_table(spend: Spend) -> Table:
+def _charges_table(spend: Spend) -> PlainTable:
     table = _table(
         "Releases", left=("time", "run", "round", "release", "mechanism"), right=("noise z", "rate", "steps")
     )
@@ -253,16 +250,17 @@ def _epsilon_alone(content: Mapping[str, Any], delta: float) -> dict[str, float 
     return {"epsilon": None} if mechanisms else {}
 
 
-def _egress_row(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    arrays = [f"  {name} {dtype}{shape}" for name, dtype, shape in entry["arrays"]]
+def _egress_row(entry: Mapping[str, Any]) -> tuple[RenderableType, ...]:
+    arrays = [visible(f"  {name} {dtype}{shape}") for name, dtype, shape in entry["arrays"]]
+    code = f" ({entry['code']})" if "code" in entry else ""
     of_run = f", round {entry['round']} of run {entry['run_id']}" if "run_id" in entry else ""
     releases = entry.get("releases", ())
     return (
         str(entry["number"]),
         _short(entry["time"]),
-        "\n".join([entry["kind"] + (f" ({entry['code']})" if "code" in entry else "") + of_run, *arrays]),
+        styled("\n".join([visible(entry["kind"] + code + of_run), *arrays])),
         f"{entry['bytes']:,}",
-        "\n".join("none" if r["mechanism"] == "none" else f"{r['noise_multiplier']:.4g}" for r in releases),
+        styled("\n".join("none" if r["mechanism"] == "none" else f"{r['noise_multiplier']:.4g}" for r in releases)),
         _epsilon_cell(entry),
         str(entry["receipt"]["sequence"]) if "receipt" in entry else "",
     )
@@ -291,5 +289,5 @@ def _plain(value: object) -> str:
     return (
         "\n".join(map(_plain, value))
         if isinstance(value, list) and value and isinstance(value[0], dict)
-        else str(value)
+        else visible(str(value))
     )

@@ -6,7 +6,6 @@ of their own, since a broken installation of one must not take the doctor down w
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import sqlite3
@@ -24,12 +23,11 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-from rich.markup import escape
-
 from common.config.deploy import Port
+from common.console import PlainConsole, say_json, styled
 from common.errors import ConfigError
 from common.tls import days_left, is_issued_by, names_of, read_certificate
+from common.visible import visible
 
 Level = Literal["ok", "note", "wrong"]
 _STYLE = {"ok": "green", "note": "yellow", "wrong": "red"}
@@ -59,13 +57,12 @@ def print_findings(findings: Iterable[Finding], *, as_json: bool) -> int:
     """Print; returns the exit status: 1 if something is wrong."""
     found = list(findings)
     if as_json:
-        sys.stdout.write(json.dumps([asdict(finding) for finding in found], ensure_ascii=False) + "\n")
+        say_json([asdict(finding) for finding in found])
     else:
-        console = Console(highlight=False, soft_wrap=True)
+        console = PlainConsole(soft_wrap=True)
         for finding in found:
-            console.print(
-                f"[{_STYLE[finding.level]}]{finding.level:5}[/] {escape(finding.what)}: {escape(finding.detail)}"
-            )
+            level = styled(f"{finding.level:5}", _STYLE[finding.level])
+            console.print(level, f"{visible(finding.what)}: {visible(finding.detail)}")
     return int(any(finding.level == "wrong" for finding in found))
 
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from common.visible import visible
+
 DEBUG_VARIABLE = "CROSSFED_DEBUG"
 """Set to anything, it shows tracebacks on the terminal."""
 
@@ -25,7 +27,6 @@ _INTERRUPTION = "interrupted; what was complete is on disk"
 _LAST_WORDS = "error: not enough memory to say more; give this process more\n"
 # Compiled at once: later there may be no memory for it.
 _LIBRARY = re.compile(r"[\w.+-]+\.so(\.\d+)*")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # Two cores' threads with their stacks, Arrow's and LLVM's arenas, and a small data set; measured with ulimit -v.
 _SMALLEST_ADDRESS_SPACE = 1_400_000_000
 _OPEN_FILES = "raise the limit (ulimit -n)"
@@ -185,6 +186,6 @@ def _shown(path: object) -> str:
 def _say(text: str) -> None:
     """One line for a person, in red on a terminal; in plain print, as rich may be what failed."""
     # What a file or another party wrote into a message must not steer the terminal.
-    text = _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
+    text = visible(text, lines=True)
     coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     print(f"\x1b[31m{text}\x1b[0m" if coloured else text, file=sys.stderr)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from common.cli import run_app, teach
 from common.config.deploy import AggregatorConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model, parse_model
+from common.console import PlainConsole, PlainTable, say, say_json
 from common.doctor import print_findings
 from common.errors import ConfigError, FederationError
 from common.logs import set_up_logs
@@ -64,9 +62,9 @@ def init(
     """
     plan = plan_from(federation, platforms, settings or [])
     made = initialise(folder, plan, address, superlink_port=port, names=tuple(names or ()))
-    typer.echo(f"{made.config}: read it, above all the plan: every platform must agree to it word for word")
-    typer.echo(f"{made.authority[1]}: signs certificates; keep a copy off this host")
-    typer.echo(f"next: crossfed-server invite NAME --config {made.config}")
+    say(f"{made.config}: read it, above all the plan: every platform must agree to it word for word")
+    say(f"{made.authority[1]}: signs certificates; keep a copy off this host")
+    say(f"next: crossfed-server invite NAME --config {made.config}")
 
 
 @app.command("invite")
@@ -78,9 +76,7 @@ def invite_platform(
     """Write a platform's kit: address, authority, plan. It holds nothing secret."""
     path = output or Path(f"{name}.invitation")
     invite(_load(config), name, path)
-    typer.echo(
-        f"{path}: send it to {name}; there: crossfed-client join {path.name} DIR --interactions FILE --items FILE"
-    )
+    say(f"{path}: send it to {name}; there: crossfed-client join {path.name} DIR --interactions FILE --items FILE")
 
 
 @app.command()
@@ -100,7 +96,7 @@ def admit(
             f"{registration_file}: has fingerprint {registration.fingerprint}, not the one given; not admitted"
         )
     AdmissionBook(settings.platforms).admit(registration, settings.plan.federation)
-    typer.echo(f"{registration.name} is admitted; a running aggregator takes it in within seconds")
+    say(f"{registration.name} is admitted; a running aggregator takes it in within seconds")
 
 
 @app.command()
@@ -112,15 +108,15 @@ def revoke(name: Annotated[str, typer.Argument(help="The platform's name.")], co
         if entry.node_id is not None:
             AdmissionBook(settings.platforms).bring_in_line(control_of(settings))
     except FederationError:
-        typer.echo(f"{name} is revoked; the SuperLink does not answer now and is told when it starts")
+        say(f"{name} is revoked; the SuperLink does not answer now and is told when it starts")
         return
-    typer.echo(f"{name} is revoked; in runs under secure summation the others' plan needs another number of platforms")
+    say(f"{name} is revoked; in runs under secure summation the others' plan needs another number of platforms")
 
 
 @app.command()
 def renew(config: Config, names: Names = None) -> None:
     """Make a new server certificate from the same authority; restart to use it. Platforms need nothing new."""
-    typer.echo(f"good for {renew_certificate(config, tuple(names or ())):.0f} days; restart crossfed-server start")
+    say(f"good for {renew_certificate(config, tuple(names or ())):.0f} days; restart crossfed-server start")
 
 
 @app.command()
@@ -143,7 +139,7 @@ def run(
     if resume is not None and RunFolder(settings.state, resume).status().state == FINISHED:
         raise ConfigError(f"--resume {resume}: has finished; leave the option out for a new run")
     name = begin_run(settings, resume)
-    typer.echo(f"run {name}")
+    say(f"run {name}")
     if not detach:
         _follow(RunFolder(settings.state, name))
 
@@ -154,11 +150,11 @@ def status(config: Config, as_json: AsJson = False) -> None:
     settings = _load(config)
     runs = list_runs(settings.state)
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(runs[-1]) if runs else None))
+        say_json(dataclasses.asdict(runs[-1]) if runs else None)
     elif not runs:
-        typer.echo("no run yet; crossfed-server run begins one")
+        say("no run yet; crossfed-server run begins one")
     else:
-        Console().print(status_table(runs[-1], sorted(AdmissionBook(settings.platforms).all())))
+        PlainConsole().print(status_table(runs[-1], sorted(AdmissionBook(settings.platforms).all())))
 
 
 @app.command()
@@ -166,16 +162,14 @@ def history(config: Config, as_json: AsJson = False) -> None:
     """List all runs."""
     runs = list_runs(_load(config).state)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(entry) for entry in runs]))
+        say_json([dataclasses.asdict(entry) for entry in runs])
         return
-    table = Table(box=None)
-    for heading in ("run", "state", "rounds", "objective", "error"):
-        table.add_column(heading)
+    table = PlainTable("run", "state", "rounds", "objective", "error")
     for entry in runs:
         objective = entry.rounds[-1]["objective"] if entry.rounds else None
         shown = "" if objective is None else f"{objective:.6g}"
         table.add_row(entry.name, entry.state, str(entry.server_round), shown, entry.error or "")
-    Console().print(table)
+    PlainConsole().print(table)
 
 
 @app.command()
@@ -191,15 +185,13 @@ def backup(
 ) -> None:
     """Copy the aggregator's folder into one verified file; also while it runs."""
     made = back_up(config, output)
-    typer.echo(f"{output}: {made.files} files, compared with what is there; keep it as safe as the aggregator itself")
+    say(f"{output}: {made.files} files, compared with what is there; keep it as safe as the aggregator itself")
     if made.authority_key:
-        typer.echo(
-            "the authority's private key is in it: whoever has the file can issue certificates of this federation"
-        )
+        say("the authority's private key is in it: whoever has the file can issue certificates of this federation")
     for key, path in made.elsewhere.items():
-        typer.echo(f"not in it: {key}: {path} lies outside of the folder")
+        say(f"not in it: {key}: {path} lies outside of the folder")
     for link in made.links:
-        typer.echo(f"not in it: {link} is a symbolic link")
+        say(f"not in it: {link} is a symbolic link")
 
 
 @app.command("restore")
@@ -209,13 +201,11 @@ def restore_backup(
 ) -> None:
     """Unpack a backup; what was admitted, revoked or run after it was made is not in it."""
     restored = restore(source, folder)
-    typer.echo(f"{restored.config}: restored as of {restored.made}; revoke again whom you have revoked since")
+    say(f"{restored.config}: restored as of {restored.made}; revoke again whom you have revoked since")
     for key, path in restored.elsewhere.items():
-        typer.echo(f"{key} points outside of the restored folder: {path}; change it in {restored.config.name}")
+        say(f"{key} points outside of the restored folder: {path}; change it in {restored.config.name}")
     for name in restored.cut_off:
-        typer.echo(
-            f"run {name} was going on when the backup was made; crossfed-server run --resume {name} goes on with it"
-        )
+        say(f"run {name} was going on when the backup was made; crossfed-server run --resume {name} goes on with it")
 
 
 def plan_from(federation: str, platforms: int, settings: list[str]) -> FederationPlan:
@@ -236,12 +226,11 @@ def plan_from(federation: str, platforms: int, settings: list[str]) -> Federatio
     return plan
 
 
-def status_table(run: RunStatus, admitted: list[str]) -> Table:
+def status_table(run: RunStatus, admitted: list[str]) -> PlainTable:
     """One run, a row for each platform."""
     state = run.state if run.error is None else f"{run.state}: {run.error}"
-    table = Table(title=f"{run.name}, {state}, {run.server_round} rounds", title_justify="left", box=None)
-    for heading in ("platform", "last answer", "round", "code", "seconds ago"):
-        table.add_column(heading)
+    headings = ("platform", "last answer", "round", "code", "seconds ago")
+    table = PlainTable(*headings, title=f"{run.name}, {state}, {run.server_round} rounds")
     for name in sorted({*admitted, *run.answers}):
         answer = run.answers.get(name)
         if answer is None:
@@ -263,12 +252,10 @@ def _follow(run: RunFolder) -> None:
         now = run.status()
         for record in now.rounds[shown:]:
             failed = "".join(f", {name}: {code}" for name, code in record["failed"].items())
-            typer.echo(
-                f"round {record['round']}: {len(record['platforms'])} platforms, {record['seconds']:.1f} s{failed}"
-            )
+            say(f"round {record['round']}: {len(record['platforms'])} platforms, {record['seconds']:.1f} s{failed}")
         shown = len(now.rounds)
         if now.state == FINISHED:
-            typer.echo(f"run {run.name} is finished")
+            say(f"run {run.name} is finished")
             return
         if now.state in (FAILED, INTERRUPTED):
             reason = now.error or "its process is gone; a running crossfed-server start takes it up again"

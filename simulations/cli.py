@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import yaml
-from rich.console import Console
-from rich.table import Table
 
 from common.cli import run_app, teach
+from common.console import PlainConsole, PlainTable, say, styled
 from common.errors import ConfigError
 from simulations.audit.faults import FAULTS, Fault
 from simulations.engine import BACKENDS, Backend
@@ -42,11 +42,11 @@ add_commands(app)
 @app.command("list")
 def list_scenarios() -> None:
     """Show the scenarios that come with crossfed."""
-    table = Table("scenario", "what it is", box=None)
+    table = PlainTable("scenario", "what it is")
     for name, path in shipped_scenarios().items():
         table.add_row(name, _description(path))
-    Console().print(table)
-    Console().print("\nRun one with: crossfed-simulate run NAME      or your own: crossfed-simulate run FILE.yaml")
+    PlainConsole().print(table)
+    PlainConsole().print("\nRun one with: crossfed-simulate run NAME      or your own: crossfed-simulate run FILE.yaml")
 
 
 @app.command()
@@ -93,7 +93,7 @@ def run(
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     chosen = load_chosen(scenario, set_ or [], data, seed)
     folder = output or default_folder(chosen.name)
-    console = Console()
+    console = PlainConsole()
     with ConsoleObserver(console, chosen.plan.rounds) as observer:
         result = simulate(
             chosen,
@@ -105,13 +105,12 @@ def run(
             wait=observer.on_stage if wait else None,
         )
     console.print(result_tables(result.content))
-    typer.echo(f"\n{cleaning_text(result.platforms)}")
+    say(f"\n{cleaning_text(result.platforms)}")
     user = result.platforms[0]
-    console.print(
-        f"\nwritten: {folder / 'result.json'}\n"
-        f"try: crossfed-client recommend --store {folder / 'platforms' / user.name / 'store'} "
-        f"--user {user.training.user_ids[0]} --scope cross"
-    )
+    store = shlex.quote(str(folder / "platforms" / user.name / "store"))
+    who = shlex.quote(user.training.user_ids[0])
+    say(f"\nwritten: {folder / 'result.json'}")
+    say(f"try: crossfed-client recommend --store {store} --user {who} --scope cross")
 
 
 @app.command("cross-validate")
@@ -129,15 +128,15 @@ def cross_validate(
 
     parent = output or default_folder(load_chosen(scenario, set_ or [], data, seed).name, "-folds")
     results = []
-    console = Console()
-    with own_folder(parent), console.status("starting") as status:
+    console = PlainConsole()
+    with own_folder(parent), console.stages() as tell:
         for fold in range(folds):
-            status.update(f"fold {fold + 1} of {folds}")
+            tell(f"fold {fold + 1} of {folds}")
             split = ["split.protocol=k-fold", f"split.folds={folds}", f"split.fold={fold}"]
             chosen = load_chosen(scenario, [*(set_ or []), *split], data, seed)
             results.append(simulate(chosen, parent / f"fold-{fold}"))
     console.print(fold_table([result.content for result in results]))
-    typer.echo(f"\n{cleaning_text(results[0].platforms)}")
+    say(f"\n{cleaning_text(results[0].platforms)}")
 
 
 @app.command()
@@ -160,11 +159,11 @@ def sweep(
 
     chosen = load_chosen(scenario, set_ or [], data, seed)
     folder = output or default_folder(chosen.name, "-sweep")
-    console = Console()
-    with locked_folder(folder), console.status("starting") as status:
-        table = run_sweep(chosen, _epsilons(epsilon), draws=draws, folder=folder, on_stage=status.update)
+    console = PlainConsole()
+    with locked_folder(folder), console.stages() as tell:
+        table = run_sweep(chosen, _epsilons(epsilon), draws=draws, folder=folder, on_stage=tell)
     console.print(table)
-    console.print(f"\nwritten: {folder / 'sweep.json'}, {folder / 'sweep.png'}")
+    say(f"\nwritten: {folder / 'sweep.json'}, {folder / 'sweep.png'}")
 
 
 @app.command()
@@ -190,15 +189,13 @@ def audit(
     from simulations.run import AUDIT_FILE
 
     folder = output or default_folder("audit")
-    console = Console()
+    console = PlainConsole()
     with locked_folder(folder):
-        with console.status("starting") as status:
-            report = run_audit(epsilon, runs=runs, fault=_fault(inject), membership=membership, on_stage=status.update)
+        with console.stages() as tell:
+            report = run_audit(epsilon, runs=runs, fault=_fault(inject), membership=membership, on_stage=tell)
         write_report(report, folder / AUDIT_FILE)
     console.print(report_tables(report))
-    console.print(
-        f"\nwritten: {folder / AUDIT_FILE}; a run's privacy card takes it with crossfed-simulate run --audit FILE"
-    )
+    say(f"\nwritten: {folder / AUDIT_FILE}; a run's privacy card takes it with crossfed-simulate run --audit FILE")
     if report.flags:
         raise typer.Exit(1)
 
@@ -213,7 +210,7 @@ def demo(
     """
     from simulations.demo import run_demo
 
-    run_demo(Console(), output)
+    run_demo(PlainConsole(), output)
 
 
 @app.command()
@@ -233,9 +230,9 @@ def bench(
     """
     from simulations.bench.registry import ENTRIES, run_entries
 
-    console = Console()
+    console = PlainConsole()
     if show:
-        table = Table("entry", "what it shows", "needs --data", box=None)
+        table = PlainTable("entry", "what it shows", "needs --data")
         for name, entry in ENTRIES.items():
             table.add_row(name, entry.shows, "" if entry.needs == "nothing" else "yes")
         console.print(table)
@@ -243,12 +240,12 @@ def bench(
     if data is None and "CROSSFED_DATA" in os.environ:
         data = Path(os.environ["CROSSFED_DATA"])
     folder = output or default_folder("bench")
-    with locked_folder(folder), console.status("starting") as status:
-        results = run_entries(names or [], data, folder, status.update)
+    with locked_folder(folder), console.stages() as tell:
+        results = run_entries(names or [], data, folder, tell)
     for name, result in results.items():
-        console.print(f"[bold]{name}[/bold]: {result['shows']} ({result['seconds']:.0f} s)")
+        console.print(styled(name, "bold"), f": {result['shows']} ({result['seconds']:.0f} s)", sep="")
         console.print_json(data=result["figures"])
-    console.print(f"\nwritten: {folder}")
+    say(f"\nwritten: {folder}")
 
 
 def _fault(name: str | None) -> Fault | None:

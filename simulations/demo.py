@@ -11,11 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from client.ask_cli import recommendation_table
 from client.privacy_report import egress_dicts
 from common.config.federation import FederationPlan
+from common.console import PlainConsole
 from common.errors import CrossfedError, FederationError
 from server.aggregator import begin_run
 from server.runs import FINISHED
@@ -30,7 +29,7 @@ _SHOWN_ITEMS = 5
 _SETTINGS = {"personalization": {"tuning_candidates": 2, "blend_weights": [1.0]}}
 
 
-def run_demo(console: Console, folder: Path | None = None) -> None:
+def run_demo(console: PlainConsole, folder: Path | None = None) -> None:
     """Run the demo; its files go to ``folder``, which stays, or to a temporary one, which does not.
 
     Raises:
@@ -47,14 +46,14 @@ def run_demo(console: Console, folder: Path | None = None) -> None:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _demonstrate(console: Console, place: Path) -> None:
+def _demonstrate(console: PlainConsole, place: Path) -> None:
     started = time.monotonic()
     federation = _provision(console, place)
     _run(console, federation)
     console.print(f"\n{time.monotonic() - started:.0f} s; all processes have ended", style="green")
 
 
-def _provision(console: Console, place: Path) -> LocalFederation:
+def _provision(console: PlainConsole, place: Path) -> LocalFederation:
     scenario = load_scenario("quickstart")
     platforms = make_platforms(scenario)
     plan = FederationPlan.model_validate(
@@ -72,7 +71,7 @@ def _provision(console: Console, place: Path) -> LocalFederation:
     return provision(place, plan, files, _SETTINGS, tell=lambda text: console.print(f"$ {text}", style="dim"))
 
 
-def _run(console: Console, federation: LocalFederation) -> None:
+def _run(console: PlainConsole, federation: LocalFederation) -> None:
     names = list(federation.platforms)
     console.rule("running")
     with federation.running():
@@ -97,7 +96,7 @@ def _run(console: Console, federation: LocalFederation) -> None:
         _show_egress(console, federation, platform)
 
 
-def _show_recommendations(console: Console, federation: LocalFederation, platform: str) -> None:
+def _show_recommendations(console: PlainConsole, federation: LocalFederation, platform: str) -> None:
     """What the platform's own service answers for its first user, from the other platforms' catalogues."""
     with federation.platform_config(platform).data.interactions.path.open() as file:
         next(file)
@@ -107,7 +106,7 @@ def _show_recommendations(console: Console, federation: LocalFederation, platfor
         console.print(recommendation_table(recommender.recommend(user, _SHOWN_ITEMS, "cross")))
 
 
-def _show_egress(console: Console, federation: LocalFederation, platform: str) -> None:
+def _show_egress(console: PlainConsole, federation: LocalFederation, platform: str) -> None:
     """Everything that has left the platform, summed by kind of message."""
     console.rule(f"{platform}: all that has left")
     by_kind: dict[str, tuple[int, int]] = {}
@@ -119,20 +118,20 @@ def _show_egress(console: Console, federation: LocalFederation, platform: str) -
         console.print(f"{kind:18} {count} × {size:>10,} bytes in all")
 
 
-def _show_logs(console: Console, federation: LocalFederation) -> None:
+def _show_logs(console: PlainConsole, federation: LocalFederation) -> None:
     """The ends of all logs, while they are there."""
     for path in sorted(federation.folder.rglob("*.log")):
         lines = path.read_text(errors="replace").splitlines()[-15:]
         console.rule(str(path.relative_to(federation.folder)))
         for line in lines:
-            console.print(line, markup=False, highlight=False)
+            console.print(line)
 
 
 def main() -> None:
     """Entry point of ``python -m simulations.demo``."""
     from common.cli import run_app
 
-    run_app(lambda: run_demo(Console()))
+    run_app(lambda: run_demo(PlainConsole()))
 
 
 if __name__ == "__main__":

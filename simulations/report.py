@@ -7,14 +7,13 @@ from statistics import fmean, stdev
 from types import TracebackType
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from client.data.report import CleaningReport
+from common.console import FieldColumn, PlainColumn, PlainConsole, PlainTable, styled
+from common.visible import visible
 from server.state import RoundRecord
 from simulations.datasets import SimulatedPlatform
 
@@ -27,18 +26,18 @@ class ConsoleObserver:
         rounds: of the plan.
     """
 
-    def __init__(self, console: Console, rounds: int) -> None:
+    def __init__(self, console: PlainConsole, rounds: int) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            PlainColumn("{task.description}", "bold"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}"),
+            FieldColumn("detail"),
             console=console,
         )
-        self._task = self._progress.add_task("round", total=rounds, detail="")
-        self._stage = Text("")
+        self._task = self._progress.add_task("round", total=rounds, detail=styled(""))
+        self._stage = styled("")
         self._live = Live(Group(self._stage, self._progress), console=console, transient=True, refresh_per_second=8)
         self._last = ""
 
@@ -54,14 +53,15 @@ class ConsoleObserver:
 
     def on_stage(self, text: str) -> None:
         """Name the stage."""
-        self._stage.plain = text
+        self._stage.plain = visible(text)
         if not self._console.is_terminal:
             self._console.print(text)
 
     def on_reply(self, server_round: int, kind: str, platform: str, code: str, reply_bytes: int) -> None:
         """Name the platform that answered."""
-        outcome = megabytes(reply_bytes) if code == "ok" else f"[red]{code}[/red]"
-        self._progress.update(self._task, detail=f"{platform}: {kind} {outcome}  {self._last}")
+        outcome = styled(megabytes(reply_bytes)) if code == "ok" else styled(code, "red")
+        detail = styled(f"{platform}: {kind} ").append_text(outcome).append_text(styled(f"  {self._last}"))
+        self._progress.update(self._task, detail=detail)
 
     def on_round(self, record: RoundRecord) -> None:
         """Show a completed round."""
@@ -69,7 +69,7 @@ class ConsoleObserver:
         recall = "" if record.recall is None else f"  validation Recall@20 {record.recall:.3f}"
         traffic = f"  up {megabytes(record.bytes_up)}  down {megabytes(record.bytes_down)}"
         self._last = objective + recall + traffic
-        self._progress.update(self._task, completed=record.round, detail=self._last)
+        self._progress.update(self._task, completed=record.round, detail=styled(self._last))
         if not self._console.is_terminal:
             self._console.print(f"round {record.round:>3}  {self._last}  {record.seconds:.2f} s", soft_wrap=True)
 
@@ -93,7 +93,7 @@ def result_tables(content: Mapping[str, Any]) -> Group:
         own.add_row(name, f"{part['users']:,}", f"{part['items']:,}", *cells, part["verdict"])
         if part["cross"] is not None:
             cross.add_row(name, *_cross_cells(part["cross"]))
-    parts: list[Table | Text] = [own]
+    parts: list[RenderableType] = [own]
     if content["model"]["feedback"] == "explicit":
         parts.append(_ratings_table(content))
     if cross.row_count:
@@ -102,7 +102,7 @@ def result_tables(content: Mapping[str, Any]) -> Group:
         parts.append(_price_table(content))
     if content["privacy"]["mode"] == "none":
         parts.append(
-            Text("NOT PRIVATE (plan.privacy.mode: none): exact sums over users left the platforms.\n", style="bold")
+            styled("NOT PRIVATE (plan.privacy.mode: none): exact sums over users left the platforms.\n", "bold")
         )
     parts.append(_closing_line(content))
     return Group(*parts)
@@ -116,7 +116,7 @@ def cleaning_text(platforms: Iterable[SimulatedPlatform]) -> str:
     return "\n".join(f"{', '.join(whose)}: {report.render()}" for report, whose in names.items())
 
 
-def _ratings_table(content: Mapping[str, Any]) -> Table:
+def _ratings_table(content: Mapping[str, Any]) -> PlainTable:
     """How far predicted ratings are off: what the models of explicit feedback are trained and judged for."""
     table = _table("Own items, test ratings: RMSE (MAE)", "local", "shared", "final", "pooled")
     for name, part in content["platforms"].items():
@@ -129,7 +129,7 @@ def _recall_of(content: Mapping[str, Any]) -> str:
     return "Recall@20" if content["protocol"] == "full" else "Recall@20 among 99 sampled others"
 
 
-def _price_table(content: Mapping[str, Any]) -> Table:
+def _price_table(content: Mapping[str, Any]) -> PlainTable:
     """What privacy costs: local, shared without noise, and shared at each ε, side by side.
 
     Own items: the shared factors alone. The others' items: what is served, factors with attributes and popularity; without
@@ -150,7 +150,7 @@ def _price_table(content: Mapping[str, Any]) -> Table:
     return table
 
 
-def fold_table(contents: Sequence[Mapping[str, Any]]) -> Table:
+def fold_table(contents: Sequence[Mapping[str, Any]]) -> PlainTable:
     """Mean ± standard deviation over folds, own test interactions: RMSE of ratings, else Recall@20."""
     explicit = contents[0]["model"]["feedback"] == "explicit"
     metric, scorers = ("rmse", ()) if explicit else ("recall@20", ("popularity",))
@@ -173,10 +173,9 @@ def _two(own: Mapping[str, Any], cross: Mapping[str, Any] | None) -> str:
     return _number(own["recall@20"]) + elsewhere
 
 
-def _table(title: str, *numbers: str) -> Table:
+def _table(title: str, *numbers: str) -> PlainTable:
     """A table of numbers by platform, narrow enough for 80 columns."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("platform")
+    table = PlainTable("platform", title=title, lined=True, padding=(0, 1, 0, 0))
     for heading in numbers:
         table.add_column(heading, justify="right")
     return table
@@ -202,10 +201,10 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _closing_line(content: Mapping[str, Any]) -> Text:
+def _closing_line(content: Mapping[str, Any]) -> RenderableType:
     rounds, seconds, vocabulary = content["rounds"], content["seconds"], content["vocabulary"]
     up, down = (sum(record[key] for record in rounds) for key in ("bytes_up", "bytes_down"))
-    return Text(
+    return styled(
         f"{vocabulary['items']:,} items, {vocabulary['shared']:,} on more than one platform; {len(rounds)} rounds, "
         f"{megabytes(up)} up, {megabytes(down)} down; {seconds['total']:.1f} s, of them {seconds['platforms']:.1f} s in "
         f"the platforms and {seconds['aggregator']:.2f} s in the aggregator"

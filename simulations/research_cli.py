@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from common.console import PlainConsole, say
 from common.errors import ConfigError
 from simulations.output import default_folder, locked_folder
 from simulations.scenario import Scenario, load_scenario
@@ -60,7 +60,7 @@ def tune(
 
     chosen = load_chosen(scenario, set_ or [], data, seed)
     folder = output or default_folder(chosen.name, "-tune")
-    console = Console()
+    console = PlainConsole()
     with locked_folder(folder), TrialDisplay(console, trials) as display:
         tuning = search(
             chosen,
@@ -75,8 +75,8 @@ def tune(
         console.print(f"{cost}.")
     if tuning.best is not None:
         settings = " ".join(f"--set {shlex.quote(override)}" for override in as_overrides(tuning.best.settings))
-        console.print(f"best: crossfed-simulate run {shlex.quote(scenario)} {settings}", soft_wrap=True, markup=False)
-    console.print(f"written: {folder / 'tried.json'}")
+        say(f"best: crossfed-simulate run {shlex.quote(scenario)} {settings}")
+    say(f"written: {folder / 'tried.json'}")
 
 
 def draw_item_map(
@@ -98,10 +98,11 @@ def draw_item_map(
     chosen = next((one for one in PROJECTIONS if one == projection), None)
     if chosen is None:
         raise ConfigError(f"--projection {projection}: there are {' and '.join(PROJECTIONS)}")
-    console = Console()
-    with console.status(f"laying out the items of {run_folder}"):
+    console = PlainConsole()
+    with console.stages() as tell:
+        tell(f"laying out the items of {run_folder}")
         written = draw_map(run_folder, output or run_folder, projection=chosen, seed=seed)
-    console.print(f"written: {written[0]}, {written[1]}")
+    say(f"written: {written[0]}, {written[1]}")
 
 
 def noise(
@@ -123,8 +124,8 @@ def noise(
     if plan.towers is None or not plan.private:
         raise ConfigError("noise: the plan needs towers and privacy.mode: user")
     multiplier = plan_with_noise(plan).towers.privacy.noise_multiplier  # type: ignore[union-attr]
-    typer.echo(
+    say(
         f"{plan.towers.training.rounds} rounds, sampling rate {plan.towers.privacy.sampling_rate:g}, "
         f"{plan.towers.privacy.share:g} of epsilon = {plan.privacy.epsilon:g}:"
     )
-    typer.echo(f"plan:\n  towers:\n    privacy:\n      noise_multiplier: {multiplier:.6g}")
+    say(f"plan:\n  towers:\n    privacy:\n      noise_multiplier: {multiplier:.6g}")

@@ -8,8 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.table import Table
-
+from common.console import PlainTable
 from common.files import make_folder, write_atomically
 from simulations.datasets import check_private_data, make_platforms
 from simulations.engine import simulation_secret
@@ -28,7 +27,7 @@ def run_sweep(
     draws: int,
     folder: Path,
     on_stage: Callable[[str], None],
-) -> Table:
+) -> PlainTable:
     """Train at every ε ``draws`` times and once without noise; write ``sweep.json`` and ``sweep.png``.
 
     Args:
@@ -86,9 +85,9 @@ def _series(name: str, points: dict[float, list[PricePoint]]) -> list[dict[str, 
     ]
 
 
-def _table(series: Series, exact: PricePoint) -> Table:
-    table = Table(title="Recall@20, mean over noise draws: own items | the others' items (popularity at the same ε)")
-    table.add_column("platform")
+def _table(series: Series, exact: PricePoint) -> PlainTable:
+    title = "Recall@20, mean over noise draws: own items | the others' items (popularity at the same ε)"
+    table = PlainTable("platform", title=title, lined=True)
     for entry in next(iter(series.values())):
         table.add_column(f"ε = {entry['epsilon']:g}", justify="right")
     table.add_column("no noise", justify="right")

@@ -17,13 +17,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from client.evaluation import evaluate
 from client.platform_model import SharedOnOwn
 from client.verdict import RATING_METRIC, rating_accuracy
 from common.config.loader import parse_model
+from common.console import PlainTable
 from common.errors import ConfigError, CrossfedError, PrivacyError
 from common.files import make_folder, write_atomically
 from simulations.datasets import SimulatedPlatform, make_platforms
@@ -88,7 +86,7 @@ class Tuning:
         best: of the settings that were tried; None where all failed.
     """
 
-    table: Table
+    table: PlainTable
     baseline: Tried
     best: Tried | None
 
@@ -332,9 +330,9 @@ def _write(
     write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode(), mode=0o644)
 
 
-def _table(metric: str, baseline: Tried, tried: Sequence[Tried], space: Mapping[str, SearchParameter]) -> Table:
+def _table(metric: str, baseline: Tried, tried: Sequence[Tried], space: Mapping[str, SearchParameter]) -> PlainTable:
     """Best first, failures last, the scenario as it stands among them."""
-    table = Table(title=f"{metric} on validation users, mean over platforms", title_justify="left", box=SIMPLE_HEAD)
+    table = PlainTable(title=f"{metric} on validation users, mean over platforms", lined=True)
     table.add_column("trial", justify="right")
     table.add_column(metric, justify="right")
     for key in space:

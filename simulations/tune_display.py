@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from common.console import PlainColumn, PlainConsole
 from simulations.tune import Tried, best_of
 
 
@@ -18,15 +18,15 @@ class TrialDisplay:
         trials: how many there will be.
     """
 
-    def __init__(self, console: Console, trials: int) -> None:
+    def __init__(self, console: PlainConsole, trials: int) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            PlainColumn("{task.description}", "bold"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[detail]}"),
+            PlainColumn("{task.fields[detail]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,

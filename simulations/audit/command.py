@@ -10,14 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
+from rich.console import Group, RenderableType
 
 from client.agent import PlatformAgent
 from client.outbox import Outbox
 from common.config.federation import FederationPlan
+from common.console import PlainTable, styled
 from common.exchange import AgentReply, AgentRequest
 from common.files import write_atomically
 from common.privacy.contribution import Release
@@ -121,15 +119,16 @@ def write_report(report: AuditReport, path: Path) -> None:
     write_atomically(path, json.dumps(report.as_dict(), indent=1).encode(), mode=0o644)
 
 
-def _membership_table(report: MembershipReport) -> Table:
+def _membership_table(report: MembershipReport) -> PlainTable:
     """The attack as it is, first; behind it what it would be with the users' halves in each other's place."""
-    table = Table(
+    table = PlainTable(
         title=f"Membership inference on item factors, {report.members} members: AUC",
         caption=(
             "The attack is the figure. Either half can be the easier one to fit, whoever was trained on: that is no leak, "
             "and cancels in the mean."
         ),
         caption_justify="left",
+        lined=True,
     )
     table.add_column("")
     for epsilon in report.auc:
@@ -144,9 +143,9 @@ def report_tables(report: AuditReport) -> Group:
     """The audit for people."""
     canary = report.canary
     title = "Canary test: one user more or less" + (f", fault: {report.fault}" if report.fault else "")
-    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = PlainTable(title=title, lined=True, padding=(0, 1, 0, 0))
     for heading in ("ε claimed", "δ", "ε̂", "99 % lower bound", "runs", "noise test p", "rounds correlate"):
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(heading, justify="right")
     table.add_row(
         f"{canary.epsilon_claimed:g}",
         f"{canary.delta:g}",
@@ -156,13 +155,13 @@ def report_tables(report: AuditReport) -> Group:
         f"{canary.ks_pvalue:.3g}",
         f"{canary.round_correlation:.1f} σ",
     )
-    parts: list[Table | Text] = [table]
+    parts: list[RenderableType] = [table]
     if report.membership is not None:
         parts.append(_membership_table(report.membership))
     books = report.books
-    parts.append(Text(f"Books: {books.received} contributions left, {books.charged} charged"))
+    parts.append(styled(f"Books: {books.received} contributions left, {books.charged} charged"))
     if report.flags:
-        parts += [Text(f"FLAG: {flag}", style="bold red") for flag in report.flags]
+        parts += [styled(f"FLAG: {flag}", "bold red") for flag in report.flags]
     else:
-        parts.append(Text("Nothing to flag.", style="green"))
+        parts.append(styled("Nothing to flag.", "green"))
     return Group(*parts)

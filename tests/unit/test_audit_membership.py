@@ -90,7 +90,7 @@ def test_the_plain_attack_is_shown_first_and_the_mean_with_its_reason() -> None:
     console = Console(width=80, record=True, color_system=None)
     with console.capture() as shown:
         console.print(_membership_table(report))
-    text = shown.get()
+    text = " ".join(shown.get().split())
     places = [text.index(figure) for figure in ("0.579", "0.487", "0.533", "cancels in the mean")]
     assert places == sorted(places)
 

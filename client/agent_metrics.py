@@ -46,9 +46,6 @@ class AgentMetrics:
             registry=registry,
         )
         self._round = Gauge("crossfed_agent_server_round", "Server round of the last answer.", registry=registry)
-        self.restarts = Counter(
-            "crossfed_program_exits", "Unexpected ends of supervised programs.", ("program",), registry=registry
-        )
         spent = Gauge(
             "crossfed_epsilon_spent", "Privacy budget spent at the policy's delta; infinite once data left exact.",
             registry=registry,

@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from client.agent_metrics import AgentMetrics, MeasuredAgent
 from client.agent_service import serve_agent
+from client.aggregator_watch import AggregatorWatch
 from client.data.recorded import EventRules
 from client.loading import load_training_data, make_agent
 from client.metrics_export import ServingMetrics, expose_metrics
@@ -103,13 +104,13 @@ class PlatformProcess:
         signals = SignalQueue(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         with ExitStack() as stack:
             registry = CollectorRegistry()
-            metrics = AgentMetrics(registry, config.state)
             if self._part != "courier":
-                self._serve(config, registry, metrics, stack)
+                self._serve(config, registry, AgentMetrics(registry, config.state), stack)
             if self._part != "agent":
-                self._supervise(config, metrics, stack)
-            if config.metrics_port is not None and self._part != "courier":
-                _, stop = expose_metrics(registry, port=config.metrics_port, host=config.metrics_host)
+                _supervise(config, registry, stack)
+            port = config.supernode.metrics_port if self._part == "courier" else config.metrics_port
+            if port is not None:
+                _, stop = expose_metrics(registry, port=port, host=config.metrics_host)
                 stack.callback(stop)
             _log.info("platform %s is ready", config.name)
             while signals.wait() == signal.SIGHUP:
@@ -131,14 +132,6 @@ class PlatformProcess:
             stack.callback(self._recommender.stop)
             _log.info("recommender at %s", self._recommender.target)
 
-    def _supervise(self, config: PlatformConfig, metrics: AgentMetrics, stack: ExitStack) -> None:
-        logs = config.supernode.superexec_secret.parent / "logs"
-        supervisor = Supervisor(
-            courier_programs(config, logs), on_exit=lambda name, _: metrics.restarts.labels(name).inc()
-        )
-        supervisor.start()
-        stack.callback(supervisor.stop)
-
     def _reload(self) -> None:
         """Read configuration and data again, for the next run; serve the newest model at once."""
         self._serve_newest()
@@ -158,6 +151,23 @@ class PlatformProcess:
     def _serve_newest(self) -> None:
         if self._recommender is not None:
             self._recommender.model.look()
+
+
+def log_file(config: PlatformConfig, part: Part) -> Path:
+    """The platform's own log: ``state/logs/platform.log``, or the courier's where it runs as another user."""
+    courier = config.supernode.superexec_secret.parent
+    return courier / "logs" / "courier.log" if part == "courier" else config.state / "logs" / "platform.log"
+
+
+def _supervise(config: PlatformConfig, registry: CollectorRegistry, stack: ExitStack) -> None:
+    """The courier's side: its programs, and an eye on the aggregator."""
+    watch = AggregatorWatch(config, registry)
+    logs = config.supernode.superexec_secret.parent / "logs"
+    supervisor = Supervisor(courier_programs(config, logs), on_exit=watch.program_ended)
+    supervisor.start()
+    stack.callback(supervisor.stop)
+    watch.start()
+    stack.callback(watch.stop)
 
 
 def socket_mode(config: SocketConfig) -> int:
@@ -193,7 +203,7 @@ def read_token(path: Path | None) -> str | None:
     """The applications' token.
 
     Raises:
-        ConfigError: the file is not there or open to others.
+        ConfigError: the file is not there, empty, or open to others.
     """
     if path is None:
         return None
@@ -203,6 +213,11 @@ def read_token(path: Path | None) -> str | None:
         raise ConfigError(f"recommender.token_file: {path} cannot be read ({error.strerror})") from None
     if mode & 0o077:
         raise ConfigError(f"recommender.token_file: {path} is open to other users of this machine; chmod 600 it")
+    if not token:
+        raise ConfigError(
+            f"recommender.token_file: {path} is empty, and without a token everybody is answered; write one into it, or set "
+            "token_file: null"
+        )
     return token
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from client.agent_process import Part, PlatformProcess
+from client.agent_process import Part, PlatformProcess, log_file
 from client.backup import back_up, restore
 from client.doctor import examine
 from client.join import join_federation
@@ -20,7 +20,7 @@ from common.console import PlainConsole, say, say_json
 from common.doctor import print_findings
 from common.errors import ConfigError
 from common.files import write_atomically
-from common.logs import set_up_logs
+from common.logs import logged_failure, set_up_logs
 from common.provisioning import Pins, Registration
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="platform.yaml", dir_okay=False, exists=True)]
@@ -67,8 +67,10 @@ def start(
 ) -> None:
     """Run the platform until SIGTERM: agent, recommender, SuperNode. SIGHUP reloads configuration and data."""
     settings = load_yaml_model(config, PlatformConfig)
-    set_up_logs(settings.log_format)
-    PlatformProcess(config, _part(part)).run()
+    chosen = _part(part)
+    set_up_logs(settings.log_format, file=log_file(settings, chosen))
+    with logged_failure():
+        PlatformProcess(config, chosen).run()
 
 
 def doctor(

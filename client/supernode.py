@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from client.aggregator_watch import meaning_of
 from common.config.deploy import PlatformConfig
 from common.files import write_atomically
 from common.supervise import Program
@@ -74,7 +75,9 @@ def courier_programs(config: PlatformConfig, logs: Path) -> list[Program]:
         "--superexec-auth-secret-file", str(secret.resolve()),
     ]  # fmt: skip
     return [
-        Program(name="supernode", command=node, environment=environment, log=logs / "supernode.log"),
+        Program(
+            name="supernode", command=node, environment=environment, log=logs / "supernode.log", explain=meaning_of
+        ),
         Program(name="superexec", command=executor, environment=environment, log=logs / "superexec.log"),
     ]
 

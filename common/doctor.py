@@ -13,15 +13,16 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from http.client import HTTPException, HTTPSConnection
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from common.config.deploy import Port
 from common.console import PlainConsole, say_json, styled
@@ -173,34 +174,68 @@ def check_port(host: str, port: Port, what: str) -> Finding:
     return Finding("ok", f"port {port}", f"{what}: free")
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What one request to the aggregator's fleet API showed.
+
+    Attributes:
+        findings: as the doctor prints them.
+        clock_ahead: seconds by which this host's clock is ahead of the aggregator's; None where it did not answer.
+        certificate_days: until its certificate expires; None as above.
+    """
+
+    findings: list[Finding]
+    clock_ahead: float | None = None
+    certificate_days: float | None = None
+
+
 def check_aggregator(address: str, ca: Path) -> list[Finding]:
-    """That the fleet API answers with a certificate that ``ca`` has issued, and that the clocks agree.
+    """That the fleet API answers with a certificate that ``ca`` has issued, and that the clocks agree."""
+    return probe_aggregator(address, ca).findings
+
+
+def probe_aggregator(address: str, ca: Path) -> Probe:
+    """Ask the fleet API one thing, the same for everybody.
 
     Node authentication signs the time: a clock that is ahead by seconds, or behind by minutes, is refused.
     """
+    what = f"aggregator {address}"
     host, _, port = address.rpartition(":")
     try:
         context = ssl.create_default_context(cafile=str(ca))
         connection = HTTPSConnection(host.strip("[]"), int(port), timeout=10, context=context)
         connection.request("POST", "/v1/fleet/pull-messages")
+        certificate = connection.sock.getpeercert() if isinstance(connection.sock, ssl.SSLSocket) else None
         answer = connection.getresponse()
         date = answer.getheader("Date")
         connection.close()
     except ssl.SSLCertVerificationError as error:
-        return [Finding("wrong", f"aggregator {address}", f"its certificate is refused: {error.verify_message}")]
+        return Probe([Finding("wrong", what, f"its certificate is refused: {error.verify_message}")])
     except (OSError, HTTPException) as error:
-        return [Finding("wrong", f"aggregator {address}", f"cannot be reached: {error}")]
-    findings = [Finding("ok", f"aggregator {address}", "answers")]
-    if answer.status == 404:
-        findings = [
-            Finding("wrong", f"aggregator {address}", "answers, but has no fleet API there; check host and port")
-        ]
-    if date is not None:
-        ahead = (datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds()
+        return Probe([Finding("wrong", what, f"cannot be reached: {error}")])
+    findings = [Finding("ok", what, "answers")]
+    if answer.status == HTTPStatus.NOT_FOUND:
+        findings = [Finding("wrong", what, "answers, but has no fleet API there; check host and port")]
+    ahead = _seconds_ahead(date)
+    if ahead is not None:
         level: Level = "ok" if -_MAX_BEHIND_SECONDS <= ahead <= _MAX_AHEAD_SECONDS else "wrong"
         where = "ahead of" if ahead > 0 else "behind"
         findings.append(Finding(level, "clock", f"{abs(ahead):.0f} s {where} the aggregator's; NTP keeps both right"))
-    return findings
+    return Probe(findings, ahead, _days_left(certificate))
+
+
+def _seconds_ahead(date: str | None) -> float | None:
+    """By how much this host's clock is ahead of an HTTP date; None where it is none."""
+    try:
+        return None if date is None else (datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds()
+    except (ValueError, TypeError):
+        return None
+
+
+def _days_left(certificate: Mapping[str, Any] | None) -> float | None:
+    if not certificate or "notAfter" not in certificate:
+        return None
+    return (ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time()) / 86400
 
 
 def check_time_zone() -> Finding:

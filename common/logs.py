@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Literal
+from io import TextIOWrapper
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Final, Literal
+
+from common.errors import CrossfedError
+
+_LARGEST_FILE: Final = 10_000_000
 
 
 class JsonFormatter(logging.Formatter):
@@ -25,9 +35,52 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(content, ensure_ascii=False)
 
 
-def set_up_logs(form: Literal["text", "json"] = "text", *, level: int = logging.INFO) -> None:
-    """Send all logs of this process to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+class _LogFile(RotatingFileHandler):
+    """A log on disk, for its owner only. A full disk costs lines and never the process."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- the library's name
+        """Go on: standard error has the line, too."""
+
+
+def set_up_logs(form: Literal["text", "json"] = "text", *, level: int = logging.INFO, file: Path | None = None) -> None:
+    """Send all logs of this process to standard error, and to ``file``, which is kept small: one old file stays beside it."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    problem = None
+    if file is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handlers.append(_LogFile(file, maxBytes=_LARGEST_FILE, backupCount=1, encoding="utf-8"))
+        except OSError as error:
+            problem = error.strerror
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
-    handler.setFormatter(JsonFormatter() if form == "json" else plain)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for handler in handlers:
+        handler.setFormatter(JsonFormatter() if form == "json" else plain)
+    logging.basicConfig(level=level, handlers=handlers, force=True)
+    if problem is not None:
+        logging.getLogger(__name__).warning(
+            "%s: cannot be written (%s); the log goes to standard error alone", file, problem
+        )
+
+
+@contextmanager
+def logged_failure() -> Iterator[None]:
+    """Say in the log, too, why a role ended: the command says it to whoever is looking, and nobody may be."""
+    try:
+        yield
+    except CrossfedError as error:
+        logging.getLogger(__name__).error("this role ends: %s", error)
+        raise
+
+
+def one_line(text: str, longest: int = 300) -> str:
+    r"""A text that somebody else has chosen, fit for a log: one line, nothing that a terminal obeys, not too long.
+
+    >>> one_line("a\x1b[2Jb\nc")
+    'a\\x1b[2Jb\\nc'
+    """
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"

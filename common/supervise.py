@@ -23,12 +23,14 @@ from logging import getLogger
 from pathlib import Path
 
 from common.errors import ConfigError
+from common.logs import one_line
 
 _log = getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
 _LARGEST_LOG = 10_000_000
+_LARGEST_TAIL = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +62,15 @@ class Program:
         command: program and arguments; a name without a slash is looked up beside this Python first.
         environment: added to this process's own.
         log: file that its output is appended to; None: this process's own output.
+        explain: what the end of its output means, in a sentence with the mend; None where it does not know. The last line
+            is quoted then.
     """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     log: Path | None = None
+    explain: Callable[[str], str | None] = lambda output: None
 
 
 class Supervisor:
@@ -142,6 +147,7 @@ class _Child:
         self._started = 0.0
         self._failures = 0
         self._next_start = 0.0
+        self._said_from = 0
 
     @property
     def process_id(self) -> int | None:
@@ -181,6 +187,7 @@ class _Child:
         if self.program.log is not None:
             _rotate(self.program.log)
             output = self.program.log.open("ab")
+            self._said_from = output.tell()
         try:
             self._process = subprocess.Popen(  # noqa: S603 -- commands come from this package, arguments from its config
                 command,
@@ -205,10 +212,32 @@ class _Child:
         self._failures = 1 if calm else self._failures + 1
         delay = self._back_off.delay(self._failures)
         self._next_start = time.monotonic() + delay
-        where = "" if self.program.log is None else f"; {self.program.log} says why"
-        _log.warning("%s ended with status %d; it starts again in %.1f s%s", self.program.name, status, delay, where)
+        _log.warning(
+            "%s ended with status %d%s; it starts again in %.1f s", self.program.name, status, self._why(), delay
+        )
         if self._on_exit is not None:
             self._on_exit(self.program.name, status)
+
+    def _why(self) -> str:
+        """What its output says of its end, as the middle of a sentence."""
+        log = self.program.log
+        if log is None:
+            return ""
+        output = _end_of(log, self._said_from)
+        lines = [line for line in output.splitlines() if line.strip()]
+        said = self.program.explain(output) or (f"it said last: {lines[-1].strip()}" if lines else "it said nothing")
+        return f": {one_line(said)} ({log} has more)"
+
+
+def _end_of(log: Path, start: int) -> str:
+    """The last of what was written to ``log`` from ``start`` on."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start, size - _LARGEST_TAIL))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _rotate(log: Path) -> None:

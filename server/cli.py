@@ -16,7 +16,7 @@ from common.config.loader import load_yaml_model, parse_model
 from common.console import PlainConsole, PlainTable, say, say_json
 from common.doctor import print_findings
 from common.errors import ConfigError, FederationError
-from common.logs import set_up_logs
+from common.logs import logged_failure, set_up_logs
 from common.provisioning import Registration, normal_fingerprint
 from server.admission import AdmissionBook
 from server.aggregator import AggregatorProcess, begin_run, control_of
@@ -124,8 +124,10 @@ def start(
     config: Config, log_format: Annotated[str, typer.Option(help="text, or json: one object a line.")] = "text"
 ) -> None:
     """Run the aggregator until SIGTERM: SuperLink, fleet proxy, admissions, scheduled runs."""
-    set_up_logs("json" if log_format == "json" else "text")
-    AggregatorProcess(config).run()
+    file = _load(config).state / "logs" / "aggregator.log"
+    set_up_logs("json" if log_format == "json" else "text", file=file)
+    with logged_failure():
+        AggregatorProcess(config).run()
 
 
 @app.command()

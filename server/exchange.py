@@ -190,7 +190,8 @@ class PlatformExchange:
         if not self.failed:
             return ""
         said = ", ".join(f"{name} {code!r}" for name, code in sorted(self.failed.items()))
-        return f". Not with an answer, but with a code: {said}; the log of each platform says what was wrong"
+        where = "each platform's own log (state/logs/platform.log) says what was wrong"
+        return f". Not with an answer, but with a code: {said}; {where}"
 
     def _push(self, message: Message) -> str | None:
         """The id under which the grid took ``message``; None where it did not."""

@@ -133,7 +133,11 @@ class RunFolder:
             try:
                 yield
             except BaseException as error:
-                text = str(error) if isinstance(error, CrossfedError) else f"{type(error).__name__}: see the log"
+                text = (
+                    str(error)
+                    if isinstance(error, CrossfedError)
+                    else f"{type(error).__name__}; state/logs/superexec.log says more"
+                )
                 self._end(FAILED, text)
                 raise
             self._end(FINISHED, None)

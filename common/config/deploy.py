@@ -134,6 +134,9 @@ class SuperNodeConfig(_Deployed):
     """Shared by SuperNode and SuperExec, so that no other process can take on couriers."""
     private_key: ConfigPath = Path("courier/node.key")
     """P-384, OpenSSH format; made by join."""
+    metrics_port: Port | None = None
+    """Prometheus metrics of the courier's side (programs, clock, aggregator's certificate), where it runs apart from the
+    agent; in one process they are among the agent's."""
 
 
 class PlatformConfig(_Deployed):

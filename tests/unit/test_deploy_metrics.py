@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import urllib.request
 from pathlib import Path
 
@@ -12,14 +13,17 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from client.agent_metrics import AgentMetrics, MeasuredAgent
-from common.config.deploy import AggregatorConfig
+from client.aggregator_watch import AggregatorWatch
+from client.join import join_federation
+from client.metrics_export import ServingMetrics
+from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.exchange import AgentReply, AgentRequest
 from common.logs import JsonFormatter
 from server.admission import AdmissionBook
 from server.metrics import AggregatorMetrics
-from server.provisioning import initialise
+from server.provisioning import initialise, invite
 from server.runs import RunFolder
 from server.state import RoundRecord
 from simulations.deployment import free_port
@@ -129,26 +133,36 @@ def test_damage_and_certificates_are_measured(tmp_path: Path) -> None:
     assert families["crossfed_certificate_days_left"]["server"] == 0.0
 
 
-def test_the_dashboard_shows_metrics_that_exist(tmp_path: Path) -> None:
-    import re
+DEPLOY = Path(__file__).parents[2] / "deploy"
 
-    from client.metrics_export import ServingMetrics
 
-    registry = CollectorRegistry()
-    AgentMetrics(registry, tmp_path)
-    ServingMetrics(registry)
+@pytest.fixture
+def known(tmp_path: Path) -> set[str]:
+    """The names of all metrics that the roles export."""
     made = initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443")
     config = load_yaml_model(made.config, AggregatorConfig)
+    admit(config, "a")
     run = RunFolder(config.state, "r1")
     with run.recorded():
         run.observer().on_reply(1, "counts", "a", "ok", 1)
         run.observer().on_round(
             RoundRecord(round=1, seconds=1, bytes_up=1, bytes_down=1, objective=1.0, recall=None, platforms=("a",))
         )
-    known = {family.name for family in AggregatorMetrics(config).families()}
+    names = {family.name for family in AggregatorMetrics(config).families()}
+    invite(config, "a", tmp_path / "a.invitation")
+    (tmp_path / "views.csv").write_text("user_id,item_id\n1,2\n")
+    joined = join_federation(tmp_path / "a.invitation", tmp_path / "a", interactions=tmp_path / "views.csv")
+    registry = CollectorRegistry()
+    AgentMetrics(registry, tmp_path)
+    ServingMetrics(registry)
+    AggregatorWatch(load_yaml_model(joined.config, PlatformConfig), registry)
     for metric in registry.collect():
-        known |= {metric.name, f"{metric.name}_total", f"{metric.name}_bucket"}
-    dashboard = (Path(__file__).parents[2] / "deploy" / "grafana" / "crossfed.json").read_text()
-    used = set(re.findall(r"crossfed_[a-z_]+", dashboard))
+        ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(metric.type, [""])
+        names |= {metric.name + end for end in ends}
+    return names
+
+
+def test_the_dashboard_shows_metrics_that_exist(known: set[str]) -> None:
+    used = set(re.findall(r"crossfed_[a-z_]+", (DEPLOY / "grafana" / "crossfed.json").read_text()))
     assert len(used) > 10
     assert used <= known

@@ -10,7 +10,7 @@ import typer
 from client.agent_process import Part, PlatformProcess, log_file
 from client.backup import back_up, restore
 from client.doctor import examine
-from client.join import join_federation
+from client.join import RECOMMENDER_PORT, SUPERNODE_PORT, join_federation
 from client.keys import KeyFolder
 from client.loading import load_platform_data, look_at_data
 from client.preview import preview_rows, preview_table
@@ -39,15 +39,20 @@ def add_commands(app: typer.Typer) -> None:
 def join(
     invitation: Annotated[Path, typer.Argument(help="NAME.invitation, from the aggregator.", exists=True)],
     folder: Annotated[Path, typer.Argument(help="The platform's private folder; made when it is not there.")],
-    interactions: Annotated[Path, typer.Option(help="Your interactions: CSV, Parquet or RecBole.", exists=True)],
+    interactions: Annotated[
+        Path | None,
+        typer.Option(help="Your interactions: CSV, Parquet or RecBole. Needed the first time.", exists=True),
+    ] = None,
     items: Annotated[
         Path | None, typer.Option(help="Your catalogue; needed under user-level privacy.", exists=True)
     ] = None,
     namespace: Annotated[str | None, typer.Option(help="Of your items' public ids, for instance imdb.")] = None,
-    supernode_port: Annotated[int, typer.Option(help="On loopback.")] = 9094,
-    recommender_port: Annotated[int, typer.Option(help="On loopback.")] = 50061,
+    supernode_port: Annotated[int | None, typer.Option(help=f"On loopback; {SUPERNODE_PORT} unless given.")] = None,
+    recommender_port: Annotated[int | None, typer.Option(help=f"On loopback; {RECOMMENDER_PORT} unless given.")] = None,
 ) -> None:
     """Check an invitation, make this platform's keys and configuration, and a registration to send back.
+
+    A second time it makes what is missing and keeps the rest, platform.yaml included; it says which options had no effect.
 
     Example: crossfed-client join cinema.invitation cinema --interactions views.csv --items films.csv --namespace imdb
     """
@@ -55,7 +60,12 @@ def join(
         invitation, folder, interactions=interactions, items=items, namespace=namespace,
         ports=(supernode_port, recommender_port),
     )  # fmt: skip
-    say(f"{made.config}: read it, above all the plan, and change what is yours to decide")
+    if made.kept:
+        say(f"{made.config}: was there, and is kept as it is")
+    else:
+        say(f"{made.config}: read it, above all the plan, and change what is yours to decide")
+    for note in made.notes:
+        say(f"note: {note}")
     say(f"{made.registration_file}: send it to the aggregator (crossfed-server admit) and to the other platforms")
     say(f"your fingerprint, to be read out to them: {made.registration.fingerprint}")
     say(look_at_data(made.config))

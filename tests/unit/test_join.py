@@ -97,6 +97,83 @@ def test_joining_again_keeps_keys_and_configuration(world: World) -> None:
     assert load_yaml_model(again.config, PlatformConfig).seed == 5
 
 
+def test_joining_again_names_what_had_no_effect(world: World) -> None:
+    first = world.joined["cinema"]
+    before = first.config.read_bytes()
+    (world.folder / "other.csv").write_text("user_id,item_id\nv,2\n")
+    other = world.folder / "other.csv"
+    same = join(world.folder, "cinema")
+    assert (first.kept, same.kept, same.notes) == (False, True, ())
+    invitation, home = world.folder / "cinema.invitation", world.folder / "cinema"
+    changed = {"interactions": other, "items": other, "namespace": "tmdb", "ports": (9999, 50061)}
+    notes = "\n".join(join_federation(invitation, home, **changed).notes)  # type: ignore[arg-type]
+    for part in ("--interactions", "data.interactions.path is", "--items", "--namespace tmdb", "--supernode-port 9999"):
+        assert part in notes
+    assert "--recommender-port" not in notes
+    assert first.config.read_bytes() == before
+    assert join_federation(invitation, home).notes == ()
+
+
+def test_the_command_says_what_it_kept(world: World) -> None:
+    from typer.testing import CliRunner
+
+    from client.cli import app
+
+    arguments = ["join", str(world.folder / "cinema.invitation"), str(world.folder / "cinema"), "--namespace", "tmdb"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0
+    assert "was there, and is kept as it is" in done.output
+    assert "note: --namespace tmdb had no effect: data.items.namespace is imdb" in done.output
+    assert "read it, above all the plan" not in done.output
+
+
+def test_another_plan_or_aggregator_of_an_invitation_is_named(world: World) -> None:
+    path = world.folder / "cinema.invitation"
+    changed = Invitation.read(path)
+    plan = changed.plan.model_copy(update={"rounds": 7})
+    changed.model_copy(update={"plan": plan, "aggregator": "other.example.org:1"}).write(path)
+    notes = "\n".join(join(world.folder, "cinema").notes)
+    assert "plan.rounds differ" in notes
+    assert "other.example.org:1 had no effect" in notes
+
+
+def test_a_folder_of_another_platform_or_federation_is_left_alone(world: World) -> None:
+    home = world.folder / "cinema"
+    before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="is of platform 'cinema'"):
+        join_federation(world.folder / "club.invitation", home)
+    path = world.folder / "cinema.invitation"
+    invitation = Invitation.read(path)
+    invitation.model_copy(update={"plan": invitation.plan.model_copy(update={"federation": "music"})}).write(path)
+    with pytest.raises(ConfigError, match="is of federation 'films'"):
+        join(world.folder, "cinema")
+    assert {path: path.read_bytes() for path in home.rglob("*") if path.is_file()} == before
+
+
+def test_a_configuration_that_cannot_be_read_stops_a_second_join(world: World) -> None:
+    world.joined["cinema"].config.write_text("name: [\n")
+    with pytest.raises(ConfigError, match=r"platform\.yaml"):
+        join(world.folder, "cinema")
+
+
+def test_a_first_join_needs_interactions(world: World) -> None:
+    with pytest.raises(ConfigError, match="--interactions: needed"):
+        join_federation(world.folder / "cinema.invitation", world.folder / "new")
+    assert not (world.folder / "new").exists()
+
+
+def test_a_second_authority_in_the_file_stays_trusted(world: World) -> None:
+    file = world.folder / "cinema/courier/ca.pem"
+    both = file.read_text() + make_authority("films").certificate.decode()
+    file.write_text(both)
+    assert join(world.folder, "cinema").notes == ()
+    assert file.read_text() == both
+    file.write_text(make_authority("films").certificate.decode())
+    (note,) = join(world.folder, "cinema").notes
+    assert "another authority" in note
+    assert file.read_text() == Invitation.read(world.folder / "cinema.invitation").ca
+
+
 def test_an_invitation_of_an_expired_authority_is_refused(world: World) -> None:
     path = world.folder / "cinema.invitation"
     stale = make_authority("films", days=-1).certificate.decode()

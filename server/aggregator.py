@@ -23,8 +23,8 @@ from server.admission import AdmissionBook
 from server.bundle import stage_app
 from server.flower import FlowerControl
 from server.metrics import AggregatorMetrics
-from server.runs import PENDING, RunFolder, list_runs, new_run_name
-from server.schedule import Resumer, next_start, started_at
+from server.runs import INTERRUPTED, PENDING, RunFolder, list_runs, new_run_name
+from server.schedule import HOPELESS, Resumer, next_start, started_at
 from server.superlink import aggregator_programs
 
 _log = getLogger(__name__)
@@ -120,14 +120,27 @@ class AggregatorProcess:
         runs = list_runs(config.state)
         lost = self._resumer.to_resume(runs)
         if lost is not None:
-            _log.warning("run %s has lost its process; it goes on from its last checkpoint", lost)
-            begin_run(config, lost)
+            self._resume(config, lost)
+            return
+        if runs and runs[-1].state == INTERRUPTED:
+            _log.error("run %s: %s", runs[-1].name, HOPELESS)
+            RunFolder(config.state, runs[-1].name).give_up(HOPELESS)
             return
         if runs and (runs[-1].state == PENDING or RunFolder(config.state, runs[-1].name).is_held()):
             return
         due = next_start(config.schedule, started_at(runs[-1]) if runs else None, self._began)
         if due is not None and due <= datetime.now(UTC):
             _log.info("scheduled run %s begins", begin_run(config))
+
+    def _resume(self, config: AggregatorConfig, lost: str) -> None:
+        _log.warning("run %s has lost its process; it goes on from its last checkpoint", lost)
+        try:
+            begin_run(config, lost)
+        except FederationError:
+            # The SuperLink may be restarting, too: the run is not given up for that, and tried again at the next tick.
+            self._resumer.not_begun(lost)
+            RunFolder(config.state, lost).interrupt()
+            raise
 
     def _stops_within(self, seconds: float) -> bool:
         """Wait for a signal; whether there has been one."""

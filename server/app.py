@@ -30,14 +30,16 @@ def main(grid: Grid, context: Context) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     config = _config()
     run = RunFolder(config.state, str(context.run_config["run-name"]))
+    observer = run.observer()
     strategy = FederatedFactorization(
         config.plan,
         run.checkpoints(keep=config.keep_checkpoints),
         run_id=run.name,
-        observer=run.observer(),
+        observer=observer,
         deadline=config.deadline,
         join_deadline=config.join_deadline,
         names=AdmittedNames(AdmissionBook(config.platforms)),
+        on_waiting=observer.on_waiting,
     )
     with run.recorded():
         strategy.start(grid)

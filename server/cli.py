@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Annotated
 
@@ -22,8 +23,9 @@ from server.admission import AdmissionBook
 from server.aggregator import AggregatorProcess, begin_run, control_of
 from server.backup import back_up, restore
 from server.doctor import examine
+from server.follow import follow
 from server.provisioning import initialise, invite, renew_certificate
-from server.runs import FAILED, FINISHED, INTERRUPTED, RunFolder, RunStatus, list_runs
+from server.runs import FINISHED, RunFolder, RunStatus, list_runs
 
 app = typer.Typer(
     name="crossfed-server",
@@ -143,20 +145,22 @@ def run(
     name = begin_run(settings, resume)
     say(f"run {name}")
     if not detach:
-        _follow(RunFolder(settings.state, name))
+        follow(RunFolder(settings.state, name), say)
 
 
 @app.command()
 def status(config: Config, as_json: AsJson = False) -> None:
     """Show the newest run and what each platform answered last."""
     settings = _load(config)
-    runs = list_runs(settings.state)
+    runs, entries = list_runs(settings.state), AdmissionBook(settings.platforms).all()
+    if not runs:
+        say_json(None) if as_json else say("no run yet; crossfed-server run begins one")
+        return
+    newest = without({name for name, entry in entries.items() if entry.revoked}, runs[-1])
     if as_json:
-        say_json(dataclasses.asdict(runs[-1]) if runs else None)
-    elif not runs:
-        say("no run yet; crossfed-server run begins one")
+        say_json(dataclasses.asdict(newest))
     else:
-        PlainConsole().print(status_table(runs[-1], sorted(AdmissionBook(settings.platforms).all())))
+        PlainConsole().print(status_table(newest, [name for name, entry in entries.items() if not entry.revoked]))
 
 
 @app.command()
@@ -228,6 +232,12 @@ def plan_from(federation: str, platforms: int, settings: list[str]) -> Federatio
     return plan
 
 
+def without(revoked: Container[str], run: RunStatus) -> RunStatus:
+    """A run's status without the answers of platforms that were revoked since."""
+    answers = {name: answer for name, answer in run.answers.items() if name not in revoked}
+    return dataclasses.replace(run, answers=answers)
+
+
 def status_table(run: RunStatus, admitted: list[str]) -> PlainTable:
     """One run, a row for each platform."""
     state = run.state if run.error is None else f"{run.state}: {run.error}"
@@ -241,28 +251,6 @@ def status_table(run: RunStatus, admitted: list[str]) -> PlainTable:
             ago = f"{time.time() - answer['time']:.0f}"
             table.add_row(name, answer["kind"], str(answer["round"]), answer["code"], ago)
     return table
-
-
-def _follow(run: RunFolder) -> None:
-    """Print rounds as they complete.
-
-    Raises:
-        FederationError: the run failed.
-    """
-    shown = 0
-    while True:
-        now = run.status()
-        for record in now.rounds[shown:]:
-            failed = "".join(f", {name}: {code}" for name, code in record["failed"].items())
-            say(f"round {record['round']}: {len(record['platforms'])} platforms, {record['seconds']:.1f} s{failed}")
-        shown = len(now.rounds)
-        if now.state == FINISHED:
-            say(f"run {run.name} is finished")
-            return
-        if now.state in (FAILED, INTERRUPTED):
-            reason = now.error or "its process is gone; a running crossfed-server start takes it up again"
-            raise FederationError(f"run {run.name} {now.state}: {reason}")
-        time.sleep(0.5)
 
 
 def _load(path: Path) -> AggregatorConfig:

@@ -7,7 +7,7 @@ platforms × 18 MB collected would be 18 GB.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from logging import getLogger
 from typing import Final, Protocol
 
@@ -87,17 +87,24 @@ class PlatformExchange:
         """Count bytes from here."""
         self.bytes_up = self.bytes_down = 0
 
-    def wait_for_nodes(self, wanted: int, *, deadline: float) -> list[int]:
+    def wait_for_nodes(
+        self, wanted: int, *, deadline: float, tell: Callable[[list[str], int], None] = lambda connected, wanted: None
+    ) -> list[int]:
         """The connected nodes, once there are ``wanted`` or ``deadline`` seconds have passed.
 
-        Flower's own waiting for a minimum of nodes has no deadline.
+        Flower's own waiting for a minimum of nodes has no deadline. ``tell`` is told the platforms' names, and how many are
+        wanted, whenever one has come or gone.
         """
         give_up = time.monotonic() + deadline
-        nodes = sorted(self.grid.get_node_ids())
-        while len(nodes) < wanted and time.monotonic() < give_up:
-            time.sleep(_POLL_SECONDS)
+        told: list[int] | None = None
+        while True:
             nodes = sorted(self.grid.get_node_ids())
-        return nodes
+            if nodes != told:
+                told = nodes
+                tell(sorted((self._admitted or {}).get(node, f"node {node}") for node in nodes), wanted)
+            if len(nodes) >= wanted or time.monotonic() >= give_up:
+                return nodes
+            time.sleep(_POLL_SECONDS)
 
     def ask(self, request: AgentRequest, nodes: Iterable[int] | None = None) -> Iterator[tuple[int, AgentReply]]:
         """Send ``request`` to ``nodes`` (all platforms of the run) and yield (node, answer) as answers come.

@@ -44,6 +44,8 @@ class RunStatus:
         error: why it failed.
         rounds: one record a completed round.
         answers: the last answer of each platform: kind, code and when.
+        connected: the platforms that were connected when the run last waited for them.
+        wanted: how many it waited for; 0 before.
     """
 
     name: str
@@ -54,6 +56,8 @@ class RunStatus:
     error: str | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    connected: list[str] = field(default_factory=list)
+    wanted: int = 0
 
     @property
     def server_round(self) -> int:
@@ -109,6 +113,12 @@ class RunFolder:
     def give_up(self, error: str) -> None:
         """Write down that an announced run could not begin."""
         self._end(FAILED, error)
+
+    def interrupt(self) -> None:
+        """Write down that a run whose process was lost could not be taken up yet: it still waits for that."""
+        status = self.mended()
+        status.state = RUNNING
+        self._write(status)
 
     def observer(self) -> RunRecorder:
         """An observer that keeps the status up to date."""
@@ -211,6 +221,12 @@ class RunRecorder:
         status.answers[platform] = {
             "kind": kind, "round": server_round, "code": code, "bytes": reply_bytes, "time": time.time(),
         }  # fmt: skip
+        self._folder.update(status)
+
+    def on_waiting(self, connected: list[str], wanted: int) -> None:
+        """The run waits for platforms; ``connected`` are there."""
+        status = self._folder.mended()
+        status.connected, status.wanted = connected, wanted
         self._folder.update(status)
 
     def on_round(self, record: RoundRecord) -> None:

@@ -10,6 +10,10 @@ from server.runs import INTERRUPTED, RunStatus
 
 _RESUMES = 5
 """A run whose process dies that often without finishing a round in between is left for the operator."""
+HOPELESS = (
+    f"its process was lost {_RESUMES} times without a round in between; state/logs/superexec.log says more, and "
+    "crossfed-server run --resume goes on with it"
+)
 
 
 def next_start(config: ScheduleConfig, last: datetime | None, began: datetime) -> datetime | None:
@@ -53,6 +57,11 @@ class Resumer:
             return None
         self._attempts[run.name] = (run.server_round, attempts + 1)
         return run.name
+
+    def not_begun(self, name: str) -> None:
+        """Resuming ``name`` could not even begin, which is not the run's fault: it does not count."""
+        rounds, attempts = self._attempts.get(name, (0, 1))
+        self._attempts[name] = (rounds, attempts - 1)
 
 
 def started_at(run: RunStatus) -> datetime:

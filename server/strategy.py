@@ -15,7 +15,7 @@ below the quorum ends the run with an error, its last checkpoint intact.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from logging import getLogger
 
@@ -55,6 +55,7 @@ class FederatedFactorization(Strategy):
         deadline: seconds that platforms have for one answer.
         join_deadline: seconds to wait for all platforms of the plan to connect; then those that are there begin.
         names: admitted name by Flower node id, as :class:`PlatformExchange` takes it.
+        on_waiting: told who is connected while the run waits for platforms, as :meth:`PlatformExchange.wait_for_nodes` does.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class FederatedFactorization(Strategy):
         deadline: float = 3600.0,
         join_deadline: float = 300.0,
         names: Mapping[int, str] | None = None,
+        on_waiting: Callable[[list[str], int], None] = lambda connected, wanted: None,
     ) -> None:
         self.plan = plan
+        self._on_waiting = on_waiting
         self.state = fresh_state(run_id, plan.row)
         self._cards = CardRelay()
         self._checkpoints = checkpoints
@@ -254,7 +257,7 @@ class FederatedFactorization(Strategy):
     def _join(self) -> dict[str, AgentReply]:
         """Ask every connected node who it is; the answers by platform name, in order of name."""
         wanted = self.plan.platforms or self.plan.min_platforms
-        connected = self._exchange.wait_for_nodes(wanted, deadline=self._join_deadline)
+        connected = self._exchange.wait_for_nodes(wanted, deadline=self._join_deadline, tell=self._on_waiting)
         question = self._request("join", 0, {"plan": self.plan.model_dump(mode="json")})
         replies = greet(self._exchange, question, connected, self.plan)
         self._require_quorum(len(replies), "joined")

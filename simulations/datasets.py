@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, replace
 from itertools import islice
+from logging import getLogger
 
 import numpy as np
 import polars as pl
@@ -31,6 +32,8 @@ from common.config.data import CleaningConfig
 from common.config.platform import CatalogueConfig
 from common.errors import DataError
 from simulations.scenario import PartitionSource, PlatformSource, Scenario, SplitConfig
+
+_log = getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +116,10 @@ def make_platforms(scenario: Scenario) -> list[SimulatedPlatform]:
     else:
         raw = _separate(scenario.platforms, _rng(scenario, "hide"))
     platforms = [_split(part, scenario) for part in raw]
+    for report in dict.fromkeys(part.data.report for part in raw):
+        if report.warning is not None:
+            # Commands that end with other tables than a run's show it so; a run prints the whole report.
+            _log.warning("%s", report.render())
     return sorted(platforms, key=lambda platform: platform.name)
 
 

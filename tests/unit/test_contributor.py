@@ -284,8 +284,12 @@ def test_no_weight_of_an_interaction_makes_a_round_fail(seed: int) -> None:
     rng = np.random.default_rng(seed)
     data = data_of([[0, 1], list(range(len(KEYS)))])
     weights = 10.0 ** np.where(rng.random(10) < 0.5, rng.uniform(-30, -20, 10), rng.uniform(30, 38.4, 10))
+    weights *= rng.choice([1.0, 1.0, -1.0, 0.0, np.nan], 10)
     heavy = replace(data.train, values=weights.astype(np.float32))
     contributor = PrivateContributor(PLAN, replace(data, train=heavy), Noiseless(PLAN.release_plan()))
+    trained = contributor._matrix.values
+    assert trained.min() >= np.float32(1e-3)
+    assert trained.max() <= np.float32(1e3)
     # The largest parameters that are admitted, nearly on one line.
     items = rng.normal(size=(len(KEYS), 3))
     items[:, 1] = items[:, 0] * (1 + rng.choice([0.0, 1e-7, 1e-4]))

@@ -25,8 +25,11 @@ class PlatformSource(FrozenModel):
     """One platform with data of its own."""
 
     name: PlatformName
+    """Of the platform."""
     data: DataConfig
+    """Its data."""
     catalogue: CatalogueConfig = CatalogueConfig()
+    """Which of its items others may know of."""
     hide_shared: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the items that other platforms also have, taken out of this platform's catalogue; its users' interactions
     with them are the truth for cross-platform recommendations."""
@@ -36,6 +39,7 @@ class PartitionSource(FrozenModel):
     """One data set, cut into platforms by user."""
 
     data: DataConfig
+    """The data set."""
     platforms: dict[PlatformName, Annotated[float, Field(gt=0)]] | None = None
     """Relative number of users by platform name."""
     equal_platforms: Annotated[int, Field(ge=1)] | None = None
@@ -44,6 +48,7 @@ class PartitionSource(FrozenModel):
     """Share of the items that every platform has; each of the others belongs to one platform, at random. What a user
     did with an item that the own platform lacks is the truth for cross-platform recommendations."""
     catalogue: CatalogueConfig = CatalogueConfig()
+    """Which items others may know of, on every platform."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -63,6 +68,8 @@ class SplitConfig(FrozenModel):
     """How each platform's interactions are divided into training, validation and test."""
 
     protocol: Literal["random-per-user", "leave-last-out", "strong-generalisation", "k-fold"] = "random-per-user"
+    """random-per-user: a share of each user's interactions is the test; leave-last-out: each user's last one;
+    strong-generalisation: users who were not trained on; k-fold: one part of each user's interactions."""
     test_share: Share = 0.2
     """random-per-user: of each user's interactions; strong-generalisation: truth of a held-out user."""
     validation_users: Annotated[float, Field(ge=0, le=1)] = 0.3
@@ -90,6 +97,7 @@ class CrossConfig(FrozenModel):
     """Choose the weights α of public attributes and β of popularity in runs that hide further shared items and are thrown
     away."""
     betas: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+    """Tried as weight β of popularity; growing."""
     attribute_weights: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
     """Tried as weight α of public attributes, together with β; growing, as are the β."""
     linear_weights: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.5, 1.0, 2.0)
@@ -106,9 +114,11 @@ class SearchParameter(FrozenModel):
     low: int | float | None = None
     """Lowest value; whole numbers are drawn where ``low`` and ``high`` are whole."""
     high: int | float | None = None
+    """Highest value."""
     log: bool = False
     """Whether the logarithm is drawn uniformly, not the value."""
     choices: tuple[bool | int | float | str, ...] | None = None
+    """Values to choose from, instead of a range."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -143,14 +153,21 @@ class Scenario(FrozenModel):
     name: str = ""
     """The file's name unless given."""
     description: str = ""
+    """One line for ``crossfed-simulate list``."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the partition, the splits, the initial factors and the bootstrap. Privacy noise takes no seed."""
     platforms: tuple[PlatformSource, ...] = ()
+    """Platforms with data of their own."""
     partition: PartitionSource | None = None
+    """In their place: one data set that is cut into platforms."""
     split: SplitConfig = SplitConfig()
+    """Training, validation and test."""
     plan: FederationPlan = FederationPlan()
+    """What all platforms agree on."""
     personalization: PersonalizationConfig = PersonalizationConfig()
+    """How each platform's own model is built."""
     cross: CrossConfig = CrossConfig()
+    """How cross-platform recommendations are measured."""
     price_at: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Also train privately at these ε, and show beside the exact model what privacy costs; only under ``mode: none``."""
     protocol: Literal["full", "sampled-99"] = "full"

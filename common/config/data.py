@@ -34,8 +34,11 @@ class InteractionsConfig(FileConfig):
     """One row per interaction. A column that is not named is guessed from well-known names (user_id, rating, …)."""
 
     path: ConfigPath
+    """The file."""
     user_column: str | None = None
+    """Who; null: ``user_id``, ``user``, ``customer`` and the like."""
     item_column: str | None = None
+    """What; null: ``item_id``, ``item``, ``movie_id``, ``sku`` and the like."""
     value_column: str | None = None
     """The rating or the event's weight. Where there is one, rows without a finite value are dropped."""
     time_column: str | None = None
@@ -76,7 +79,9 @@ class ItemsConfig(FileConfig):
     without_key: Literal["private", "drop"] = "private"
     """An item that has no public id gets a key of the platform's own, or is left out."""
     title_column: str | None = None
+    """The title, text; null: ``title`` or ``name`` where there is one."""
     genres_column: str | None = None
+    """Genres or categories; null: ``genres``, ``category``, ``tags`` and the like where there is one."""
     genre_separator: Annotated[str, Field(min_length=1)] | None = None
     """null: a blank for RecBole's files, | for others."""
     attribute_columns: tuple[str, ...] | None = None
@@ -95,7 +100,9 @@ class UsersConfig(FileConfig):
     """Profile attributes, one row per user. They never leave the platform."""
 
     path: ConfigPath
+    """The file."""
     id_column: str | None = None
+    """The column that the interactions' user column refers to; null: ``user_id`` and the like."""
     attribute_columns: tuple[str, ...] | None = None
     """null: all other columns."""
 
@@ -137,14 +144,18 @@ class DataConfig(FrozenModel):
     """All of one platform's data."""
 
     interactions: InteractionsConfig
+    """The interactions file."""
     items: ItemsConfig = ItemsConfig()
+    """The items file."""
     users: UsersConfig | None = None
+    """The users file; null: none."""
     feedback: Literal["implicit", "explicit"] = "implicit"
     """What the values mean: events (whatever is there is liked) or ratings."""
     catalogue: Literal["items_file", "interactions"] | None = None
     """items_file: every item of the file, and no other; interactions: the items that are left after cleaning; null:
     items_file where there is one."""
     cleaning: CleaningConfig = CleaningConfig()
+    """What is dropped."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

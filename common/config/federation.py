@@ -45,6 +45,7 @@ class FederationPlan(FrozenModel):
     towers: TowerConfig | None = None
     """The deep two-tower model, trained after the factorisation over the same items; null: none."""
     privacy: PrivacyConfig = PrivacyConfig()
+    """What users are promised, and the mechanism that keeps the promise."""
 
     @property
     def private(self) -> bool:

@@ -42,6 +42,7 @@ class LinearConfig(FrozenModel):
     """Only so many items, the first by released count in each group of owners; all unless given.
     ``mode: none`` only."""
     privacy: LinearPrivacy = LinearPrivacy()
+    """The release of the statistics under ``mode: user``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -19,6 +19,7 @@ class FactorizationConfig(FrozenModel):
     """
 
     feedback: Literal["implicit", "explicit"] = "implicit"
+    """What values mean: implicit, weights of events; explicit, ratings. ``data.feedback`` of every platform says the same."""
     dimension: Annotated[int, Field(ge=1, le=1024)] = 32
     """d: length of a user or item factor."""
     regularization: Positive = 30.0
@@ -36,6 +37,7 @@ class FactorizationConfig(FrozenModel):
     iterations: Annotated[int, Field(ge=1, le=10_000)] = 10
     """Sweeps of local or pooled training; the number of server rounds of a federation is set there."""
     solver: Literal["cholesky", "cg"] = "cholesky"
+    """How a user's or an item's system is solved: cholesky, exactly; cg, by ``cg_steps`` steps of conjugate gradients."""
     cg_steps: Annotated[int, Field(ge=1, le=100)] = 4
     """Steps a solve. In a federation each starts from zero: 4 reach the objective of 3 warm-started ones, 6 that of the exact
     solver to 1e-5, at a quarter of its time (MovieLens-1M, d = 64)."""

@@ -139,13 +139,21 @@ class PrivacyConfig(FrozenModel):
     round_schedule: tuple[Positive, ...] | None = None
     """Relative budgets (of μ²) of the server rounds, one each; a geometric series by ``round_growth`` unless given."""
     clip_norm: Positive | None = None
+    """Γ: largest L2 norm of a user factor in a released sum; null: tuned for ε, as all that follow."""
     weight_total: Positive | None = None
+    """B: squared L2 norm of a user's item weights; the sensitivity of the item vectors is √B·Γ."""
     popularity_exponent: Annotated[float, Field(ge=0, le=2)] | None = None
+    """q: an item's weight falls as its released count to the power −q."""
     max_count_contribution: Positive | None = None
+    """K: a user with more than K items counts √(K/n) for each of n."""
     kept_items: Annotated[int, Field(ge=1)] | None = None
+    """Only that many items, the first by released count, are trained."""
     counts_share: Share | None = None
+    """Share of the budget (of μ²) that the counts take, once."""
     gram_share: Share | None = None
+    """Share of the budget (of μ²) that the users' Gram matrices take, over all rounds."""
     round_growth: Positive | None = None
+    """How much more of the budget (of μ²) each server round gets than the one before."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -29,9 +29,14 @@ class RankerConfig(FrozenModel):
     calibration_users: Share = 0.25
     """Share of the users who are not trained on: they stop the training, and their lists calibrate the probabilities."""
     epochs: Annotated[int, Field(ge=1, le=1000)] = 40
+    """Passes over the training users, at most."""
     patience: Annotated[int, Field(ge=1, le=1000)] = 3
     """Epochs without a lower loss on other users before it stops."""
     batch: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+    """Candidates of one training step."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
+    """Of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+    """Of AdamW."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of initial weights and drawn candidates."""

@@ -18,17 +18,19 @@ class ServingLimits(FrozenModel):
     """Threads that answer requests."""
     max_waiting: Annotated[int, Field(ge=1)] = 256
     """Requests at a time, waiting ones included; more are refused at once with RESOURCE_EXHAUSTED."""
-    max_message_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    max_message_bytes: Annotated[int, Field(ge=1024, json_schema_extra={"unit": "bytes"})] = 1 << 20
+    """Largest request, in bytes."""
     max_k: Annotated[int, Field(ge=1)] = 1000
+    """Longest list that can be asked for."""
     max_history: Annotated[int, Field(ge=1)] = 10_000
     """Most items in the history of one request."""
     approximate_above: Annotated[int, Field(ge=1)] = EXACT_UP_TO
     """From how many items of a catalogue on search is approximate (usearch)."""
     cached_users: Annotated[int, Field(ge=0)] = 10_000
     """Users whose factors are kept; the others' are solved anew in well under a millisecond."""
-    poll_seconds: Annotated[float, Field(gt=0)] = 2.0
+    poll_seconds: Annotated[float, Field(gt=0, json_schema_extra={"unit": "seconds"})] = 2.0
     """How often the store is looked at for a version that another process wrote; the agent tells of its own at once."""
-    drain_seconds: Annotated[float, Field(ge=0)] = 10.0
+    drain_seconds: Annotated[float, Field(ge=0, json_schema_extra={"unit": "seconds"})] = 10.0
     """How long requests under way may take once the service is stopping."""
 
 

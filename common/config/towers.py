@@ -20,6 +20,8 @@ class EncoderConfig(FrozenModel):
     attribute: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
     """``title`` and ``genres`` are always there; any other is a column of the items file."""
     kind: EncoderKind
+    """multi_hot: categories; numeric: a number; text: hashed tokens and convolutions; text_transformer: hashed tokens and one
+    Transformer block; sentence: a local sentence model; image: a small CNN over files; vector: a precomputed embedding."""
     buckets: Annotated[int, Field(ge=2, le=1_000_000)] = 4096
     """multi_hot, text: values or tokens are hashed into so many rows, the same on every platform."""
     width: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -34,11 +36,15 @@ class SequenceConfig(FrozenModel):
     """The encoder of a user's recent history."""
 
     kind: Literal["none", "mean", "gru", "transformer"] = "transformer"
+    """none: no history; mean: the mean of its items; gru: a recurrent network; transformer: self-attention."""
     length: Annotated[int, Field(ge=1, le=1000)] = 50
     """Most recent items that are read."""
     blocks: Annotated[int, Field(ge=1, le=12)] = 2
+    """transformer: how many blocks, one above the other."""
     heads: Annotated[int, Field(ge=1, le=16)] = 2
+    """transformer: attention heads of a block."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the values that a training step sets to 0."""
 
 
 class TowerTraining(FrozenModel):
@@ -49,7 +55,9 @@ class TowerTraining(FrozenModel):
     local_epochs: Annotated[float, Field(gt=0, le=100)] = 1.0
     """Passes over the platform's users in one round. ``mode: none`` only."""
     batch_users: Annotated[int, Field(ge=1, le=65_536)] = 128
+    """Users of one training step."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    """Of the platforms' own optimiser (Adam)."""
     schedule: Literal["constant", "cosine", "warmup"] = "constant"
     """Of the learning rate over the server rounds."""
     loss: Literal["sampled_softmax", "bpr", "squared"] = "sampled_softmax"
@@ -57,7 +65,10 @@ class TowerTraining(FrozenModel):
     negatives: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Items drawn uniformly for each batch, the same for all its users; 0: every item of the platform's catalogue."""
     temperature: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Scores are divided by it before the softmax."""
     aggregation: Literal["fedavg", "fedprox", "fedadam", "median", "trimmed_mean"] = "fedavg"
+    """How platforms' updates become one: fedavg, the weighted mean; fedprox, the same with local updates held near the
+    shared ones (``proximal``); fedadam, Adam at the server; median and trimmed_mean, robust means, ``mode: none`` only."""
     proximal: Annotated[float, Field(ge=0)] = 0.0
     """μ of FedProx (Li et al. 2020)."""
     server_learning_rate: Annotated[float, Field(gt=0)] = 1e-2
@@ -88,12 +99,15 @@ class TowerConfig(FrozenModel):
     """
 
     dimension: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Length of a user's and of an item's vector; a multiple of ``sequence.heads``."""
     item_ids: bool = True
     """Whether items have an id row besides their content; without it every item is a cold item."""
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the items whose id row a training step hides, so that content learns to stand alone (Volkovs et al. 2017)."""
     encoders: tuple[EncoderConfig, ...] = ()
+    """The attributes of items that are read, one encoder each."""
     sequence: SequenceConfig = SequenceConfig()
+    """How a user's recent history becomes a vector."""
     user_embedding: bool = False
     """A row per user, trained at home and never sent."""
     profile: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
@@ -101,7 +115,9 @@ class TowerConfig(FrozenModel):
     adapter: bool = False
     """A private linear map behind the user tower, trained after the shared variables, which it leaves as they are."""
     training: TowerTraining = TowerTraining()
+    """Local training, and how its results are combined."""
     privacy: TowerPrivacy = TowerPrivacy()
+    """Training under ``mode: user``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,5 +1,6 @@
 """A platform's long-lived process: the agent on its socket, the recommender on its port, the courier's programs beside it.
 
+0  lock       one agent and one courier a platform, before anything is touched
 1  load       data, keys and books, once
 2  serve      the agent to the courier, the recommender to applications, metrics to Prometheus
 3  supervise  SuperNode and SuperExec, started again with back-off
@@ -22,7 +23,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry
 
 from client.agent_metrics import AgentMetrics, MeasuredAgent
-from client.agent_service import serve_agent
+from client.agent_service import SocketWatch, serve_agent
 from client.aggregator_watch import AggregatorWatch
 from client.data.recorded import EventRules
 from client.loading import load_training_data, make_agent
@@ -34,6 +35,10 @@ from common.config.loader import load_yaml_model
 from common.config.serving import ServingConfig
 from common.errors import ConfigError, CrossfedError
 from common.exchange import OK, AgentConnection, AgentReply, AgentRequest
+from common.files import make_folder
+from common.guard import check_memory_limit
+from common.locks import held
+from common.ports import check_port_free
 from common.signals import SignalQueue
 from common.supervise import Supervisor
 
@@ -98,11 +103,14 @@ class PlatformProcess:
         """Run until SIGTERM or SIGINT.
 
         Raises:
+            InUseError: this platform runs already; names the process.
             CrossfedError: configuration, data, keys or ports cannot be used; nothing is left running.
         """
+        check_memory_limit()
         config = load_yaml_model(self._path, PlatformConfig)
-        signals = SignalQueue(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         with ExitStack() as stack:
+            self._lock(config, stack)
+            signals = SignalQueue(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             registry = CollectorRegistry()
             if self._part != "courier":
                 self._serve(config, registry, AgentMetrics(registry, config.state), stack)
@@ -117,6 +125,17 @@ class PlatformProcess:
                 self._reload()
         _log.info("platform %s has stopped", config.name)
 
+    def _lock(self, config: PlatformConfig, stack: ExitStack) -> None:
+        """The agent's lock lies with its state; the courier's in its own folder, as its user cannot see the agent's."""
+        me, mend = f"crossfed-client start --part {self._part}", "one at a time: end that one first"
+        if self._part != "courier":
+            make_folder(config.state, mode=0o700)
+            stack.enter_context(held(config.state / "agent.lock", me, mend=mend))
+        if self._part != "agent":
+            courier = config.supernode.superexec_secret.parent
+            make_folder(courier, mode=0o750)
+            stack.enter_context(held(courier / "courier.lock", me, mend=mend))
+
     def _serve(
         self, config: PlatformConfig, registry: CollectorRegistry, metrics: AgentMetrics, stack: ExitStack
     ) -> None:
@@ -129,8 +148,14 @@ class PlatformProcess:
         give_to_group(config.socket)
         if config.recommender.enabled:
             self._recommender = _serve_recommender(config, registry)
+            self._recommender.agent_reachable(True)
             stack.callback(self._recommender.stop)
             _log.info("recommender at %s", self._recommender.target)
+        stack.callback(SocketWatch(config.socket.path, self._tell_reachable).stop)
+
+    def _tell_reachable(self, reachable: bool) -> None:
+        if self._recommender is not None:
+            self._recommender.agent_reachable(reachable)
 
     def _reload(self) -> None:
         """Read configuration and data again, for the next run; serve the newest model at once."""
@@ -161,6 +186,7 @@ def log_file(config: PlatformConfig, part: Part) -> Path:
 
 def _supervise(config: PlatformConfig, registry: CollectorRegistry, stack: ExitStack) -> None:
     """The courier's side: its programs, and an eye on the aggregator."""
+    check_port_free("127.0.0.1", config.supernode.port, "supernode.port")
     watch = AggregatorWatch(config, registry)
     logs = config.supernode.superexec_secret.parent / "logs"
     supervisor = Supervisor(courier_programs(config, logs), on_exit=watch.program_ended)

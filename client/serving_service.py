@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from common.proto import recommender_pb2, recommender_pb2_grpc
 SERVICE = recommender_pb2.DESCRIPTOR.services_by_name["Recommender"].full_name
 STORE_HEALTH = "crossfed.store"
 """Name in the health service that is NOT_SERVING while the store is damaged, whatever serves."""
+AGENT_HEALTH = "crossfed.agent"
+"""Name that is NOT_SERVING while the aggregator's requests do not reach the platform's agent."""
 _OPEN_TO_ALL = "/grpc.health.v1.Health/"
 
 
@@ -54,22 +57,24 @@ class RecommenderServer:
         model: what serves; ``model.reload()`` swaps at once what the store's watcher would find a little later.
     """
 
-    def __init__(
-        self, server: grpc.Server, target: str, model: ServingModel, health_status: health.HealthServicer, drain: float
-    ) -> None:
+    def __init__(self, server: grpc.Server, target: str, model: ServingModel, told: _Health, drain: float) -> None:
         self.target = target
         self.model = model
         self._server = server
-        self._health = health_status
+        self._health = told
         self._drain = drain
 
     @property
     def port(self) -> int:
         return int(self.target.rpartition(":")[2])
 
+    def agent_reachable(self, reachable: bool) -> None:
+        """Tell health checks whether the platform's agent, which runs in this process, can be reached."""
+        self._health.agent_reachable(reachable)
+
     def stop(self) -> None:
         """Report NOT_SERVING, take no more requests, finish those under way, close the log."""
-        self._health.enter_graceful_shutdown()
+        self._health.statuses.enter_graceful_shutdown()
         self._server.stop(self._drain).wait()
         self.model.stop()
         self.model.feedback.close()
@@ -117,14 +122,14 @@ def serve_recommender(
         raise ConfigError(f"serving.host: {settings.host} can be reached from other hosts; set TLS files and a token")
     limit_blas_threads()
     prefer_short_waits()
-    statuses = health.HealthServicer()
+    told = _Health(counts)
     log = FeedbackLog(store_root / "feedback.log" if feedback is None else feedback, rules)
     model = ServingModel(
         PlatformStore(store_root),
         log,
         settings,
-        on_change=_reporter(statuses, counts),
-        on_problems=_problem_reporter(statuses, counts),
+        on_change=told.model_changed,
+        on_problems=told.store_problems,
     )
     try:
         server, bound = _server(settings, settings.port if port is None else port, token, tls)
@@ -132,41 +137,58 @@ def serve_recommender(
         log.close()
         raise
     recommender_pb2_grpc.add_RecommenderServicer_to_server(RecommenderServicer(model, settings, counts), server)
-    health_pb2_grpc.add_HealthServicer_to_server(statuses, server)
+    health_pb2_grpc.add_HealthServicer_to_server(told.statuses, server)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    for name in ("", SERVICE):
-        statuses.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-    statuses.set(STORE_HEALTH, health_pb2.HealthCheckResponse.SERVING)
     model.start()
     server.start()
-    return RecommenderServer(server, f"{settings.host}:{bound}", model, statuses, settings.drain_seconds)
+    return RecommenderServer(server, f"{settings.host}:{bound}", model, told, settings.drain_seconds)
 
 
-def _reporter(statuses: health.HealthServicer, metrics: ServingMetrics) -> Callable[[Snapshot | None], None]:
-    """Tells health checks and metrics of swaps."""
+class _Health:
+    """What health checks and metrics are told, from what is known of model, store and agent.
 
-    def report(snapshot: Snapshot | None) -> None:
+    The recommender's own service serves as soon as there is a model; the process as a whole (the empty name) only while the
+    platform's agent can be reached, too, where it runs one.
+    """
+
+    def __init__(self, metrics: ServingMetrics) -> None:
+        self.statuses = health.HealthServicer()
+        self._metrics = metrics
+        self._has_model = False
+        self._agent = True
+        self._lock = threading.Lock()
+        self._say()
+        self._set(STORE_HEALTH, serving=True)
+
+    def model_changed(self, snapshot: Snapshot | None) -> None:
         if snapshot is None:
-            metrics.reload_failed()
+            self._metrics.reload_failed()
             return
         server_round = snapshot.recommender.model.server_round
-        metrics.serves(snapshot.version, server_round, snapshot.loaded_at, snapshot.index_recall)
-        for name in ("", SERVICE):
-            statuses.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._metrics.serves(snapshot.version, server_round, snapshot.loaded_at, snapshot.index_recall)
+        with self._lock:
+            self._has_model = True
+            self._say()
 
-    return report
+    def store_problems(self, problems: Sequence[str]) -> None:
+        """A store may be damaged while an older version serves."""
+        self._metrics.store_problems(len(problems))
+        self._set(STORE_HEALTH, serving=not problems)
 
+    def agent_reachable(self, reachable: bool) -> None:
+        with self._lock:
+            self._agent = reachable
+            self._say()
+            self._set(AGENT_HEALTH, serving=reachable)
 
-def _problem_reporter(statuses: health.HealthServicer, metrics: ServingMetrics) -> Callable[[Sequence[str]], None]:
-    """Tells health checks and metrics of a store that is damaged, also while an older version serves."""
+    def _say(self) -> None:
+        self._set(SERVICE, serving=self._has_model)
+        self._set("", serving=self._has_model and self._agent)
 
-    def report(problems: Sequence[str]) -> None:
-        metrics.store_problems(len(problems))
+    def _set(self, name: str, *, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse
-        statuses.set(STORE_HEALTH, status.NOT_SERVING if problems else status.SERVING)
-
-    return report
+        self.statuses.set(name, status.SERVING if serving else status.NOT_SERVING)
 
 
 def _server(settings: ServingConfig, port: int, token: str | None, tls: TlsFiles | None) -> tuple[grpc.Server, int]:

@@ -10,26 +10,31 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from logging import getLogger
 from pathlib import Path
 
 from common.config.deploy import AggregatorConfig
 from common.config.loader import load_yaml_model
-from common.errors import CrossfedError, FederationError
+from common.errors import CrossfedError, FederationError, InUseError
+from common.files import make_folder
+from common.locks import held
+from common.ports import check_port_free
 from common.signals import SignalQueue
 from common.supervise import Supervisor
 from server.admission import AdmissionBook
 from server.bundle import stage_app
 from server.flower import FlowerControl
 from server.metrics import AggregatorMetrics
-from server.runs import INTERRUPTED, PENDING, RunFolder, list_runs, new_run_name
+from server.runs import INTERRUPTED, RunFolder, list_runs, new_run_name, run_going_on
 from server.schedule import HOPELESS, Resumer, next_start, started_at
 from server.superlink import aggregator_programs
 
 _log = getLogger(__name__)
 
 _TICK_SECONDS = 2.0
+_WAIT_SECONDS = 0.5
 
 
 def control_of(config: AggregatorConfig) -> FlowerControl:
@@ -41,18 +46,40 @@ def begin_run(config: AggregatorConfig, name: str | None = None) -> str:
     """Begin a run, or take a run up again from its last checkpoint; returns its name.
 
     Raises:
-        FederationError: the SuperLink does not answer, or the run is going on.
+        InUseError: a run is going on; names it.
+        FederationError: the SuperLink does not answer.
     """
-    run = RunFolder(config.state, name or new_run_name())
-    if run.is_held():
-        raise FederationError(f"run {run.name} is going on; crossfed-server status shows it")
-    run.announce()
-    try:
-        control_of(config).start_run(stage_app(config.state / "app"), run.name)
-    except FederationError as error:
-        run.give_up(str(error))
-        raise
+    make_folder(config.state, mode=0o700)
+    # Who looks and who announces must be one: two commands of the same second would both see that nothing is going on.
+    with held(config.state / "begin.lock", "crossfed-server run", mend="try again in a moment"):
+        if (other := run_going_on(config.state)) is not None:
+            raise InUseError(
+                f"run {other.name} is going on ({other.server_round} rounds done), and a second one would disturb it; "
+                "crossfed-server status shows it, and crossfed-server run --wait begins after it"
+            )
+        run = RunFolder(config.state, name or new_run_name())
+        run.announce()
+        try:
+            control_of(config).start_run(stage_app(config.state / "app"), run.name)
+        except FederationError as error:
+            run.give_up(str(error))
+            raise
     return run.name
+
+
+def wait_for_end(config: AggregatorConfig, tell: Callable[[str], None]) -> None:
+    """Wait until no run is going on.
+
+    Args:
+        config: of the aggregator.
+        tell: told of each run that is waited for.
+    """
+    told: set[str] = set()
+    while (other := run_going_on(config.state)) is not None:
+        if other.name not in told:
+            told.add(other.name)
+            tell(f"run {other.name} is going on; waiting for its end")
+        time.sleep(_WAIT_SECONDS)
 
 
 class AggregatorProcess:
@@ -74,9 +101,19 @@ class AggregatorProcess:
         """Run until SIGTERM or SIGINT.
 
         Raises:
-            CrossfedError: the configuration, a certificate or a program is missing; nothing is left running.
+            InUseError: another aggregator runs on this state.
+        CrossfedError: the configuration, a certificate or a program is missing, or a port is taken; nothing is left running.
         """
         config = load_yaml_model(self._path, AggregatorConfig)
+        make_folder(config.state, mode=0o700)
+        mend = "one aggregator at a time: end that one first"
+        with held(config.state / "aggregator.lock", "crossfed-server start", mend=mend):
+            self._run(config)
+
+    def _run(self, config: AggregatorConfig) -> None:
+        check_port_free("127.0.0.1", config.superlink_port, "superlink_port")
+        if config.proxy.enabled:
+            check_port_free(config.proxy.host, config.proxy.port, "proxy.port")
         self._signals = SignalQueue(signal.SIGTERM, signal.SIGINT)
         metrics = AggregatorMetrics(config)
         supervisor = Supervisor(aggregator_programs(config, self._path), on_exit=metrics.program_ended)
@@ -126,7 +163,7 @@ class AggregatorProcess:
             _log.error("run %s: %s", runs[-1].name, HOPELESS)
             RunFolder(config.state, runs[-1].name).give_up(HOPELESS)
             return
-        if runs and (runs[-1].state == PENDING or RunFolder(config.state, runs[-1].name).is_held()):
+        if run_going_on(config.state) is not None:
             return
         due = next_start(config.schedule, started_at(runs[-1]) if runs else None, self._began)
         if due is not None and due <= datetime.now(UTC):

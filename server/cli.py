@@ -20,7 +20,7 @@ from common.errors import ConfigError, FederationError
 from common.logs import logged_failure, set_up_logs
 from common.provisioning import Registration, normal_fingerprint
 from server.admission import AdmissionBook
-from server.aggregator import AggregatorProcess, begin_run, control_of
+from server.aggregator import AggregatorProcess, begin_run, control_of, wait_for_end
 from server.backup import back_up, restore
 from server.doctor import examine
 from server.follow import follow
@@ -137,11 +137,16 @@ def run(
     config: Config,
     resume: Annotated[str | None, typer.Option(help="Go on with this run from its last checkpoint.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Begin after a run that is going on, in place of a refusal.")
+    ] = False,
 ) -> None:
     """Begin a federation run now and follow it. Needs a running crossfed-server start."""
     settings = _load(config)
     if resume is not None and RunFolder(settings.state, resume).status().state == FINISHED:
         raise ConfigError(f"--resume {resume}: has finished; leave the option out for a new run")
+    if wait:
+        wait_for_end(settings, say)
     name = begin_run(settings, resume)
     say(f"run {name}")
     if not detach:

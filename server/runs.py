@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from logging import getLogger
@@ -17,8 +16,9 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from common.errors import ConfigError, CrossfedError, FederationError, NewerStoreError, StoreError
-from common.files import write_atomically
+from common.errors import ConfigError, CrossfedError, FederationError, InUseError, NewerStoreError, StoreError
+from common.files import make_folder, write_atomically
+from common.locks import held, is_held
 from server.checkpoint import CheckpointStore
 from server.state import RoundRecord
 
@@ -27,6 +27,9 @@ PENDING, RUNNING, FINISHED, FAILED, INTERRUPTED = "pending", "running", "finishe
 _STATES: Final = (PENDING, RUNNING, FINISHED, FAILED, INTERRUPTED)
 _FORMAT: Final = 1
 _STATUS: Final = "status.json"
+_LOCK: Final = "lock"
+_ONE_RUN: Final = "run.lock"
+_BEGINS_WITHIN_SECONDS: Final = 300.0
 
 _log = getLogger(__name__)
 
@@ -81,6 +84,7 @@ class RunFolder:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"run name {name!r}: letters, digits, dots, dashes and underscores only, 64 at most")
         self.name = name
+        self._state = state
         self.folder = state / "runs" / name
 
     def checkpoints(self, *, keep: int) -> CheckpointStore:
@@ -131,17 +135,17 @@ class RunFolder:
         Raises:
             FederationError: another process holds it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
+        make_folder(self.folder)
+        with self._held():
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FederationError(f"run {self.name} is already running in another process") from None
-            status = self.mended()
-            status.state, status.process, status.ended, status.error = RUNNING, os.getpid(), None, None
-            self._write(status)
-            try:
-                yield
+                # Two runs would enrol the same platforms, and each would be answered in the other's name.
+                with held(
+                    self._state / _ONE_RUN, f"run {self.name}", mend="one run at a time: begin this one again later"
+                ):
+                    status = self.mended()
+                    status.state, status.process, status.ended, status.error = RUNNING, os.getpid(), None, None
+                    self._write(status)
+                    yield
             except BaseException as error:
                 text = (
                     str(error)
@@ -151,6 +155,17 @@ class RunFolder:
                 self._end(FAILED, text)
                 raise
             self._end(FINISHED, None)
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        lock = held(self.folder / _LOCK, f"run {self.name}", mend="")
+        try:
+            lock.__enter__()
+        except InUseError:
+            raise FederationError(f"run {self.name} is already running in another process") from None
+        with ExitStack() as stack:
+            stack.push(lock)
+            yield
 
     def update(self, change: RunStatus) -> None:
         """Write a status."""
@@ -199,14 +214,20 @@ class RunFolder:
 
     def is_held(self) -> bool:
         """Whether a process is running it now."""
-        try:
-            with (self.folder / "lock").open() as lock:
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            return False
-        except BlockingIOError:
+        return is_held(self.folder / _LOCK)
+
+    def is_going_on(self) -> bool:
+        """Whether a process is running it, or is about to: Flower has taken it on, and has not had the time to begin.
+
+        A run that was announced and whose process never began, because the SuperLink lost it, bars no other for ever.
+        """
+        if self.is_held():
             return True
-        return False
+        try:
+            announced = self._path.stat().st_mtime
+            return self._read().state == PENDING and time.time() - announced < _BEGINS_WITHIN_SECONDS
+        except (OSError, StoreError):
+            return False
 
 
 class RunRecorder:
@@ -236,6 +257,12 @@ class RunRecorder:
         earlier = [r for r in status.rounds if r["round"] < record.round or r.get("phase") != record.phase]
         status.rounds = [*earlier, record.as_dict()]
         self._folder.update(status)
+
+
+def run_going_on(state: Path) -> RunStatus | None:
+    """The run that a process is running or is about to, if there is one."""
+    going = (run for run in reversed(read_runs(state)[0]) if RunFolder(state, run.name).is_going_on())
+    return next(going, None)
 
 
 def list_runs(state: Path) -> list[RunStatus]:

@@ -6,38 +6,160 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from client.agent_process import PlatformProcess
 from client.join import join_federation
 from client.keys import KeyFolder
+from client.remote import RemoteAgent
+from client.serving_service import AGENT_HEALTH, serve_recommender
+from client.store import PlatformStore
 from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.errors import InUseError
+from common.exchange import AgentRequest
+from common.locks import held
 from server.provisioning import initialise, invite
+from simulations.bench.serving import random_platform_model
 from simulations.deployment import free_port, wait_for
 
+ROOT = str(Path(__file__).parents[2])
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
-def test_a_hangup_before_the_first_model_reloads_and_does_not_end_the_agent(tmp_path: Path) -> None:
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: a socket's has at most 100 bytes."""
+    with tempfile.TemporaryDirectory(prefix="crossfed-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def config(folder: Path) -> Path:
+    """``platform.yaml`` of a platform that has joined."""
     plan = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
-    made = initialise(tmp_path / "fed", plan, "127.0.0.1:9443")
-    invitation, interactions, log = tmp_path / "a.invitation", tmp_path / "views.csv", tmp_path / "log"
+    made = initialise(folder / "fed", plan, "127.0.0.1:9443")
+    invitation, interactions = folder / "a.invitation", folder / "views.csv"
     invite(load_yaml_model(made.config, AggregatorConfig), "a", invitation)
     interactions.write_text("user_id,item_id\n" + "".join(f"{user},{user % 7}\n" for user in range(20)))
-    ports = (free_port(), free_port())
-    joined = join_federation(invitation, tmp_path / "a", interactions=interactions, ports=ports)
+    joined = join_federation(invitation, folder / "a", interactions=interactions, ports=(free_port(), free_port()))
     KeyFolder(load_yaml_model(joined.config, PlatformConfig).keys).new_secret()
-    command = [str(Path(sys.executable).parent / "crossfed-client"), "start", "--part", "agent"]
+    return joined.config
+
+
+@dataclass
+class Agent:
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait_said(self, text: str) -> None:
+        wait_for(lambda: text in self.log.read_text() or self.process.poll() is not None, repr(text), 90)
+        assert self.process.poll() is None, self.log.read_text()
+
+    def end(self) -> None:
+        os.kill(self.process.pid, signal.SIGTERM)
+        assert self.process.wait(60) == 0
+        assert "platform a has stopped" in self.log.read_text()
+
+
+def command(config: Path) -> list[str]:
+    return [sys.executable, "-m", "client", "start", "--part", "agent", "--config", str(config)]
+
+
+@contextmanager
+def agent_of(config: Path) -> Iterator[Agent]:
+    log = config.parent / "log"
     with log.open("wb") as output:
-        agent = subprocess.Popen([*command, "--config", str(joined.config)], stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command(config), stdout=output, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": ROOT}
+        )
+    agent = Agent(process, log)
     try:
-        wait_for(lambda: "platform a is ready" in log.read_text() or agent.poll() is not None, "the agent", 90)
-        assert agent.poll() is None, log.read_text()
-        os.kill(agent.pid, signal.SIGHUP)
-        wait_for(lambda: "the next run uses it" in log.read_text() or agent.poll() is not None, "the reload", 90)
-        assert agent.poll() is None, log.read_text()
-        os.kill(agent.pid, signal.SIGTERM)
-        assert agent.wait(60) == 0
-        assert "platform a has stopped" in log.read_text()
+        agent.wait_said("platform a is ready")
+        yield agent
     finally:
-        agent.kill()
-        agent.wait()
+        process.kill()
+        process.wait()
+
+
+def code_of(socket: Path) -> str:
+    with RemoteAgent(socket, timeout=30) as remote:
+        request = AgentRequest(kind="no such kind", run_id="r", server_round=0, config={}, arrays={})
+        return remote.exchange(request).code
+
+
+def test_a_hangup_before_the_first_model_reloads_and_does_not_end_the_agent(config: Path) -> None:
+    with agent_of(config) as agent:
+        os.kill(agent.process.pid, signal.SIGHUP)
+        agent.wait_said("the next run uses it")
+        agent.end()
+
+
+def test_a_second_start_is_refused_by_name_and_the_first_still_answers(config: Path) -> None:
+    PlatformStore(load_yaml_model(config, PlatformConfig).state / "store").commit(random_platform_model(rng()))
+    settings = load_yaml_model(config, PlatformConfig)
+    with agent_of(config) as agent:
+        second = subprocess.run(
+            command(config),
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+            env=os.environ | {"PYTHONPATH": ROOT},
+        )
+        assert second.returncode == 1
+        said = second.stderr.strip().splitlines()[-1]
+        assert said.startswith(f"error: {settings.state}: in use by crossfed-client start")
+        assert f"process {agent.process.pid} on" in said
+        assert code_of(settings.socket.path) == "contract"
+        with grpc.insecure_channel(f"127.0.0.1:{settings.recommender.port}") as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check
+
+            def status(name: str) -> int:
+                return int(check(health_pb2.HealthCheckRequest(service=name)).status)
+
+            wait_for(lambda: status("") == SERVING, "the model", 60)
+            settings.socket.path.unlink()
+            wait_for(lambda: status("") == NOT_SERVING, "health to notice", 60)
+            assert status(AGENT_HEALTH) == NOT_SERVING
+            assert status("crossfed.v1.Recommender") == SERVING, "users are still served"
+        agent.wait_said("the agent's socket is gone")
+        agent.end()
+
+
+@pytest.mark.parametrize(("part", "lock"), [("agent", "state/agent.lock"), ("courier", "courier/courier.lock")])
+def test_each_half_has_a_lock_and_a_whole_start_takes_both(config: Path, part: str, lock: str) -> None:
+    (config.parent / "state").mkdir(exist_ok=True)
+    with held(config.parent / lock, f"start of {part}", mend=""):
+        for wanted in (part, "all"):
+            with pytest.raises(InUseError, match=f"in use by start of {part}, process {os.getpid()}"):
+                PlatformProcess(config, wanted).run()  # type: ignore[arg-type]
+    assert not list((config.parent / "state").glob("*.sock"))
+
+
+def test_a_swap_of_models_does_not_hide_that_the_agent_is_out_of_reach(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path / "store")
+    store.commit(random_platform_model(rng()))
+    with serve_recommender(store.root, port=0) as server, grpc.insecure_channel(server.target) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        server.agent_reachable(False)
+        store.commit(random_platform_model(rng()))
+        server.model.reload()
+        assert check(health_pb2.HealthCheckRequest(service="")).status == NOT_SERVING
+        server.agent_reachable(True)
+        assert check(health_pb2.HealthCheckRequest(service="")).status == SERVING
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

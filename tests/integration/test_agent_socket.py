@@ -17,7 +17,7 @@ from client.agent import PlatformAgent
 from client.agent_service import serve_agent
 from client.remote import RemoteAgent
 from common.catalogue import unpack_blobs
-from common.errors import PlatformError, StoreError
+from common.errors import InUseError, PlatformError, StoreError
 from common.exchange import AgentConnection, AgentReply, AgentRequest
 from common.proto import agent_pb2
 from common.proto.agent_pb2_grpc import PlatformAgentStub
@@ -229,6 +229,28 @@ def test_a_path_that_is_too_long_and_a_missing_folder_are_named(folder: Path, tm
         serve_agent(Answering(), "shop", folder / "nowhere" / "agent.sock")
 
 
+def test_a_live_agents_socket_is_not_taken_over(tmp_path: Path, folder: Path) -> None:
+    (agent,) = agents_of(random_platforms(2, (5,)), PLAN, tmp_path)
+    server, path = served(agent, folder)
+    try:
+        inode = path.stat().st_ino
+        with pytest.raises(InUseError, match="an agent answers on this socket"):
+            served(agent, folder)
+        assert path.stat().st_ino == inode
+    finally:
+        stopped(server)
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_is_no_socket_is_not_removed_for_one(tmp_path: Path, folder: Path, what: str) -> None:
+    (agent,) = agents_of(random_platforms(2, (5,)), PLAN, tmp_path)
+    path = folder / "agent.sock"
+    path.write_text("orders") if what == "file" else path.mkdir()
+    with pytest.raises(StoreError, match="this is no socket"):
+        served(agent, folder)
+    assert path.exists()
+
+
 def test_a_stale_socket_of_a_killed_agent_is_replaced(folder: Path) -> None:
     import socket
 
@@ -250,6 +272,6 @@ def test_the_real_agents_refusals_cross_the_socket_as_codes(tmp_path: Path, fold
         with RemoteAgent(path, timeout=60) as remote:
             assert remote.exchange(request(kind="no such kind")).code == "contract"
             assert remote.exchange(request(kind="join", config={"plan": 1})).code == "contract"
-            assert remote.exchange(request(kind="counts", server_round=0)).code == "privacy"
+            assert remote.exchange(request(kind="counts", server_round=0)).code == "out-of-order"
     finally:
         stopped(server)

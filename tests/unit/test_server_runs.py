@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import socket
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config.deploy import ScheduleConfig
-from common.errors import ConfigError, FederationError, NewerStoreError
-from server.runs import FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, RunFolder, RunStatus, list_runs, read_runs
+from common.config.deploy import AggregatorConfig, ScheduleConfig
+from common.config.loader import parse_model
+from common.errors import ConfigError, FederationError, InUseError, NewerStoreError
+from common.locks import held
+from common.ports import check_port_free
+from server import aggregator
+from server.aggregator import AggregatorProcess, begin_run, wait_for_end
+from server.runs import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    PENDING,
+    RUNNING,
+    RunFolder,
+    RunStatus,
+    list_runs,
+    read_runs,
+    run_going_on,
+)
 from server.schedule import Resumer, next_start
 from server.state import RoundRecord
 
@@ -208,3 +227,109 @@ def test_a_status_damaged_in_the_middle_of_a_run_does_not_end_it(state: Path) ->
         run.observer().on_round(record(1))
     assert run.status().state == FINISHED
     assert run.status().server_round == 1
+
+
+class Control:
+    """Flower's control API, which takes every run on."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+
+    def start_run(self, app: Path, run_name: str) -> int:
+        self.started.append(run_name)
+        return 1
+
+
+@pytest.fixture
+def control(monkeypatch: pytest.MonkeyPatch) -> Control:
+    made = Control()
+    monkeypatch.setattr(aggregator, "control_of", lambda config: made)
+    monkeypatch.setattr(aggregator, "stage_app", lambda folder: folder)
+    return made
+
+
+def config_in(folder: Path, **changes: Any) -> AggregatorConfig:
+    content = {"plan": {}, "address": "localhost:9443"} | changes
+    return parse_model(content, AggregatorConfig, "test", base_directory=folder)
+
+
+def test_a_run_that_goes_on_is_not_disturbed_by_a_second(tmp_path: Path, control: Control) -> None:
+    config = config_in(tmp_path)
+    with RunFolder(config.state, "older").recorded():
+        RunFolder(config.state, "older").observer().on_round(record(1))
+        with pytest.raises(InUseError, match=r"run older is going on \(1 rounds done\).*--wait"):
+            begin_run(config)
+        with pytest.raises(InUseError, match="run older is going on"):
+            begin_run(config, "older")
+    assert control.started == []
+    assert [run.name for run in list_runs(config.state)] == ["older"]
+    assert begin_run(config) == control.started[0]
+
+
+def test_a_second_process_of_runs_fails_by_itself_and_names_the_older(tmp_path: Path) -> None:
+    older, second = RunFolder(tmp_path, "older"), RunFolder(tmp_path, "second")
+    with older.recorded():
+        with pytest.raises(InUseError, match="in use by run older"), second.recorded():
+            raise AssertionError("it has begun")
+        assert second.status().state == FAILED
+        assert "run older" in (second.status().error or "")
+        assert older.status().state == RUNNING
+    assert older.status().state == FINISHED
+
+
+def test_two_runs_that_are_begun_at_once_are_one(tmp_path: Path, control: Control) -> None:
+    config = config_in(tmp_path)
+    first = begin_run(config)
+    with pytest.raises(InUseError, match=f"run {first} is going on"):
+        begin_run(config)
+
+
+def test_a_run_whose_process_never_began_bars_no_other_for_ever(tmp_path: Path, control: Control) -> None:
+    config = config_in(tmp_path)
+    first = begin_run(config, "first")
+    long_ago = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    os.utime(config.state / "runs" / first / "status.json", (long_ago, long_ago))
+    assert run_going_on(config.state) is None
+    begin_run(config, "second")
+    assert control.started == ["first", "second"]
+
+
+def test_who_waits_is_told_and_begins_when_the_older_has_ended(tmp_path: Path, control: Control) -> None:
+    config, heard = config_in(tmp_path), list[str]()
+    older = RunFolder(config.state, "older").recorded()
+    older.__enter__()
+
+    def tell(text: str) -> None:
+        heard.append(text)
+        older.__exit__(None, None, None)
+
+    wait_for_end(config, tell)
+    assert heard == ["run older is going on; waiting for its end"]
+    begin_run(config)
+    assert len(control.started) == 1
+
+
+def test_a_second_aggregator_is_refused_before_it_touches_anything(tmp_path: Path) -> None:
+    path = tmp_path / "federation.yaml"
+    path.write_text('plan: {}\naddress: "localhost:9443"\n')
+    state = config_in(tmp_path).state
+    state.mkdir()
+    with held(state / "aggregator.lock", "crossfed-server start", mend=""):
+        said = rf"in use by crossfed-server start, process {os.getpid()} .*one aggregator at a time"
+        with pytest.raises(InUseError, match=said):
+            AggregatorProcess(path).run()
+    assert [entry.name for entry in state.iterdir()] == ["aggregator.lock"]
+
+
+def test_an_aggregator_whose_port_is_taken_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        aggregator, "check_port_free", lambda host, port, setting: check_port_free(host, port, setting, patience=0.0)
+    )
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        path, port = tmp_path / "federation.yaml", other.getsockname()[1]
+        path.write_text(f'plan: {{}}\naddress: "localhost:9443"\nsuperlink_port: {port}\n')
+        with pytest.raises(
+            ConfigError, match=rf"superlink_port: 127\.0\.0\.1:{port} cannot be opened \(Address already"
+        ):
+            AggregatorProcess(path).run()
+    assert sorted(entry.name for entry in config_in(tmp_path).state.iterdir()) == ["aggregator.lock"]

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from client.budget import ROUNDING, BudgetPolicy, Plan, is_subsampled, mu_squared, releases_from_json
+from client.budget import Plan, is_subsampled, mu_squared, releases_from_json
 from client.sealed_log import Entry
 from common.errors import BudgetExceededError
 from common.privacy.contribution import Release
+from common.privacy.gdp import epsilon_from_mu
+from common.privacy.lifetime import ROUNDING, Amounts, BudgetPolicy
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,13 @@ class RunAccount:
     """Digest of the request that finished it; None where it did not end that way."""
     forfeited: bool = False
     """Closed by a restore: what it might have spent after the restored copy was made counts as spent."""
+    returned: bool = False
+    """Closed because another run joined before this one had released anything; it may join again."""
+
+    @property
+    def unused(self) -> bool:
+        """Open, and nothing was released under it: what it has reserved goes to the next run that joins."""
+        return not (self.closed or self.charges)
 
     @property
     def releases(self) -> list[Release]:
@@ -56,6 +65,12 @@ class RunAccount:
         if self.closed and not self.forfeited:
             return self.spent_mu_squared
         return max(self.spent_mu_squared, mu_squared(self.plan.releases))
+
+    @property
+    def holds(self) -> bool:
+        """Whether closing it would give something back."""
+        whole = self.plan.subsampled is not None and not any(map(is_subsampled, self.releases))
+        return not self.closed and (whole or self.committed_mu_squared > self.spent_mu_squared * ROUNDING)
 
     @property
     def committed_subsampled(self) -> tuple[float, float]:
@@ -109,12 +124,17 @@ class Account:
             case "opened" | "policy":
                 self.policy = BudgetPolicy(**content["policy"])
             case "reserved":
+                # One that had been given back joins again, with nothing to its name.
+                self.runs.pop(content["run_id"], None)
                 self.runs[content["run_id"]] = RunAccount(content["run_id"], Plan.from_json(content["plan"]))
             case "charged":
                 self.runs[content["run_id"]].charges.append(charge_of(entry))
             case "closed":
                 run = self.runs[content["run_id"]]
-                run.closed, run.finish = True, content.get("finish")
+                run.closed, run.returned, run.finish = True, False, content.get("finish")
+            case "returned":
+                run = self.runs[content["run_id"]]
+                run.closed = run.returned = True
             case "restored":
                 self.lost = {name: self.lost[name] + content["lost"].get(name, 0.0) for name in self.lost}
                 self.forfeit_open_runs()
@@ -123,7 +143,7 @@ class Account:
         """Close every open run and count what it had reserved as spent."""
         for run in self.runs.values():
             run.forfeited = run.forfeited or not run.closed
-            run.closed = True
+            run.closed, run.returned = True, False
 
     @property
     def unbounded(self) -> bool:
@@ -131,12 +151,27 @@ class Account:
 
     def totals(self) -> dict[str, float]:
         """What is spent or reserved, by name; an upper bound of what has left the platform."""
-        subsampled = [run.committed_subsampled for run in self.runs.values()]
+        return self._total_of(self.runs.values())
+
+    def left(self) -> Amounts:
+        """What the next run that joins finds: reservations under which nothing was released are given back by then."""
+        limit, spent = self.policy.limit, self._total_of(run for run in self.runs.values() if not run.unused)
+        if self.policy.epsilon is not None and self.unbounded:
+            return Amounts(0.0, 0.0, 0.0)
+        return Amounts(
+            max(0.0, limit.mu_squared - spent["mu_squared"]),
+            max(0.0, limit.subsampled_epsilon - spent["subsampled_epsilon"]),
+            max(0.0, limit.subsampled_delta - spent["subsampled_delta"]),
+        )
+
+    def _total_of(self, runs: Iterable[RunAccount]) -> dict[str, float]:
+        counted = list(runs)
+        subsampled = [run.committed_subsampled for run in counted]
         spent = {
-            "mu_squared": math.fsum(run.committed_mu_squared for run in self.runs.values()),
+            "mu_squared": math.fsum(run.committed_mu_squared for run in counted),
             "subsampled_epsilon": math.fsum(epsilon for epsilon, _ in subsampled),
             "subsampled_delta": math.fsum(delta for _, delta in subsampled),
-            "unbounded": float(any(run.unbounded for run in self.runs.values())),
+            "unbounded": float(any(run.unbounded for run in counted)),
         }
         return {name: value + self.lost[name] for name, value in spent.items()}
 
@@ -149,19 +184,46 @@ class Account:
                 f"run {run_id!r}: this platform's data was or would be released without privacy, which no finite "
                 "privacy.budget covers"
             )
-        totals = self.totals()
-        if totals["mu_squared"] > self.policy.mu**2 * ROUNDING:
-            raise BudgetExceededError(
-                f"run {run_id!r} would bring this platform to mu = {math.sqrt(totals['mu_squared']):.4g}; its lifetime "
-                f"budget ends at {self.policy.mu:.4g} (epsilon = {self.policy.epsilon:g}): plan fewer rounds or more "
-                "noise, or raise privacy.budget"
+        totals, limit = self.totals(), self.policy.limit
+        if totals["mu_squared"] > limit.mu_squared * ROUNDING:
+            needed = epsilon_from_mu(math.sqrt(totals["mu_squared"]), self.policy.gaussian_delta)
+            raise self._exceeded(
+                run_id,
+                f"mu = {math.sqrt(totals['mu_squared']):.4g}, and the lifetime budget of ε = {self.policy.epsilon:g} ends "
+                f"at {self.policy.mu:.4g}",
+                f"raise budget to ε = {_rounded_up(needed / (1 - self.policy.subsampled_share))} at least",
             )
-        for name, limit in zip(("subsampled_epsilon", "subsampled_delta"), self.policy.subsampled, strict=True):
-            if totals[name] > limit * ROUNDING:
-                raise BudgetExceededError(
-                    f"run {run_id!r} would bring this platform's {name} to {totals[name]:.4g}, its limit is "
-                    f"{limit:.4g}: plan fewer steps, or raise privacy.budget or its subsampled_share"
-                )
+        if totals["subsampled_epsilon"] > limit.subsampled_epsilon * ROUNDING:
+            raise self._exceeded(
+                run_id,
+                f"subsampled_epsilon = {totals['subsampled_epsilon']:.4g}, and the deep model's part of the lifetime budget "
+                f"of ε = {self.policy.epsilon:g} ends at {limit.subsampled_epsilon:.4g}",
+                f"raise budget to ε = {_rounded_up(totals['subsampled_epsilon'] / self.policy.subsampled_share)} at least",
+            )
+        if totals["subsampled_delta"] > limit.subsampled_delta * ROUNDING:
+            raise self._exceeded(
+                run_id,
+                f"subsampled_delta = {totals['subsampled_delta']:.4g}, and the deep model's part of the lifetime δ ends at "
+                f"{limit.subsampled_delta:.4g}",
+                "agree with all platforms on a larger plan.privacy.budget_delta",
+            )
+
+    def _exceeded(self, run_id: str, reached: str, mend: str) -> BudgetExceededError:
+        """The refusal of a run, with the runs that hold what it would need."""
+        holders = [run.run_id for run in self.runs.values() if run.run_id != run_id and run.holds]
+        closing = "".join(
+            f"run {holder!r} holds a reservation for releases that it has not made: if it will not go on, "
+            f"`crossfed-client privacy close {holder}` gives that back; "
+            for holder in holders
+        )
+        return BudgetExceededError(
+            f"run {run_id!r} would bring this platform to {reached}: {closing}{'or ' if closing else ''}{mend}, or plan "
+            "smaller runs (`crossfed-client privacy` shows what is spent and how many runs are left)"
+        )
+
+
+def _rounded_up(epsilon: float) -> str:
+    return f"{math.ceil(epsilon * 100 - 1e-6) / 100:g}"
 
 
 def charge_of(entry: Entry) -> Charge:

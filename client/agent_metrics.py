@@ -11,6 +11,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from client.privacy_report import privacy_dict
+from common.config.federation import FederationPlan
 from common.errors import CrossfedError
 from common.exchange import AgentConnection, AgentReply, AgentRequest, nbytes
 
@@ -23,9 +24,10 @@ class AgentMetrics:
     Args:
         registry: where they are registered.
         state: the platform's private folder, whose ledger says what is spent.
+        plan: whose runs are counted that are left.
     """
 
-    def __init__(self, registry: CollectorRegistry, state: Path) -> None:
+    def __init__(self, registry: CollectorRegistry, state: Path, plan: FederationPlan) -> None:
         self._exchanges = Counter(
             "crossfed_agent_exchanges",
             "Requests of the aggregator, by kind and code.",
@@ -50,11 +52,16 @@ class AgentMetrics:
             "crossfed_epsilon_spent", "Privacy budget spent at the policy's delta; infinite once data left exact.",
             registry=registry,
         )  # fmt: skip
-        spent.set_function(lambda: _from_ledger(state, lambda spend: spend["epsilon"]))
+        spent.set_function(lambda: _from_ledger(state, plan, lambda spend: spend["epsilon"]))
         left = Gauge(
             "crossfed_epsilon_left", "What one further run could spend; infinite: no limit.", registry=registry
         )
-        left.set_function(lambda: _from_ledger(state, lambda spend: spend["left"]["epsilon"]))
+        left.set_function(lambda: _from_ledger(state, plan, lambda spend: spend["left"]["epsilon"]))
+        runs = Gauge(
+            "crossfed_runs_left", "Runs of the plan that the lifetime budget still pays for; infinite: no limit.",
+            registry=registry,
+        )  # fmt: skip
+        runs.set_function(lambda: _from_ledger(state, plan, lambda spend: spend["left"]["runs"]))
 
     def answered(self, request: AgentRequest, reply: AgentReply, seconds: float) -> None:
         """Count one exchange."""
@@ -82,10 +89,10 @@ class MeasuredAgent:
         return reply
 
 
-def _from_ledger(state: Path, choose: Callable[[dict[str, Any]], object]) -> float:
+def _from_ledger(state: Path, plan: FederationPlan, choose: Callable[[dict[str, Any]], object]) -> float:
     """A number of the ledger's report; NaN where there is no ledger to read, infinity where it says None."""
     try:
-        value = choose(privacy_dict(state))
+        value = choose(privacy_dict(state, plan))
     except CrossfedError:
         return math.nan
     return math.inf if value is None else float(str(value))

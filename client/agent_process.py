@@ -113,7 +113,7 @@ class PlatformProcess:
             signals = SignalQueue(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             registry = CollectorRegistry()
             if self._part != "courier":
-                self._serve(config, registry, AgentMetrics(registry, config.state), stack)
+                self._serve(config, registry, AgentMetrics(registry, config.state, config.plan), stack)
             if self._part != "agent":
                 _supervise(config, registry, stack)
             port = config.supernode.metrics_port if self._part == "courier" else config.metrics_port

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from client.keys import KeyFolder, registration_of
-from client.outbox import budget_policy
 from client.privacy_report import restore_books
 from client.secure_state import forget_secure_sums, is_secure_state
 from common.backup.listing import Listing, list_folder, outside
@@ -24,6 +23,7 @@ from common.backup.writing import write_backup
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.errors import ConfigError, StoreError
+from common.privacy.lifetime import budget_policy
 
 ROLE = "platform"
 _MADE_AGAIN = ("flower", "programs", "logs")

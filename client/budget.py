@@ -25,10 +25,7 @@ from typing import Any
 
 from common.errors import PrivacyError
 from common.privacy.contribution import Release
-from common.privacy.gdp import mu_from_epsilon
-
-ROUNDING = 1 + 1e-9
-"""Room for the float error of calibrating z to a budget and adding 1/z² back up."""
+from common.privacy.lifetime import mu_within
 
 
 @dataclass(frozen=True)
@@ -41,48 +38,6 @@ class SubsampledBudget:
     def __post_init__(self) -> None:
         if not (0 < self.epsilon < math.inf and 0 < self.delta < 1):
             raise PrivacyError("a subsampled reservation needs a finite epsilon above 0 and a delta between 0 and 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BudgetPolicy:
-    """A platform's own limit over all runs, federations and restarts.
-
-    Attributes:
-        epsilon: lifetime ε of one user of this platform; None sets no limit, which ``mode: none`` needs.
-        delta: lifetime δ.
-        subsampled_share: s, the part of both that subsampled mechanisms (deep models) may use; 0 for factorisation
-            alone, 1 for deep models alone.
-    """
-
-    epsilon: float | None
-    delta: float
-    subsampled_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.epsilon is not None and not 0 < self.epsilon < math.inf:
-            raise PrivacyError("privacy.budget must be a finite number above 0, or none for no limit")
-        if not 0 < self.delta < 1:
-            raise PrivacyError("the budget's delta must lie between 0 and 1")
-        if not 0 <= self.subsampled_share <= 1:
-            raise PrivacyError("subsampled_share must lie between 0 and 1")
-
-    @property
-    def gaussian_delta(self) -> float:
-        return (1 - self.subsampled_share) * self.delta
-
-    @property
-    def mu(self) -> float:
-        """Limit of μ for full participation; ∞ without a limit, 0 if all is set aside for subsampled mechanisms."""
-        if self.epsilon is None:
-            return math.inf
-        return _mu_within((1 - self.subsampled_share) * self.epsilon, self.gaussian_delta)
-
-    @property
-    def subsampled(self) -> tuple[float, float]:
-        """Limit (ε, δ) of all subsampled reservations together."""
-        if self.epsilon is None:
-            return math.inf, math.inf
-        return self.subsampled_share * self.epsilon, self.subsampled_share * self.delta
 
 
 @dataclass(frozen=True)
@@ -109,8 +64,8 @@ class Plan:
         if self.epsilon is None:
             return math.inf
         if self.subsampled is None:
-            return _mu_within(self.epsilon, self.delta) ** 2
-        return _mu_within(self.epsilon - self.subsampled.epsilon, self.delta - self.subsampled.delta) ** 2
+            return mu_within(self.epsilon, self.delta) ** 2
+        return mu_within(self.epsilon - self.subsampled.epsilon, self.delta - self.subsampled.delta) ** 2
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -153,7 +108,3 @@ def is_subsampled(release: Release) -> bool:
 
 def releases_from_json(contents: Iterable[Mapping[str, Any]]) -> tuple[Release, ...]:
     return tuple(Release(**content) for content in contents)
-
-
-def _mu_within(epsilon: float, delta: float) -> float:
-    return mu_from_epsilon(epsilon, delta) if epsilon > 0 and delta > 0 else 0.0

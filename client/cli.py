@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from client.ask_cli import add_commands as add_ask_commands
-from client.budget import BudgetPolicy
 from client.deploy_cli import add_commands as add_deploy_commands
 from client.privacy_report import (
     close_run,
@@ -21,6 +20,7 @@ from client.privacy_report import (
     privacy_report,
     restore_books,
     verify_books,
+    verify_table,
 )
 from client.store import PlatformStore
 from common.cli import run_app, teach
@@ -28,6 +28,7 @@ from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.console import PlainConsole, say, say_json
 from common.errors import ConfigError
+from common.privacy.lifetime import BudgetPolicy
 
 app = typer.Typer(
     name="crossfed-client",
@@ -86,27 +87,38 @@ def privacy(
     home: Annotated[
         Path | None, typer.Option(help="The platform's private folder: holds ledger.db, egress.db and store/.")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="platform.yaml, in place of --home.", dir_okay=False, exists=True),
+    ] = None,
     as_json: AsJson = False,
     verify: Annotated[bool, typer.Option("--verify", help="Also check every entry of ledger and journal.")] = False,
 ) -> None:
-    """Show the privacy budget, what each run and release has spent of it, and what is left."""
+    """Show the privacy budget, what each run and release has spent of it, and how many runs are left.
+
+    Runs are left as large as the plan of --config, or else as the newest.
+    """
     if context.invoked_subcommand is not None:
         return
-    if home is None or not home.is_dir():
-        raise ConfigError("--home: name the platform's private folder, which holds ledger.db")
-    checked = verify_books(home) if verify else {}
+    platform = None if config is None else load_yaml_model(config, PlatformConfig)
+    folder, plan = (home, None) if platform is None else (platform.state, platform.plan)
+    if folder is None or not folder.is_dir():
+        raise ConfigError(
+            "--home: name the platform's private folder, which holds ledger.db; or --config platform.yaml"
+        )
+    checked = verify_books(folder) if verify else {}
     if as_json:
-        say_json(privacy_dict(home) | checked)
+        say_json(privacy_dict(folder, plan) | checked)
         return
-    PlainConsole().print(privacy_report(home))
+    PlainConsole().print(privacy_report(folder, plan))
     if checked:
-        PlainConsole().print(f"verified: {checked}", style="green")
+        PlainConsole().print(verify_table(checked))
 
 
 @books.command("verify")
 def privacy_verify(home: Home) -> None:
     """Check every entry of ledger and journal, the chains and the kept heads; the first bad entry is named."""
-    PlainConsole().print(f"verified: {verify_books(home)}", style="green")
+    PlainConsole().print(verify_table(verify_books(home)))
 
 
 @books.command("close")
@@ -115,7 +127,7 @@ def privacy_close(
 ) -> None:
     """Give up a run that will not go on: what it reserved and did not use is free again, and nothing leaves under it."""
     close_run(home, run_id)
-    PlainConsole().print(f"{run_id} is closed")
+    say(f"{run_id} is closed")
 
 
 @books.command("card")
@@ -139,7 +151,7 @@ def privacy_restore(
 ) -> None:
     """Go on with an old copy of ledger and journal, or with none: all that the kept heads say was spent counts as spent."""
     policy = None if epsilon is None else BudgetPolicy(epsilon=epsilon, delta=delta)
-    PlainConsole().print(f"restored: {restore_books(home, policy)}")
+    PlainConsole().print(verify_table(restore_books(home, policy)))
 
 
 @egress.command("log")
@@ -154,7 +166,7 @@ def egress_log(home: Home, as_json: AsJson = False) -> None:
 @egress.command("verify")
 def egress_verify(home: Home) -> None:
     """Check journal and ledger against each other; the first bad entry is named."""
-    PlainConsole().print(f"verified: {verify_books(home)}", style="green")
+    PlainConsole().print(verify_table(verify_books(home)))
 
 
 @egress.command("show")

@@ -21,7 +21,7 @@ from common.doctor import print_findings
 from common.errors import ConfigError
 from common.files import write_atomically
 from common.logs import logged_failure, set_up_logs
-from common.provisioning import Pins, Registration
+from common.provisioning import Pins, Registration, lifetime_note
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="platform.yaml", dir_okay=False, exists=True)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -66,6 +66,9 @@ def join(
         say(f"{made.config}: read it, above all the plan, and change what is yours to decide")
     for note in made.notes:
         say(f"note: {note}")
+    settings = load_yaml_model(made.config, PlatformConfig)
+    if settings.plan.private:
+        say(f"plan.privacy: {lifetime_note(settings.plan, settings.budget)}")
     say(f"{made.registration_file}: send it to the aggregator (crossfed-server admit) and to the other platforms")
     say(f"your fingerprint, to be read out to them: {made.registration.fingerprint}")
     say(look_at_data(made.config))

@@ -25,6 +25,7 @@ from common.doctor import (
     check_time_zone,
 )
 from common.errors import ConfigError, CrossfedError, NewerStoreError, StoreError
+from common.privacy.lifetime import budget_policy, runs_paid
 from common.provisioning import Pins
 
 _PACKAGES = ("crossfed", "flwr", "grpcio", "numpy", "polars", "tensorflow", "keras", "opacus", "torch")
@@ -157,14 +158,18 @@ def check_store(store: PlatformStore) -> Iterator[Finding]:
 def _budget(config: PlatformConfig) -> Finding:
     if not config.plan.private:
         return Finding("note", "budget", "plan.privacy.mode is none: contributions leave exact, nothing is promised")
-    if not (config.state / "ledger.db").exists():
-        return Finding("ok", "budget", "no ledger yet: nothing is spent")
-    try:
-        left = privacy_dict(config.state)["left"]["epsilon"]
-    except CrossfedError as error:
-        return Finding("wrong", "budget", str(error))
-    enough = left is None or left >= config.plan.privacy.epsilon * (1 - 1e-9)
-    text = (
-        "no limit" if left is None else f"ε {left:.3g} left for one run, which takes {config.plan.privacy.epsilon:.3g}"
-    )
-    return Finding("ok" if enough else "note", "budget", text)
+    epsilon, runs = budget_policy(config.plan, config.budget).epsilon, runs_paid(config.plan, config.budget)
+    left, spent = runs, "nothing is spent yet"
+    if (config.state / LEDGER_FILE).exists():
+        try:
+            report = privacy_dict(config.state, config.plan)
+        except CrossfedError as error:
+            return Finding("wrong", "budget", str(error))
+        left = report["left"]["runs"]
+        spent = "data left without privacy" if report["epsilon"] is None else f"ε {report['epsilon']:.3g} is spent"
+    text = f"ε {epsilon:g} pays for {runs} runs of ε {config.plan.privacy.epsilon:g}; {spent}; {left} left"
+    agreed = runs_paid(config.plan)
+    if runs is not None and agreed is not None and runs < agreed:
+        text += f"; the plan's budget pays for {agreed}, so that this platform is the first to refuse"
+        return Finding("note", "budget", text)
+    return Finding("ok" if left else "note", "budget", text)

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from client.account import Account, Charge, RunAccount, charge_of
-from client.budget import BudgetPolicy, Plan, SubsampledBudget, release_to_json
+from client.budget import Plan, SubsampledBudget, release_to_json
 from client.sealed_log import Entry, SealedLog, load_key
 from client.spend import Spend, spend_of
 from client.witness import FileWitness, Head, HeadWitness
 from common.errors import LedgerError, PrivacyError
 from common.privacy.contribution import Release
+from common.privacy.lifetime import Amounts, BudgetPolicy
 
 _log = getLogger(__name__)
 
@@ -117,6 +118,10 @@ class BudgetLedger:
     ) -> None:
         """Set the whole plan of a run aside. Calling again with the same plan (after a restart) changes nothing.
 
+        Open runs under which nothing was released give theirs back in the same step: a platform is in one run at a time,
+        and the aggregator has gone on to another. Nothing can be charged to them any more unless they join again. A run
+        that has released something keeps its reservation until it is closed.
+
         Args:
             run_id: unique over all federations.
             releases: everything the run means to release.
@@ -134,7 +139,10 @@ class BudgetLedger:
         with self._log.writing() as writer:
             account = Account(writer.entries)
             known = account.runs.get(run_id)
-            if known is None:
+            if known is None or known.returned:
+                for unused in [run for run in account.runs.values() if run.unused]:
+                    unused.closed = unused.returned = True
+                    writer.append({"event": "returned", "run_id": unused.run_id})
                 run = account.runs[run_id] = RunAccount(run_id, plan)
                 run.check_fits(plan.releases)
                 account.check_lifetime(plan.releases, run_id)
@@ -176,6 +184,10 @@ class BudgetLedger:
             run = account.runs.get(run_id)
             if run is None:
                 raise PrivacyError(f"run {run_id!r} has reserved nothing in this ledger")
+            if run.returned:
+                raise PrivacyError(
+                    f"run {run_id!r} gave its reservation back when another run joined; it must join again first"
+                )
             if run.closed:
                 raise PrivacyError(f"run {run_id!r} is closed; start a new run to release more")
             receipt = _receipt_for(run, server_round, wanted, request_digest)
@@ -206,7 +218,7 @@ class BudgetLedger:
             run = Account(writer.entries).runs.get(run_id)
             if run is None:
                 raise PrivacyError(f"run {run_id!r} has reserved nothing in this ledger")
-            if not run.closed:
+            if run.returned or not run.closed:
                 writer.append({"event": "closed", "run_id": run_id} | ({} if finish is None else {"finish": finish}))
         self._log.publish(_totals)
 
@@ -222,11 +234,15 @@ class BudgetLedger:
         if run.closed:
             raise LedgerError(f"run {run.run_id!r} is closed: nothing more may leave under its receipts")
 
-    def spend(self) -> Spend:
-        """What is spent and left, per run and release. Raises LedgerError as :meth:`verify` does."""
+    def spend(self, cost: Amounts | None = None) -> Spend:
+        """What is spent and left, per run and release. Raises LedgerError as :meth:`verify` does.
+
+        Args:
+            cost: of a run, for the number of runs that are left; the newest run's unless given.
+        """
         entries = self._log.entries()
         account = Account(entries)
-        return spend_of(account, self._log.seal(entries, account.totals()))
+        return spend_of(account, self._log.seal(entries, account.totals()), cost)
 
     def verify(self) -> int:
         """Check every entry, the chain and the kept heads; the number of entries.

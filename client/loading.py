@@ -17,7 +17,7 @@ from client.data.report import CleaningReport
 from client.data.split import EvaluationSlice
 from client.data.training import TrainingData, shared_items
 from client.keys import KeyFolder
-from client.outbox import Outbox, budget_policy
+from client.outbox import Outbox
 from client.recommend.feedback_file import read_events
 from client.run_file import TOWERS_FILE, VOCABULARY_FILE, RunFile
 from client.secure_member import SecureMember
@@ -25,6 +25,7 @@ from client.store import PlatformStore
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.errors import ConfigError, CrossfedError, DataError, SecureSumError, StoreError
+from common.privacy.lifetime import budget_policy
 from common.provisioning import Pins
 
 _log = getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from client.account import RunAccount
-from client.budget import BudgetPolicy, SubsampledBudget
+from client.budget import SubsampledBudget
 from client.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
 from client.journal import EgressJournal
 from client.ledger import BudgetLedger
@@ -19,12 +19,11 @@ from common.config.federation import FederationPlan
 from common.errors import CrossfedError, LedgerError, StoreError
 from common.exchange import AgentRequest, Arrays, Json, digest_of
 from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.lifetime import UNCLAIMED_DELTA, BudgetPolicy
 from common.protocol import contribution_specs, open_sizes, reply_specs
 
 _log = getLogger(__name__)
 
-# Without privacy nothing is claimed at any δ; the ledger's plan and policy have one all the same.
-_UNCLAIMED_DELTA = 1e-5
 _REPLY_FIELDS: Mapping[str, tuple[FieldSpec, ...]] = {"join": (FieldSpec("secret_fingerprint", "text", 32),)}
 
 
@@ -39,19 +38,6 @@ def egress_contract(plan: FederationPlan) -> EgressContract:
 def witnesses(folder: Path) -> tuple[FileWitness, FileWitness]:
     """The heads of ledger and journal that ``folder`` keeps."""
     return FileWitness(folder / "ledger.head"), FileWitness(folder / "egress.head")
-
-
-def budget_policy(plan: FederationPlan, budget: float | None = None) -> BudgetPolicy:
-    """The platform's lifetime budget: ``budget`` (ε) or else what the plan names; without privacy no limit."""
-    if not plan.private:
-        return BudgetPolicy(epsilon=None, delta=_UNCLAIMED_DELTA)
-    epsilon = budget or plan.privacy.budget or plan.privacy.epsilon
-    return BudgetPolicy(epsilon=epsilon, delta=plan.delta, subsampled_share=subsampled_share(plan))
-
-
-def subsampled_share(plan: FederationPlan) -> float:
-    """The part of ε and δ that is kept for the deep model, whose releases sample users."""
-    return 0.0 if plan.towers is None else plan.towers.privacy.share
 
 
 def subsampled_budget(plan: FederationPlan) -> SubsampledBudget | None:
@@ -91,7 +77,7 @@ class Outbox:
                 run_id, releases, epsilon=plan.privacy.epsilon, delta=plan.delta, subsampled=subsampled_budget(plan)
             )
         else:
-            self.ledger.reserve(run_id, releases, epsilon=None, delta=_UNCLAIMED_DELTA)
+            self.ledger.reserve(run_id, releases, epsilon=None, delta=UNCLAIMED_DELTA)
 
     def close(self, run_id: str, finish: str | None = None) -> None:
         """End a run: what it had reserved and not used is free again, and nothing more may leave under it.

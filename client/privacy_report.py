@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from client.budget import BudgetPolicy
 from client.journal import EgressJournal
 from client.ledger import BudgetLedger
 from client.outbox import witnesses
@@ -22,23 +21,30 @@ from client.secure_state import forget_secure_sums
 from client.spend import RunSpend, Spend
 from client.witness import HeadWitness
 from common.config.deploy import PlatformConfig
+from common.config.federation import FederationPlan
 from common.console import PlainTable, styled
 from common.errors import EgressRefusedError
 from common.privacy.gdp import epsilon_from_mu
+from common.privacy.lifetime import Amounts, BudgetPolicy, run_cost
 from common.visible import visible
 
 STORE_FOLDER = "store"
 """Beside the books: the model store, which keeps their heads too."""
 
 
-def privacy_dict(directory: Path) -> dict[str, Any]:
-    """``privacy --json``: budget, spend per run and release, what is left (:class:`~client.spend.Spend`)."""
-    return _ledger(directory).spend().to_dict()
+def privacy_dict(directory: Path, plan: FederationPlan | None = None) -> dict[str, Any]:
+    """``privacy --json``: budget, spend per run and release, what is left (:class:`~client.spend.Spend`).
+
+    Args:
+        directory: the platform's private folder.
+        plan: whose runs are counted that are left; those like the newest unless given.
+    """
+    return _ledger(directory).spend(_cost(plan)).to_dict()
 
 
-def privacy_report(directory: Path) -> RenderableType:
+def privacy_report(directory: Path, plan: FederationPlan | None = None) -> RenderableType:
     """``privacy``: the same for people."""
-    spend = _ledger(directory).spend()
+    spend = _ledger(directory).spend(_cost(plan))
     parts: list[RenderableType] = [_summary(spend)]
     if spend.runs:
         parts += [_runs_table(spend), _charges_table(spend)]
@@ -67,6 +73,18 @@ def verify_books(
         "journal_entries": journal.verify(),
         "head": {"sequence": head.sequence, "mac": head.mac},
     }
+
+
+def verify_table(checked: Mapping[str, Any]) -> RenderableType:
+    """``privacy verify`` for people: what :func:`verify_books` has found sound."""
+    title = "Verified: every entry is as it was written, and both logs lead on from their kept heads"
+    table = PlainTable("log", "entries", "newest entry", "its MAC", title=title, lined=True)
+    head = checked["head"]
+    table.add_row("ledger (ledger.db)", str(checked["ledger_entries"]), str(head["sequence"]), head["mac"])
+    table.add_row("egress journal (egress.db)", str(checked["journal_entries"]), "", "")
+    if checked.get("lost_mu"):
+        return Group(table, styled(f"μ = {checked['lost_mu']:.4g} in entries that were lost counts as spent"))
+    return table
 
 
 def restore_books(
@@ -164,14 +182,31 @@ def _summary(spend: Spend) -> RenderableType:
         f"Lifetime budget   {_limit(policy.epsilon)} at δ = {policy.delta:.3g}, one user's whole history, add/remove",
         f"Spent so far      {spent}",
     ]
+    if left.runs is not None:
+        lines.append(f"Runs left         {left.runs}")
     if left.epsilon is not None:
         lines.append(f"Left              ε = {left.epsilon:.4g} for one more run with full participation")
     if policy.subsampled_share > 0 and left.subsampled_epsilon is not None:
         lines.append(f"                  ε = {left.subsampled_epsilon:.4g} for further subsampled runs")
     if spend.lost_mu > 0:
         lines.append(f"Counted as spent  μ = {spend.lost_mu:.4g} in entries that a restore could not bring back")
+    lines += [_reservation(run) for run in spend.runs if run.holds]
     lines.append("ε's do not add up: releases compose as Σ 1/z², and ε is read off the sum.")
     return styled("\n".join(lines) + "\n", style="bold red" if spend.epsilon is None else "")
+
+
+def _reservation(run: RunSpend) -> str:
+    """What an open run holds back, and how it comes free."""
+    if not run.charges:
+        return f"Run {run.run_id} has joined and released nothing: what it reserved goes to the next run that joins."
+    return (
+        f"Run {run.run_id} holds a reservation for releases that it has not made; if it will not go on: crossfed-client "
+        f"privacy close {run.run_id}"
+    )
+
+
+def _cost(plan: FederationPlan | None) -> Amounts | None:
+    return run_cost(plan) if plan is not None and plan.private else None
 
 
 def _store_witnesses(directory: Path) -> tuple[HeadWitness, ...]:
@@ -207,7 +242,7 @@ def _runs_table(spend: Spend) -> PlainTable:
 def _run_row(run: RunSpend) -> tuple[str, ...]:
     return (
         run.run_id,
-        "closed" if run.closed else "open",
+        "given back" if run.returned else "closed" if run.closed else "open" if run.charges else "joined",
         _limit(run.epsilon_budget),
         "∞" if run.epsilon is None else f"{run.epsilon:.4g}",
         f"{run.delta:.3g}",

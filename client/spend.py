@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from client.account import Account, Charge, RunAccount
-from client.budget import BudgetPolicy, mu_squared
+from client.budget import mu_squared
 from client.witness import Head
 from common.privacy.gdp import epsilon_from_mu
+from common.privacy.lifetime import Amounts, BudgetPolicy
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class RunSpend:
 
     Attributes:
         closed: nothing more can be charged to it.
+        returned: closed because another run joined before this one had released anything; it may join again.
+        holds: closing it would give something back.
         epsilon_budget: its own ε, None for no limit (``mode: none``); ``delta`` its δ.
         mu: of its Gaussian releases so far; ``mu_planned`` of all that it planned.
         subsampled_epsilon: what it reserved for subsampled releases, counted from its start; ``subsampled_delta``
@@ -29,6 +32,8 @@ class RunSpend:
 
     run_id: str
     closed: bool
+    returned: bool
+    holds: bool
     epsilon_budget: float | None
     delta: float
     mu: float
@@ -41,19 +46,22 @@ class RunSpend:
 
 @dataclass(frozen=True)
 class Left:
-    """What may still be released; None stands for no limit.
+    """What the next run finds, after reservations under which something was released; None stands for no limit.
 
     Attributes:
         mu: what further full-participation releases may reach together.
         epsilon: of one run that used up ``mu``, at the Gaussian part of the lifetime δ. (ε's do not add up: spent and
             left together exceed the budget.)
         subsampled_epsilon: what further reservations may add to; ``subsampled_delta`` likewise.
+        runs: how many further runs fit, each as large as the platform's plan, or else as its newest run; one that has joined
+            and released nothing is among them. None also where neither is known.
     """
 
     mu: float | None
     epsilon: float | None
     subsampled_epsilon: float | None
     subsampled_delta: float | None
+    runs: int | None
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ class Spend:
         runs: in the order of their reservations.
         mu: of all Gaussian releases so far; ``mu_committed`` with what open runs have reserved.
         epsilon: of everything so far at ``policy.delta``; None once data was released without noise.
-        left: after reservations.
+        left: for the next run.
         lost_mu: the part of ``mu`` in entries that a restore could not bring back.
         head: the ledger's newest head.
     """
@@ -85,8 +93,8 @@ class Spend:
         return content
 
 
-def spend_of(account: Account, head: Head) -> Spend:
-    """Report on ``account``, whose log stands at ``head``."""
+def spend_of(account: Account, head: Head, cost: Amounts | None = None) -> Spend:
+    """Report on ``account``, whose log stands at ``head``; runs that are left cost ``cost`` each, or as the newest."""
     policy, totals = account.policy, account.totals()
     runs = tuple(_run_spend(run) for run in account.runs.values())
     forfeited = math.fsum(r.committed_mu_squared - r.spent_mu_squared for r in account.runs.values() if r.forfeited)
@@ -100,26 +108,32 @@ def spend_of(account: Account, head: Head) -> Spend:
         mu=mu,
         mu_committed=math.sqrt(totals["mu_squared"]),
         epsilon=None if account.unbounded else _epsilon(mu, gaussian_delta) + totals["subsampled_epsilon"],
-        left=_left(account),
+        left=_left(account, cost or _newest_cost(account)),
         lost_mu=math.sqrt(lost),
         head=head,
     )
 
 
-def _left(account: Account) -> Left:
-    policy, totals = account.policy, account.totals()
+def _left(account: Account, cost: Amounts | None) -> Left:
+    policy, left = account.policy, account.left()
     if policy.epsilon is None:
-        return Left(None, None, None, None)
-    if account.unbounded:
-        return Left(0.0, 0.0, 0.0, 0.0)
-    mu = math.sqrt(max(0.0, policy.mu**2 - totals["mu_squared"]))
-    epsilon, delta = policy.subsampled
+        return Left(None, None, None, None, None)
+    mu = math.sqrt(left.mu_squared)
     return Left(
         mu=mu,
         epsilon=_epsilon(mu, policy.gaussian_delta),
-        subsampled_epsilon=max(0.0, epsilon - totals["subsampled_epsilon"]),
-        subsampled_delta=max(0.0, delta - totals["subsampled_delta"]),
+        subsampled_epsilon=left.subsampled_epsilon,
+        subsampled_delta=left.subsampled_delta,
+        runs=None if cost is None else left.pays_for(cost),
     )
+
+
+def _newest_cost(account: Account) -> Amounts | None:
+    plans = [run.plan for run in account.runs.values()]
+    if not plans:
+        return None
+    reserved = plans[-1].subsampled
+    return Amounts(mu_squared(plans[-1].releases), *((reserved.epsilon, reserved.delta) if reserved else ()))
 
 
 def _run_spend(run: RunAccount) -> RunSpend:
@@ -128,6 +142,8 @@ def _run_spend(run: RunAccount) -> RunSpend:
     return RunSpend(
         run_id=run.run_id,
         closed=run.closed,
+        returned=run.returned,
+        holds=run.holds,
         epsilon_budget=run.plan.epsilon,
         delta=run.plan.delta,
         mu=mu,

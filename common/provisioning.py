@@ -23,6 +23,7 @@ from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.errors import ConfigError
 from common.files import write_atomically
+from common.privacy.lifetime import budget_for, budget_policy, runs_paid
 from common.privacy.secure_sum.identity import PlatformIdentity, fingerprint, signed_by
 
 _Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -30,7 +31,8 @@ _Key = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _PROMISE = """\
   # What users are promised: who sees all that leaves their platform in a run learns hardly more of any one of them than
   # if that user's whole history were not there, within epsilon, and delta (1/(10 * user_bound) unless given). A smaller
-  # epsilon protects more and costs quality. All runs of a platform together spend no more, unless budget allows it.
+  # epsilon protects more and costs quality. All runs of a platform together spend no more than budget, which is the
+  # epsilon of one run unless given.
 """
 _NO_PROMISE = """\
   # NOT PRIVATE: contributions leave exact, and users are promised nothing. mode: user with epsilon: 3.0 protects them.
@@ -192,8 +194,22 @@ def plan_section(plan: FederationPlan) -> str:
     if plan.private:
         shown["epsilon"] = plan.privacy.epsilon
     privacy = shown | plan.privacy.model_dump(mode="json", exclude_defaults=True)
-    note = _PROMISE if plan.private else _NO_PROMISE
+    note = f"{_PROMISE}  # {lifetime_note(plan)}\n" if plan.private else _NO_PROMISE
     return f"plan:\n{_indented(changed)}{note}{_indented({'privacy': privacy})}"
+
+
+def lifetime_note(plan: FederationPlan, budget: float | None = None) -> str:
+    """How many runs the lifetime budget pays for, and what more would take; empty without privacy.
+
+    >>> lifetime_note(FederationPlan())
+    'budget 3 pays for 1 run of epsilon 3; budget 11.32 would pay for 10.'
+    """
+    paid, epsilon = runs_paid(plan, budget), budget_policy(plan, budget).epsilon
+    if paid is None:
+        return ""
+    more = budget_for(plan, 10 * paid) if paid else None
+    further = "" if more is None else f"; budget {more:g} would pay for {10 * paid}"
+    return f"budget {epsilon:g} pays for {paid} run{'' if paid == 1 else 's'} of epsilon {plan.privacy.epsilon:g}{further}."
 
 
 def _indented(section: dict[str, object]) -> str:

@@ -28,7 +28,7 @@ from server.bundle import stage_app
 from server.flower import FlowerControl
 from server.metrics import AggregatorMetrics
 from server.runs import INTERRUPTED, RunFolder, list_runs, new_run_name, run_going_on
-from server.schedule import HOPELESS, Resumer, next_start, started_at
+from server.schedule import HOPELESS, Resumer, next_start
 from server.superlink import aggregator_programs
 
 _log = getLogger(__name__)
@@ -165,7 +165,7 @@ class AggregatorProcess:
             return
         if run_going_on(config.state) is not None:
             return
-        due = next_start(config.schedule, started_at(runs[-1]) if runs else None, self._began)
+        due = next_start(config.schedule, runs, self._began)
         if due is not None and due <= datetime.now(UTC):
             _log.info("scheduled run %s begins", begin_run(config))
 

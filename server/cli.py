@@ -18,7 +18,7 @@ from common.console import PlainConsole, PlainTable, say, say_json
 from common.doctor import print_findings
 from common.errors import ConfigError, FederationError
 from common.logs import logged_failure, set_up_logs
-from common.provisioning import Registration, normal_fingerprint
+from common.provisioning import Registration, lifetime_note, normal_fingerprint
 from server.admission import AdmissionBook
 from server.aggregator import AggregatorProcess, begin_run, control_of, wait_for_end
 from server.backup import back_up, restore
@@ -65,6 +65,8 @@ def init(
     plan = plan_from(federation, platforms, settings or [])
     made = initialise(folder, plan, address, superlink_port=port, names=tuple(names or ()))
     say(f"{made.config}: read it, above all the plan: every platform must agree to it word for word")
+    if plan.private:
+        say(f"plan.privacy: {lifetime_note(plan)} Decide before you invite: every platform agrees to it")
     say(f"{made.authority[1]}: signs certificates; keep a copy off this host")
     say(f"next: crossfed-server invite NAME --config {made.config}")
 

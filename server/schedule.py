@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from common.config.deploy import ScheduleConfig
-from server.runs import INTERRUPTED, RunStatus
+from server.runs import FINISHED, INTERRUPTED, RunStatus
 
+_FREE = ("join", "vocabulary")
 _RESUMES = 5
 """A run whose process dies that often without finishing a round in between is left for the operator."""
 HOPELESS = (
@@ -16,20 +17,26 @@ HOPELESS = (
 )
 
 
-def next_start(config: ScheduleConfig, last: datetime | None, began: datetime) -> datetime | None:
-    """When the next scheduled run is due; None where there is no schedule.
+def next_start(config: ScheduleConfig, runs: Sequence[RunStatus], began: datetime) -> datetime | None:
+    """When the next scheduled run is due; None where there is no schedule, or where it has made all its runs.
 
     Args:
         config: the schedule.
-        last: start of the newest run.
+        runs: so far, the oldest first.
         began: when this aggregator process began.
 
     >>> noon = datetime(2026, 10, 9, 12, tzinfo=UTC)
-    >>> next_start(ScheduleConfig(at="03:30"), None, noon).isoformat()
+    >>> next_start(ScheduleConfig(at="03:30"), [], noon).isoformat()
     '2026-10-10T03:30:00+00:00'
-    >>> next_start(ScheduleConfig(every=3600), noon, noon).isoformat()
+    >>> done = RunStatus(name="a", state=FINISHED, started=noon.isoformat())
+    >>> next_start(ScheduleConfig(every=3600), [done], noon).isoformat()
     '2026-10-09T13:00:00+00:00'
+    >>> next_start(ScheduleConfig(every=3600, runs=1), [done], noon) is None
+    True
     """
+    if config.runs is not None and sum(map(_has_released, runs)) >= config.runs:
+        return None
+    last = started_at(runs[-1]) if runs else None
     if config.every is not None:
         return began if last is None else last + timedelta(seconds=config.every)
     if config.at is None:
@@ -38,6 +45,13 @@ def next_start(config: ScheduleConfig, last: datetime | None, began: datetime) -
     hour, minute = (int(part) for part in config.at.split(":"))
     today = after.replace(hour=hour, minute=minute, second=0, microsecond=0)
     return today if today > after else today + timedelta(days=1)
+
+
+def _has_released(run: RunStatus) -> bool:
+    """Whether platforms paid for it; one that failed while they joined has cost nothing."""
+    return (
+        run.state == FINISHED or any(answer["kind"] not in _FREE for answer in run.answers.values()) or bool(run.rounds)
+    )
 
 
 class Resumer:

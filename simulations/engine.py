@@ -12,13 +12,14 @@ from typing import Literal
 
 from client.agent import PlatformAgent
 from client.app import make_courier
-from client.outbox import Outbox, budget_policy
+from client.outbox import Outbox
 from client.secure_member import SecureMember
 from client.store import PlatformStore
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
 from common.errors import PrivacyError
 from common.exchange import AgentConnection, Json
+from common.privacy.lifetime import budget_policy
 from common.privacy.secure_sum import PlatformIdentity
 from server.checkpoint import CheckpointStore
 from server.exchange import Observer

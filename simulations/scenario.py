@@ -143,7 +143,9 @@ class SearchParameter(FrozenModel):
 
 SearchKey = Annotated[str, Field(pattern=r"^plan(\.[a-z_0-9]+)+$")]
 # A larger ε or a weaker unit is always better: these are decided, not searched. The others are not settings of training.
-_NOT_SEARCHED = ("mode", "epsilon", "delta", "budget", "noise", "colluders", "dropouts", "user_bound", "minimum_users")
+_NOT_SEARCHED = (
+    "mode", "epsilon", "delta", "budget", "budget_delta", "noise", "colluders", "dropouts", "user_bound", "minimum_users",
+)  # fmt: skip
 _DECIDED = {"plan.federation", "plan.platforms", "plan.model.feedback", *(f"plan.privacy.{n}" for n in _NOT_SEARCHED)}
 
 

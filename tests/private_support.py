@@ -21,11 +21,11 @@ from common.catalogue import Vocabulary, pack_blobs
 from common.config.federation import FederationPlan
 from common.exchange import AgentReply, AgentRequest, Arrays
 from common.privacy.contribution import PrivatizedContribution
+from common.privacy.lifetime import budget_policy
 from common.privacy.mechanism import UserLevelMechanism
 from common.privacy.rounds import secure_rounds
 from common.privacy.secure_sum import Roster, SecureSumRound, SecureSumServer
 from server.private_aggregation import SharedGramAggregation
-from simulations.engine import budget_policy
 from simulations.scenario import Scenario
 from tests.support import agents_of, random_platforms
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -14,6 +15,7 @@ from common.config.federation import FederationPlan
 from common.config.loader import ConfigPath
 from common.config.platform import CatalogueConfig, PersonalizationConfig
 from common.config.serving import ServingLimits
+from common.privacy.lifetime import budget_for, budget_policy, delta_for, epsilon_for, runs_paid
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 Address = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}$")]
@@ -21,6 +23,7 @@ PlatformName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Seconds = Annotated[float, Field(gt=0, json_schema_extra={"unit": "seconds"})]
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{4}( [0-9a-f]{4}){9}$")]
 
+_YEAR_SECONDS = 365.25 * 86_400
 _HOUR_AND_MINUTE = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 
 
@@ -48,6 +51,21 @@ class ScheduleConfig(_Deployed):
     """Seconds from the start of one run to the start of the next."""
     at: str | None = None
     """Hour and minute of the day in UTC, ``03:30``."""
+    runs: Annotated[int, Field(ge=1)] | None = None
+    """Begin none once that many runs have released something, those begun by hand included; null: no end, and then
+    plan.privacy.budget must pay for a year of them."""
+
+    @property
+    def runs_a_year(self) -> int:
+        """How many runs it makes in a year; 0 without a schedule."""
+        if self.at is not None:
+            return 365
+        return 0 if self.every is None else max(1, math.floor(_YEAR_SECONDS / self.every))
+
+    @property
+    def runs_to_pay_for(self) -> int:
+        """How many runs the lifetime budget must pay for, or the schedule promises what platforms will refuse."""
+        return self.runs_a_year if self.runs is None else self.runs
 
     @model_validator(mode="after")
     def _one(self) -> Self:
@@ -55,6 +73,8 @@ class ScheduleConfig(_Deployed):
             raise ValueError("every, at: give one of the two")
         if self.at is not None and not _HOUR_AND_MINUTE.fullmatch(self.at):
             raise ValueError("at: write hour and minute, for instance 03:30")
+        if self.runs is not None and not self.runs_a_year:
+            raise ValueError("runs: ends a schedule, and there is none; give every or at, too")
         return self
 
 
@@ -103,6 +123,13 @@ class AggregatorConfig(_Deployed):
     metrics_host: str = "127.0.0.1"
     """Address that they are served at; one that others can reach only where a Prometheus of your own alone can, as in a
     network of containers."""
+
+    @model_validator(mode="after")
+    def _schedule_is_paid_for(self) -> Self:
+        paid = runs_paid(self.plan)
+        if paid is not None and self.schedule.runs_to_pay_for > paid:
+            raise ValueError(f"schedule: {_unpaid(self.plan, self.schedule, paid)}")
+        return self
 
 
 class RecommenderConfig(_Deployed):
@@ -206,3 +233,32 @@ class PlatformConfig(_Deployed):
     def _trains_what_the_data_mean(self) -> Self:
         check_feedback(self.data, self.plan.model.feedback)
         return self
+
+    @model_validator(mode="after")
+    def _budget_pays_for_a_run(self) -> Self:
+        if runs_paid(self.plan, self.budget) == 0:
+            raise ValueError(
+                f"budget: {self.budget:g} pays for no run of the plan, which takes ε {self.plan.privacy.epsilon:g}; raise it, "
+                "or agree on a smaller plan.privacy.epsilon"
+            )
+        return self
+
+
+def _unpaid(plan: FederationPlan, schedule: ScheduleConfig, paid: int) -> str:
+    """Why the schedule is refused, and every way out with its number."""
+    epsilon, runs = plan.privacy.epsilon, schedule.runs_to_pay_for
+    makes = f"makes {runs} a year" if schedule.runs is None else f"is to make {runs}"
+    ways = [f"end it with schedule.runs: {paid}"] if schedule.runs is None else [f"set schedule.runs: {paid}"]
+    delta, policy = delta_for(plan, runs), budget_policy(plan)
+    larger = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"budget_delta": delta})})
+    budget = budget_for(plan, runs) or budget_for(larger, runs)
+    if budget is not None and (delta <= policy.delta or delta <= 1 / plan.privacy.user_bound):
+        also = f" and plan.privacy.budget_delta: {delta:.3g}" if delta > policy.delta else ""
+        ways.append(f"agree with all platforms on plan.privacy.budget: {budget:g}{also}")
+    smaller = epsilon_for(plan, runs)
+    if smaller is not None:
+        ways.append(f"agree on plan.privacy.epsilon: {smaller:g} a run within the same budget")
+    return (
+        f"budget {policy.epsilon:g} pays for {paid} run{'s' if paid > 1 else ''} of ε {epsilon:g}; your schedule {makes}, and "
+        f"platforms refuse the others: {', or '.join(ways)}"
+    )

@@ -118,7 +118,11 @@ class PrivacyConfig(FrozenModel):
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
     """δ of the run; 1/(10·user_bound) unless given, refused above 1/user_bound."""
     budget: Positive | None = None
-    """The platform's own lifetime limit in ε at this δ, across runs and federations; the run's ε unless given."""
+    """The platform's own lifetime limit in ε, across runs and federations; the run's ε unless given, which pays for one run.
+    Runs of the factorisation add up their μ², so that 10 of ε = 3 need 11.32, not 30."""
+    budget_delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """δ of the lifetime budget, 1/user_bound at most; the run's δ unless given. Runs of a deep model add up their δ: without
+    more than the run's, one of them is all that fits."""
     noise: Literal["secure_sum", "per_platform"] = "secure_sum"
     """secure_sum: the sum over platforms carries one noise, each adds a share. per_platform: each adds all of it."""
     colluders: Annotated[int, Field(ge=0)] = 1
@@ -161,6 +165,16 @@ class PrivacyConfig(FrozenModel):
             raise ValueError("colluders: must be at least 1 under secure_sum, since every platform knows its own noise")
         if self.delta is not None and self.delta > 1 / self.user_bound:
             raise ValueError(f"delta: {self.delta:g} is above 1/user_bound = {1 / self.user_bound:g}; lower it")
+        run_delta = 1 / (10 * self.user_bound) if self.delta is None else self.delta
+        if self.budget_delta is not None and not run_delta <= self.budget_delta <= 1 / self.user_bound:
+            raise ValueError(
+                f"budget_delta: {self.budget_delta:g} must lie between the run's delta = {run_delta:g} and "
+                f"1/user_bound = {1 / self.user_bound:g}"
+            )
+        if self.mode == "user" and self.budget is not None and self.budget < self.epsilon:
+            raise ValueError(
+                f"budget: {self.budget:g} pays for no run of epsilon {self.epsilon:g}; raise it, or lower epsilon"
+            )
         if (self.counts_share or 0.0) + (self.gram_share or 0.0) >= 1:
             raise ValueError("counts_share + gram_share: must leave something below 1 for the item vectors")
         return self

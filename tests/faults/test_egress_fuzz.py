@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from client.budget import BudgetPolicy
 from client.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
 from client.journal import EgressJournal
 from client.ledger import BudgetLedger, Receipt
@@ -24,6 +23,7 @@ from client.masking import MaskedContribution
 from common.contract import ArraySpec, MessageSpec
 from common.errors import ContractError, EgressRefusedError, LedgerError
 from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.lifetime import BudgetPolicy
 from common.privacy.minting import mint
 
 EXAMPLES = int(os.environ.get("CROSSFED_FUZZ", "2000"))

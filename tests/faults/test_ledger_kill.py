@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.budget import BudgetPolicy
 from client.egress import EgressContract, EgressGuard
 from client.journal import EgressJournal, pack
 from client.ledger import BudgetLedger
 from client.witness import FileWitness
 from common.contract import ArraySpec, MessageSpec
 from common.privacy.contribution import Release
+from common.privacy.lifetime import BudgetPolicy
 from common.privacy.minting import mint
 
 KILLS = int(os.environ.get("CROSSFED_KILLS", "10"))

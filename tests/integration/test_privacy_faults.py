@@ -14,10 +14,10 @@ import pytest
 
 import client.sealed_log
 from client.agent import PlatformAgent
-from client.budget import BudgetPolicy
 from client.ledger import BudgetLedger
 from common.errors import FederationError, PrivacyError, SecureSumError
 from common.exchange import AgentReply, AgentRequest
+from common.privacy.lifetime import BudgetPolicy
 from common.privacy.secure_sum import Roster, wire
 from common.privacy.secure_sum.roster import Member
 from common.privacy.secure_sum.wire import SurvivorList, split_frame

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from client.outbox import Outbox, budget_policy
+from client.outbox import Outbox
 from common.privacy.contribution import Release
+from common.privacy.lifetime import budget_policy
 from simulations.audit.books import SkippingOutbox, compare_books
 from tests.private_support import private_plan
 

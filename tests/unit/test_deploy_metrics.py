@@ -15,12 +15,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from client.agent_metrics import AgentMetrics, MeasuredAgent
 from client.aggregator_watch import AggregatorWatch
 from client.join import join_federation
+from client.ledger import BudgetLedger
 from client.metrics_export import ServingMetrics
 from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.exchange import AgentReply, AgentRequest
 from common.logs import JsonFormatter
+from common.privacy.lifetime import BudgetPolicy, budget_policy
 from server.admission import AdmissionBook
 from server.metrics import AggregatorMetrics
 from server.provisioning import initialise, invite
@@ -49,7 +51,7 @@ class Answering:
 
 def test_exchanges_are_counted_and_a_hostile_kind_is_no_label(tmp_path: Path) -> None:
     registry = CollectorRegistry()
-    agent = MeasuredAgent(Answering(), AgentMetrics(registry, tmp_path))
+    agent = MeasuredAgent(Answering(), AgentMetrics(registry, tmp_path, PLAN))
     given = {"item_parameters": np.zeros(2)}
     agent.exchange(AgentRequest(kind="statistics", run_id="r", server_round=3, arrays=given))
     for number in range(50):
@@ -64,8 +66,23 @@ def test_exchanges_are_counted_and_a_hostile_kind_is_no_label(tmp_path: Path) ->
 
 def test_a_budget_that_cannot_be_read_is_not_a_number(tmp_path: Path) -> None:
     registry = CollectorRegistry()
-    AgentMetrics(registry, tmp_path)
+    AgentMetrics(registry, tmp_path, PLAN)
     assert "crossfed_epsilon_spent NaN" in generate_latest(registry).decode()
+
+
+def test_how_many_runs_are_left_is_measured(tmp_path: Path) -> None:
+    plan = FederationPlan.model_validate({"platforms": 3, "privacy": {"budget": 4.5}})
+    registry = CollectorRegistry()
+    AgentMetrics(registry, tmp_path, plan)
+    assert "crossfed_runs_left NaN" in generate_latest(registry).decode()
+    ledger = BudgetLedger.open(tmp_path, budget_policy(plan))
+    assert "crossfed_runs_left 2.0" in generate_latest(registry).decode()
+    releases = plan.release_plan().releases()
+    ledger.reserve("run", releases, epsilon=3.0, delta=plan.delta)
+    ledger.charge("run", 0, releases[:1], f"{1:064x}")
+    assert "crossfed_runs_left 1.0" in generate_latest(registry).decode()
+    BudgetLedger.open(tmp_path, BudgetPolicy(epsilon=None, delta=1e-5))
+    assert "crossfed_runs_left +Inf" in generate_latest(registry).decode()
 
 
 def test_the_aggregators_metrics_come_from_the_newest_run(tmp_path: Path) -> None:
@@ -153,7 +170,7 @@ def known(tmp_path: Path) -> set[str]:
     (tmp_path / "views.csv").write_text("user_id,item_id\n1,2\n")
     joined = join_federation(tmp_path / "a.invitation", tmp_path / "a", interactions=tmp_path / "views.csv")
     registry = CollectorRegistry()
-    AgentMetrics(registry, tmp_path)
+    AgentMetrics(registry, tmp_path, PLAN)
     ServingMetrics(registry)
     AggregatorWatch(load_yaml_model(joined.config, PlatformConfig), registry)
     for metric in registry.collect():

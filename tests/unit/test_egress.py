@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from client.budget import BudgetPolicy
 from client.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
 from client.journal import EgressJournal, pack, unpack
 from client.ledger import BudgetLedger, Receipt
@@ -21,6 +20,7 @@ from client.masking import MaskedContribution, mask_contribution
 from common.contract import ArraySpec, MessageSpec
 from common.errors import BudgetExceededError, ContractError, DataError, EgressRefusedError, LedgerError, PrivacyError
 from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.lifetime import BudgetPolicy
 from common.privacy.minting import mint
 
 DELTA = 1e-5

@@ -18,12 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import client.sealed_log
-from client.budget import BudgetPolicy, SubsampledBudget
+from client.budget import SubsampledBudget
 from client.ledger import BudgetLedger, Receipt
 from client.witness import FileWitness, Head
 from common.errors import BudgetExceededError, LedgerError, PrivacyError, StoreError
 from common.privacy.contribution import Release
 from common.privacy.gdp import mu_from_epsilon
+from common.privacy.lifetime import BudgetPolicy
 
 DELTA = 1e-5
 POLICY = BudgetPolicy(epsilon=3.0, delta=DELTA)
@@ -160,6 +161,107 @@ def test_a_reservation_that_was_never_used_comes_back(tmp_path: Path) -> None:
         ledger.reserve(name, [subsampled(9)], epsilon=4.0, delta=DELTA, subsampled=SubsampledBudget(3.0, 5e-6))
         ledger.close(name)
     assert ledger.spend().epsilon == 0
+
+
+def test_a_run_that_released_nothing_gives_way_to_the_next_that_joins(tmp_path: Path) -> None:
+    plan = [gaussian(z_for(3.0, 2))] * 2
+    ledger = BudgetLedger.open(tmp_path, POLICY)
+    for name in ("one", "two", "three"):
+        assert ledger.spend().left.runs in (None, 1), "a reservation without a release is there for the next run"
+        ledger.reserve(name, plan, epsilon=3.0, delta=DELTA)
+    again = BudgetLedger.open(tmp_path)
+    assert [(run.run_id, run.closed, run.returned) for run in again.spend().runs] == [
+        ("one", True, True),
+        ("two", True, True),
+        ("three", False, False),
+    ]
+    with pytest.raises(PrivacyError, match="gave its reservation back when another run joined; it must join again"):
+        again.charge("one", 1, plan[:1], digest(1))
+    again.charge("three", 1, plan[:1], digest(1))
+    assert again.verify() == 7
+
+
+def test_a_run_that_released_something_keeps_its_reservation(tmp_path: Path) -> None:
+    plan = [gaussian(z_for(3.0, 2))] * 2
+    ledger = BudgetLedger.open(tmp_path, POLICY)
+    ledger.reserve("joined", plan, epsilon=3.0, delta=DELTA)
+    ledger.reserve("first", plan, epsilon=3.0, delta=DELTA)
+    ledger.charge("first", 1, plan[:1], digest(1))
+    entries = ledger.verify()
+    for name in ("second", "joined"):
+        with pytest.raises(
+            BudgetExceededError, match=r"run .first. holds .* `crossfed-client privacy close first`"
+        ) as said:
+            ledger.reserve(name, plan, epsilon=3.0, delta=DELTA)
+        assert "'joined' holds" not in str(said.value)
+        assert "or raise budget to ε = 4.4" in str(said.value), "two runs of ε = 3 at δ = 1e-5"
+    assert ledger.verify() == entries, "a refusal changes nothing"
+    ledger.charge("first", 2, plan[1:], digest(2))
+    with pytest.raises(BudgetExceededError) as said:
+        ledger.reserve("second", plan, epsilon=3.0, delta=DELTA)
+    assert "privacy close" not in str(said.value), "nothing is left that closing could give back"
+
+
+def test_a_run_that_gave_its_reservation_back_may_join_again(tmp_path: Path) -> None:
+    plan = [gaussian(z_for(3.0, 1))]
+    ledger = BudgetLedger.open(tmp_path, POLICY)
+    for name in ("one", "two", "one"):
+        ledger.reserve(name, plan, epsilon=3.0, delta=DELTA)
+    ledger.charge("one", 1, plan, digest(1))
+    assert {run.run_id: run.returned for run in ledger.spend().runs} == {"one": False, "two": True}
+    with pytest.raises(BudgetExceededError, match="lifetime"):
+        ledger.reserve("two", plan, epsilon=3.0, delta=DELTA)
+
+
+def test_what_the_operator_closed_or_a_restore_ended_stays_closed(tmp_path: Path) -> None:
+    plan = [gaussian(z_for(3.0, 1))]
+    ledger = BudgetLedger.open(tmp_path, POLICY)
+    for name in ("one", "two", "three"):
+        ledger.reserve(name, plan, epsilon=3.0, delta=DELTA)
+    ledger.close("one")
+    restored = BudgetLedger.restore(tmp_path)
+    for name in ("one", "two", "three"):
+        restored.reserve(name, plan, epsilon=3.0, delta=DELTA)
+        with pytest.raises(PrivacyError, match="is closed"):
+            restored.charge(name, 1, plan, digest(1))
+    assert restored.spend().mu_committed == pytest.approx(mu_from_epsilon(3.0, DELTA)), "the open run is forfeited"
+
+
+def test_the_sub_budget_of_an_unused_run_is_given_back_too(tmp_path: Path) -> None:
+    ledger = BudgetLedger.open(tmp_path, BudgetPolicy(epsilon=4.0, delta=DELTA, subsampled_share=0.5))
+    deep = {"epsilon": 4.0, "delta": DELTA, "subsampled": SubsampledBudget(2.0, DELTA / 2)}
+    for name in ("one", "two"):
+        ledger.reserve(name, [gaussian(50.0), subsampled(9)], **deep)
+    ledger.charge("two", 1, [gaussian(50.0)], digest(1))
+    with pytest.raises(BudgetExceededError, match=r"subsampled_epsilon.*privacy close two.*raise budget to ε = 8"):
+        ledger.reserve("three", [gaussian(50.0), subsampled(9)], **deep)
+    assert ledger.spend().left.runs == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from(["reserve", "charge", "close"]), st.integers(0, 3)), max_size=25))
+@settings(max_examples=30, deadline=None)
+def test_no_order_of_joins_charges_and_closes_spends_more(steps: list[tuple[str, int]]) -> None:
+    plan = [gaussian(z_for(1.5, 2))] * 2
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = BudgetLedger.open(Path(folder), POLICY)
+        for number, (step, run) in enumerate(steps):
+            try:
+                if step == "reserve":
+                    ledger.reserve(f"run-{run}", plan, epsilon=1.5, delta=DELTA)
+                elif step == "charge":
+                    ledger.charge(f"run-{run}", 1, plan[:1], digest(number))
+                else:
+                    ledger.close(f"run-{run}")
+            except PrivacyError:
+                continue
+        charges = [entry.content["run_id"] for entry in ledger.entries() if entry.content["event"] == "charged"]
+        spent = math.sqrt(len(charges)) / plan[0].noise_multiplier
+        assert spent <= POLICY.mu * (1 + 1e-9)
+        assert max(map(charges.count, charges), default=0) <= 2
+        spend = ledger.spend()
+        assert spend.mu == pytest.approx(spent)
+        assert spend.mu <= spend.mu_committed * (1 + 1e-12)
+        assert spend.mu_committed <= POLICY.mu * (1 + 1e-9)
 
 
 def test_data_released_without_noise_is_spent_without_bound(tmp_path: Path) -> None:

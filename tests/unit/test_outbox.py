@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.budget import BudgetPolicy
 from client.outbox import Outbox
 from common.errors import BudgetExceededError, ContractError, EgressRefusedError, InternalError, PrivacyError
 from common.exchange import AgentRequest, digest_of
 from common.privacy.contribution import PrivatizedContribution
+from common.privacy.lifetime import BudgetPolicy
 from common.privacy.mechanism import PlainMechanism
 from tests.support import small_plan
 

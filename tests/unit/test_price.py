@@ -13,11 +13,12 @@ from common.config.federation import FederationPlan
 from common.config.platform import shipped_weights
 from common.config.privacy import tuned_setting
 from common.errors import PrivacyError
+from common.privacy.lifetime import budget_policy
 from server.state import FederationState
 from simulations import price
 from simulations.datasets import HiddenItems, SimulatedPlatform, make_platforms
 from simulations.elsewhere import elsewhere_of
-from simulations.engine import budget_policy, simulation_secret
+from simulations.engine import simulation_secret
 from simulations.measure import CrossGround, Ruler, measure_cross, shared_model
 from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.price import measure_point, price_point, private_plan, train_shared
@@ -47,7 +48,7 @@ def test_the_private_plan_keeps_everything_but_mode_epsilon_and_budget() -> None
 
 
 def test_a_lifetime_budget_below_an_epsilon_does_not_stop_its_pricing() -> None:
-    plan = tiny_plan(budget=1.0)
+    plan = tiny_plan(mode="none", budget=1.0)
     private = private_plan(plan, 10.0)
     assert budget_policy(private).epsilon == 10.0
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from client.budget import BudgetPolicy
 from client.ledger import BudgetLedger
 from client.privacy_card import PlatformSpend, card_content, card_text
 from common.config.federation import FederationPlan
+from common.privacy.lifetime import BudgetPolicy
 from tests.private_support import private_plan
 from tests.support import small_plan
 

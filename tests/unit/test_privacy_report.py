@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console, RenderableType
 from typer.testing import CliRunner
 
-from client.budget import BudgetPolicy
 from client.cli import app
 from client.egress import EgressContract, EgressGuard
 from client.journal import EgressJournal
@@ -29,10 +28,12 @@ from client.privacy_report import (
 )
 from client.witness import FileWitness
 from common.config.deploy import PlatformConfig
+from common.config.federation import FederationPlan
 from common.contract import ArraySpec, MessageSpec
 from common.errors import DataError, EgressRefusedError, LedgerError, PrivacyError
 from common.privacy.accounting import gaussian_epsilon
 from common.privacy.contribution import Release
+from common.privacy.lifetime import BudgetPolicy
 from common.privacy.minting import mint
 
 POLICY = BudgetPolicy(epsilon=3.0, delta=1e-5)
@@ -79,6 +80,39 @@ def test_the_report_shows_budget_spend_and_what_is_left(tmp_path: Path) -> None:
     assert report["mu_committed"] == pytest.approx(0.08 * math.sqrt(2))
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     assert f"ε = {report['epsilon']:.4g} at" in shown
+
+
+def test_the_report_says_how_many_runs_are_left_and_what_holds_them_back(tmp_path: Path) -> None:
+    ledger = books(tmp_path)
+    release = Release(kind="item_vectors", mechanism="gaussian", noise_multiplier=12.5)
+    fitting = math.floor((POLICY.mu**2 - 2 * 0.08**2) / 0.08**2)
+    shown = text_of(privacy_report(tmp_path))
+    assert f"Runs left         {(fitting) // 2}" in shown
+    assert "Run spring holds a reservation" in shown
+    assert "crossfed-client privacy close spring" in shown
+    ledger.reserve("summer", [release], epsilon=3.0, delta=1e-5)
+    shown = text_of(privacy_report(tmp_path))
+    assert f"Runs left         {fitting}" in shown, "as large as the newest, which has released nothing"
+    assert "Run summer has joined and released nothing" in shown
+    ledger.reserve("autumn", [release], epsilon=3.0, delta=1e-5)
+    assert "given back" in text_of(privacy_report(tmp_path))
+    plan = FederationPlan.model_validate({"platforms": 3, "privacy": {"epsilon": 3.0, "user_bound": 10_000}})
+    assert privacy_dict(tmp_path, plan)["left"]["runs"] == 0, "a run of the plan takes all of the budget"
+    smaller = FederationPlan.model_validate({"platforms": 3, "privacy": {"epsilon": 1.0, "user_bound": 10_000}})
+    assert privacy_dict(tmp_path, smaller)["left"]["runs"] >= 1
+
+
+@pytest.mark.parametrize("command", [["privacy", "verify"], ["egress", "verify"], ["privacy", "--verify"]])
+def test_verify_prints_a_table(tmp_path: Path, command: list[str]) -> None:
+    books(tmp_path)
+    result = CliRunner().invoke(app, [*command, "--home", str(tmp_path)], env={"COLUMNS": "120"})
+    assert result.exit_code == 0
+    rows = [[part.strip() for part in line.split("  ") if part.strip()] for line in result.output.splitlines()]
+    mac = verify_books(tmp_path)["head"]["mac"]
+    assert ["ledger (ledger.db)", "3", "3"] in [row[:3] for row in rows]
+    assert ["egress journal (egress.db)", "3"] in rows
+    assert mac in "".join(part for row in rows for part in row)
+    assert "{" not in result.output
 
 
 def test_data_released_without_noise_is_said_loudly(tmp_path: Path) -> None:

@@ -45,6 +45,13 @@ def record(server_round: int) -> RoundRecord:
     )
 
 
+NOON = datetime(2026, 10, 9, 12, tzinfo=UTC)
+
+
+def begun(at: datetime, **parts: Any) -> RunStatus:
+    return RunStatus(name="run", started=at.isoformat(), **parts)
+
+
 def hold(state: Path, held: Event) -> None:
     with RunFolder(state, "r").recorded():
         held.set()
@@ -121,7 +128,7 @@ MOMENTS = st.datetimes(datetime(2026, 1, 1), datetime(2036, 1, 1)).map(lambda mo
 
 @given(MOMENTS, st.integers(0, 23), st.integers(0, 59))
 def test_a_daily_run_is_due_within_a_day_and_after_the_last(moment: datetime, hour: int, minute: int) -> None:
-    due = next_start(ScheduleConfig(at=f"{hour:02}:{minute:02}"), moment, moment)
+    due = next_start(ScheduleConfig(at=f"{hour:02}:{minute:02}"), [begun(moment)], moment)
     assert due is not None
     assert moment < due <= moment + timedelta(days=1)
     assert (due.hour, due.minute) == (hour, minute)
@@ -129,9 +136,22 @@ def test_a_daily_run_is_due_within_a_day_and_after_the_last(moment: datetime, ho
 
 @given(MOMENTS, st.floats(1, 1e6))
 def test_a_run_every_so_often_is_due_that_long_after_the_last(moment: datetime, every: float) -> None:
-    assert next_start(ScheduleConfig(every=every), moment, moment) == moment + timedelta(seconds=every)
-    assert next_start(ScheduleConfig(every=every), None, moment) == moment
-    assert next_start(ScheduleConfig(), moment, moment) is None
+    assert next_start(ScheduleConfig(every=every), [begun(moment)], moment) == moment + timedelta(seconds=every)
+    assert next_start(ScheduleConfig(every=every), [], moment) == moment
+    assert next_start(ScheduleConfig(), [begun(moment)], moment) is None
+
+
+def test_a_schedule_ends_with_the_runs_that_are_paid_for() -> None:
+    def due(*runs: RunStatus) -> bool:
+        return next_start(ScheduleConfig(every=60, runs=2), runs, NOON) is not None
+
+    finished = begun(NOON, state=FINISHED)
+    answered = {kind: {"cinema": {"kind": kind, "code": "ok"}} for kind in ("join", "vocabulary", "masked_counts")}
+    joined = [begun(NOON, state=FAILED, answers=answered[kind]) for kind in ("join", "vocabulary")]
+    charged = begun(NOON, state=FAILED, answers=answered["masked_counts"])
+    assert due(finished, *joined), "a run that failed while platforms joined has cost nothing"
+    assert not due(finished, charged)
+    assert not due(finished, finished)
 
 
 def test_only_the_newest_lost_run_is_resumed_and_not_for_ever() -> None:

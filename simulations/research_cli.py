@@ -116,7 +116,7 @@ def noise(
     The aggregator has no accountant, so a deployed plan carries the number; every platform checks it with Opacus' PRV
     accountant before it takes part.
 
-    Example: crossfed-simulate noise federation.yaml --set plan.privacy.epsilon=3
+    Example: crossfed-simulate noise deep.yaml --set plan.privacy.epsilon=3
     """
     from simulations.noise import plan_with_noise
 

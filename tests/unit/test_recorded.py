@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
+from client.agent_process import PlatformProcess, ReloadableAgent, _serve_recommender
 from client.data.cleaning import load_platform_data
 from client.data.dataset import PlatformData
 from client.data.recorded import (
@@ -26,8 +30,11 @@ from client.data.recorded import (
 )
 from client.loading import load_training_data
 from client.recommend.feedback import FeedbackLog
-from common.config.data import DataConfig
+from client.recommender_client import RecommenderClient
+from common.config.data import CleaningConfig, DataConfig
+from common.config.deploy import PlatformConfig
 from common.errors import ContractError, DataError
+from simulations.deployment import free_port
 from tests.unit.test_loading import FEEDBACK_LOG, config
 
 ITEMS = ["a", "b", "c", "d"]
@@ -292,3 +299,28 @@ def test_a_platform_starts_with_what_an_earlier_version_recorded(
     assert set(data.known.values.tolist()) == {1.0}
     assert "2 entries are not used (number 1, number 3)" in caplog.text
     assert NO_EVENTS.through == 0
+
+
+def test_a_deployed_recommender_has_the_rules_before_any_model_and_after_a_reload(tmp_path: Path) -> None:
+    def written(**cleaning: Any) -> PlatformConfig:
+        platform = config(tmp_path, recommender={"port": port, "token_file": None})
+        platform = platform.model_copy(
+            update={"data": platform.data.model_copy(update={"cleaning": CleaningConfig(**cleaning)})}
+        )
+        path.write_text(json.dumps(platform.model_dump(mode="json", exclude_defaults=True)))
+        return platform
+
+    port, path = free_port(), tmp_path / "platform.yaml"
+    process = PlatformProcess(path)
+    process._agent = ReloadableAgent(Mock())
+    with (
+        _serve_recommender(written(), CollectorRegistry()) as process._recommender,
+        RecommenderClient(f"127.0.0.1:{port}") as client,
+    ):
+        with pytest.raises(ContractError, match="value: must be a weight above 0"):
+            client.record_feedback("c", "imdb:4", value=-5.0)
+        assert client.record_feedback("c", "imdb:4", value=7.0).sequence == 1
+        written(value_range=(0, 5))
+        process._reload()
+        with pytest.raises(ContractError, match="value: must lie between 0 and 5"):
+            client.record_feedback("c", "imdb:3", value=7.0)

@@ -37,6 +37,7 @@ from common.errors import ConfigError, CrossfedError
 from common.exchange import OK, AgentConnection, AgentReply, AgentRequest
 from common.files import make_folder
 from common.guard import check_memory_limit
+from common.health import Listener
 from common.locks import held
 from common.ports import check_port_free
 from common.signals import SignalQueue
@@ -182,6 +183,18 @@ def log_file(config: PlatformConfig, part: Part) -> Path:
     """The platform's own log: ``state/logs/platform.log``, or the courier's where it runs as another user."""
     courier = config.supernode.superexec_secret.parent
     return courier / "logs" / "courier.log" if part == "courier" else config.state / "logs" / "platform.log"
+
+
+def listeners(config: PlatformConfig, part: Part) -> list[Listener]:
+    """What a running platform, or a part of it, listens on."""
+    found = []
+    if part != "courier":
+        found.append(Listener("agent", config.socket.path))
+        if config.recommender.enabled:
+            found.append(Listener("recommender", (config.recommender.host, config.recommender.port)))
+    if part != "agent":
+        found.append(Listener("SuperNode", ("127.0.0.1", config.supernode.port)))
+    return found
 
 
 def _supervise(config: PlatformConfig, registry: CollectorRegistry, stack: ExitStack) -> None:

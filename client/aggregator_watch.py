@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import math
 import re
-import socket
 import threading
 from logging import getLogger
-from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from common.config.deploy import PlatformConfig
 from common.doctor import Finding, Probe, probe_aggregator
+from common.health import Listener
 from common.logs import one_line
 
 _log = getLogger(__name__)
 
 _INTERVAL_SECONDS: Final = 300.0
-_SOCKET_SECONDS: Final = 5.0
 _MEANINGS: Final = (
     (r"certificate has expired", "the aggregator's certificate has expired: its operator runs crossfed-server renew"),
     (
@@ -109,7 +107,7 @@ class AggregatorWatch:
     def look_once(self) -> list[Finding]:
         """Probe, set the metrics, and say in the log what is wrong and was not said before; returns what is wrong."""
         probe = probe_aggregator(self._config.aggregator, self._config.ca)
-        agent = reaches(self._config.socket.path)
+        agent = Listener("agent", self._config.socket.path).answers()
         self._measure(probe, agent)
         wrong = [finding for finding in probe.findings if finding.level == "wrong"]
         if not agent:
@@ -137,17 +135,6 @@ class AggregatorWatch:
                 _log.exception("looking at the aggregator failed")
             self._wake.wait(self._interval)
             self._wake.clear()
-
-
-def reaches(path: Path) -> bool:
-    """Whether somebody listens on a Unix socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(_SOCKET_SECONDS)
-        try:
-            probe.connect(str(path.resolve()))
-        except OSError:
-            return False
-    return True
 
 
 def _same(one: Finding, other: Finding) -> bool:

@@ -7,21 +7,24 @@ from typing import Annotated, get_args
 
 import typer
 
-from client.agent_process import Part, PlatformProcess, log_file
+from client.agent_process import Part, PlatformProcess, listeners, log_file
 from client.backup import back_up, restore
 from client.doctor import examine
 from client.join import RECOMMENDER_PORT, SUPERNODE_PORT, join_federation
 from client.keys import KeyFolder
 from client.loading import load_platform_data, look_at_data
 from client.preview import preview_rows, preview_table
+from client.recommender_tls import issue_recommender_tls
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.console import PlainConsole, say, say_json
 from common.doctor import print_findings
 from common.errors import ConfigError
 from common.files import write_atomically
+from common.health import unanswered
 from common.logs import logged_failure, set_up_logs
 from common.provisioning import Pins, Registration, lifetime_note
+from common.tls import certificate_days
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="platform.yaml", dir_okay=False, exists=True)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -30,7 +33,7 @@ secret = typer.Typer(no_args_is_help=True, help="The federation secret, which th
 
 def add_commands(app: typer.Typer) -> None:
     """Put these commands into ``crossfed-client``."""
-    for command in (join, start, doctor, preview, pin, unpin, backup):
+    for command in (join, start, doctor, health, certificate, preview, pin, unpin, backup):
         app.command()(command)
     app.command("restore")(restore_backup)
     app.add_typer(secret, name="secret")
@@ -93,6 +96,43 @@ def doctor(
 ) -> None:
     """Check versions, GPU libraries, keys, ports, data, budget and the aggregator; exit status 1 if one is wrong."""
     raise typer.Exit(print_findings(examine(config, devices=devices), as_json=as_json))
+
+
+def health(
+    config: Config,
+    part: Annotated[str, typer.Option(help="As given to start.")] = "all",
+) -> None:
+    """Say whether a running platform listens where it should; exit status 1 if not. For containers and monitoring."""
+    settings, chosen = load_yaml_model(config, PlatformConfig), _part(part)
+    missing = unanswered(listeners(settings, chosen))
+    for line in missing:
+        say(line)
+    if missing:
+        raise typer.Exit(1)
+    say("up")
+
+
+def certificate(
+    config: Config,
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="A host name or address that applications use; repeat it.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 -- meant for others
+) -> None:
+    """Make or renew the TLS files that the recommender needs where others can reach it.
+
+    Applications trust tls/applications-ca.pem. A renewed certificate is used without a restart.
+
+    Example: crossfed-client certificate --config cinema/platform.yaml --name recommender.example.org
+    """
+    made = issue_recommender_tls(config.parent / "tls", names or [])
+    say(f"{made.certificate}: good for {certificate_days(made.certificate):.0f} days; run this again to renew it")
+    say(
+        f"{made.authority}: give it to the applications, which then connect with TLS and the token (--ca on the command line)"
+    )
+    settings = load_yaml_model(config, PlatformConfig)
+    if settings.recommender.certificate is None or settings.recommender.host != host:
+        say(f"put into {config.name}, with the port that is there, and restart:\n{made.section(host)}")
 
 
 def preview(config: Config, as_json: AsJson = False) -> None:

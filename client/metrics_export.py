@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+
+from common.tls import certificate_days
 
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
 
@@ -67,6 +70,15 @@ class ServingMetrics:
 
     def reload_failed(self) -> None:
         self._reload_failures.inc()
+
+    def certificate(self, path: Path) -> None:
+        """Watch the recommender's certificate; one that cannot be read has no days left."""
+        days = Gauge(
+            "crossfed_recommender_certificate_days_left",
+            "Days until the certificate that applications see expires.",
+            registry=self.registry,
+        )
+        days.set_function(lambda: certificate_days(path))
 
     def store_problems(self, count: int) -> None:
         """So many things are wrong with the model store."""

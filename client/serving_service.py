@@ -136,6 +136,8 @@ def serve_recommender(
     except ConfigError:
         log.close()
         raise
+    if tls is not None:
+        counts.certificate(tls.certificate)
     recommender_pb2_grpc.add_RecommenderServicer_to_server(RecommenderServicer(model, settings, counts), server)
     health_pb2_grpc.add_HealthServicer_to_server(told.statuses, server)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -107,6 +107,14 @@ def days_left(certificate: x509.Certificate, now: datetime | None = None) -> flo
     return (certificate.not_valid_after_utc - (now or datetime.now(UTC))) / timedelta(days=1)
 
 
+def certificate_days(path: Path) -> float:
+    """Days until the certificate in ``path`` expires; one that cannot be read has none left."""
+    try:
+        return days_left(read_certificate(path))
+    except ConfigError:
+        return 0.0
+
+
 def names_of(certificate: x509.Certificate) -> list[str]:
     """Host names and addresses that the certificate is for."""
     try:

@@ -17,6 +17,7 @@ from common.config.loader import load_yaml_model, parse_model
 from common.console import PlainConsole, PlainTable, say, say_json
 from common.doctor import print_findings
 from common.errors import ConfigError, FederationError
+from common.health import Listener, unanswered
 from common.logs import logged_failure, set_up_logs
 from common.provisioning import Registration, lifetime_note, normal_fingerprint
 from server.admission import AdmissionBook
@@ -189,6 +190,21 @@ def history(config: Config, as_json: AsJson = False) -> None:
 def doctor(config: Config, as_json: AsJson = False) -> None:
     """Check versions, programs, ports, certificates, clock and disk; exit status 1 if something must be mended."""
     raise typer.Exit(print_findings(examine(config), as_json=as_json))
+
+
+@app.command()
+def health(config: Config) -> None:
+    """Say whether a running aggregator listens where it should; exit status 1 if not. For containers and monitoring."""
+    settings = _load(config)
+    listeners = [Listener("SuperLink", ("127.0.0.1", settings.superlink_port))]
+    if settings.proxy.enabled:
+        listeners.append(Listener("fleet proxy", (settings.proxy.host, settings.proxy.port)))
+    missing = unanswered(listeners)
+    for line in missing:
+        say(line)
+    if missing:
+        raise typer.Exit(1)
+    say("up")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from common.config.deploy import AggregatorConfig
 from common.errors import ConfigError
-from common.tls import days_left, read_certificate
+from common.tls import certificate_days
 from server.admission import AdmissionBook
 from server.runs import FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, RunStatus, read_runs
 
@@ -93,14 +93,8 @@ class AggregatorMetrics:
             yield from _newest(runs[-1], admitted)
 
     def _certificates(self) -> dict[str, float]:
-        """Days left by name; a certificate that cannot be read has none left."""
-        left = {}
-        for name, path in (("authority", self._config.tls.ca), ("server", self._config.tls.certificate)):
-            try:
-                left[name] = days_left(read_certificate(path))
-            except ConfigError:
-                left[name] = 0.0
-        return left
+        tls = self._config.tls
+        return {"authority": certificate_days(tls.ca), "server": certificate_days(tls.certificate)}
 
 
 def _newest(run: RunStatus, admitted: Container[str]) -> Iterator[Family]:

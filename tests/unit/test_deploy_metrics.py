@@ -171,7 +171,7 @@ def known(tmp_path: Path) -> set[str]:
     joined = join_federation(tmp_path / "a.invitation", tmp_path / "a", interactions=tmp_path / "views.csv")
     registry = CollectorRegistry()
     AgentMetrics(registry, tmp_path, PLAN)
-    ServingMetrics(registry)
+    ServingMetrics(registry).certificate(made.server[0])
     AggregatorWatch(load_yaml_model(joined.config, PlatformConfig), registry)
     for metric in registry.collect():
         ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(metric.type, [""])

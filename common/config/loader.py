@@ -14,26 +14,47 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError, ValidationInfo
 
-from common.config.suggest import nearest_key
+from common.config.suggest import known_keys, nearest_key
 from common.errors import ConfigError
 
 M = TypeVar("M", bound=BaseModel)
 
 _SECRET = re.compile(r"secret|password|passphrase|token|credential|private_key", re.IGNORECASE)
 _SHOWN_CHARACTERS = 60
+# Of Linux' file systems and of its system calls.
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
+
+
+def _not_empty(value: Any) -> Any:
+    # Before it is a Path: that makes no difference between nothing and ".".
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("is empty; name a file or a folder")
+    return value
 
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base_directory")
-    path = Path(os.path.expandvars(path.expanduser()))
-    if "$" in path.parts[0]:
+    for name in (match[1] or match[2] for match in _VARIABLE.finditer(str(path))):
+        if os.environ.get(name) == "":
+            raise ValueError(f"${name} is set to nothing: export {name} with a file or a folder")
+    try:
+        path = Path(os.path.expandvars(path.expanduser()))
+    except RuntimeError:
+        raise ValueError(f"{path.parts[0]}: there is no such user, or no home folder") from None
+    if path.parts and "$" in path.parts[0]:
         raise ValueError(f"{path.parts[0]} is not set: give --data DIR or export {path.parts[0].strip('${}')}")
-    return path if base is None else Path(base) / path
+    path = path if base is None else Path(base) / path
+    if any(ord(character) < ord(" ") for character in str(path)):
+        raise ValueError("holds a control character")
+    if max(map(len, map(os.fsencode, path.parts)), default=0) > _LONGEST_NAME or len(os.fsencode(path)) > _LONGEST_PATH:
+        raise ValueError(f"is too long: a file's name has at most {_LONGEST_NAME} bytes, a path {_LONGEST_PATH:,}")
+    return path
 
 
-ConfigPath = Annotated[Path, AfterValidator(_resolve)]
+ConfigPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_resolve)]
 """A path inside a configuration; a relative one is taken from the configuration file's own folder. It may begin with an
 environment variable: ``$CROSSFED_DATA/ml1m/ratings.parquet``."""
 
@@ -58,7 +79,9 @@ def load_yaml_model(path: Path, model: type[M], overrides: Sequence[str] = ()) -
     mapping = _parse_yaml(text, str(path))
     mapping = {} if mapping is None else mapping
     if not isinstance(mapping, dict):
-        raise ConfigError(f"{path}: holds {_describe(mapping)}, not a mapping of keys to values")
+        raise ConfigError(
+            f"{path}: holds {_kind(mapping)}, not a mapping of keys to values; is it another kind of file?"
+        )
     return parse_model(mapping, model, str(path), overrides=overrides, base_directory=path.parent)
 
 
@@ -82,6 +105,7 @@ def parse_model(
     Raises:
         ConfigError: one line per problem: ``source: key.path: what is wrong (got …)``.
     """
+    _refuse_other_files(mapping, model, source)
     merged = copy.deepcopy(dict(mapping))
     overridden = [_apply_override(merged, override) for override in overrides]
     try:
@@ -107,7 +131,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
             if not isinstance(key, Hashable):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
+                problem = "duplicate key: this line repeats the key of an earlier one"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return mapping
@@ -138,11 +163,24 @@ def _parse_yaml(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark is not None else ""
-        problem = f"{source}{line}: not valid YAML: {error.problem or error.context}"
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # Names of tags and anchors are the file's own words, which are a user's if it is a data file.
+        found = re.sub(r" ?'[^'<\s][^'\s]+'", "", str(error.problem or error.context))
+        problem = f"{source}{line}: not valid YAML: {found}"
+    except (yaml.YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:
         problem = f"{source}: not valid YAML: {type(error).__name__}"
     # Outside the except blocks: PyYAML's message quotes the line, which may hold a secret.
     raise ConfigError(problem)
+
+
+def _refuse_other_files(mapping: Mapping[str, Any], model: type[BaseModel], source: str) -> None:
+    """Refuse without a word of its content what is no such configuration at all: it may be a data file, keyed by users."""
+    unfamiliar = [str(key) for key in mapping if key not in known_keys(model) and not nearest_key(model, (str(key),))]
+    if len(unfamiliar) > len(mapping) - len(unfamiliar):
+        known = ", ".join(list(known_keys(model))[:6])
+        raise ConfigError(
+            f"{source}: {len(unfamiliar)} of its {len(mapping)} keys are unknown here (known are {known}, …); is it another "
+            "kind of file?"
+        )
 
 
 def _apply_override(mapping: dict[str, Any], override: str) -> tuple[str, ...]:
@@ -215,6 +253,11 @@ def _problem(error: Any, model: type[BaseModel], where: str) -> str:
     secret = any(_SECRET.search(str(part)) for part in error["loc"])
     got = "" if secret or between_keys else f" (got {_describe(error['input'])})"
     return f"{where}: {message}{got}"
+
+
+def _kind(value: Any) -> str:
+    """What a file holds, without a word of it."""
+    return f"a list of {len(value)}" if isinstance(value, list) else "text or a number"
 
 
 def _describe(value: Any) -> str:

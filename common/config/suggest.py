@@ -40,6 +40,11 @@ def nearest_key(model: type[BaseModel], location: Sequence[int | str]) -> str | 
     return by_leaf[elsewhere[0]] if elsewhere else None
 
 
+def known_keys(model: type[BaseModel]) -> tuple[str, ...]:
+    """The keys at the top of ``model``."""
+    return tuple(_fields(model))
+
+
 def known_paths(model: type[BaseModel], prefix: str = "", depth: int = 0) -> Iterator[str]:
     """Every dotted key path of ``model``, parents before children; list elements and dict keys show as ``*``."""
     for name, annotation in _fields(model).items():

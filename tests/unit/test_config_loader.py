@@ -109,7 +109,7 @@ def test_a_key_that_stands_in_the_wrong_place_is_told_its_place(write) -> None:
 
 
 def test_a_key_like_no_other_gets_no_guess(write) -> None:
-    assert problems(write("zzzz: 3")) == ["FILE: zzzz: unknown key"]
+    assert problems(write("zzzz: 3\nnote: a")) == ["FILE: zzzz: unknown key"]
 
 
 def test_a_missing_key_is_named(write) -> None:
@@ -126,7 +126,7 @@ def test_nan_and_infinity_are_refused_wherever_they_are(write, number: str) -> N
 
 def test_duplicate_keys_are_refused_with_their_line(write) -> None:
     assert problems(write("note: a\ntrainer:\n  dimension: 1\n  dimension: 2\n")) == [
-        "FILE:4: not valid YAML: duplicate key 'dimension'"
+        "FILE:4: not valid YAML: duplicate key: this line repeats the key of an earlier one"
     ]
 
 
@@ -141,7 +141,61 @@ def test_python_objects_are_not_built(write) -> None:
 
 
 def test_a_list_at_the_top_is_refused(write) -> None:
-    assert problems(write("[1, 2]")) == ["FILE: holds [1, 2], not a mapping of keys to values"]
+    assert problems(write("[1, 2]")) == [
+        "FILE: holds a list of 2, not a mapping of keys to values; is it another kind of file?"
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ann@mail.example,40,2\nann@mail.example,17,3\n",
+        "ann: 40\nbob: 3\n",
+        '{"ann": {"item": 3}}',
+        "ann: 40\nann: 3\n",
+        "- ann\n- 40\n",
+        "!ann 40\n",
+        "*ann,40\n",
+        "note: !!timestamp ann\n",
+        "ann: [40\n",
+        "ann\t40\nann: 3\n",
+    ],
+)
+def test_a_data_file_is_refused_without_a_word_of_it(write, text: str) -> None:
+    [line] = problems(write(text))
+    assert line.startswith("FILE:")
+    assert "ann" not in line
+    assert "40" not in line
+
+
+def test_broken_yaml_still_says_what_was_expected(write) -> None:
+    assert problems(write("note: [1\nbounds: 3"))[0].endswith("did not find expected ',' or ']'")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ('""', "is empty"),
+        ('"  "', "is empty"),
+        ("$CROSSFED_TEST_EMPTY", "$CROSSFED_TEST_EMPTY is set to nothing"),
+        ("$CROSSFED_TEST_EMPTY/r.csv", "$CROSSFED_TEST_EMPTY is set to nothing"),
+        ("x/${CROSSFED_TEST_EMPTY}/r.csv", "$CROSSFED_TEST_EMPTY is set to nothing"),
+        ("$CROSSFED_TEST_UNSET/r.csv", "$CROSSFED_TEST_UNSET is not set"),
+        ("~nosuchuser/r.csv", "~nosuchuser: there is no such user"),
+        ("n" * 300, "is too long"),
+        ("/".join(["n" * 200] * 21), "is too long"),
+        ('"a\\0b"', "holds a control character"),
+    ],
+)
+def test_a_path_that_can_be_none_is_named(write, monkeypatch: pytest.MonkeyPatch, given: str, message: str) -> None:
+    monkeypatch.setenv("CROSSFED_TEST_EMPTY", "")
+    monkeypatch.delenv("CROSSFED_TEST_UNSET", raising=False)
+    [line] = problems(write(f"output: {given}"))
+    assert line.startswith(f"FILE: output: {message}")
+
+
+def test_a_dot_is_the_folder_of_the_file(write, tmp_path: Path) -> None:
+    assert load_yaml_model(write("output: ."), Root).output == tmp_path
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

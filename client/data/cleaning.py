@@ -72,7 +72,7 @@ def load_before_count_filters(
         raise log.nothing_left()
     matrix = _matrix(rows, len(users), len(catalogue.items), timed=source.time_column is not None)
     _note_oddities(rows, source, config, log)
-    log.notes += catalogue.notes
+    log.notes += source.table.notes + catalogue.notes
     return _assemble(matrix, users["user"], catalogue, config, log, len(recorded))
 
 
@@ -96,7 +96,7 @@ def filter_by_counts(data: PlatformData, cleaning: CleaningConfig) -> PlatformDa
     report = data.report
     if not matrix.nnz:
         gone = report.dropped + tuple(dropped)
-        raise DataError(nothing_left(report.source, report.rows_read, gone, lines_above=report.lines_above))
+        raise DataError(nothing_left(report.source, report.rows_read, gone, place=report.place))
     items = np.flatnonzero(np.logical_and.reduce([one.items for one in filters]))
     users = np.flatnonzero(matrix.row_lengths)
     matrix = matrix.select_users(users).select_items(items)
@@ -220,6 +220,6 @@ def _assemble(
         items=len(items),
         notes=log.notes,
         recorded=recorded,
-        lines_above=log.lines_above,
+        place=log.place,
     )
     return PlatformData(tuple(ids), items, matrix, config.feedback, profiles, report)

@@ -14,9 +14,29 @@ _CHANGES: Final = r"^(?:(?i:null|nan|none|<na>|\\n)|[+-]?[0-9]+\.0+)$"
 """What is plain, and no id or a shorter one."""
 
 
+def as_text(column: str, dtype: pl.DataType) -> pl.Expr:
+    """A column of ids or names as text, null where a number is not finite.
+
+    Whole numbers that were stored as floating point (as pandas does once one is missing) or as decimals lose their ``.0``,
+    so that they meet the same ids in another file.
+    """
+    expression = pl.col(column)
+    if dtype.is_float():
+        whole = expression.cast(pl.Float64).cast(pl.Int128, strict=False)
+        return (
+            pl.when(expression.is_finite() & (expression == expression.floor()) & whole.is_not_null())
+            .then(whole.cast(pl.String))
+            .when(expression.is_finite())
+            .then(expression.cast(pl.String))
+        )
+    if isinstance(dtype, pl.Decimal):
+        return expression.cast(pl.String).str.replace(r"(\.\d*?)0+$", "${1}").str.strip_suffix(".")
+    return expression.cast(pl.String)
+
+
 def identifiers(column: str, dtype: pl.DataType) -> pl.Expr:
     """A column's ids as :func:`identifier` makes them, null where there is none."""
-    text = _as_text(column, dtype)
+    text = as_text(column, dtype)
     if dtype.is_integer():
         return text
     return text.map_batches(_identifiers, return_dtype=pl.String, is_elementwise=True)
@@ -24,20 +44,8 @@ def identifiers(column: str, dtype: pl.DataType) -> pl.Expr:
 
 def texts(column: str, dtype: pl.DataType) -> pl.Expr:
     """A column's free text without blanks around it, null where there is none; whole numbers without ``.0``."""
-    text = _as_text(column, dtype).str.strip_chars()
+    text = as_text(column, dtype).str.strip_chars()
     return pl.when(text != "").then(text)
-
-
-def _as_text(column: str, dtype: pl.DataType) -> pl.Expr:
-    expression = pl.col(column)
-    if dtype.is_float():
-        expression = (
-            pl.when(expression.is_finite() & (expression == expression.floor()))
-            .then(expression.cast(pl.Int64, strict=False).cast(pl.String))
-            .when(expression.is_finite())
-            .then(expression.cast(pl.String))
-        )
-    return expression.cast(pl.String)
 
 
 def _identifiers(column: pl.Series) -> pl.Series:

@@ -1,25 +1,28 @@
-"""Table files of any known format as a lazy frame, with errors that name file, line and column."""
+"""Table files of any known format as a lazy frame, with errors that name file, line and column, and show no row."""
 
 from __future__ import annotations
 
-import csv
 import difflib
-import gzip
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
+from client.data.dialect import Dialect, double_colons, find_dialect
+from client.data.names import is_header, plain
+from client.data.parquet import scan_parquet
+from client.data.text import scan_text
 from common.config.data import FileConfig
 from common.errors import DataError
 
-ROW = "_row_number"
-"""The column with each row's number, from 1 at the first row below the header."""
+_log = getLogger(__name__)
 
-_SUFFIXES: dict[str, Literal["csv", "tsv", "parquet", "inter"]] = {
+Kind = Literal["csv", "tsv", "parquet", "inter"]
+
+_SUFFIXES: dict[str, Kind] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tsv",
@@ -37,17 +40,32 @@ class TableFile:
 
     Attributes:
         path: the file.
-        frame: all columns as the file has them (text files: all as text), and :data:`ROW` (uint32).
-        schema: column name to type, without :data:`ROW`.
-        text_separator: between the fields of a text file; None for Parquet.
+        section: of the configuration, for messages: ``interactions``, ``items`` or ``users``.
+        frame: all columns as the file has them (text files: all as text), and ``row``.
+        schema: column name to type, without ``row``.
+        row: name of the column (uint32) with each record's place, which no other column has: the line on which it begins in a
+            text file, its number in Parquet; both from 1.
+        dialect: how a text file is written; None for Parquet.
         recbole: whether column names carry a type, as in ``user_id:token``.
     """
 
     path: Path
+    section: str
     frame: pl.LazyFrame
     schema: dict[str, pl.DataType]
-    text_separator: str | None
+    row: str
+    dialect: Dialect | None
     recbole: bool
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was told from the file and not from its settings, for the cleaning report."""
+        return () if self.dialect is None else self.dialect.notes
+
+    @property
+    def place(self) -> Literal["line", "row"]:
+        """What ``row`` counts."""
+        return "row" if self.dialect is None else "line"
 
     def column(self, given: str | None, guesses: Sequence[str], *, setting: str) -> str | None:
         """The file's name of a column.
@@ -64,12 +82,12 @@ class TableFile:
             DataError: a column is given that the file has not.
         """
         if given is None:
-            by_plain_name = {_plain(name): name for name in reversed(self.schema)}
-            return next((by_plain_name[guess] for guess in map(_plain, guesses) if guess in by_plain_name), None)
+            by_plain_name = {plain(name): name for name in reversed(self.schema)}
+            return next((by_plain_name[guess] for guess in map(plain, guesses) if guess in by_plain_name), None)
         for name in self.schema:
             if given in (name, name.partition(":")[0]):
                 return name
-        nearest = difflib.get_close_matches(given, self.schema, n=1, cutoff=0.5)
+        nearest = difflib.get_close_matches(given, self.schema, n=1, cutoff=0.5) if self._shows_names() else []
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise DataError(f"{self.path}: has no column {given!r} ({setting}); {self._columns()}{hint}")
 
@@ -84,6 +102,24 @@ class TableFile:
             raise DataError(f"{self.path}: none of its columns looks like {setting}; {self._columns()}; set {setting}")
         return column
 
+    def check_type(self, column: str, allowed: Sequence[str], *, setting: str) -> None:
+        """Refuse a Parquet column of a type that means nothing here.
+
+        Args:
+            column: the file's name of it.
+            allowed: of ``text``, ``numbers``, ``dates``, ``truth`` and ``lists``.
+            setting: the configuration's key path, for messages.
+
+        Raises:
+            DataError: names the column, its type, and what can be read.
+        """
+        dtype = self.schema[column]
+        if not (isinstance(dtype, pl.Null) or any(_IS_OF[one](dtype) for one in allowed)):
+            raise DataError(
+                f"{self.path}: column {column!r} ({setting}) is of type {dtype}; what can be read there: {', '.join(allowed)}; "
+                "convert it, or name another column"
+            )
+
     def collect(self, *frames: pl.LazyFrame) -> list[pl.DataFrame]:
         """Run queries on this file together, with the streaming engine.
 
@@ -92,76 +128,92 @@ class TableFile:
         """
         try:
             return pl.collect_all(frames, engine="streaming")
-        except (pl.exceptions.PolarsError, OSError):
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
             # polars' own message quotes the line, which holds ids.
-            problem = self._diagnose()
+            problem = "is damaged, or not a Parquet file" if self.dialect is None else "cannot be read as text"
         raise DataError(f"{self.path}: {problem}")
 
+    def _shows_names(self) -> bool:
+        """Whether the columns' names are no data, and are what is to be looked at."""
+        if self.dialect is None or not self.dialect.header:
+            return True
+        return not self.dialect.hint and is_header(self.dialect.names)
+
+    def _hint(self) -> str:
+        return "" if self.dialect is None else self.dialect.hint
+
     def _columns(self) -> str:
-        return f"its columns are {', '.join(self.schema)}"
+        if self._hint():
+            return self._hint()
+        if self.dialect is not None and not self.dialect.header:
+            return f"its columns are column_1 to column_{len(self.schema)}, since {self.section}.header is false"
+        if self._shows_names():
+            return f"its columns are {', '.join(self.schema)}"
+        return (
+            f"its first line does not look like a header: if it is data, set {self.section}.header: false, and the columns "
+            f"are column_1 to column_{len(self.schema)}"
+        )
 
-    def _diagnose(self) -> str:
-        if self.text_separator is None:
-            return "is damaged, or not a Parquet file"
-        return _first_bad_line(self.path, self.text_separator) or "cannot be read as text; check quotes and separator"
+
+def _is_list(dtype: pl.DataType) -> bool:
+    return isinstance(dtype, pl.List | pl.Array) and not pl.Series(dtype=dtype.inner).dtype.is_nested()
 
 
-def open_table(config: FileConfig, path: Path) -> TableFile:
-    """Open ``path`` lazily: only its header is read here.
+_IS_OF: dict[str, Callable[[pl.DataType], bool]] = {
+    "text": lambda dtype: isinstance(dtype, pl.String),
+    "numbers": lambda dtype: dtype.is_numeric(),
+    "dates": lambda dtype: isinstance(dtype, pl.Date | pl.Datetime),
+    "truth": lambda dtype: isinstance(dtype, pl.Boolean),
+    "lists": _is_list,
+}
+
+
+def open_table(config: FileConfig, path: Path, section: str) -> TableFile:
+    """Open ``path`` lazily: only its first records are read here.
+
+    Args:
+        config: its settings.
+        path: the file, or a folder of Parquet files.
+        section: of the configuration, for messages: ``interactions``, ``items`` or ``users``.
 
     Raises:
         DataError: there is no such file, it is empty, it has a header only, or its format cannot be told or read.
     """
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file")
-    kind = _format(config, path)
-    separator = None if kind == "parquet" else config.separator or ("," if kind == "csv" else "\t")
     try:
-        if separator is None:
-            frame = pl.scan_parquet(path, row_index_name=ROW, row_index_offset=1)
-        else:
-            frame = pl.scan_csv(
-                path,
-                separator=separator,
-                has_header=config.header,
-                with_column_names=None if config.header else _number_columns,
-                infer_schema=False,
-                quote_char=None if kind == "inter" else '"',
-                row_index_name=ROW,
-                row_index_offset=1,
-                glob=False,
-            )
-        schema = dict(frame.collect_schema())
-    except pl.exceptions.NoDataError:
-        raise DataError(f"{path}: is empty") from None
-    except (pl.exceptions.PolarsError, OSError):
-        raise DataError(f"{path}: cannot be read as {kind}; is it damaged, or another format?") from None
-    schema.pop(ROW)
-    table = TableFile(path, frame, schema, separator, recbole=kind == "inter")
-    if table.collect(frame.select(ROW).head(1))[0].is_empty():
+        path.stat()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened: {error.strerror}") from None
+    kind = _format(config, path, section)
+    dialect = None
+    if kind == "parquet":
+        frame, schema = scan_parquet(path)
+        row = _unused(schema)
+        frame = frame.with_row_index(row, offset=1)
+    elif path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file ({section}.path)")
+    else:
+        dialect = find_dialect(path, config, kind, section)
+        schema = dict.fromkeys(dialect.names, pl.String())
+        row = _unused(schema)
+        frame = scan_text(path, dialect, row)
+        for note in dialect.notes:
+            _log.info("%s: %s", path, note)
+    table = TableFile(path, section, frame, schema, row, dialect, recbole=kind == "inter")
+    if table.collect(frame.select(row).head(1))[0].is_empty():
         raise DataError(f"{path}: has a header and no rows")
     return table
 
 
-def lines_above(table: TableFile, rows: int) -> int | None:
-    """What to add to a row's number to have its line in the file; None where rows are not lines, as with Parquet.
-
-    Args:
-        table: the file.
-        rows: how many it has.
-    """
-    if table.text_separator is None:
-        return None
-    lines, last = 0, b"\n"
-    with gzip.open(table.path, "rb") if table.path.suffix == ".gz" else table.path.open("rb") as content:
-        while block := content.read(1 << 20):
-            lines += block.count(b"\n")
-            last = block[-1:]
-    lines += last != b"\n"
-    return lines - rows if lines - rows in (0, 1) else None
+def _unused(schema: dict[str, pl.DataType]) -> str:
+    row = "row"
+    while row in schema:
+        row = f"_{row}"
+    return row
 
 
-def _format(config: FileConfig, path: Path) -> Literal["csv", "tsv", "parquet", "inter"]:
+def _format(config: FileConfig, path: Path, section: str) -> Kind:
     if config.format != "auto":
         return config.format
     if path.is_dir():
@@ -169,31 +221,10 @@ def _format(config: FileConfig, path: Path) -> Literal["csv", "tsv", "parquet", 
     suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
     kind = _SUFFIXES.get(suffixes[-1].lower()) if suffixes else None
     if kind is None:
-        raise DataError(f"{path}: its name does not tell its format; set format to csv, tsv, parquet or inter")
+        hint = ""
+        if double_colons(path):
+            hint = '; its first line has "::" between fields: format: csv, separator: "::", and header: false if it is data'
+        raise DataError(
+            f"{path}: its name does not tell its format; set {section}.format: csv, tsv, parquet or inter{hint}"
+        )
     return kind
-
-
-def _number_columns(names: list[str]) -> list[str]:
-    # Spelt out, because polars has numbered them from 1 and from 0.
-    return [f"column_{number}" for number in range(1, len(names) + 1)]
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_.-]", "", name.partition(":")[0]).lower()
-
-
-def _first_bad_line(path: Path, separator: str) -> str | None:
-    """What is wrong with the first line that polars could not take, without quoting it."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8", newline="") as text:
-        reader = csv.reader(text, delimiter=separator)
-        try:
-            width = len(next(reader))
-            for fields in reader:
-                if len(fields) > width:
-                    return f"line {reader.line_num} has {len(fields)} fields, the first line has {width}"
-        except UnicodeDecodeError:
-            return "is not UTF-8 text; convert it, for instance with: iconv -f latin1 -t utf8"
-        except (csv.Error, EOFError, OSError) as error:
-            return f"line {reader.line_num + 1} cannot be read: {error}"
-    return None

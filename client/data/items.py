@@ -53,7 +53,7 @@ def catalogue_from_file(config: ItemsConfig, platform: str | None) -> Catalogue:
         ConfigError: a key of the platform's own is needed, and its name is missing or no namespace.
     """
     rows = read_items(config)
-    notes = []
+    notes = [f"items file: {note}" for note in rows.table.notes]
     frame, attributes = rows.frame, rows.attributes
     keyless = 0 if rows.public_column is None else frame["public"].null_count()
     if keyless and config.without_key == "drop":
@@ -141,7 +141,7 @@ def _keys(rows: ItemRows, frame: pl.DataFrame, config: ItemsConfig, platform: st
         )
         if len(unfit):
             raise DataError(
-                f"{rows.table.path}: row {unfit[0]}: {rows.public_column!r} holds a key without a namespace; "
+                f"{rows.table.path}: {rows.table.place} {unfit[0]}: {rows.public_column!r} holds a key without a namespace; "
                 "set items.namespace, for instance imdb"
             )
     if keys.null_count():

@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.data.files import lines_above
 from client.data.identifiers import LONGEST
 from client.data.items import Catalogue, own_prefix
 from client.data.reader import InteractionsFile
@@ -21,7 +20,7 @@ from client.data.recognise import (
     spelt_as_float,
 )
 from client.data.recorded import FIRST_ROW, LARGEST_VALUE, RecordedEvents
-from client.data.report import EXAMPLES, Dropped, nothing_left
+from client.data.report import EXAMPLES, Dropped, Place, nothing_left
 from common.config.data import DataConfig
 from common.errors import DataError
 
@@ -34,14 +33,14 @@ class CleaningLog:
         source: the interactions file.
         rows_read: rows of the file, and recorded events.
         sequences: int64: the numbers of the recorded events, in order of their rows.
-        dropped, lines_above, notes: as :class:`~client.data.report.CleaningReport` has them.
+        dropped, place, notes: as :class:`~client.data.report.CleaningReport` has them.
     """
 
     source: str
     rows_read: int
     sequences: NDArray[np.int64]
     dropped: list[Dropped]
-    lines_above: int | None = None
+    place: Place
     notes: tuple[str, ...] = ()
 
     def keep(self, rows: pl.DataFrame, kept: pl.Series, reason: str) -> pl.DataFrame:
@@ -64,9 +63,7 @@ class CleaningLog:
     def nothing_left(self) -> DataError:
         """The error where no row stays."""
         dropped = tuple(self.dropped)
-        return DataError(
-            nothing_left(self.source, self.rows_read, dropped, notes=self.notes, lines_above=self.lines_above)
-        )
+        return DataError(nothing_left(self.source, self.rows_read, dropped, notes=self.notes, place=self.place))
 
 
 @dataclass(frozen=True)
@@ -127,9 +124,7 @@ class JudgedRows:
             self.kept.group_by("item").agg(row=pl.col("row").min()),
         )
         rows = int(total["rows"].item())
-        log = CleaningLog(str(self.source.table.path), rows, self.events.sequences, [])
-        if len(reasons):
-            log.lines_above = lines_above(self.source.table, rows - len(self.events))
+        log = CleaningLog(str(self.source.table.path), rows, self.events.sequences, [], self.source.table.place)
         order = {reason: place for place, reason in enumerate(self.rules)}
         for reason, _, count, examples in sorted(reasons.iter_rows(), key=lambda row: (order[row[0]], row[1])):
             log.drop(reason, count, examples, asked=self.rules[reason])

@@ -8,43 +8,16 @@ from dataclasses import dataclass
 import polars as pl
 
 from client.data.columns import identifiers, texts
-from client.data.files import ROW, TableFile, open_table
+from client.data.files import TableFile, open_table
+from client.data.names import GENRE_NAMES, ITEM_NAMES, TIME_NAMES, TITLE_NAMES, USER_NAMES, VALUE_NAMES
 from common.config.data import InteractionsConfig, ItemsConfig, UsersConfig
 from common.errors import DataError
 
-_USER_NAMES = (
-    "user_id",
-    "user",
-    "uid",
-    "customer_id",
-    "customer",
-    "reviewer_id",
-    "visitor_id",
-    "account_id",
-    "session_id",
-)
-_ITEM_NAMES = (
-    *("item_id", "item", "iid", "movie_id", "product_id", "book_id", "track_id", "song_id", "video_id", "article_id"),
-    *("imdb_id", "imdb", "isbn", "gtin", "ean", "asin", "movie", "product", "sku"),
-)
-_VALUE_NAMES = ("rating", "value", "score", "stars", "overall", "weight", "count", "plays")
-_TIME_NAMES = (
-    "timestamp",
-    "time",
-    "datetime",
-    "date",
-    "unix_review_time",
-    "created_at",
-    "event_time",
-    "ts",
-    "seq",
-    "order",
-)
-_TITLE_NAMES = ("title", "movie_title", "item_title", "name", "item_name", "product_name")
-_GENRE_NAMES = ("genres", "genre", "categories", "category", "class", "tags")
 _NO_GENRE = ("", "(no genres listed)", "unknown")
-# A time beyond these is not in seconds: 1e11 s is the year 5138, 1e11 ms is 1973.
-_UNIX_SCALES = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
+# A time beyond these would be after the year 2200, and so is in the next finer unit, in which it is March 1970 or later.
+_IN_2200 = 7_258_118_400
+_UNIX_SCALES = ((_IN_2200 * 10**6, 10**9), (_IN_2200 * 10**3, 10**6), (_IN_2200, 10**3))
+_IDS = ("text", "numbers")
 _ISO_FORMATS = ("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 
 
@@ -54,10 +27,10 @@ class InteractionsFile:
 
     Attributes:
         table: the file.
-        frame: lazy; ``row`` (uint32, from 1 below the header), ``user`` and ``item`` (str, null where missing),
-            ``value`` (float32; null where missing or not a number; 1 where the file has no such column), ``time``
-            (int64: seconds since 1970 or a position; null where missing or unreadable), ``time_unreadable`` (bool); and
-            ``given_user``, ``given_item``, ``given_value``, ``given_time``: the columns as the file has them, null where
+        frame: lazy; ``row`` (uint32: a text file's line or the row of a Parquet file, from 1), ``user`` and ``item`` (str,
+            null where missing), ``value`` (float32; null where missing or not a number; 1 where the file has no such column),
+            ``time`` (int64: seconds since 1970 or a position; null where missing or unreadable), ``time_unreadable`` (bool);
+            and ``given_user``, ``given_item``, ``given_value``, ``given_time``: the columns as the file has them, null where
             it has none, to say what is wrong with what cannot be read.
         value_column: the file's own name, or None.
         time_column: the file's own name, or None.
@@ -84,17 +57,23 @@ def open_interactions(config: InteractionsConfig) -> InteractionsFile:
     Raises:
         DataError: the file is missing, empty or of unknown format, or a column cannot be found.
     """
-    table = open_table(config, config.path)
-    user = table.required_column(config.user_column, _USER_NAMES, setting="interactions.user_column")
-    item = table.required_column(config.item_column, _ITEM_NAMES, setting="interactions.item_column")
+    table = open_table(config, config.path, "interactions")
+    user = table.required_column(config.user_column, USER_NAMES, setting="interactions.user_column")
+    item = table.required_column(config.item_column, ITEM_NAMES, setting="interactions.item_column")
     if user == item:
         raise DataError(f"{table.path}: column {user!r} cannot be both interactions.user_column and .item_column")
-    value = table.column(config.value_column, _VALUE_NAMES, setting="interactions.value_column")
-    time = table.column(config.time_column, _TIME_NAMES, setting="interactions.time_column")
+    value = table.column(config.value_column, VALUE_NAMES, setting="interactions.value_column")
+    time = table.column(config.time_column, TIME_NAMES, setting="interactions.time_column")
+    for column, name in ((user, "user"), (item, "item")):
+        table.check_type(column, _IDS, setting=f"interactions.{name}_column")
+    if value is not None:
+        table.check_type(value, ("text", "numbers", "truth"), setting="interactions.value_column")
+    if time is not None:
+        table.check_type(time, ("text", "numbers", "dates"), setting="interactions.time_column")
     no_time = pl.lit(None, dtype=pl.Int64)
     present = pl.lit(False) if time is None else identifiers(time, table.schema[time]).is_not_null()
     frame = table.frame.select(
-        row=pl.col(ROW),
+        row=pl.col(table.row),
         user=identifiers(user, table.schema[user]),
         item=identifiers(item, table.schema[item]),
         value=pl.lit(1.0, dtype=pl.Float32) if value is None else _numbers(value, table.schema[value], config.decimal),
@@ -188,18 +167,23 @@ def read_items(config: ItemsConfig) -> ItemRows:
     """
     if config.path is None:
         raise DataError("items.path is not set: there is no items file to read")
-    table = open_table(config, config.path)
+    table = open_table(config, config.path, "items")
     key_guesses = () if config.namespace is None else (f"{config.namespace}_id", config.namespace)
     public = table.column(config.key_column, key_guesses, setting="items.key_column")
-    id_column = table.column(config.id_column, _ITEM_NAMES, setting="items.id_column") or public
+    id_column = table.column(config.id_column, ITEM_NAMES, setting="items.id_column") or public
     if id_column is None:
         id_column = table.required_column(None, (), setting="items.id_column")
-    title = table.column(config.title_column, _TITLE_NAMES, setting="items.title_column")
-    genres = table.column(config.genres_column, _GENRE_NAMES, setting="items.genres_column")
+    title = table.column(config.title_column, TITLE_NAMES, setting="items.title_column")
+    genres = table.column(config.genres_column, GENRE_NAMES, setting="items.genres_column")
+    for column, name in ((id_column, "id"), (public, "key"), (title, "title")):
+        if column is not None:
+            table.check_type(column, _IDS, setting=f"items.{name}_column")
+    if genres is not None:
+        table.check_type(genres, ("text", "numbers", "lists"), setting="items.genres_column")
     no_text = pl.lit(None, dtype=pl.String)
     separator = config.genre_separator or (" " if table.recbole else "|")
     frame = table.frame.select(
-        pl.col(ROW).alias("row"),
+        pl.col(table.row).alias("row"),
         identifiers(id_column, table.schema[id_column]).alias("id"),
         (no_text if public is None else identifiers(public, table.schema[public])).alias("public"),
         (no_text if title is None else texts(title, table.schema[title])).alias("title"),
@@ -210,7 +194,7 @@ def read_items(config: ItemsConfig) -> ItemRows:
     has_id = rows["id"].is_not_null()
     if not has_id.any():
         raise DataError(f"{table.path}: no row has a value in {id_column!r} (items.id_column)")
-    typed = _typed(attribute_rows.filter(has_id), config.decimal)
+    typed = _typed(attribute_rows.filter(has_id).drop(table.row), config.decimal)
     return ItemRows(table, rows.filter(has_id), typed, public, int((~has_id).sum()))
 
 
@@ -220,13 +204,14 @@ def read_users(config: UsersConfig) -> pl.DataFrame:
     Raises:
         DataError: the file is missing, empty or damaged, or a column cannot be found.
     """
-    table = open_table(config, config.path)
-    id_column = table.required_column(config.id_column, _USER_NAMES, setting="users.id_column")
+    table = open_table(config, config.path, "users")
+    id_column = table.required_column(config.id_column, USER_NAMES, setting="users.id_column")
+    table.check_type(id_column, _IDS, setting="users.id_column")
     ids = table.frame.select(identifiers(id_column, table.schema[id_column]).alias("id"))
     attributes = _attributes(table, config.attribute_columns, {id_column}, "users")
     id_rows, attribute_rows = table.collect(ids, attributes)
     keep = id_rows["id"].is_not_null() & id_rows["id"].is_last_distinct()
-    typed = _typed(attribute_rows.filter(keep), config.decimal)
+    typed = _typed(attribute_rows.filter(keep).drop(table.row), config.decimal)
     if "id" in typed.columns:
         raise DataError(f"{table.path}: an attribute may not be called 'id'; leave it out of users.attribute_columns")
     return pl.concat([id_rows.filter(keep), typed], how="horizontal")
@@ -245,7 +230,7 @@ def read_profiles(user_ids: Sequence[str], config: UsersConfig) -> pl.DataFrame:
 def _genres(column: str | None, table: TableFile, separator: str) -> pl.Expr:
     if column is None:
         return pl.lit([], dtype=pl.List(pl.String))
-    if isinstance(table.schema[column], pl.List):
+    if isinstance(table.schema[column], pl.List | pl.Array):
         parts = pl.col(column).cast(pl.List(pl.String))
     else:
         parts = pl.col(column).cast(pl.String).str.split(separator)
@@ -262,11 +247,10 @@ def _attributes(table: TableFile, given: tuple[str, ...] | None, used: set[str |
         columns = [table.required_column(name, (), setting=setting) for name in given]
     named = [pl.col(name).alias(name.partition(":")[0]) if table.recbole else pl.col(name) for name in columns]
     # A frame without any column would forget how many rows it has.
-    return table.frame.select(ROW, *named)
+    return table.frame.select(table.row, *named)
 
 
 def _typed(frame: pl.DataFrame, decimal: str) -> pl.DataFrame:
-    frame = frame.drop(ROW)
     return frame.with_columns(_as_numbers(frame[name], decimal) for name in frame.columns)
 
 

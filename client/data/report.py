@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
+
+Place = Literal["line", "row"]
 
 EXAMPLES = 3
 """How many row numbers a report gives for each reason."""
@@ -19,7 +21,7 @@ class Dropped:
     Attributes:
         reason: why, as a phrase that fits after "rows dropped:".
         rows: how many.
-        examples: up to :data:`EXAMPLES` row numbers, from 1 below the header, or numbers of recorded events; none for filters
+        examples: up to :data:`EXAMPLES` lines or row numbers, or numbers of recorded events; none for filters
             over counts.
         asked: whether a setting asks for it, as for a threshold: no fault of the data.
         recorded: whether they are recorded events and not rows of the file.
@@ -43,7 +45,7 @@ class CleaningReport:
     items: columns of the matrix, the catalogue's size.
     notes: what else there is to know, a sentence each.
     recorded: how many of the rows read are recorded events.
-    lines_above: what makes the file's line of a row number; None where rows are not lines.
+    place: what the numbers of the examples count: a text file's lines, the header being one, or the rows of a Parquet file.
     """
 
     source: str
@@ -54,7 +56,7 @@ class CleaningReport:
     items: int
     notes: tuple[str, ...] = ()
     recorded: int = 0
-    lines_above: int | None = None
+    place: Place = "row"
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON can hold it."""
@@ -65,6 +67,7 @@ class CleaningReport:
             "rows_kept": self.rows_kept,
             "users": self.users,
             "items": self.items,
+            "place": self.place,
             "dropped": [
                 {
                     "reason": one.reason,
@@ -98,7 +101,7 @@ class CleaningReport:
             f"{self.users:,} users, {self.items:,} items"
         ]
         width = max((len(f"{one.rows:,}") for one in self.dropped), default=0)
-        lines += [f"  dropped {one.rows:>{width},}: {one.reason}{_at(one, self.lines_above)}" for one in self.dropped]
+        lines += [f"  dropped {one.rows:>{width},}: {one.reason}{_at(one, self.place)}" for one in self.dropped]
         return lines + [f"  note: {note}" for note in self.notes]
 
     def render(self) -> str:
@@ -116,19 +119,18 @@ def nothing_left(
     dropped: tuple[Dropped, ...],
     *,
     notes: Sequence[str] = (),
-    lines_above: int | None = None,
+    place: Place = "row",
 ) -> str:
     """The message for a file of which cleaning leaves nothing: which rule dropped how much, and what would mend it."""
-    reasons = "; ".join(f"{one.rows:,} {one.reason}{_at(one, lines_above)}" for one in dropped)
+    reasons = "; ".join(f"{one.rows:,} {one.reason}{_at(one, place)}" for one in dropped)
     mend = "; ".join([*notes, "check the columns and the cleaning rules"])
     return f"{source}: cleaning dropped all of its {rows_read:,} rows: {reasons}; {mend}"
 
 
-def _at(one: Dropped, lines_above: int | None) -> str:
+def _at(one: Dropped, place: Place) -> str:
     if not one.examples:
         return " (of recorded feedback)" if one.recorded else ""
-    shift = 0 if one.recorded or lines_above is None else lines_above
-    unit = "number" if one.recorded else ("row" if lines_above is None else "line")
-    shown = ", ".join(str(row + shift) for row in one.examples)
+    unit = "number" if one.recorded else place
+    shown = ", ".join(map(str, one.examples))
     more = ", …" if one.rows > len(one.examples) else ""
     return f" ({'recorded feedback, ' if one.recorded else ''}{unit}{'s' if one.rows > 1 else ''} {shown}{more})"

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from common.config.base import FrozenModel
 from common.config.loader import ConfigPath
 
-Separator = Annotated[str, Field(min_length=1, max_length=1)]
+
+def _plain_character(text: str) -> str:
+    if not text.isascii() or not all(character.isprintable() or character == "\t" for character in text):
+        raise ValueError("must be ASCII characters that are not line ends, or a tab")
+    return text
+
+
+def _quote(text: str) -> str:
+    if text != "none" and len(text) != 1:
+        raise ValueError("is one character, or none where quotes are characters like any other")
+    return text if text == "none" else _plain_character(text)
+
+
+def _text_encoding(name: str) -> str:
+    try:
+        "".encode(name)  # refuses what is no encoding of text, such as rot13
+        return codecs.lookup(name).name
+    except LookupError:
+        raise ValueError("is no known encoding of text; utf-8, utf-16, latin-1 and cp1252 are the usual ones") from None
+
+
+Separator = Annotated[str, Field(min_length=1, max_length=8), AfterValidator(_plain_character)]
+Quote = Annotated[str, AfterValidator(_quote)]
+Encoding = Annotated[str, AfterValidator(_text_encoding)]
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Namespace = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -23,7 +47,19 @@ class FileConfig(FrozenModel):
     """inter: RecBole's text files with typed headers. auto goes by the name: .csv, .tsv, .txt (also .gz), .parquet, and
     RecBole's .inter, .item and .user."""
     separator: Separator | None = None
-    """Between the fields of a text file; null: comma for csv, tab for tsv and RecBole."""
+    """Between the fields of a text file, one character or several (``::``). null: what a first line ``sep=;`` says, as Excel
+    writes it; comma for csv, tab for tsv and RecBole; where the header has none of these, the one of ``, ; | ::`` and tab
+    that it has, and the cleaning report says which."""
+    quote: Quote | None = None
+    """Around fields that hold a separator. none: quotes are characters like any other; null: ``"`` for csv and tsv, none for
+    RecBole and separators of several characters."""
+    escape: Literal["double", "backslash"] = "double"
+    """How a quote stands in a quoted field: twice (RFC 4180), or with a backslash before it (which is itself doubled)."""
+    multiline: bool = False
+    """true: quoted fields may hold whole lines that look like rows. Only where the program that wrote the file quotes all text
+    properly: else one user's text can take in other users' rows."""
+    encoding: Encoding | None = None
+    """Of a text file: latin-1, cp1252, utf-16, …; null: what its byte-order mark says, else UTF-8."""
     decimal: Literal[".", ","] = "."
     """What stands before a number's fraction in a text file; with ``","`` 3,5 is three and a half, and so is 3.5."""
     header: bool = True

@@ -172,20 +172,22 @@ def test_each_reason_is_counted_with_row_numbers_and_no_id(tmp_path: Path) -> No
     )
     data = load_platform_data(config)
     assert [(one.reason, one.rows, one.examples) for one in data.report.dropped] == [
-        ("without a user", 1, (2,)),
-        ("without an item", 1, (3,)),
-        ("with an unreadable time", 1, (7,)),
-        ("whose value is missing or not a finite number", 2, (4, 5)),
-        ("with a value outside 1 to 5", 1, (6,)),
-        ("of an item that is not in the items file", 1, (8,)),
-        ("repeating a user and an item (the last one is kept)", 1, (1,)),
+        ("without a user", 1, (3,)),
+        ("without an item", 1, (4,)),
+        ("with an unreadable time", 1, (8,)),
+        ("whose value is missing or not a finite number", 2, (5, 6)),
+        ("with a value outside 1 to 5", 1, (7,)),
+        ("of an item that is not in the items file", 1, (9,)),
+        ("repeating a user and an item (the last one is kept)", 1, (2,)),
     ]
     assert histories(data) == {"ann": [("x:a", 5.0, 2)], "bob": [("x:a", 1.0, 1)]}
     text = data.report.render() + json.dumps(data.report.as_dict())
     assert not any(identifier in text for identifier in ("ann", "bob", "zzz"))
     assert data.report.render().startswith(f"{tmp_path / 'rows.csv'}: kept 2 of 10 rows; 2 users, 2 items\n")
+    assert "without a user (line 3)" in data.report.render()
+    assert data.report.as_dict()["place"] == "line"
     assert data.report.as_dict()["dropped"][0] == {
-        "reason": "without a user", "rows": 1, "example_rows": [2], "asked": False, "recorded": False,
+        "reason": "without a user", "rows": 1, "example_rows": [3], "asked": False, "recorded": False,
     }  # fmt: skip
 
 
@@ -318,7 +320,7 @@ def test_a_key_column_without_namespace_must_hold_namespaced_keys(tmp_path: Path
         if good:
             assert load_platform_data(config).items.keys == ("isbn:1", "isbn:2")
         else:
-            with pytest.raises(DataError, match=r"row 2: 'key' holds a key without a namespace"):
+            with pytest.raises(DataError, match=r"line 3: 'key' holds a key without a namespace"):
                 load_platform_data(config)
 
 

@@ -80,9 +80,11 @@ def test_named_columns_win_over_guesses_and_a_file_may_lack_a_header(tmp_path: P
     assert as_rows(interactions(path, header=False, **columns)) == [("u1", "i1", 1.0, 978300760)]
 
 
-def test_rows_are_numbered_from_one_below_the_header(tmp_path: Path) -> None:
+def test_rows_are_a_text_files_lines_and_parquets_rows(tmp_path: Path) -> None:
     path = text_file(tmp_path / "a.csv", "user,item,rating,time", ",")
-    assert scan_interactions(interactions(path)).collect()["row"].to_list() == [1, 2, 3]
+    assert scan_interactions(interactions(path)).collect()["row"].to_list() == [2, 3, 4]
+    pl.DataFrame({"user": ["a", "b"], "item": ["x", "y"]}).write_parquet(tmp_path / "a.parquet")
+    assert scan_interactions(interactions(tmp_path / "a.parquet")).collect()["row"].to_list() == [1, 2]
 
 
 def test_ids_lose_blanks_and_the_point_zero_of_floating_point(tmp_path: Path) -> None:
@@ -132,7 +134,10 @@ def test_an_unreadable_time_is_told_from_a_missing_one(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"user,item,rating\n", "has a header and no rows"),
-        (b"usr,thing\n1,2\n", "none of its columns looks like interactions.user_column; its columns are usr, thing"),
+        (
+            b"usr,thing,rating,time\n1,2,3,4\n",
+            "none of its columns looks like interactions.user_column; its columns are usr, thing, rating, time; set",
+        ),
     ],
 )
 def test_an_unusable_file_is_named_with_its_fault(tmp_path: Path, content: bytes, message: str) -> None:
@@ -163,7 +168,7 @@ def test_a_missing_file_an_unknown_format_and_a_broken_parquet_are_named(tmp_pat
     with pytest.raises(DataError, match="there is no such file"):
         open_interactions(interactions(tmp_path / "none.csv"))
     (tmp_path / "a.dat").write_text("user,item\n1,2\n")
-    with pytest.raises(DataError, match="set format to csv"):
+    with pytest.raises(DataError, match="set interactions.format: csv"):
         open_interactions(interactions(tmp_path / "a.dat"))
     (tmp_path / "a.parquet").write_text("user,item\n1,2\n")
     with pytest.raises(DataError, match="cannot be read as parquet"):

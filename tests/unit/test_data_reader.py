@@ -168,7 +168,7 @@ def test_a_missing_file_an_unknown_format_and_a_broken_parquet_are_named(tmp_pat
     with pytest.raises(DataError, match="there is no such file"):
         open_interactions(interactions(tmp_path / "none.csv"))
     (tmp_path / "a.dat").write_text("user,item\n1,2\n")
-    with pytest.raises(DataError, match="set interactions.format: csv"):
+    with pytest.raises(DataError, match=r"set interactions\.format: csv"):
         open_interactions(interactions(tmp_path / "a.dat"))
     (tmp_path / "a.parquet").write_text("user,item\n1,2\n")
     with pytest.raises(DataError, match="cannot be read as parquet"):

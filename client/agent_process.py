@@ -26,6 +26,7 @@ from client.agent_metrics import AgentMetrics, MeasuredAgent
 from client.agent_service import SocketWatch, serve_agent
 from client.aggregator_watch import AggregatorWatch
 from client.data.recorded import EventRules
+from client.keys import node_public_key
 from client.loading import load_training_data, make_agent
 from client.metrics_export import ServingMetrics, expose_metrics
 from client.serving_service import RecommenderServer, TlsFiles, serve_recommender
@@ -200,6 +201,7 @@ def listeners(config: PlatformConfig, part: Part) -> list[Listener]:
 def _supervise(config: PlatformConfig, registry: CollectorRegistry, stack: ExitStack) -> None:
     """The courier's side: its programs, and an eye on the aggregator."""
     check_port_free("127.0.0.1", config.supernode.port, "supernode.port")
+    node_public_key(config.supernode.private_key)  # one that was cut short is named here, and not in Flower's words
     watch = AggregatorWatch(config, registry)
     logs = config.supernode.superexec_secret.parent / "logs"
     supervisor = Supervisor(courier_programs(config, logs), on_exit=watch.program_ended)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from client.keys import KeyFolder
+from client.keys import KeyFolder, registration_of
 from client.ledger import LEDGER_FILE
 from client.loading import load_platform_data, unusable_run_files
 from client.privacy_report import privacy_dict, verify_books
@@ -52,6 +52,7 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
     keys = KeyFolder(config.keys)
     for path in (keys.identity_path, keys.sealing_path, keys.secret_path, config.supernode.private_key):
         yield check_private(path)
+    yield _keys(config)
     yield _secret(keys)
     yield _pins(config)
     yield _run_files(config)
@@ -66,6 +67,16 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
     yield _budget(config)
     yield from check_store(PlatformStore(config.state / "store"))
     yield from check_aggregator(config.aggregator, config.ca)
+
+
+def _keys(config: PlatformConfig) -> Finding:
+    """That each key is one: a file that was cut short is private, too."""
+    try:
+        keys = KeyFolder(config.keys)
+        made = registration_of(config.name, config.plan.federation, keys, config.supernode.private_key)
+    except CrossfedError as error:
+        return Finding("wrong", "keys", str(error))
+    return Finding("ok", "keys", f"fingerprint {made.fingerprint}")
 
 
 def _secret(keys: KeyFolder) -> Finding:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -67,9 +67,11 @@ def issue_server_certificate(authority: CertifiedKey, names: Sequence[str], *, d
         days: from now until it expires.
     """
     issuer = load_certificate(authority.certificate, "authority")
-    signer = serialization.load_pem_private_key(authority.key, password=None)
+    signer = _private_key(authority.key)
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
-        raise ConfigError("the authority's key is not an elliptic-curve key; make a new authority")
+        raise ConfigError(
+            "the authority's key is damaged, or not an elliptic-curve key in PEM; restore it from your backup"
+        )
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
         _builder(_subject(names[0]), issuer.subject, key.public_key(), days)
@@ -84,6 +86,14 @@ def issue_server_certificate(authority: CertifiedKey, names: Sequence[str], *, d
         .sign(signer, hashes.SHA384())
     )
     return _certified(certificate, key)
+
+
+def _private_key(pem: bytes) -> object:
+    """The key, or None where it is none."""
+    try:
+        return serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None
 
 
 def load_certificate(pem: bytes, place: str) -> x509.Certificate:

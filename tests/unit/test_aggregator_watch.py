@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from client.agent_process import log_file, read_token
 from client.aggregator_watch import AggregatorWatch, meaning_of
 from client.cli import app
+from client.doctor import examine
 from client.join import join_federation
 from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.federation import FederationPlan
@@ -30,7 +31,7 @@ from common.errors import ConfigError
 from common.logs import one_line, set_up_logs
 from common.supervise import BackOff, Program, Supervisor
 from common.tls import issue_server_certificate, make_authority
-from server.provisioning import initialise, invite
+from server.provisioning import initialise, invite, renew_certificate
 from tests.unit.test_doctor import tls_server
 from tests.unit.test_supervise import until
 
@@ -161,7 +162,7 @@ def test_an_end_that_is_not_known_is_left_to_its_last_line() -> None:
     ("explain", "said"),
     [
         (lambda output: None, "it said last: no\\x1b[2Jway"),
-        (lambda output: "because" if "way" in output else None, "because"),
+        (lambda output: "by the moon" if "moon" in output else "because", "because"),
     ],
 )
 def test_the_log_says_why_a_program_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture, explain, said: str) -> None:
@@ -217,6 +218,34 @@ def test_an_empty_token_file_opens_the_recommender_to_nobody(tmp_path: Path) -> 
     (tmp_path / "token").chmod(0o600)
     with pytest.raises(ConfigError, match="is empty"):
         read_token(tmp_path / "token")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("name", ["keys/identity.pem", "keys/sealing.pem", "courier/node.key"])
+def test_a_key_that_was_cut_short_is_named(config: PlatformConfig, certificates: Path, name: str, share: float) -> None:
+    path = certificates / "c" / name
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    [found] = [
+        finding for finding in examine(certificates / "c" / "platform.yaml", devices=False) if finding.what == "keys"
+    ]
+    assert (found.level, str(path) in found.detail) == ("wrong", True)
+
+
+def test_a_node_key_that_was_cut_short_stops_the_courier(
+    config: PlatformConfig, certificates: Path, logs: None
+) -> None:
+    config.supernode.private_key.write_bytes(b"-----BEGIN OPENSSH")
+    words = ["start", "--part", "courier", "--config", str(certificates / "c" / "platform.yaml")]
+    assert CliRunner().invoke(app, words).exit_code != 0
+    assert "node.key: not a private key in OpenSSH form, or damaged" in log_file(config, "courier").read_text()
+
+
+@pytest.mark.parametrize("content", ["", "-----BEGIN PRIVATE KEY-----"])
+def test_an_authority_key_that_was_cut_short_is_named(config: PlatformConfig, certificates: Path, content: str) -> None:
+    (certificates / "fed" / "tls" / "ca.key").write_text(content)
+    with pytest.raises(ConfigError, match="authority's key is damaged"):
+        renew_certificate(certificates / "fed" / "federation.yaml")
 
 
 def test_a_line_of_somebody_else_is_one_line() -> None:

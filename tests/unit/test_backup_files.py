@@ -257,7 +257,8 @@ def test_links_and_places_outside_are_named(config: Path, tmp_path: Path) -> Non
         back_up(config, tmp_path / "c")
 
 
-def test_a_file_that_goes_meanwhile_is_no_hole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pruned", [True, False])
+def test_a_file_that_goes_or_comes_meanwhile_is_no_hole(tmp_path: Path, pruned: bool) -> None:
     """Versions of a model come and go: what is named must be there, so the folder is read again."""
     root = tmp_path / "role"
     root.mkdir()
@@ -270,12 +271,13 @@ def test_a_file_that_goes_meanwhile_is_no_hole(tmp_path: Path) -> None:
         seen += 1
         found = list_folder(root, lambda path: False)
         if seen == 1:
-            (root / "v1").unlink()
+            if pruned:
+                (root / "v1").unlink()
             (root / "v2").write_text("v2")
         return found
 
     made = write_backup(tmp_path / "b", root, role="x", config="CURRENT", listing=listing)
-    assert set(made.files) == {"CURRENT", "v2"}
+    assert set(made.files) == {"CURRENT", "v2"} | (set() if pruned else {"v1"})
 
 
 def test_a_database_under_writing_is_copied_as_of_one_moment(tmp_path: Path) -> None:

@@ -201,13 +201,19 @@ class Watching:
         return before
 
 
-def test_the_newest_sound_version_serves_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_newest_sound_version_serves_loudly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with FeedbackLog(tmp_path / "log") as log:
         watching = Watching(tmp_path / "store", log)
+        read: list[int | None] = []
+        real = watching.store.load
+        monkeypatch.setattr(watching.store, "load", lambda version: (read.append(version), real(version))[1])
         before = watching.damage(3)
         assert watching.model.reload()
         assert watching.model.snapshot().version == 2
         assert not watching.model.reload(), "what is damaged is not read again until a file changes"
+        assert read == [3, 2]
         assert watching.failures == 1
         [[problem]] = watching.told
         assert "000003: damaged" in problem

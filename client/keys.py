@@ -30,6 +30,9 @@ from common.privacy.secure_sum import PlatformIdentity
 from common.privacy.secure_sum.identity import signed_by
 from common.provisioning import Registration
 
+SECRET_BYTES = 32
+"""Of the federation secret."""
+
 _LABEL = b"crossfed sealed secret v1"
 
 
@@ -132,7 +135,14 @@ class KeyFolder:
                 f"{self.secret_path}: this platform has no federation secret yet; one platform makes it (crossfed-client "
                 "secret new), the others take it over (secret seal there, secret import here)"
             )
-        return _private_bytes(self.secret_path)
+        secret = _private_bytes(self.secret_path)
+        if len(secret) != SECRET_BYTES or not any(secret):
+            raise ConfigError(
+                f"{self.secret_path}: is damaged: not the {SECRET_BYTES} random bytes that were written, so that items would be "
+                "digested otherwise than on the other platforms. Restore it from your backup; or move it away and take it over "
+                "again (secret seal on another platform, secret import here)"
+            )
+        return secret
 
     def _store_secret(self, secret: bytes) -> FederationSecret:
         checked = FederationSecret(secret)

@@ -25,7 +25,7 @@ from client.store import PlatformStore
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.errors import ConfigError, CrossfedError, DataError, SecureSumError, StoreError
-from common.privacy.lifetime import budget_policy
+from common.privacy.lifetime import budget_policy, run_cost, runs_paid
 from common.provisioning import Pins
 
 _log = getLogger(__name__)
@@ -94,16 +94,36 @@ def make_agent(config: PlatformConfig, data: TrainingData) -> PlatformAgent:
     config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     for problem in unusable_run_files(config):
         _log.error("%s", problem)
+    outbox = Outbox(config.state, budget_policy(config.plan, config.budget), config.plan, config.state / "store")
+    _warn_of_little_budget(config, outbox)
     return PlatformAgent(
         config.name,
         config.plan,
         keys.secret(),
         data,
-        outbox=Outbox(config.state, budget_policy(config.plan, config.budget), config.plan, config.state / "store"),
+        outbox=outbox,
         store=PlatformStore(config.state / "store"),
         secure_member=_secure_member(config, keys),
         personalization=config.personalization,
     )
+
+
+def _warn_of_little_budget(config: PlatformConfig, outbox: Outbox) -> None:
+    """Say when no run fits any more, and when this platform's own budget ends before the one that all have agreed to."""
+    paid, agreed = runs_paid(config.plan, config.budget), runs_paid(config.plan)
+    if paid is None or agreed is None:
+        return
+    if paid < agreed:
+        _log.warning(
+            "budget %g pays for %d of the %d runs that plan.privacy pays for: this platform is the first to refuse a run",
+            config.budget, paid, agreed,
+        )  # fmt: skip
+    if outbox.ledger.spend(run_cost(config.plan)).left.runs == 0:
+        _log.warning(
+            "the lifetime budget pays for no further run of ε %g: this platform serves, and refuses to take part; "
+            "`crossfed-client privacy` shows what is spent",
+            config.plan.privacy.epsilon,
+        )
 
 
 def unusable_run_files(config: PlatformConfig) -> list[str]:

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from client.doctor import examine
 from client.join import join_federation
 from client.keys import KeyFolder
+from client.ledger import BudgetLedger
 from client.loading import load_training_data, make_agent
 from client.privacy_report import restore_books
 from client.secure_member import SecureMember
 from client.secure_state import STATE_FILE, SecureStateFile, forget_secure_sums
 from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.loader import load_yaml_model
-from common.errors import SecureSumError
+from common.errors import ConfigError, SecureSumError
 from common.exchange import AgentRequest
 from common.privacy.secure_sum.wire import SurvivorList
 from common.provisioning import Pins
@@ -211,3 +212,41 @@ def test_damaged_books_are_said_by_doctor(deployed: Path, name: str) -> None:
     path.write_bytes(path.read_bytes()[:100])
     found = {finding.what: finding for finding in examine(deployed, devices=False)}
     assert found["ledger and journal"].level == "wrong"
+
+
+@pytest.mark.parametrize("name", ["federation.secret", "identity.pem", "sealing.pem"])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[: len(data) // 2], lambda data: bytes(len(data))], ids=["cut", "zeros"]
+)
+def test_a_damaged_key_is_said_by_doctor(deployed: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+    path = load_yaml_model(deployed, PlatformConfig).keys / name
+    path.write_bytes(damage(path.read_bytes()))
+    wrong = [finding.detail for finding in examine(deployed, devices=False) if finding.level == "wrong"]
+    assert any(str(path) in detail for detail in wrong)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:16], lambda data: bytes(32)], ids=["cut", "zeros"])
+def test_no_run_begins_under_a_damaged_secret(deployed: Path, damage: Callable[[bytes], bytes]) -> None:
+    config = load_yaml_model(deployed, PlatformConfig)
+    path = config.keys / "federation.secret"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ConfigError, match=r"federation\.secret: is damaged"):
+        make_agent(config, load_training_data(config))
+
+
+def test_a_budget_that_is_used_up_is_said_at_start(deployed: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = load_yaml_model(deployed, PlatformConfig)
+    data = load_training_data(config)
+    make_agent(config, data)
+    assert "lifetime budget" not in caplog.text
+    ledger, releases = BudgetLedger.open(config.state), config.plan.release_plan().releases()
+    ledger.reserve("run", releases, epsilon=3.0, delta=config.plan.delta)
+    ledger.charge("run", 0, releases[:1], f"{1:064x}")
+    make_agent(config, data)
+    assert "pays for no further run of ε 3" in caplog.text
+    caplog.clear()
+    rich = config.plan.privacy.model_copy(update={"budget": 9.0})
+    make_agent(
+        config.model_copy(update={"plan": config.plan.model_copy(update={"privacy": rich}), "budget": 4.5}), data
+    )
+    assert "budget 4.5 pays for 1 of the 5 runs that plan.privacy pays for" in caplog.text

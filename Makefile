@@ -11,7 +11,7 @@ export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: help setup simulate test check faults faults-books faults-processes bench demo docs-reference proto clean
+.PHONY: help setup simulate test check faults faults-books faults-processes bench demo docs docs-reference proto clean
 
 help:
 	@echo "make setup      install into $(VENV)"
@@ -20,6 +20,7 @@ help:
 	@echo "make check      ruff, mypy, import contracts, doctests"
 	@echo "make faults     killed processes, fuzzing, full disks (slow)"
 	@echo "make bench      the figures of the README (slow)"
+	@echo "make docs       the docs site in build/site, strictly"
 	@echo "make docs-reference  docs/configuration.md anew, from the models that read the configurations"
 	@echo "make demo       an aggregator and three platforms as real processes on this machine"
 	@echo "make clean      remove what was built"
@@ -57,6 +58,11 @@ bench: setup
 
 demo: setup
 	$(BIN)/crossfed-simulate demo
+
+docs: setup
+	$(BIN)/python -c "import mkdocs_material_extensions, mkdocstrings" 2>/dev/null || \
+		$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-reference: setup
 	$(BIN)/python -m tools.configuration

@@ -173,8 +173,8 @@ class BudgetLedger:
         Raises:
             BudgetExceededError: the run's own or the lifetime budget does not cover it; nothing was charged.
             PrivacyError: the run is unknown or closed, or an argument is malformed.
-            LedgerError, StoreError: the ledger cannot be trusted, it or a head cannot be written; nothing may be
-            released.
+            LedgerError: the ledger cannot be trusted; nothing may be released.
+            StoreError: the ledger or a head cannot be written; nothing may be released.
         """
         if not _DIGEST.fullmatch(request_digest) or server_round < 0 or not releases:
             raise PrivacyError("a charge needs releases, a round of at least 0 and a SHA-256 digest in hex")

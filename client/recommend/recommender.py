@@ -59,7 +59,8 @@ class PreparedHistory:
 
     Args:
         history: of one user.
-        own, cross: the scopes of the model that will answer.
+        own: the scope of own items of the model that will answer.
+        cross: its scope of the others' items.
     """
 
     def __init__(self, history: History, own: ItemScope, cross: ItemScope) -> None:

@@ -53,9 +53,11 @@ def random_platform_model(
     """A model with random factors of a platform called ``here``; items are popular with a long tail.
 
     Args:
-        own, foreign: items of the platform, and items that only ``there`` has; half of the own ones are ``there`` too.
+        own: how many items the platform has; half of them are ``there`` too.
+        foreign: how many items only ``there`` has.
         unshared: own items that nobody shares; the last ones.
-        users, history: users and interactions each.
+        users: how many.
+        history: interactions of each.
         verdict: ``local``, ``shared``, ``blend`` or ``anchored``.
         feedback: ``implicit`` or ``explicit``.
     """

@@ -138,9 +138,9 @@ class KeyFolder:
         secret = _private_bytes(self.secret_path)
         if len(secret) != SECRET_BYTES or not any(secret):
             raise ConfigError(
-                f"{self.secret_path}: is damaged: not the {SECRET_BYTES} random bytes that were written, so that items would be "
-                "digested otherwise than on the other platforms. Restore it from your backup; or move it away and take it over "
-                "again (secret seal on another platform, secret import here)"
+                f"{self.secret_path}: is damaged: not the {SECRET_BYTES} random bytes that were written, so that items would "
+                "be digested otherwise than on the other platforms. Restore it from your backup; or move it away and take it "
+                "over again (secret seal on another platform, secret import here)"
             )
         return secret
 

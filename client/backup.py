@@ -23,6 +23,7 @@ from common.backup.writing import write_backup
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.errors import ConfigError, StoreError
+from common.files import make_folder
 from common.privacy.lifetime import budget_policy
 
 ROLE = "platform"
@@ -163,7 +164,7 @@ def _has_manifest(source: Path) -> bool:
 
 def _unpack_unverified(source: Path, folder: Path) -> Path:
     """A backup of version 0.1; its folders become private. Returns the configuration."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(folder, mode=0o700)
     try:
         with tarfile.open(source, "r:gz") as archive:
             archive.extractall(folder, filter="data")

@@ -25,7 +25,7 @@ from common.catalogue import FederationSecret
 from common.config.base import FrozenModel
 from common.config.loader import load_yaml_model
 from common.errors import ConfigError
-from common.files import write_atomically
+from common.files import make_folder, write_atomically
 from common.privacy.secure_sum import PlatformIdentity
 from common.privacy.secure_sum.identity import signed_by
 from common.provisioning import Registration
@@ -174,8 +174,8 @@ def make_keys(keys: KeyFolder, node_key: Path) -> str:
         StoreError: a folder is not writable.
         SecureSumError: an identity is there that cannot be used.
     """
-    keys.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    node_key.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    make_folder(keys.folder, mode=0o700)
+    make_folder(node_key.parent, mode=0o750)
     if not keys.identity_path.exists():
         PlatformIdentity.create(keys.identity_path)
     if not keys.sealing_path.exists():

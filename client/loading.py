@@ -25,6 +25,7 @@ from client.store import PlatformStore
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.errors import ConfigError, CrossfedError, DataError, SecureSumError, StoreError
+from common.files import make_folder
 from common.privacy.lifetime import budget_policy, run_cost, runs_paid
 from common.provisioning import Pins
 
@@ -91,7 +92,7 @@ def make_agent(config: PlatformConfig, data: TrainingData) -> PlatformAgent:
         LedgerError: the books are damaged, or kept under another budget.
     """
     keys = KeyFolder(config.keys)
-    config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(config.state, mode=0o700)
     for problem in unusable_run_files(config):
         _log.error("%s", problem)
     outbox = Outbox(config.state, budget_policy(config.plan, config.budget), config.plan, config.state / "store")

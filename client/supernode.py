@@ -11,7 +11,7 @@ from typing import Final
 
 from client.aggregator_watch import meaning_of
 from common.config.deploy import PlatformConfig
-from common.files import write_atomically
+from common.files import make_folder, write_atomically
 from common.supervise import Program
 
 ENVIRONMENT: Final[Mapping[str, str]] = {
@@ -51,11 +51,11 @@ def courier_programs(config: PlatformConfig, logs: Path) -> list[Program]:
     supernode = config.supernode
     secret = supernode.superexec_secret
     if not secret.exists():
-        secret.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        make_folder(secret.parent, mode=0o750)
         write_atomically(secret, os.urandom(32))
     home = (secret.parent / "flower").resolve()
-    home.mkdir(exist_ok=True, mode=0o700)
-    logs.mkdir(parents=True, exist_ok=True, mode=0o750)
+    make_folder(home, mode=0o700)
+    make_folder(logs, mode=0o750)
     environment = {**ENVIRONMENT, "FLWR_HOME": str(home), "PATH": _with_launcher(secret.parent / "programs")}
     node = [
         "flower-supernode",
@@ -85,6 +85,6 @@ def courier_programs(config: PlatformConfig, logs: Path) -> list[Program]:
 def _with_launcher(folder: Path) -> str:
     """PATH with the courier's launcher in front, which is written anew: this Python may be another than last time."""
     python = Path(sys.executable)
-    folder.mkdir(exist_ok=True, mode=0o700)
+    make_folder(folder, mode=0o700)
     write_atomically(folder / _LAUNCHER_NAME, _LAUNCHER.format(python=python).encode(), mode=0o700)
     return os.pathsep.join([str(folder.resolve()), str(python.parent), os.environ.get("PATH", os.defpath)])

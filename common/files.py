@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import lzma
 import os
@@ -84,13 +85,11 @@ def write_under_its_name(
     Raises:
         StoreError: the file cannot be written; what was there is still there.
     """
-    shown = folder / prefix
+    shown = shortened(folder / prefix)
     try:
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{prefix}.")
     except OSError as error:
-        raise StoreError(
-            f"{shown}: cannot be written ({error.strerror}); check the folder and the free space"
-        ) from error
+        raise StoreError(f"{shown}: cannot be written ({error.strerror}); {_mend_of(error)}") from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
@@ -100,9 +99,17 @@ def write_under_its_name(
         Path(temporary).replace(folder / name())
         sync_folder(folder)
     except OSError as error:
-        raise StoreError(f"{shown}: cannot be written ({error.strerror}); check the free space") from error
+        raise StoreError(f"{shown}: cannot be written ({error.strerror}); {_mend_of(error)}") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _mend_of(error: OSError) -> str:
+    if error.errno == errno.EISDIR:
+        return "it is a folder; name a file"
+    if error.errno == errno.ENAMETOOLONG:
+        return "shorten the name, which has at most 255 bytes"
+    return "check the folder and the free space"
 
 
 def archive(arrays: Mapping[str, NDArray[Any]]) -> bytes:

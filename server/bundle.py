@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from common.errors import ConfigError
+from common.files import make_folder
 
 # The courier is all of client/ that may be shipped: a platform's own side is installed by the platform.
 _COURIER: Final = ("__init__.py", "app.py", "remote.py")
@@ -48,10 +49,14 @@ def stage_app(folder: Path) -> Path:
     """Copy the app's code into ``folder`` (replaced if it is there) and return it.
 
     Raises:
-        ConfigError: the package is not installed as files.
+        ConfigError: the package is not installed as files, or something else lies in ``folder``.
     """
+    if folder.exists() and not _is_staged(folder):
+        raise ConfigError(f"{folder}: holds what crossfed has not put there; move it away, or set another state folder")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    make_folder(folder)
+    # First, so that a copy which is cut short is known as one.
+    (folder / "pyproject.toml").write_text(_PYPROJECT.format(version=version("crossfed")))
     for package in ("common", "server"):
         source = _package_folder(package)
         for path in sorted(source.rglob("*.py")):
@@ -59,8 +64,17 @@ def stage_app(folder: Path) -> Path:
     client = _package_folder("client")
     for name in _COURIER:
         _copy(client / name, folder / "client" / name)
-    (folder / "pyproject.toml").write_text(_PYPROJECT.format(version=version("crossfed")))
     return folder
+
+
+def _is_staged(folder: Path) -> bool:
+    """Whether an earlier call made it, or nothing is in it."""
+    try:
+        return 'publisher = "crossfed"' in (folder / "pyproject.toml").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return not any(folder.iterdir())
+    except OSError:
+        return False
 
 
 def _package_folder(name: str) -> Path:

@@ -146,8 +146,8 @@ def run(
 ) -> None:
     """Begin a federation run now and follow it. Needs a running crossfed-server start."""
     settings = _load(config)
-    if resume is not None and RunFolder(settings.state, resume).status().state == FINISHED:
-        raise ConfigError(f"--resume {resume}: has finished; leave the option out for a new run")
+    if resume is not None:
+        _check_resumable(RunFolder(settings.state, resume))
     if wait:
         wait_for_end(settings, say)
     name = begin_run(settings, resume)
@@ -235,6 +235,13 @@ def restore_backup(
         say(f"{key} points outside of the restored folder: {path}; change it in {restored.config.name}")
     for name in restored.cut_off:
         say(f"run {name} was going on when the backup was made; crossfed-server run --resume {name} goes on with it")
+
+
+def _check_resumable(run: RunFolder) -> None:
+    if not run.folder.is_dir():
+        raise ConfigError(f"--resume {run.name}: there is no run of that name; crossfed-server history lists them")
+    if run.status().state == FINISHED:
+        raise ConfigError(f"--resume {run.name}: has finished; leave the option out for a new run")
 
 
 def plan_from(federation: str, platforms: int, settings: list[str]) -> FederationPlan:

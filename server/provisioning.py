@@ -10,9 +10,9 @@ import yaml
 
 from common.config.deploy import AggregatorConfig
 from common.config.federation import FederationPlan
-from common.config.loader import load_yaml_model
+from common.config.loader import load_yaml_model, parse_model
 from common.errors import ConfigError
-from common.files import write_atomically
+from common.files import make_folder, write_atomically
 from common.provisioning import Invitation, plan_section
 from common.tls import CertifiedKey, days_left, issue_server_certificate, make_authority, read_certificate
 
@@ -56,28 +56,36 @@ def initialise(
         names: further host names of the aggregator, for its certificate.
 
     Raises:
-        ConfigError: there is an aggregator in this folder already.
+        ConfigError: there is an aggregator in this folder already, or a setting cannot be; nothing is written.
+        StoreError: the folder cannot be made.
     """
     made = AggregatorFolder(folder)
     if made.config.exists():
         raise ConfigError(
             f"{made.config}: there already; choose another folder, or renew what is in it (crossfed-server renew)"
         )
-    (folder / "tls").mkdir(parents=True, exist_ok=True, mode=0o700)
-    host, _, port = address.rpartition(":")
+    content = _checked_settings(plan, address, superlink_port)
+    host = address.rpartition(":")[0]
     authority = make_authority(plan.federation)
+    server = issue_server_certificate(authority, _certificate_names(host, names))
+    make_folder(folder / "tls", mode=0o700)
     authority.write(*made.authority)
-    issue_server_certificate(authority, _certificate_names(host, names)).write(*made.server)
+    server.write(*made.server)
     write_atomically(folder / "tls" / "superexec.secret", os.urandom(32))
-    content = {
-        "address": address,
-        "superlink_port": superlink_port,
-        "proxy": {"port": int(port)} | ({"host": "127.0.0.1"} if host in _LOOPBACK else {}),
-    }
     text = _NOTE + yaml.safe_dump(content, sort_keys=False, allow_unicode=True) + plan_section(plan)
     write_atomically(made.config, text.encode(), mode=0o640)
-    load_yaml_model(made.config, AggregatorConfig)
     return made
+
+
+def _checked_settings(plan: FederationPlan, address: str, superlink_port: int) -> dict[str, object]:
+    """The settings of a new aggregator beside its plan, refused before anything is written."""
+    content: dict[str, object] = {"address": address, "superlink_port": superlink_port}
+    whole = content | {"plan": plan.model_dump(mode="json")}
+    parse_model(whole, AggregatorConfig, "init")
+    host, _, port = address.rpartition(":")
+    content["proxy"] = {"port": int(port)} | ({"host": "127.0.0.1"} if host in _LOOPBACK else {})
+    parse_model(whole | content, AggregatorConfig, "init")
+    return content
 
 
 def renew_certificate(config_path: Path, names: tuple[str, ...] = ()) -> float:
@@ -110,10 +118,18 @@ def invite(config: AggregatorConfig, name: str, path: Path) -> Invitation:
         ConfigError: the name cannot be one, or the certificate is missing.
     """
     read_certificate(config.tls.ca)
-    invitation = Invitation(name=name, aggregator=config.address, ca=config.tls.ca.read_text(), plan=config.plan)
+    content = {
+        "name": name,
+        "aggregator": config.address,
+        "ca": config.tls.ca.read_text(),
+        "plan": config.plan.model_dump(mode="json"),
+    }
+    invitation = parse_model(content, Invitation, f"invite {name}")
     invitation.write(path)
     return invitation
 
 
 def _certificate_names(host: str, names: tuple[str, ...]) -> list[str]:
+    if not all(name.strip() for name in names):
+        raise ConfigError("--name: is empty; give a host name or an address")
     return list(dict.fromkeys((host.strip("[]"), *names, *_LOOPBACK)))

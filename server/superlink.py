@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from common.config.deploy import AggregatorConfig
-from common.files import write_atomically
+from common.files import make_folder, write_atomically
 from common.supervise import Program
 from common.tls import names_of, read_certificate
 from server.flower import ENVIRONMENT
@@ -32,7 +32,7 @@ def aggregator_programs(config: AggregatorConfig, config_path: Path) -> list[Pro
     """
     logs = config.state / "logs"
     for folder in (config.state, logs, config.state / "flower"):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(folder, mode=0o700)
     environment = {
         **ENVIRONMENT,
         "FLWR_HOME": str((config.state / "flower").resolve()),

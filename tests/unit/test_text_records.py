@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import client.data.records
@@ -76,10 +76,12 @@ def test_escaped_quotes_are_read(rows: list[Row], size: int) -> None:
         assert rows_of(path, size=size, escape="backslash", multiline=True) == rows
 
 
-texts = st.text(st.sampled_from(list('a"" \\;')), max_size=5)
+texts = st.sampled_from(["", "a", '"', '"a', 'a"', '"a"', 'a"b', '""', '"a""', '\\"', '\\"a\\"', '" a', "\\", '"\\'])
 naive = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), texts), min_size=1, max_size=8)
 
 
+@example([("a", "x", '"a'), ("b", "y", ""), ("a", "z", 'a"')], 2, 60, "double")
+@example([("a", "x", 'a"b'), ("b", "y", ""), ("a", "z", 'a"b')], 2, 60, "double")
 @given(naive, st.integers(0, 2), st.integers(1, 60), st.sampled_from(["double", "backslash"]))
 def test_free_text_never_reaches_other_users_rows(rows: list[Row], place: int, size: int, escape: str) -> None:
     """Text that its writer did not quote: an error, or every other user's rows as they stand in the file."""
@@ -134,6 +136,7 @@ def test_a_refusal_holds_no_word_of_the_file(body: str, size: int, multiline: bo
         ),
         (["1,2,ok", '1,2,"never closed', "1,3,ok"], "line 3 has a quote that opens a field and is not closed"),
         (['"1"x,2,ok'], "line 2 has text behind the quote"),
+        (['1,"2"\rx,ok'], "line 2 has text behind the quote"),
         (["1,2,a,b"], "line 2 has 4 fields, the first line has 3"),
     ],
 )

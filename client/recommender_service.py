@@ -137,8 +137,9 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServicer):
             status, message = _STATUS.get(type(error), grpc.StatusCode.INTERNAL), str(error)
         except Exception as error:
             # The wire's edge: gRPC would send the exception's text, which can hold values of a user's data.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("%s failed with %s\n%s", method, type(error).__name__, where)
+            frames = traceback.extract_tb(error.__traceback__)
+            where = " > ".join(f"{frame.name} ({frame.filename}:{frame.lineno})" for frame in frames)
+            _log.error("%s failed with %s at %s", method, type(error).__name__, where)
             status, message = grpc.StatusCode.INTERNAL, "internal error; the service's log says where"
         finally:
             self._metrics.answered(method, status.name, time.perf_counter() - started)

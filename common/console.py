@@ -6,7 +6,6 @@ terminal. Every command prints through this module: ruff's ``banned-api`` keeps 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -18,7 +17,7 @@ from rich.progress import ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from common.visible import HIDDEN, visible
+from common.visible import visible, visible_json
 
 
 def styled(text: str, style: str = "") -> Text:
@@ -33,9 +32,7 @@ def say(text: str = "", *, err: bool = False) -> None:
 
 def say_json(content: Any) -> None:
     """Print one line of JSON for programs."""
-    text = json.dumps(content, ensure_ascii=False)
-    # JSON's own escapes, so that a program reads what was written.
-    typer.echo(HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], text))
+    typer.echo(visible_json(content))
 
 
 class PlainConsole(Console):

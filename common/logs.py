@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -12,11 +11,31 @@ from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from common.errors import CrossfedError
+from common.visible import visible, visible_json
 
 _LARGEST_FILE: Final = 10_000_000
+
+
+class TextFormatter(logging.Formatter):
+    """One line a record, whoever has chosen what is in it: nothing begins a line of its own or steers the terminal.
+
+    Args:
+        layout: of the line; time, level, logger and message unless given.
+    """
+
+    def __init__(self, layout: str = "%(asctime)s %(levelname)s %(name)s %(message)s") -> None:
+        super().__init__(layout)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- the library's name
+        """The line; a traceback, of crossfed's own frames, follows it."""
+        return visible(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 -- the library's name
+        """The traceback, whose last line an error has written."""
+        return visible(super().formatException(ei), lines=True)
 
 
 class JsonFormatter(logging.Formatter):
@@ -32,7 +51,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             content["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(content, ensure_ascii=False)
+        return visible_json(content)
 
 
 class _LogFile(RotatingFileHandler):
@@ -56,14 +75,20 @@ def set_up_logs(form: Literal["text", "json"] = "text", *, level: int = logging.
             handlers.append(_LogFile(file, maxBytes=_LARGEST_FILE, backupCount=1, encoding="utf-8"))
         except OSError as error:
             problem = error.strerror
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
     for handler in handlers:
-        handler.setFormatter(JsonFormatter() if form == "json" else plain)
+        handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=handlers, force=True)
     if problem is not None:
         logging.getLogger(__name__).warning(
             "%s: cannot be written (%s); the log goes to standard error alone", file, problem
         )
+
+
+def set_up_simple_logs(level: int) -> None:
+    """Send the logs of a command that a person looks at to standard error, without times."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(TextFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 @contextmanager
@@ -82,5 +107,5 @@ def one_line(text: str, longest: int = 300) -> str:
     >>> one_line("a\x1b[2Jb\nc")
     'a\\x1b[2Jb\\nc'
     """
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    shown = visible(text)
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"

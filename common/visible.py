@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 # Control characters (C0, C1), lone surrogates, line and paragraph separators, what reverses the direction of writing, and what
@@ -25,3 +26,12 @@ def visible(text: str, *, lines: bool = False) -> str:
     return HIDDEN.sub(
         lambda found: "\n" if lines and found[0] == "\n" else found[0].encode("unicode_escape").decode(), text
     )
+
+
+def visible_json(content: object) -> str:
+    r"""A value as one line of JSON in which the same is written out, by JSON's own escapes: a program reads what was given.
+
+    >>> visible_json({"title": "café \u202e"})
+    '{"title": "café \\u202e"}'
+    """
+    return HIDDEN.sub(lambda found: json.dumps(found[0])[1:-1], json.dumps(content, ensure_ascii=False))

@@ -6,7 +6,6 @@ reads from the aggregator's own configuration, so that nothing of it crosses the
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 from common.config.deploy import AggregatorConfig
 from common.config.loader import load_yaml_model
 from common.errors import ConfigError
+from common.logs import set_up_logs
 from server.admission import AdmissionBook, AdmittedNames
 from server.runs import RunFolder
 from server.strategy import FederatedFactorization
@@ -27,7 +27,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation named by the run configuration."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    set_up_logs()
     config = _config()
     run = RunFolder(config.state, str(context.run_config["run-name"]))
     observer = run.observer()

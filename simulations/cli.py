@@ -15,6 +15,7 @@ import yaml
 from common.cli import run_app, teach
 from common.console import PlainConsole, PlainTable, say, styled
 from common.errors import ConfigError
+from common.logs import set_up_simple_logs
 from simulations.audit.faults import FAULTS, Fault
 from simulations.engine import BACKENDS, Backend
 from simulations.memory import keep_freed_memory
@@ -90,7 +91,7 @@ def run(
     from simulations.report import ConsoleObserver, cleaning_text, result_tables
     from simulations.run import simulate
 
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    set_up_simple_logs(logging.INFO if verbose else logging.ERROR)
     chosen = load_chosen(scenario, set_ or [], data, seed)
     folder = output or default_folder(chosen.name)
     console = PlainConsole()

@@ -119,7 +119,8 @@ def make_platforms(scenario: Scenario) -> list[SimulatedPlatform]:
     for report in dict.fromkeys(part.data.report for part in raw):
         if report.warning is not None:
             # Commands that end with other tables than a run's show it so; a run prints the whole report.
-            _log.warning("%s", report.render())
+            for line in report.render().splitlines():
+                _log.warning("%s", line)
     return sorted(platforms, key=lambda platform: platform.name)
 
 

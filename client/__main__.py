@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from common.guard import guard
+from common.deploy.guard import guard
 
 
 def main() -> None:
     """Run the command."""
     with guard():
-        from client.cli import main as command
+        from client.cli.main import main as command
     command()
 
 

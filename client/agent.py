@@ -21,31 +21,31 @@ from logging import getLogger
 import numpy as np
 from pydantic import ValidationError
 
-from client.contributor import Make, make_contributor
+from client.contributions.cooccurrence import make_linear_contributor
+from client.contributions.factors import Make, make_contributor
+from client.contributions.membership import Membership
+from client.contributions.run_file import RunFile
+from client.contributions.towers import TowerItems, make_tower_contributor
 from client.data.training import TrainingData
-from client.linear_contributor import make_linear_contributor
-from client.masking import MaskedContribution
-from client.membership import Membership
-from client.outbox import Outbox
-from client.personalize import FederationView, Personalizer
-from client.platform_model import FactorModel
-from client.privacy_card import PlatformSpend
-from client.protocol_state import ProtocolState
-from client.recommend.linear_transfer import LinearTransferScorer
-from client.run_file import RunFile
-from client.secure_member import SecureMember
-from client.store import PlatformStore
-from client.tower_contributor import TowerItems, make_tower_contributor
-from client.tower_model import TowerModel
-from common.broadcast import round_context
+from client.personalization.personalize import FederationView, Personalizer
+from client.personalization.platform_model import FactorModel
+from client.personalization.store import PlatformStore
+from client.privacy.card import PlatformSpend
+from client.privacy.masking import MaskedContribution
+from client.privacy.outbox import Outbox
+from client.privacy.protocol_state import ProtocolState
+from client.privacy.secure_member import SecureMember
+from client.scoring.ease import LinearTransferScorer
+from client.towers.stored import TowerModel
 from common.catalogue import FederationSecret, pack_blobs
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
+from common.contributions.broadcast import round_context
+from common.contributions.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, request_contract, spec_of
 from common.errors import ContractError, CrossfedError, InternalError, OrderError, PlanMismatchError, PrivacyError
-from common.exchange import OK, AgentReply, AgentRequest, Arrays, Json, digest_of, value_mean_of
 from common.privacy.attributes import public_attributes
 from common.privacy.contribution import PrivatizedContribution, Release
-from common.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, request_contract, spec_of
+from common.wire.exchange import OK, AgentReply, AgentRequest, Arrays, Json, digest_of, value_mean_of
 
 _log = getLogger(__name__)
 

@@ -17,8 +17,8 @@ from flwr.clientapp import ClientApp
 
 from client.remote import RemoteAgent
 from common.errors import ConfigError, CrossfedError, InternalError
-from common.exchange import AgentConnection, AgentReply
-from common.messages import reply_content, request_of
+from common.wire.exchange import AgentConnection, AgentReply
+from common.wire.messages import reply_content, request_of
 
 _log = getLogger(__name__)
 

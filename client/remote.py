@@ -8,9 +8,9 @@ from types import TracebackType
 import grpc
 
 from common.errors import PlatformError
-from common.exchange import AgentReply, AgentRequest
 from common.proto.agent_pb2_grpc import PlatformAgentStub
 from common.proto.convert import reply_from_proto, request_to_proto
+from common.wire.exchange import AgentReply, AgentRequest
 
 # The largest message of protobuf: contributions of big platforms are hundreds of megabytes.
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -36,7 +36,7 @@ class Connection:
 
 
 class RemoteAgent(Connection):
-    """An :class:`~common.exchange.AgentConnection` over a Unix socket. Use it as a context manager.
+    """An :class:`~common.wire.exchange.AgentConnection` over a Unix socket. Use it as a context manager.
 
     Args:
         socket: path of the agent's socket.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.guard import guard
+from common.deploy.guard import guard
 
 
 def main() -> None:

@@ -14,12 +14,12 @@ from flwr.serverapp import Grid, ServerApp
 
 from common.config.deploy import AggregatorConfig
 from common.config.loader import load_yaml_model
+from common.deploy.logs import set_up_logs
 from common.errors import ConfigError
-from common.logs import set_up_logs
-from server.admission import AdmissionBook, AdmittedNames
-from server.runs import RunFolder
+from server.deploy.admission import AdmissionBook, AdmittedNames
+from server.deploy.runs import RunFolder
+from server.deploy.superlink import CONFIG_VARIABLE
 from server.strategy import FederatedFactorization
-from server.superlink import CONFIG_VARIABLE
 
 app = ServerApp()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from common.catalogue import Vocabulary, join_boxes, unpack_blobs
-from common.exchange import AgentReply
+from common.wire.exchange import AgentReply
 
 CANDIDATES = 3
 """Cards of other platforms that go to a platform for one item: so many, less one, may be spoilt."""

@@ -10,23 +10,23 @@ from typing import Annotated
 
 import typer
 
-from common.cli import run_app, teach
 from common.config.deploy import AggregatorConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model, parse_model
-from common.console import PlainConsole, PlainTable, say, say_json
-from common.doctor import print_findings
+from common.deploy.cli import run_app, teach
+from common.deploy.console import PlainConsole, PlainTable, say, say_json
+from common.deploy.doctor import print_findings
+from common.deploy.health import Listener, unanswered
+from common.deploy.logs import logged_failure, set_up_logs
+from common.deploy.provisioning import Registration, lifetime_note, normal_fingerprint
 from common.errors import ConfigError, FederationError
-from common.health import Listener, unanswered
-from common.logs import logged_failure, set_up_logs
-from common.provisioning import Registration, lifetime_note, normal_fingerprint
-from server.admission import AdmissionBook
-from server.aggregator import AggregatorProcess, begin_run, control_of, wait_for_end
-from server.backup import back_up, restore
-from server.doctor import examine
-from server.follow import follow
-from server.provisioning import initialise, invite, renew_certificate
-from server.runs import FINISHED, RunFolder, RunStatus, list_runs
+from server.deploy.admission import AdmissionBook
+from server.deploy.aggregator import AggregatorProcess, begin_run, control_of, wait_for_end
+from server.deploy.backup import back_up, restore
+from server.deploy.doctor import examine
+from server.deploy.follow import follow
+from server.deploy.provisioning import initialise, invite, renew_certificate
+from server.deploy.runs import FINISHED, RunFolder, RunStatus, list_runs
 
 app = typer.Typer(
     name="crossfed-server",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from common.catalogue import Vocabulary
 from common.errors import CatalogueError
-from common.exchange import AgentReply
+from common.wire.exchange import AgentReply
 
 _MOST_FEATURES = 128
 _FEWEST_ITEMS = 5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.config.federation import FederationPlan
-from server.state import FederationState
+from server.federation.state import FederationState
 
 
 def factors_settled(plan: FederationPlan, state: FederationState) -> bool:

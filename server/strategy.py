@@ -27,19 +27,19 @@ from flwr.serverapp.strategy import Result, Strategy
 from common.catalogue import check_same_secret, pack_blobs
 from common.config.federation import FederationPlan
 from common.errors import FederationError
-from common.exchange import AgentReply, AgentRequest, Arrays, Json, Kind
-from common.messages import array_record
+from common.wire.exchange import AgentReply, AgentRequest, Arrays, Json, Kind
+from common.wire.messages import array_record
+from server.aggregation.cooccurrence import aggregate_linear, linear_answer
+from server.aggregation.private_factors import make_aggregation
+from server.aggregation.towers import aggregate_towers
 from server.cards import CardRelay
-from server.checkpoint import CheckpointStore
-from server.collect import make_collector
-from server.exchange import Observer, PlatformExchange, SilentObserver
 from server.features import feature_matrix
-from server.greeting import greet
-from server.linear_aggregation import aggregate_linear, linear_answer
-from server.private_aggregation import make_aggregation
-from server.state import RoundRecord, fresh_state, with_vocabulary
+from server.federation.checkpoint import CheckpointStore
+from server.federation.collect import make_collector
+from server.federation.exchange import Observer, PlatformExchange, SilentObserver
+from server.federation.handshake import greet
+from server.federation.state import RoundRecord, fresh_state, with_vocabulary
 from server.stopping import factors_settled, towers_settled
-from server.tower_aggregation import aggregate_towers
 
 _log = getLogger(__name__)
 

@@ -11,17 +11,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from client.ask_cli import recommendation_table
-from client.privacy_report import egress_dicts
+from client.cli.ask import recommendation_table
+from client.privacy.report import egress_dicts
 from common.config.federation import FederationPlan
-from common.console import PlainConsole
+from common.deploy.console import PlainConsole
 from common.errors import CrossfedError, FederationError
-from server.aggregator import begin_run
-from server.runs import FINISHED
-from simulations.datasets import make_platforms
-from simulations.deployment import LocalFederation, provision, write_files
+from server.deploy.aggregator import begin_run
+from server.deploy.runs import FINISHED
+from simulations.engine.datasets import make_platforms
+from simulations.engine.deployment import LocalFederation, provision, write_files
 from simulations.output import own_folder
-from simulations.scenario import load_scenario
+from simulations.scenarios.scenario import load_scenario
 
 _EPSILON = 3.0
 _SHOWN_ITEMS = 5
@@ -129,7 +129,7 @@ def _show_logs(console: PlainConsole, federation: LocalFederation) -> None:
 
 def main() -> None:
     """Entry point of ``python -m simulations.demo``."""
-    from common.cli import run_app
+    from common.deploy.cli import run_app
 
     run_app(lambda: run_demo(PlainConsole()))
 

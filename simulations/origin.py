@@ -12,10 +12,10 @@ import numpy as np
 from client.data.dataset import UserItemMatrix
 from common.config.federation import FederationPlan
 from common.errors import ConfigError
-from common.exchange import Json
-from server.checkpoint import CheckpointStore
-from simulations.datasets import SimulatedPlatform
-from simulations.scenario import Scenario
+from common.wire.exchange import Json
+from server.federation.checkpoint import CheckpointStore
+from simulations.engine.datasets import SimulatedPlatform
+from simulations.scenarios.scenario import Scenario
 
 Origin = dict[str, Json]
 _SETTINGS = {"seed", "partition", "platforms", "split", "personalization", "cross"}

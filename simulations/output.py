@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from common.deploy.guard import check_memory_limit
+from common.deploy.locks import command_name, held
 from common.errors import ConfigError
 from common.files import make_folder, write_atomically
-from common.guard import check_memory_limit
-from common.locks import command_name, held
 
 MARKER = "crossfed-run.json"
 """Says that a folder is a run's own: a later run may replace what is in it."""

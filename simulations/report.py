@@ -12,10 +12,10 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from client.data.report import CleaningReport
-from common.console import FieldColumn, PlainColumn, PlainConsole, PlainTable, styled
+from common.deploy.console import FieldColumn, PlainColumn, PlainConsole, PlainTable, styled
 from common.visible import visible
-from server.state import RoundRecord
-from simulations.datasets import SimulatedPlatform
+from server.federation.state import RoundRecord
+from simulations.engine.datasets import SimulatedPlatform
 
 
 class ConsoleObserver:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from client.privacy_card import card_content, card_text
+from client.privacy.card import card_content, card_text
 from common.catalogue import FederationSecret
 from common.errors import ConfigError
 from common.files import write_atomically
-from server.exchange import Observer, SilentObserver
-from simulations.datasets import SimulatedPlatform, make_platforms
-from simulations.engine import (
+from server.federation.exchange import Observer, SilentObserver
+from simulations.engine.datasets import SimulatedPlatform, make_platforms
+from simulations.engine.federate import (
     CHECKPOINTS,
     Backend,
     FederationOutcome,
@@ -24,7 +24,8 @@ from simulations.engine import (
     run_federation,
     simulation_secret,
 )
-from simulations.measure import (
+from simulations.evaluation.cross_weights import tune_weights
+from simulations.evaluation.measure import (
     Block,
     CrossGround,
     Ruler,
@@ -35,13 +36,12 @@ from simulations.measure import (
     shared_model,
     train_ceiling,
 )
+from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
+from simulations.evaluation.price import price_point
 from simulations.origin import check_resumable, origin_of
 from simulations.output import Wait, own_folder, remove_run
-from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
-from simulations.price import price_point
-from simulations.scenario import Scenario
+from simulations.scenarios.scenario import Scenario
 from simulations.stages import check_platforms, check_stages
-from simulations.tuning import tune_weights
 
 AUDIT_FILE = "audit.json"
 _CANARY_FIGURES = ("epsilon_claimed", "delta", "epsilon_hat", "epsilon_lower", "runs")

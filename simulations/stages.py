@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from pydantic import ValidationError
 
-from client.contributor import make_contributor
+from client.contributions.factors import make_contributor
 from common.config.federation import FederationPlan
 from common.errors import ConfigError, PrivacyError, SecureSumError
 from common.privacy.secure_sum.roster import check_terms
-from simulations.datasets import SimulatedPlatform
-from simulations.price import private_plan
-from simulations.scenario import Scenario
+from simulations.engine.datasets import SimulatedPlatform
+from simulations.evaluation.price import private_plan
+from simulations.scenarios.scenario import Scenario
 
 
 def check_stages(scenario: Scenario) -> None:

@@ -12,21 +12,21 @@ import pytest
 from numpy.typing import NDArray
 
 from client.agent import PlatformAgent
-from client.budget import mu_squared
 from client.data.training import TrainingData
-from client.ledger import BudgetLedger
-from client.outbox import Outbox
-from common.broadcast import round_context, vocabulary_digest
+from client.privacy.budget import mu_squared
+from client.privacy.ledger import BudgetLedger
+from client.privacy.outbox import Outbox
 from common.catalogue import Vocabulary, pack_blobs
 from common.config.federation import FederationPlan
-from common.exchange import AgentReply, AgentRequest, Arrays
+from common.contributions.broadcast import round_context, vocabulary_digest
+from common.contributions.factors import UserLevelMechanism
+from common.contributions.masked_rounds import secure_rounds
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.lifetime import budget_policy
-from common.privacy.mechanism import UserLevelMechanism
-from common.privacy.rounds import secure_rounds
 from common.privacy.secure_sum import Roster, SecureSumRound, SecureSumServer
-from server.private_aggregation import SharedGramAggregation
-from simulations.scenario import Scenario
+from common.wire.exchange import AgentReply, AgentRequest, Arrays
+from server.aggregation.private_factors import SharedGramAggregation
+from simulations.scenarios.scenario import Scenario
 from tests.support import agents_of, random_platforms
 
 SIZES = (20, 12, 8, 6, 5)

@@ -24,13 +24,13 @@ from common.config.data import DataConfig, InteractionsConfig
 from common.config.federation import FederationPlan
 from common.config.model import FactorizationConfig
 from common.config.platform import PersonalizationConfig
-from common.exchange import AgentConnection, AgentReply, AgentRequest
-from server.exchange import SilentObserver
-from server.state import RoundRecord
-from simulations.datasets import SimulatedPlatform
-from simulations.engine import FederationOutcome, make_agents, run_federation, simulation_secret
-from simulations.grid import InlineGrid
-from simulations.scenario import PartitionSource, Scenario
+from common.wire.exchange import AgentConnection, AgentReply, AgentRequest
+from server.federation.exchange import SilentObserver
+from server.federation.state import RoundRecord
+from simulations.engine.datasets import SimulatedPlatform
+from simulations.engine.federate import FederationOutcome, make_agents, run_federation, simulation_secret
+from simulations.engine.grid import InlineGrid
+from simulations.scenarios.scenario import PartitionSource, Scenario
 
 SEED = 5
 NO_REPORT = CleaningReport(source="-", rows_read=0, rows_kept=0, dropped=(), users=0, items=0)

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 
 from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.federation import FederationPlan
-from simulations.scenario import Scenario
+from simulations.scenarios.scenario import Scenario
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 
@@ -28,7 +28,7 @@ _INTRODUCTION = """\
 # Configuration reference
 
 Every key that the three kinds of files may hold. This page is written by `make docs-reference` from the models that read the
-files (`common/config/`, `simulations/scenario.py`): change a description there.
+files (`common/config/`, `simulations/scenarios/scenario.py`): change a description there.
 
 A key that does not exist is refused, with the nearest one that does. Files are YAML 1.2: `yes` and `12:30` are text, `1e-3`
 is a number. A relative path starts at the file's own folder; it may begin with `~` or an environment variable

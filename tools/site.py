@@ -45,7 +45,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Docstrings name others as Sphinx would have it, ``:class:`~client.spend.Spend```; make links of them."""
+    """Docstrings name others as Sphinx would have it, ``:class:`~client.privacy.spend.Spend```; make links of them."""
     return re.sub(r":\w+:<code>(~?)([\w.]+)</code>", _reference, html)
 
 

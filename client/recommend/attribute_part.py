@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from client.recommend.attribute_transfer import AttributeTransferScorer
-from client.recommend.linear import Carried
+from client.recommend.linear_form import Carried
+from client.scoring.attributes import AttributeTransferScorer
 
 
 @dataclass(frozen=True, eq=False)

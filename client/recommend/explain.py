@@ -1,6 +1,6 @@
 """What carried a score: the items of the history, the item itself, popularity.
 
-Every part of a scope takes its own raw score apart (:meth:`client.recommend.linear.Part.carried`). Standardising takes x̄
+Every part of a scope takes its own raw score apart (:meth:`client.recommend.linear_form.Part.carried`). Standardising takes x̄
 from an item's row and multiplies by a scale that does not depend on the item: the contributions still add up to the score
 that was shown.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.recommend.linear import LinearScope
+from client.recommend.linear_form import LinearScope
 
 
 @dataclass(frozen=True, eq=False)

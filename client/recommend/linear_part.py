@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from client.recommend.linear import Carried
-from client.recommend.linear_transfer import LinearTransferScorer
+from client.recommend.linear_form import Carried
+from client.scoring.ease import LinearTransferScorer
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ import scipy.special
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.recommend.linear import LinearScope
+from client.recommend.linear_form import LinearScope
 
 _USERS = 300
 _SET_ASIDE = 0.2

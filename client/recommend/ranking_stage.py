@@ -1,4 +1,4 @@
-"""The ranking stage of a service: orders one user's best own items as :class:`client.recommend.ranking.RankedScorer` does."""
+"""The ranking stage of a service: orders one user's best own items as :class:`client.scoring.reranker.RankedScorer` does."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.recommend.index import ItemIndex
-from client.recommend.linear import LinearScope, Query
-from client.recommend.ranking import Ranker, UserContext, candidate_order, in_order
+from client.recommend.linear_form import LinearScope, Query
+from client.scoring.reranker import Ranker, UserContext, candidate_order, in_order
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from client.data.identifiers import identifier, item_key
 from client.data.recorded import ANY_EVENT, Event, EventRules
-from client.platform_model import PlatformModel
+from client.personalization.platform_model import PlatformModel
 from client.recommend.answers import (
     NO_FILTER,
     Contribution,
@@ -24,11 +24,11 @@ from client.recommend.answers import (
 )
 from client.recommend.explain import ScoreShares, explain_score
 from client.recommend.index import best_of
-from client.recommend.linear import Query
+from client.recommend.linear_form import Query
 from client.recommend.mixing import Mixing
-from client.recommend.ranking import UserContext
 from client.recommend.scopes import ItemScope, cross_scope, mixings, own_scope, shared_fold_in
 from client.recommend.similar import ItemSimilarity
+from client.scoring.reranker import UserContext
 from common.config.serving import EXACT_UP_TO
 from common.errors import DataError
 

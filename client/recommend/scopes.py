@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions
-from client.platform_model import FactorModel, PlatformModel
+from client.personalization.platform_model import FactorModel, PlatformModel
 from client.recommend.answers import Recommendation
 from client.recommend.attribute_part import AttributePart
-from client.recommend.factor_part import FactorPart
 from client.recommend.filters import AttributeIndex
-from client.recommend.fold_in import FoldIn
 from client.recommend.index import ItemIndex, best_of, make_index
-from client.recommend.linear import LinearScope, Part, Query
+from client.recommend.linear_form import LinearScope, Part, Query
 from client.recommend.linear_part import LinearPart
 from client.recommend.mixing import Mixing, calibrated, calibrated_popularity
-from client.recommend.ranking import UserContext
+from client.recommend.parts import FactorPart
 from client.recommend.ranking_stage import RankingStage
-from client.recommend.scorer import z
 from client.recommend.tower_part import TowerPart
+from client.scoring.fold_in import FoldIn
+from client.scoring.reranker import UserContext
+from client.scoring.scorer import z
 
 _PARTS = {"blend": ("local", "shared"), "tower_blend": ("local", "towers")}
 """Of a blend; its weight is that of the second."""

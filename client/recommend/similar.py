@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from client.platform_model import FactorModel, PlatformModel
+from client.personalization.platform_model import FactorModel, PlatformModel
 
 
 class ItemSimilarity:

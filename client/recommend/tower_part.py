@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from client.recommend.linear import Carried
-from client.tower_model import TowerModel
+from client.recommend.linear_form import Carried
+from client.towers.stored import TowerModel
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ import polars as pl
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from client.recommend.demand import public_columns
+from client.scoring.demand import public_columns
 
 _log = getLogger(__name__)
 _DIMENSIONS = 256

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from client.training.als import rating_sum_and_count
+from client.training.anchored import anchor_and_start, anchored_trainer
 from client.training.factory import make_trainer
 from client.training.fit import sweep
-from client.training.local import anchor_and_start, anchored_trainer
 from common.config.model import AnchoredConfig, FactorizationConfig
 
 if TYPE_CHECKING:

@@ -7,18 +7,18 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from common.config.base import FrozenModel
-from common.config.linear import LinearConfig
+from common.config.ease import LinearConfig
 from common.config.model import FactorizationConfig
 from common.config.privacy import PrivacyConfig, TunedSetting, tuned_setting
 from common.config.towers import TowerConfig
+from common.contributions.cooccurrence import check_bits, cooccurrence_noise, masked_size
+from common.contributions.masked_rounds import check_sums_fit, secure_rounds
+from common.contributions.tower_variables import SharedVariable, tower_variables
+from common.contributions.updates import UpdateLayout, UpdatePlan
 from common.errors import PrivacyError, SecureSumError
-from common.parameters import SharedVariable, tower_variables
-from common.privacy.cooccurrence import check_bits, cooccurrence_noise, masked_size
 from common.privacy.gdp import mu_from_epsilon
 from common.privacy.plan import GaussianNoise, ReleasePlan, calibrate, noise_shares
-from common.privacy.rounds import check_sums_fit, secure_rounds
 from common.privacy.secure_sum import RoundSpec
-from common.privacy.updates import UpdateLayout, UpdatePlan
 
 
 class FederationPlan(FrozenModel):

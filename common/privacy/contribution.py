@@ -75,7 +75,7 @@ class PrivatizedContribution:
 
     def __post_init__(self) -> None:
         if self._mint is not _MINT:
-            raise PrivacyError("a contribution is made by a privacy mechanism only; use common.privacy.mechanism")
+            raise PrivacyError("a contribution is made by a privacy mechanism only; use common.contributions.factors")
         object.__setattr__(self, "_mint", None)
         arrays = {name: _read_only(array) for name, array in self.arrays.items()}
         object.__setattr__(self, "arrays", MappingProxyType(arrays))

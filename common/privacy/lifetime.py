@@ -2,7 +2,7 @@
 
 Runs do not add up their ε. Of full participation (Gaussian releases) they add up μ², so that n runs of ε cost far less than
 n·ε; of sampled users (the deep model) they add up ε and δ (basic composition). The budget is split between the two
-families once and for all (:mod:`client.budget` says why), and the scarcer part says how many runs there are.
+families once and for all (:mod:`client.privacy.budget` says why), and the scarcer part says how many runs there are.
 """
 
 from __future__ import annotations

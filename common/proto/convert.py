@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import ContractError
-from common.exchange import AgentReply, AgentRequest, Arrays, Json
 from common.proto import agent_pb2
+from common.wire.exchange import AgentReply, AgentRequest, Arrays, Json
 
 _NAMES: Final = [
     "bool",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from client.budget import mu_squared
-from client.outbox import Outbox
-from common.exchange import Arrays
+from client.privacy.budget import mu_squared
+from client.privacy.outbox import Outbox
 from common.privacy.contribution import Release
+from common.wire.exchange import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,19 +13,19 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from client.agent import PlatformAgent
-from client.outbox import Outbox
+from client.privacy.outbox import Outbox
 from common.config.federation import FederationPlan
-from common.console import PlainTable, styled
-from common.exchange import AgentReply, AgentRequest
+from common.deploy.console import PlainTable, styled
 from common.files import write_atomically
 from common.privacy.contribution import Release
-from server.checkpoint import CheckpointStore
+from common.wire.exchange import AgentReply, AgentRequest
+from server.federation.checkpoint import CheckpointStore
 from server.strategy import FederatedFactorization
 from simulations.audit.books import BooksReport, SkippingOutbox, compare_books
 from simulations.audit.canary import CanaryReport, canary_test
 from simulations.audit.faults import Fault
 from simulations.audit.membership import MembershipReport, audit_platforms, audit_scenario, membership_test
-from simulations.engine import inline_grid, make_agents
+from simulations.engine.federate import inline_grid, make_agents
 
 
 @dataclass(frozen=True, kw_only=True)

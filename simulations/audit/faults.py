@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from common.privacy.mechanism import UserLevelMechanism
+from common.contributions.factors import UserLevelMechanism
 from common.privacy.plan import GaussianNoise
 from simulations.audit.world import PLATFORMS
 

@@ -20,17 +20,17 @@ from scipy.stats import rankdata
 
 from client.data.cleaning import load_platform_data
 from client.data.dataset import ItemTable, UserItemMatrix
-from client.recommend.fold_in import FoldIn
+from client.scoring.fold_in import FoldIn
 from common.config.data import DataConfig
 from common.config.federation import FederationPlan
 from common.config.loader import parse_model
 from common.config.model import FactorizationConfig
-from simulations.datasets import SimulatedPlatform, untested_platform
-from simulations.engine import simulation_secret
-from simulations.measure import lookup
-from simulations.pooled import PlatformMatrix, train_pooled, without_privacy
-from simulations.price import private_plan, train_shared
-from simulations.scenario import PartitionSource, Scenario
+from simulations.engine.datasets import SimulatedPlatform, untested_platform
+from simulations.engine.federate import simulation_secret
+from simulations.evaluation.measure import lookup
+from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
+from simulations.evaluation.price import private_plan, train_shared
+from simulations.scenarios.scenario import PartitionSource, Scenario
 
 MEMBERS = 300
 _PLATFORMS = 3

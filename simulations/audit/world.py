@@ -14,20 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.contributor import PrivateContributor
+from client.contributions.factors import PrivateContributor
+from client.contributions.membership import Membership
 from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.data.training import TrainingData
-from client.membership import Membership
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
-from common.exchange import AgentRequest, Arrays
+from common.contributions.factors import UserLevelMechanism
 from common.privacy.contribution import PrivatizedContribution
-from common.privacy.mechanism import UserLevelMechanism
 from common.privacy.plan import GaussianNoise
-from server.collect import Contribution
-from server.private_aggregation import SharedGramAggregation
-from server.state import FederationState, fresh_state, with_vocabulary
-from simulations.datasets import undescribed_items, untested_platform
+from common.wire.exchange import AgentRequest, Arrays
+from server.aggregation.private_factors import SharedGramAggregation
+from server.federation.collect import Contribution
+from server.federation.state import FederationState, fresh_state, with_vocabulary
+from simulations.engine.datasets import undescribed_items, untested_platform
 
 USERS, ITEMS, DIMENSION, ROUNDS = 20, 40, 4, 2
 # Three platforms, one of which colludes: two shares of noise are left in what is seen.

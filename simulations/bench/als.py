@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice, leave_last_out, strong_generalisation
-from client.evaluation import evaluate
-from client.recommend.scorer import PopularityScorer, Scorer, SolvedFactorScorer
-from client.recommend.topk import top_k
+from client.scoring.evaluation import evaluate
+from client.scoring.scorer import PopularityScorer, Scorer, SolvedFactorScorer
+from client.scoring.topk import top_k
 from client.training.factory import make_trainer
 from client.training.fit import fit
 from client.training.trainer import Trainer

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from simulations.run import simulate
-from simulations.scenario import load_scenario, shipped_scenarios
+from simulations.scenarios.scenario import load_scenario, shipped_scenarios
 
 METRIC = "recall@20"
 SEEDS = (1, 2, 3, 4, 5)

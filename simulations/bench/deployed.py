@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from client.app import make_courier
-from client.loading import load_training_data, make_agent
+from client.deploy.loading import load_training_data, make_agent
 from common.config.federation import FederationPlan
 from common.errors import FederationError
-from server.aggregator import begin_run
-from server.checkpoint import CheckpointStore
-from server.runs import FINISHED
+from server.deploy.aggregator import begin_run
+from server.deploy.runs import FINISHED
+from server.federation.checkpoint import CheckpointStore
 from server.strategy import FederatedFactorization
-from simulations.deployment import LocalFederation, PlatformFiles, provision
-from simulations.grid import InlineGrid
+from simulations.engine.deployment import LocalFederation, PlatformFiles, provision
+from simulations.engine.grid import InlineGrid
 
 Figures = dict[str, Any]
 _USERS, _ITEMS, _EACH = 200, 120, 12

@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice, strong_generalisation
-from client.evaluation import evaluate
-from client.recommend.scorer import PopularityScorer, SolvedFactorScorer
+from client.scoring.evaluation import evaluate
+from client.scoring.scorer import PopularityScorer, SolvedFactorScorer
 from client.training.factory import make_trainer
 from common.config.model import FactorizationConfig
 from common.config.privacy import PrivacyConfig, TunedSetting, tuned_setting
+from common.contributions.factors import UserLevelMechanism
 from common.linalg import initial_item_factors
-from common.privacy.mechanism import UserLevelMechanism
 from common.privacy.plan import calibrate
 from common.privacy.postprocess import (
     ReleasedSums,

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from common.config.federation import FederationPlan
-from common.exchange import AgentReply, AgentRequest
-from server.checkpoint import CheckpointStore
-from server.exchange import SilentObserver
-from server.state import FederationState, RoundRecord
+from common.wire.exchange import AgentReply, AgentRequest
+from server.federation.checkpoint import CheckpointStore
+from server.federation.exchange import SilentObserver
+from server.federation.state import FederationState, RoundRecord
 from server.strategy import FederatedFactorization
 from simulations.bench.als import load_ml1m
-from simulations.datasets import SimulatedPlatform, undescribed_items, untested_platform
-from simulations.engine import inline_grid, make_agents, platforms_ahead, simulation_secret
-from simulations.grid import InlineGrid
-from simulations.pooled import PlatformMatrix, train_pooled
-from simulations.scenario import Scenario
+from simulations.engine.datasets import SimulatedPlatform, undescribed_items, untested_platform
+from simulations.engine.federate import inline_grid, make_agents, platforms_ahead, simulation_secret
+from simulations.engine.grid import InlineGrid
+from simulations.evaluation.pooled import PlatformMatrix, train_pooled
+from simulations.scenarios.scenario import Scenario
 
 Figures = dict[str, Any]
 

@@ -22,10 +22,10 @@ from client.data.dataset import UserItemMatrix
 from client.recommend.mixing import Mixing
 from client.recommend.recommender import Recommender
 from common.metrics import judge, per_user_metrics
-from simulations.datasets import SimulatedPlatform
-from simulations.measure import beside
+from simulations.engine.datasets import SimulatedPlatform
+from simulations.evaluation.measure import beside
 from simulations.run import simulate
-from simulations.scenario import load_scenario
+from simulations.scenarios.scenario import load_scenario
 
 Figures = dict[str, Any]
 _K = 20

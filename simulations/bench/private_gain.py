@@ -20,23 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.agent import PlatformAgent
-from client.recommend.attribute_transfer import fit_attribute_transfer
-from client.recommend.demand import public_columns
-from client.recommend.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer
+from client.scoring.attributes import fit_attribute_transfer
+from client.scoring.demand import public_columns
+from client.scoring.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer
 from common.config.privacy import PrivacyConfig
-from common.exchange import AgentRequest
-from common.privacy.mechanism import UserLevelMechanism
+from common.contributions.factors import UserLevelMechanism
 from common.privacy.plan import calibrate
 from common.privacy.postprocess import from_grid
-from server.checkpoint import CheckpointStore
-from server.state import FederationState
+from common.wire.exchange import AgentRequest
+from server.federation.checkpoint import CheckpointStore
+from server.federation.state import FederationState
 from server.strategy import FederatedFactorization
-from simulations.bench.linear import described_by_others
-from simulations.datasets import SimulatedPlatform, make_platforms
-from simulations.engine import inline_grid, make_agents, simulation_secret
-from simulations.measure import CrossGround, Ruler, positions_of
-from simulations.price import measure_point, private_plan, train_shared
-from simulations.scenario import Scenario, load_scenario
+from simulations.bench.ease import described_by_others
+from simulations.engine.datasets import SimulatedPlatform, make_platforms
+from simulations.engine.federate import inline_grid, make_agents, simulation_secret
+from simulations.evaluation.measure import CrossGround, Ruler, positions_of
+from simulations.evaluation.price import measure_point, private_plan, train_shared
+from simulations.scenarios.scenario import Scenario, load_scenario
 
 Figures = dict[str, Any]
 SMALLEST = "silo-121"

@@ -22,7 +22,7 @@ def bench_secure_sum(
     """One round of ``platforms`` × ``values`` uniform values in ±``max_abs``, of which ``missing`` platforms drop out.
 
     40 bits are what the plan of ten platforms with at most 100,000 users each takes at ε ≤ 3
-    (:func:`common.privacy.rounds.secure_rounds`); fewer users take 32, more take 48.
+    (:func:`common.contributions.masked_rounds.secure_rounds`); fewer users take 32, more take 48.
 
     Returns:
         Times in seconds, each for the whole federation on one thread unless ``_per_platform``; ``max_error`` of the

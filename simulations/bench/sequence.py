@@ -19,22 +19,22 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice, Split, leave_last_out
-from client.evaluation import evaluate
+from client.scoring.evaluation import evaluate
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
 from common.config.model import FactorizationConfig
 from common.config.platform import PersonalizationConfig
 from common.config.privacy import PrivacyConfig
 from common.config.towers import SequenceConfig, TowerConfig, TowerPrivacy, TowerTraining
-from server.checkpoint import CheckpointStore
-from server.exchange import SilentObserver
-from server.state import RoundRecord
+from server.federation.checkpoint import CheckpointStore
+from server.federation.exchange import SilentObserver
+from server.federation.state import RoundRecord
 from server.strategy import FederatedFactorization
 from simulations.bench.als import load_ml1m
-from simulations.datasets import undescribed_items, untested_platform
-from simulations.engine import inline_grid, make_agents, simulation_secret
-from simulations.noise import with_noise
-from simulations.scenario import Scenario
+from simulations.engine.datasets import undescribed_items, untested_platform
+from simulations.engine.federate import inline_grid, make_agents, simulation_secret
+from simulations.scenarios.noise import with_noise
+from simulations.scenarios.scenario import Scenario
 
 Report = Callable[[dict[str, float]], None]
 METRICS = ("hr@10", "ndcg@10")
@@ -72,10 +72,10 @@ def pooled(
     Training sees neither of the two last items. The test history has the validation item, as everyone's (Kang & McAuley
     2018); the model is not trained on it.
     """
-    from client.models.features import ItemFeatures
-    from client.models.local import LocalTrainer
-    from client.models.scorer import TowerScorer
-    from client.models.towers import TwoTower
+    from client.towers.features import ItemFeatures
+    from client.towers.local_training import LocalTrainer
+    from client.towers.scorer import TowerScorer
+    from client.towers.two_tower import TwoTower
 
     split = leave_last_out(matrix, rng=np.random.default_rng(seed))
     rows = np.arange(matrix.n_items, dtype=np.int32)
@@ -202,9 +202,9 @@ class _Judge(SilentObserver):
             self.best, self.best_values = measured["ndcg@10"], values
 
     def scorer(self, values: Mapping[str, NDArray[np.float32]]) -> Any:
-        from client.models.features import ItemFeatures
-        from client.models.scorer import TowerScorer
-        from client.models.towers import TwoTower
+        from client.towers.features import ItemFeatures
+        from client.towers.scorer import TowerScorer
+        from client.towers.two_tower import TwoTower
 
         n = self._matrix.n_items
         if self._model is None:

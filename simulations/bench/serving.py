@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 
 from client.data.dataset import ItemDescriptions, UserItemMatrix
-from client.platform_model import FactorModel, OwnVerdict, PlatformModel
+from client.personalization.platform_model import FactorModel, OwnVerdict, PlatformModel
+from client.personalization.store import PlatformStore
 from client.recommend.index import ApproximateIndex, ExactIndex, recall_against_exact
-from client.recommender_client import RecommenderClient
-from client.serving_service import serve_recommender
-from client.store import PlatformStore
+from client.service.client import RecommenderClient
+from client.service.server import serve_recommender
 from common.config.model import FactorizationConfig
 from common.errors import CrossfedError
 

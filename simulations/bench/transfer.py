@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice, leave_last_out
-from client.evaluation import evaluate
-from client.recommend.scorer import PopularityScorer, SolvedFactorScorer
+from client.scoring.evaluation import evaluate
+from client.scoring.scorer import PopularityScorer, SolvedFactorScorer
 from client.training.content import DescribedItems, place_by_content
 from client.training.fit import fit
 from client.training.tuning import SearchSpace, tune_local
 from common.config.model import FactorizationConfig
 from common.config.towers import EncoderConfig, SequenceConfig, TowerConfig, TowerTraining
-from common.parameters import tower_variables
+from common.contributions.tower_variables import tower_variables
 from simulations.bench.als import load_ml1m
 from simulations.bench.sequence import SEQUENCE
 
@@ -69,10 +69,10 @@ def cold_items(
     Half of the hidden items choose the number of passes and between the two ways (validation), the other half is scored
     once. The ways: the content encoders of the two-tower model, and factors of the warm items regressed on content.
     """
-    from client.models.features import ItemFeatures
-    from client.models.local import LocalTrainer
-    from client.models.scorer import TowerScorer
-    from client.models.towers import TwoTower
+    from client.towers.features import ItemFeatures
+    from client.towers.local_training import LocalTrainer
+    from client.towers.scorer import TowerScorer
+    from client.towers.two_tower import TwoTower
 
     matrix, columns = load_ml1m(data), ml1m_columns(data)
     rng = np.random.default_rng(seed)
@@ -177,10 +177,10 @@ def late_platform(
     Alone: a factorisation tuned as carefully as a platform's own model is, and a Transformer of its own; the better one
     on the groups' validation items counts. Joined: the shared Transformer as it is, and with an adapter trained at home.
     """
-    from client.models.features import ItemFeatures
-    from client.models.local import LocalTrainer
-    from client.models.scorer import TowerScorer
-    from client.models.towers import TwoTower
+    from client.towers.features import ItemFeatures
+    from client.towers.local_training import LocalTrainer
+    from client.towers.scorer import TowerScorer
+    from client.towers.two_tower import TwoTower
 
     matrix = load_ml1m(data)
     split = leave_last_out(matrix, rng=np.random.default_rng(seed))
@@ -258,13 +258,13 @@ def _tuned_factors(train: UserItemMatrix, validation: EvaluationSlice, seed: int
 
 def step_time(data: Path, *, steps: int = 5, pairs: int = 3) -> dict[str, Any]:
     """A batch of 512 users, length 50, d = 64: our step, and our private step, against Keras' own ``fit``."""
-    from client.models.features import ItemFeatures
-    from client.models.histories import training_windows
-    from client.models.local import LocalTrainer
-    from client.models.plain import seconds_a_step
-    from client.models.private import GradientComputer
-    from client.models.towers import TwoTower
-    from common.privacy.updates import UpdateLayout, UpdateMechanism, UpdatePlan
+    from client.towers.features import ItemFeatures
+    from client.towers.histories import training_windows
+    from client.towers.local_training import LocalTrainer
+    from client.towers.per_user_gradients import GradientComputer
+    from client.towers.two_tower import TwoTower
+    from common.contributions.updates import UpdateLayout, UpdateMechanism, UpdatePlan
+    from simulations.bench.keras_baseline import seconds_a_step
 
     matrix = load_ml1m(data).select_users(np.arange(512))
     every = np.arange(matrix.n_items, dtype=np.int32)

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.recommend.topk import top_k
+from client.scoring.topk import top_k
 from client.training.factory import make_kernels
 from client.training.systems import Entries, RowSystems
 from common.config.model import FactorizationConfig
@@ -81,7 +81,7 @@ def alternate() -> Solution:
 
 def descend() -> Solution:
     """The same objective by Adam in TensorFlow."""
-    from client.training.adam import fit_with_adam
+    from simulations.examples.adam import fit_with_adam
 
     rng = np.random.default_rng(0)
     return _solution(*fit_with_adam(ratings_matrix(), rng, dimension=1, regularization=REGULARIZATION))

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from client.agent import PlatformAgent
-from client.agent_service import serve_agent
 from client.app import make_courier
 from client.remote import RemoteAgent
+from client.service.agent_service import serve_agent
 from common import errors
 from common.catalogue import Vocabulary, pack_blobs
-from common.exchange import AgentConnection, AgentReply, AgentRequest
-from common.messages import reply_of, request_content
+from common.wire.exchange import AgentConnection, AgentReply, AgentRequest
+from common.wire.messages import reply_of, request_content
 from tests.support import SECRET, agents_of, flower_message, matrix, small_plan, training_data
 
 PLAN = small_plan()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from client.data.dataset import UserItemMatrix
-from client.platform_model import PlatformModel, SharedOnOwn, SharedOnVocabulary
-from client.recommend.fold_in import FoldIn
-from client.recommend.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer, SolvedFactorScorer
-from tests.unit.test_store import model_of
+from client.personalization.platform_model import PlatformModel, SharedOnOwn, SharedOnVocabulary
+from client.scoring.fold_in import FoldIn
+from client.scoring.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer, SolvedFactorScorer
+from tests.unit.client.personalization.test_store import model_of
 
 MODEL = model_of(5)
 EXPLICIT = model_of(6, "local", explicit=True)

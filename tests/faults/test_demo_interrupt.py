@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from simulations.deployment import wait_for
+from simulations.engine.deployment import wait_for
 
 
 def alive(folder: Path, *, but: int) -> list[str]:

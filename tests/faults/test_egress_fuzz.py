@@ -16,15 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from client.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
-from client.journal import EgressJournal
-from client.ledger import BudgetLedger, Receipt
-from client.masking import MaskedContribution
-from common.contract import ArraySpec, MessageSpec
+from client.privacy.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
+from client.privacy.journal import EgressJournal
+from client.privacy.ledger import BudgetLedger, Receipt
+from client.privacy.masking import MaskedContribution
 from common.errors import ContractError, EgressRefusedError, LedgerError
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.lifetime import BudgetPolicy
 from common.privacy.minting import mint
+from common.wire.contract import ArraySpec, MessageSpec
 
 EXAMPLES = int(os.environ.get("CROSSFED_FUZZ", "2000"))
 ITEMS = 3

@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.egress import EgressContract, EgressGuard
-from client.journal import EgressJournal, pack
-from client.ledger import BudgetLedger
-from client.witness import FileWitness
-from common.contract import ArraySpec, MessageSpec
+from client.privacy.egress import EgressContract, EgressGuard
+from client.privacy.journal import EgressJournal, pack
+from client.privacy.ledger import BudgetLedger
+from client.privacy.witness import FileWitness
 from common.privacy.contribution import Release
 from common.privacy.lifetime import BudgetPolicy
 from common.privacy.minting import mint
+from common.wire.contract import ArraySpec, MessageSpec
 
 KILLS = int(os.environ.get("CROSSFED_KILLS", "10"))
 ROUNDS = 3

@@ -17,18 +17,18 @@ import pytest
 from numpy.typing import NDArray
 
 from client.app import make_courier
-from client.join import join_federation
-from client.loading import load_training_data, make_agent
+from client.deploy.join import join_federation
+from client.deploy.loading import load_training_data, make_agent
 from common.config.federation import FederationPlan
-from common.doctor import check_aggregator, check_certificate
-from common.tls import CertifiedKey, issue_server_certificate, make_authority
-from server.admission import AdmissionBook
-from server.aggregator import begin_run, control_of
-from server.checkpoint import CheckpointStore
-from server.runs import FAILED, FINISHED, RunFolder, RunStatus
+from common.deploy.doctor import check_aggregator, check_certificate
+from common.deploy.tls import CertifiedKey, issue_server_certificate, make_authority
+from server.deploy.admission import AdmissionBook
+from server.deploy.aggregator import begin_run, control_of
+from server.deploy.runs import FAILED, FINISHED, RunFolder, RunStatus
+from server.federation.checkpoint import CheckpointStore
 from server.strategy import FederatedFactorization
-from simulations.deployment import LocalFederation, PlatformFiles, provision, wait_for
-from simulations.grid import InlineGrid
+from simulations.engine.deployment import LocalFederation, PlatformFiles, provision, wait_for
+from simulations.engine.grid import InlineGrid
 
 PLAN = FederationPlan.model_validate(
     {

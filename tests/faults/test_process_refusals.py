@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from client.join import join_federation
-from client.supernode import courier_programs
+from client.deploy.join import join_federation
+from client.deploy.supernode import courier_programs
 from common.config.deploy import PlatformConfig
+from common.deploy.supervise import Supervisor
+from common.deploy.tls import CertifiedKey, issue_server_certificate, make_authority
 from common.errors import PlatformError
-from common.supervise import Supervisor
-from common.tls import CertifiedKey, issue_server_certificate, make_authority
-from server.aggregator import begin_run, control_of
-from server.runs import FINISHED
-from server.superlink import aggregator_programs
-from simulations.deployment import LocalFederation, free_port, provision, wait_for
+from server.deploy.aggregator import begin_run, control_of
+from server.deploy.runs import FINISHED
+from server.deploy.superlink import aggregator_programs
+from simulations.engine.deployment import LocalFederation, free_port, provision, wait_for
 from tests.faults.test_process_faults import PLAN, SETTINGS, make_files
 
 

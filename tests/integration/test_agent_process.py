@@ -17,21 +17,21 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from client.agent_process import PlatformProcess
-from client.join import join_federation
-from client.keys import KeyFolder
+from client.deploy.agent_process import PlatformProcess
+from client.deploy.join import join_federation
+from client.deploy.keys import KeyFolder
+from client.personalization.store import PlatformStore
 from client.remote import RemoteAgent
-from client.serving_service import AGENT_HEALTH, serve_recommender
-from client.store import PlatformStore
+from client.service.server import AGENT_HEALTH, serve_recommender
 from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.deploy.locks import held
 from common.errors import InUseError
-from common.exchange import AgentRequest
-from common.locks import held
-from server.provisioning import initialise, invite
+from common.wire.exchange import AgentRequest
+from server.deploy.provisioning import initialise, invite
 from simulations.bench.serving import random_platform_model
-from simulations.deployment import free_port, wait_for
+from simulations.engine.deployment import free_port, wait_for
 
 ROOT = str(Path(__file__).parents[2])
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from client.agent import PlatformAgent
-from client.agent_service import serve_agent
 from client.remote import RemoteAgent
+from client.service.agent_service import serve_agent
 from common.catalogue import unpack_blobs
 from common.errors import InUseError, PlatformError, StoreError
-from common.exchange import AgentConnection, AgentReply, AgentRequest
 from common.proto import agent_pb2
 from common.proto.agent_pb2_grpc import PlatformAgentStub
 from common.proto.convert import request_to_proto
+from common.wire.exchange import AgentConnection, AgentReply, AgentRequest
 from tests.support import SECRET, Recorder, agents_of, federate, random_platforms, small_plan
 
 PLAN = small_plan()

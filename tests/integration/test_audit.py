@@ -9,15 +9,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from client.outbox import Outbox
+from client.privacy.outbox import Outbox
+from common.contributions.factors import UserLevelMechanism
 from common.errors import ConfigError
 from common.privacy.gdp import compose
-from common.privacy.mechanism import UserLevelMechanism
 from simulations.audit.canary import CanaryReport, canary_test
 from simulations.audit.command import audit_books, report_tables, run_audit, write_report
 from simulations.audit.faults import FAULTS, MECHANISMS, Fault
 from simulations.audit.world import CanaryWorld, audit_plan
-from simulations.cli import _fault, app
+from simulations.cli.main import _fault, app
 
 RUNS = 240
 FAULTY_RUNS = 80

@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 
 from client.app import make_courier
-from client.loading import load_training_data, make_agent
+from client.deploy.loading import load_training_data, make_agent
 from client.remote import RemoteAgent
 from common.config.federation import FederationPlan
-from common.exchange import AgentRequest
-from server.aggregator import begin_run
-from server.checkpoint import CheckpointStore
-from server.runs import RunFolder, RunStatus
-from server.state import FederationState
+from common.wire.exchange import AgentRequest
+from server.deploy.aggregator import begin_run
+from server.deploy.runs import RunFolder, RunStatus
+from server.federation.checkpoint import CheckpointStore
+from server.federation.state import FederationState
 from server.strategy import FederatedFactorization
-from simulations.deployment import AGGREGATOR, LocalFederation, PlatformFiles, provision, wait_for
-from simulations.grid import InlineGrid
+from simulations.engine.deployment import AGGREGATOR, LocalFederation, PlatformFiles, provision, wait_for
+from simulations.engine.grid import InlineGrid
 
 PLAN = FederationPlan.model_validate(
     {

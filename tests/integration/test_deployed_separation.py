@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from client.agent_process import give_to_group, socket_mode
-from client.agent_service import serve_agent
-from client.join import join_federation
-from client.keys import KeyFolder
-from client.loading import load_training_data, make_agent
+from client.deploy.agent_process import give_to_group, socket_mode
+from client.deploy.join import join_federation
+from client.deploy.keys import KeyFolder
+from client.deploy.loading import load_training_data, make_agent
+from client.service.agent_service import serve_agent
 from common.config.deploy import AggregatorConfig, PlatformConfig, SocketConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.errors import ConfigError
-from server.provisioning import initialise, invite
+from server.deploy.provisioning import initialise, invite
 
 PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 COURIER_USER = 47811
@@ -29,7 +29,7 @@ HOSTILE = """
 import os, sys
 from pathlib import Path
 from client.remote import RemoteAgent
-from common.exchange import AgentRequest
+from common.wire.exchange import AgentRequest
 socket, group, user, *targets = sys.argv[1:]
 import encodings.idna
 os.setgroups([]); os.setgid(int(group)); os.setuid(int(user))

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.agent import PlatformAgent
-from client.privacy_report import close_run
+from client.privacy.report import close_run
 from common.config.federation import FederationPlan
+from common.contributions.protocol import plan_sizes, request_contract
 from common.errors import FederationError
-from common.exchange import AgentReply, Arrays
-from common.protocol import plan_sizes, request_contract
+from common.wire.exchange import AgentReply, Arrays
 from tests.private_support import HandMade, by_hand, charges_of, outbox_of, private_plan, private_platforms
 from tests.support import Tampered, Watch, agents_of, failing, federate
 
@@ -105,7 +105,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A federation of which only the handshake has taken place."""
     with pytest.MonkeyPatch.context() as patch:
         # The deep model's ε is not what is asked here, and an accountant takes seconds to load.
-        patch.setattr("client.tower_contributor._cost", lambda updates: 0.0)
+        patch.setattr("client.contributions.towers._cost", lambda updates: 0.0)
         return by_hand(private_platforms(), whole_plan(request.param), tmp_path_factory.mktemp(request.param))
 
 
@@ -158,7 +158,7 @@ def test_a_kind_that_the_plan_masks_or_does_not_is_no_other(whole: HandMade, pha
 
 
 def test_a_phase_that_is_over_is_charged_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.tower_contributor._cost", lambda updates: 0.0)
+    monkeypatch.setattr("client.contributions.towers._cost", lambda updates: 0.0)
     asked = by_hand(private_platforms(), whole_plan("per_platform"), tmp_path)
     agent = asked.agents["platform-0"]
     charged = 0

@@ -13,11 +13,11 @@ from flwr.app import ConfigRecord, Context, RecordDict
 
 from client.agent import PlatformAgent
 from client.app import make_courier
+from common.contributions.factors import PlainMechanism
 from common.errors import FederationError, SecretMismatchError, StoreError
-from common.exchange import AgentReply, AgentRequest
-from common.messages import reply_of, request_content
-from common.privacy.mechanism import PlainMechanism
-from server.checkpoint import CheckpointStore
+from common.wire.exchange import AgentReply, AgentRequest
+from common.wire.messages import reply_of, request_content
+from server.federation.checkpoint import CheckpointStore
 from tests.support import (
     Tamper,
     Tampered,
@@ -288,7 +288,7 @@ def test_no_reply_holds_the_text_of_an_error(tmp_path: Path, monkeypatch: pytest
 
 
 def _keep(seen: list[str], reply: AgentReply) -> RecordDict:
-    from common.messages import reply_content
+    from common.wire.messages import reply_content
 
     content = reply_content(reply)
     seen.append(repr({name: dict(record) for name, record in content.items() if name != "arrays"}))

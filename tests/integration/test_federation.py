@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from client.data.training import TrainingData
-from client.platform_model import PlatformModel
+from client.personalization.platform_model import PlatformModel
 from client.recommend.recommender import Recommender
 from common.config.federation import FederationPlan
-from simulations.engine import FederationOutcome
+from simulations.engine.federate import FederationOutcome
 from tests.support import (
     SECRET,
     Recorder,

@@ -14,24 +14,24 @@ import pytest
 from pydantic import ValidationError
 
 from client.agent import PlatformAgent
-from client.budget import mu_squared
 from client.data.training import TrainingData
-from client.privacy_card import card_content, card_text
+from client.privacy.budget import mu_squared
+from client.privacy.card import card_content, card_text
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
+from common.contributions import cooccurrence
+from common.contributions.cooccurrence import CooccurrenceMechanism, users_from
 from common.errors import ConfigError, StoreError
-from common.exchange import AgentRequest
 from common.linalg import pack_symmetric, packed_size
-from common.privacy import cooccurrence
 from common.privacy.contribution import PrivatizedContribution
-from common.privacy.cooccurrence import CooccurrenceMechanism, users_from
 from common.privacy.gdp import compose
+from common.wire.exchange import AgentRequest
 from server import strategy
-from server.checkpoint import CheckpointStore
-from server.exchange import SilentObserver
-from server.linear_aggregation import aggregate_linear
-from server.state import FederationState, RoundRecord
-from simulations.engine import FederationOutcome
+from server.aggregation.cooccurrence import aggregate_linear
+from server.federation.checkpoint import CheckpointStore
+from server.federation.exchange import SilentObserver
+from server.federation.state import FederationState, RoundRecord
+from simulations.engine.federate import FederationOutcome
 from tests.private_support import by_hand, charges_of, private_plan, private_platforms
 from tests.support import (
     SECRET,
@@ -156,7 +156,9 @@ class MaskedTap:
 def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """The statistics' noise is zero; that of the counts, which choose the items, is left out too."""
     monkeypatch.setattr(cooccurrence, "discrete_gaussian", lambda size, *_: np.zeros(size, dtype=np.int64))
-    monkeypatch.setattr("common.privacy.mechanism.discrete_gaussian", lambda size, *_: np.zeros(size, dtype=np.int64))
+    monkeypatch.setattr(
+        "common.contributions.factors.discrete_gaussian", lambda size, *_: np.zeros(size, dtype=np.int64)
+    )
 
 
 def test_the_masked_sum_is_what_the_platforms_released_to_the_last_digit(
@@ -417,7 +419,7 @@ def contribution_with(change: Callable[[dict[str, np.ndarray]], dict[str, np.nda
     make = linear.contribution
 
     def contribution(*arguments: Any) -> PrivatizedContribution:
-        from common.privacy.mechanism import PlainMechanism
+        from common.contributions.factors import PlainMechanism
 
         return PlainMechanism().release("cooccurrence", 0, change(dict(make(*arguments).arrays)))
 

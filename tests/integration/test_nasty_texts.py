@@ -14,9 +14,9 @@ import yaml
 from typer import Typer
 from typer.testing import CliRunner
 
-from client.cli import app as client
-from client.store import PlatformStore
-from simulations.cli import app as simulate
+from client.cli.main import app as client
+from client.personalization.store import PlatformStore
+from simulations.cli.main import app as simulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TITLES = (

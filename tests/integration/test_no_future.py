@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.store import PlatformStore
-from simulations.datasets import SimulatedPlatform, make_platforms
+from client.personalization.store import PlatformStore
+from simulations.engine.datasets import SimulatedPlatform, make_platforms
 from simulations.run import simulate
-from simulations.scenario import Scenario
+from simulations.scenarios.scenario import Scenario
 
 N_ITEMS = 36
 GENRES = ("A", "B", "C", "D", "E")

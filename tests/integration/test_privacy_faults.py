@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-import client.sealed_log
+import client.privacy.sealed_log
 from client.agent import PlatformAgent
-from client.ledger import BudgetLedger
+from client.privacy.ledger import BudgetLedger
 from common.errors import FederationError, PrivacyError, SecureSumError
-from common.exchange import AgentReply, AgentRequest
 from common.privacy.lifetime import BudgetPolicy
 from common.privacy.secure_sum import Roster, wire
 from common.privacy.secure_sum.roster import Member
 from common.privacy.secure_sum.wire import SurvivorList, split_frame
-from server.checkpoint import CheckpointStore
-from server.state import RoundRecord
+from common.wire.exchange import AgentReply, AgentRequest
+from server.federation.checkpoint import CheckpointStore
+from server.federation.state import RoundRecord
 from tests.private_support import (
     HandMade,
     Tap,
@@ -128,14 +128,14 @@ def test_a_budget_of_two_runs_lets_two_runs_through(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_moves_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Past(client.sealed_log.datetime):
+    class Past(client.privacy.sealed_log.datetime):
         @classmethod
         def now(cls, tz: object = None) -> Past:
-            return cls(1970, 1, 1, tzinfo=client.sealed_log.UTC)
+            return cls(1970, 1, 1, tzinfo=client.privacy.sealed_log.UTC)
 
     plan = private_plan()
     agents = agents_of(private_platforms(), plan, tmp_path)
-    watch = Between(1, lambda: monkeypatch.setattr(client.sealed_log, "datetime", Past))
+    watch = Between(1, lambda: monkeypatch.setattr(client.privacy.sealed_log, "datetime", Past))
     state = federate(agents, plan, tmp_path, observer=watch).state
     assert [record.failed for record in state.history] == [{}, {}]
     for agent in agents:
@@ -372,7 +372,7 @@ def test_a_vocabulary_for_fewer_platforms_than_agreed_is_refused_before_any_char
 def federate_at_once(agents: list[PlatformAgent], plan: Any, folder: Path, watch: Watch) -> None:
     """As the engine, but it waits for nobody who has not come."""
     from server.strategy import FederatedFactorization
-    from simulations.engine import inline_grid
+    from simulations.engine.federate import inline_grid
 
     store = CheckpointStore(folder / "aggregator")
     FederatedFactorization(plan, store, run_id="run", observer=watch, join_deadline=0.0).start(inline_grid(agents))

@@ -17,16 +17,16 @@ from scipy.stats import chisquare, kstest, norm
 
 from client.agent import PlatformAgent
 from client.data.training import TrainingData
-from client.journal import pack
-from client.masking import masked_units
+from client.privacy.journal import pack
+from client.privacy.masking import masked_units
 from common.config.federation import FederationPlan
 from common.config.privacy import PrivacyConfig
 from common.errors import ConfigError
 from common.privacy.secure_sum.wire import split_frame
-from server.state import FederationState
-from simulations.datasets import make_platforms
+from server.federation.state import FederationState
+from simulations.engine.datasets import make_platforms
 from simulations.run import simulate
-from simulations.sweep import run_sweep
+from simulations.studies.sweep import run_sweep
 from tests.private_support import (
     Tap,
     charged_mu_squared,

@@ -16,7 +16,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from simulations.run import simulate
-from simulations.scenario import load_scenario
+from simulations.scenarios.scenario import load_scenario
 
 small = ["plan.rounds=2", "personalization.tuning_candidates=1", "personalization.anchored=false", "price_at=[]",
          "cross.ceiling=false", "cross.tune_beta=false"]

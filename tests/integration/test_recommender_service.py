@@ -25,14 +25,14 @@ from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from client import recommender_service
 from client.data.recorded import EventRules
-from client.metrics_export import ServingMetrics, expose_metrics
+from client.personalization.store import PlatformStore
 from client.recommend.answers import ItemFilter
 from client.recommend.recommender import Recommender
-from client.recommender_client import RecommenderClient
-from client.serving_service import SERVICE, RecommenderServer, TlsFiles, serve_recommender
-from client.store import PlatformStore
+from client.service import servicer as recommender_service
+from client.service.client import RecommenderClient
+from client.service.metrics_export import ServingMetrics, expose_metrics
+from client.service.server import SERVICE, RecommenderServer, TlsFiles, serve_recommender
 from common.config.serving import ServingConfig
 from common.errors import ConfigError, ContractError, DataError, PlatformError
 from common.proto import recommender_pb2 as pb
@@ -192,7 +192,7 @@ KILLED_BEFORE_THE_ANSWER = """
 import os, signal, sys
 from pathlib import Path
 from client.recommend import feedback
-from client.serving_service import serve_recommender
+from client.service.server import serve_recommender
 
 real, server = os.fsync, serve_recommender(Path(sys.argv[1]))
 

@@ -15,9 +15,9 @@ import pytest
 
 from common.config.federation import FederationPlan
 from common.errors import FederationError, StoreError
-from server.checkpoint import CheckpointStore
-from server.state import FederationState, RoundRecord
-from simulations.engine import FederationOutcome
+from server.federation.checkpoint import CheckpointStore
+from server.federation.state import FederationState, RoundRecord
+from simulations.engine.federate import FederationOutcome
 from tests.support import (
     SECRET,
     Recorder,

@@ -13,16 +13,16 @@ from pydantic import ValidationError
 
 from client.agent import PlatformAgent
 from client.data.training import TrainingData
-from client.models.local import LocalTrainer
-from client.models.scorer import TowerScorer
+from client.towers.local_training import LocalTrainer
+from client.towers.scorer import TowerScorer
 from common.config.federation import FederationPlan
+from common.contributions.protocol import ROW_POSITIONS
 from common.errors import PrivacyError, TrainingError
-from common.exchange import AgentReply, AgentRequest
 from common.privacy.accounting import calibrate_subsampled
-from common.protocol import ROW_POSITIONS
-from server.exchange import SilentObserver
-from server.state import FederationState, RoundRecord
-from simulations.engine import FederationOutcome
+from common.wire.exchange import AgentReply, AgentRequest
+from server.federation.exchange import SilentObserver
+from server.federation.state import FederationState, RoundRecord
+from simulations.engine.federate import FederationOutcome
 from tests.private_support import charges_of, private_plan, private_platforms
 from tests.support import (
     Recorder,

@@ -16,8 +16,8 @@ The steps, each a message to every platform and its answer:
    names all that enrolled, else a signature over it.
 5. *unmask*, only in a round with a dropout. Out: the signatures. Back: the unmasking shares.
 
-So 2 messages a run and 2 a round, 3 after a dropout (``server/collect.py`` sends the envelopes as a third enrolment
-message of their own). A roster with r = 0 needs 1 a run and 1 a round, 2 a run in ``server/collect.py``: there is no own
+So 2 messages a run and 2 a round, 3 after a dropout (``server/federation/collect.py`` sends the envelopes as a third
+enrolment message of their own). A roster with r = 0 needs 1 a run and 1 a round, 2 a run in that module: there is no own
 mask and no share, the pairwise masks cancel when all vectors are in, and no platform ever answers anything that could
 unmask a part. (The adverts then travel with the first round's request.)
 
@@ -41,7 +41,8 @@ Why the aggregator and c platforms together learn the sum and nothing else:
 - *Enough platforms.* Lists shorter than P − r are refused, and P − c − r ≥ 2 by the roster. With noise shares of
   σ/√(P − c − r) the sum carries at least σ after the colluders have taken theirs away.
 - *One broadcast a round.* The pairwise masks of a round are bound to a digest of what the platform was told in it: the
-  request, and the vocabulary (``common.broadcast``). Between two honest platforms that were told different things no
+  request, and the vocabulary (``common.contributions.broadcast``). Between two honest platforms that were told
+  different things no
   mask cancels, and neither key is known to the aggregator but by leaving one of the two out of the sum. So a total that
   comes out is one over honest platforms that all answered the same broadcast; any other is uniform over the ring.
 - *One vector a round.* A second, different vector under the same masks is refused; a repeat gives identical bytes.

@@ -1,0 +1,222 @@
+"""The commands of ``crossfed-client`` that ask for recommendations: of a store on this machine, or of a running recommender."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Protocol, cast, get_args
+
+import typer
+
+from client.personalization.store import PlatformStore
+from client.recommend.answers import Explanation, Recommendation, Scope
+from client.recommend.recommender import Recommender
+from client.service.client import RecommenderClient
+from common.deploy.console import PlainConsole, PlainTable, say, say_json
+from common.errors import ConfigError
+
+_SHOWN = 5e-4
+
+Store = Annotated[Path | None, typer.Option(help="The platform's model store, where no recommender need run.")]
+Target = Annotated[str | None, typer.Option(help="HOST:PORT of a running recommender, which knows later feedback.")]
+Token = Annotated[
+    Path | None, typer.Option("--token-file", help="Holds the recommender's API token.", exists=True, dir_okay=False)
+]
+Authority = Annotated[
+    Path | None, typer.Option("--ca", help="PEM of the authority, where it serves TLS.", exists=True, dir_okay=False)
+]
+User = Annotated[str, typer.Option(help="A user id of this platform.")]
+Item = Annotated[str, typer.Option(help="The key of an item, as recommend shows it.")]
+HowMany = Annotated[int, typer.Option("-k", min=1, help="How many items.")]
+ScopeName = Annotated[
+    str, typer.Option(help="own: this platform's items; cross: items of the others; all: both in one list.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+class Answers(Protocol):
+    """What can be asked."""
+
+    def recommend(self, user_id: str, k: int, scope: Scope) -> list[Recommendation]:
+        """The k best items for a user."""
+
+    def similar_items(self, item_key: str, k: int, scope: Scope) -> list[Recommendation]:
+        """The k items most like an item."""
+
+    def explain(self, user_id: str, item_key: str, *, limit: int) -> Explanation:
+        """Why an item has its score for a user."""
+
+
+class StoredModel:
+    """Answers from the current version of a store."""
+
+    def __init__(self, store: Path) -> None:
+        self._recommender = Recommender(PlatformStore(store).load())
+
+    def recommend(self, user_id: str, k: int, scope: Scope) -> list[Recommendation]:
+        return self._recommender.recommend(user_id, k, scope)
+
+    def similar_items(self, item_key: str, k: int, scope: Scope) -> list[Recommendation]:
+        return self._recommender.similar(item_key, k, scope)
+
+    def explain(self, user_id: str, item_key: str, *, limit: int) -> Explanation:
+        return self._recommender.explain(self._recommender.history_of(user_id), item_key, limit=limit)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put these commands into ``crossfed-client``."""
+    for command in (recommend, similar, explain, feedback):
+        app.command()(command)
+
+
+def recommend(
+    user: User,
+    store: Store = None,
+    target: Target = None,
+    k: HowMany = 10,
+    scope: ScopeName = "all",
+    token: Token = None,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the best items for a user: title, score, and the platforms that have it.
+
+    Example: crossfed-client recommend --store out/quickstart/platforms/cinema/store --user 2 -k 5 --scope cross
+
+    Or: crossfed-client recommend --target 127.0.0.1:50061 --token-file cinema/keys/api.token --user 2
+    """
+    with _asked(store, target, token, ca) as answers:
+        _show_items(answers.recommend(user, k, _scope(scope)), as_json=as_json)
+
+
+def similar(
+    item: Item,
+    store: Store = None,
+    target: Target = None,
+    k: HowMany = 10,
+    scope: ScopeName = "all",
+    token: Token = None,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the items most like an item; the score is the cosine.
+
+    Example: crossfed-client similar --target 127.0.0.1:50061 --token-file cinema/keys/api.token --item imdb:0114709
+    """
+    with _asked(store, target, token, ca) as answers:
+        _show_items(answers.similar_items(item, k, _scope(scope)), as_json=as_json)
+
+
+def explain(
+    user: User,
+    item: Item,
+    store: Store = None,
+    target: Target = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many items of the history to list.")] = 10,
+    token: Token = None,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show why an item has its score for a user: what each item of the history, the item itself and popularity added.
+
+    Example: crossfed-client explain --store out/quickstart/platforms/cinema/store --user 2 --item imdb:0114709
+    """
+    with _asked(store, target, token, ca) as answers:
+        why = answers.explain(user, item, limit=limit)
+    if as_json:
+        say_json(asdict(why))
+    else:
+        PlainConsole().print(explanation_table(why))
+
+
+def feedback(
+    user: User,
+    item: Item,
+    target: Annotated[str, typer.Option(help="HOST:PORT of a running recommender.")],
+    value: Annotated[
+        float | None, typer.Option(help="Weight of the event, or rating; explicit feedback needs it.")
+    ] = None,
+    event_id: Annotated[
+        str | None, typer.Option(help="The same id again is the same event; a new one unless given.")
+    ] = None,
+    token: Token = None,
+    ca: Authority = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record that a user had an item: on disk when this command ends, and part of the next recommendation.
+
+    Example: crossfed-client feedback --target 127.0.0.1:50061 --token-file cinema/keys/api.token --user 2 --item imdb:0114709
+    """
+    with _client(target, token, ca) as recommender:
+        receipt = recommender.record_feedback(user, item, value=value, event_id=event_id)
+    if as_json:
+        say_json(asdict(receipt))
+        return
+    known = "" if receipt.reflected else "; the model does not know the item yet"
+    say(f"{'recorded before' if receipt.duplicate else 'recorded'} as number {receipt.sequence}{known}")
+
+
+def recommendation_table(items: Sequence[Recommendation]) -> PlainTable:
+    """A list of recommendations for people."""
+    table = PlainTable()
+    table.add_column("#", justify="right")
+    for heading in ("title", "genres", "from", "key"):
+        table.add_column(heading)
+    table.add_column("score", justify="right")
+    for rank, item in enumerate(items, start=1):
+        cells = (item.title, ", ".join(item.genres), ", ".join(item.platforms), item.key)
+        table.add_row(str(rank), *cells, f"{item.score:.3f}")
+    return table
+
+
+def explanation_table(why: Explanation) -> PlainTable:
+    """A score taken apart, for people: largest parts of the history first, then the rest, then the sum."""
+    table = PlainTable("what", title=f"{why.title} ({why.decided_by})")
+    table.add_column("adds", justify="right")
+    rows = [(f"{part.title}  {part.key}", part.amount) for part in why.contributions]
+    rows += [("other items of the history", why.others)] if why.others else []
+    # What the deep model's attributes miss of the item's own part is its bias, and the error of the attribution.
+    rows += [(f"the item's {'own row' if name == 'id' else name}", amount) for name, amount in why.attributes.items()]
+    rest = why.item_bias - sum(why.attributes.values())
+    rows += [("the item itself", rest)] if abs(rest) >= _SHOWN else []
+    rows += [("popularity", why.popularity)] if why.popularity else []
+    for what, amount in rows:
+        table.add_row(what, f"{amount:+.3f}")
+    table.add_row("score", f"{why.score:.3f}", style="bold")
+    return table
+
+
+def _asked(
+    store: Path | None, target: str | None, token: Path | None, ca: Path | None
+) -> AbstractContextManager[Answers]:
+    if (store is None) == (target is None):
+        raise ConfigError("--store, --target: give one of them: a model store, or HOST:PORT of a running recommender")
+    if target is not None:
+        return _client(target, token, ca)
+    if token is not None or ca is not None:
+        raise ConfigError("--token-file, --ca: are for --target; a store is read from disk")
+    assert store is not None
+    return nullcontext(StoredModel(store))
+
+
+def _client(target: str, token: Path | None, ca: Path | None) -> RecommenderClient:
+    try:
+        secret = None if token is None else token.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"--token-file: {token} cannot be read ({error.strerror})") from None
+    return RecommenderClient(target, token=secret, root_certificates=ca, timeout=30.0)
+
+
+def _show_items(items: Sequence[Recommendation], *, as_json: bool) -> None:
+    if as_json:
+        say_json([asdict(item) for item in items])
+    else:
+        PlainConsole().print(recommendation_table(items))
+
+
+def _scope(name: str) -> Scope:
+    if name not in get_args(Scope):
+        raise ConfigError(f"--scope {name}: there are {', '.join(get_args(Scope))}")
+    return cast("Scope", name)

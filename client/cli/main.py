@@ -1,0 +1,185 @@
+"""``crossfed-client``: a platform's own side of a federation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli.ask import add_commands as add_ask_commands
+from client.cli.deploy import add_commands as add_deploy_commands
+from client.personalization.store import PlatformStore
+from client.privacy.report import (
+    close_run,
+    egress_dicts,
+    egress_entry,
+    egress_entry_table,
+    egress_table,
+    platform_card,
+    privacy_dict,
+    privacy_report,
+    restore_books,
+    verify_books,
+    verify_table,
+)
+from common.config.deploy import PlatformConfig
+from common.config.loader import load_yaml_model
+from common.deploy.cli import run_app, teach
+from common.deploy.console import PlainConsole, say, say_json
+from common.errors import ConfigError
+from common.privacy.lifetime import BudgetPolicy
+
+app = typer.Typer(
+    name="crossfed-client",
+    help=teach(
+        """A platform's own side of a federation.
+
+        To take part: join, pin, secret, doctor, preview, start. recommend shows what the platform's model recommends to a
+        user, explain shows why, similar what is like an item, of a store or of a running recommender; feedback records what
+        a user did; export writes the deep model for plain Keras; privacy shows the budget and what was spent of it; egress
+        shows what has left the platform.
+        """
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+egress = typer.Typer(no_args_is_help=True, help="What has left this platform: log, verify, show.")
+app.add_typer(egress, name="egress")
+books = typer.Typer(help="The privacy budget: what was spent, and what is left.")
+app.add_typer(books, name="privacy")
+add_deploy_commands(app)
+add_ask_commands(app)
+
+Home = Annotated[
+    Path,
+    typer.Option(
+        "--home",
+        help="The platform's private folder: holds ledger.db, egress.db and store/.",
+        exists=True,
+        file_okay=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@app.command()
+def export(
+    store: Annotated[Path, typer.Option(help="The platform's model store.")],
+    output: Annotated[Path, typer.Option(help="Folder for the files; made when it is not there.", file_okay=False)],
+) -> None:
+    """Write the deep model for plain Keras.
+
+    model.keras is the user tower, content.keras gives a new item its vector; item_vectors.npy, contract.json and
+    vocabulary.json say the rest.
+
+    Example: crossfed-client export --store out/quickstart/platforms/cinema/store --output out/cinema-model
+    """
+    from client.personalization.export import export_model
+
+    for path in export_model(PlatformStore(store).load(), output):
+        say(str(path))
+
+
+@books.callback(invoke_without_command=True)
+def privacy(
+    context: typer.Context,
+    home: Annotated[
+        Path | None, typer.Option(help="The platform's private folder: holds ledger.db, egress.db and store/.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="platform.yaml, in place of --home.", dir_okay=False, exists=True),
+    ] = None,
+    as_json: AsJson = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Also check every entry of ledger and journal.")] = False,
+) -> None:
+    """Show the privacy budget, what each run and release has spent of it, and how many runs are left.
+
+    Runs are left as large as the plan of --config, or else as the newest.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    platform = None if config is None else load_yaml_model(config, PlatformConfig)
+    folder, plan = (home, None) if platform is None else (platform.state, platform.plan)
+    if folder is None or not folder.is_dir():
+        raise ConfigError(
+            "--home: name the platform's private folder, which holds ledger.db; or --config platform.yaml"
+        )
+    checked = verify_books(folder) if verify else {}
+    if as_json:
+        say_json(privacy_dict(folder, plan) | checked)
+        return
+    PlainConsole().print(privacy_report(folder, plan))
+    if checked:
+        PlainConsole().print(verify_table(checked))
+
+
+@books.command("verify")
+def privacy_verify(home: Home) -> None:
+    """Check every entry of ledger and journal, the chains and the kept heads; the first bad entry is named."""
+    PlainConsole().print(verify_table(verify_books(home)))
+
+
+@books.command("close")
+def privacy_close(
+    run_id: Annotated[str, typer.Argument(help="As crossfed-client privacy lists it.")], home: Home
+) -> None:
+    """Give up a run that will not go on: what it reserved and did not use is free again, and nothing leaves under it."""
+    close_run(home, run_id)
+    say(f"{run_id} is closed")
+
+
+@books.command("card")
+def privacy_card(
+    config: Annotated[Path, typer.Option("--config", "-c", help="platform.yaml", dir_okay=False, exists=True)],
+) -> None:
+    """Print this platform's privacy card, in Markdown: the promise, what was spent, what left, what is not hidden.
+
+    Example: crossfed-client privacy card --config cinema/platform.yaml > privacy.md
+    """
+    say(platform_card(load_yaml_model(config, PlatformConfig)))
+
+
+@books.command("restore")
+def privacy_restore(
+    home: Home,
+    epsilon: Annotated[
+        float | None, typer.Option(min=0.0, help="Lifetime ε of the platform; left out: as the old ledger has it.")
+    ] = None,
+    delta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lifetime δ, with --epsilon.")] = 1e-6,
+) -> None:
+    """Go on with an old copy of ledger and journal, or with none: all that the kept heads say was spent counts as spent."""
+    policy = None if epsilon is None else BudgetPolicy(epsilon=epsilon, delta=delta)
+    PlainConsole().print(verify_table(restore_books(home, policy)))
+
+
+@egress.command("log")
+def egress_log(home: Home, as_json: AsJson = False) -> None:
+    """List every message that left: names, bytes, noise, and the ledger entry that paid for it."""
+    if as_json:
+        say_json(egress_dicts(home))
+    else:
+        PlainConsole().print(egress_table(home))
+
+
+@egress.command("verify")
+def egress_verify(home: Home) -> None:
+    """Check journal and ledger against each other; the first bad entry is named."""
+    PlainConsole().print(verify_table(verify_books(home)))
+
+
+@egress.command("show")
+def egress_show(
+    number: Annotated[int, typer.Argument(help="As in the log.")], home: Home, as_json: AsJson = False
+) -> None:
+    """Show one message that left, in full."""
+    if as_json:
+        say_json(egress_entry(home, number))
+    else:
+        PlainConsole().print(egress_entry_table(home, number))
+
+
+def main() -> None:
+    """Entry point."""
+    run_app(app)

@@ -1,0 +1,214 @@
+"""What a platform computes for the federation: user factors, which stay, and sums over users, which a mechanism releases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.contributions.membership import Membership
+from client.data.dataset import UserItemMatrix
+from client.data.recorded import bounded_weights
+from client.data.split import EvaluationSlice
+from client.data.training import TrainingData
+from client.scoring.evaluation import evaluate
+from client.scoring.scorer import SolvedFactorScorer
+from client.training.als import rating_sum_and_count
+from client.training.factory import make_trainer
+from client.training.trainer import Trainer
+from common.config.federation import FederationPlan
+from common.contributions.factors import PlainMechanism, UserLevelMechanism
+from common.errors import ContractError, PrivacyError
+from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.postprocess import item_weights
+from common.wire.exchange import AgentRequest, value_mean_of
+
+Make = Callable[[AgentRequest, Membership], PrivatizedContribution]
+
+_LARGEST_PARAMETERS = 1e9
+"""Bound on Σ‖v_i‖² in units of the users' λ: a user's system then has a condition number below about 1e12, at which
+Cholesky factorisation in float64 cannot break down (Higham 2002, Theorem 10.7), whatever the user's history is."""
+
+
+class Contributor(Protocol):
+    """Makes contributions of one platform."""
+
+    def run_releases(self) -> tuple[Release, ...]:
+        """Everything that a whole run releases: what the ledger sets aside before the first."""
+
+    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
+        """What answering ``request`` releases, known before anything is computed."""
+
+    def counts(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        """How many users have each shared item, and how many users there are."""
+
+    def statistics(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        """One server round's sums over users at the request's item parameters."""
+
+
+class PlainContributor:
+    """``mode: none``: exact sums. The result of the federation is then that of pooled training.
+
+    Args:
+        plan: public parameters.
+        data: the platform's.
+    """
+
+    def __init__(self, plan: FederationPlan, data: TrainingData) -> None:
+        self._plan = plan
+        self._data = data
+        self._matrix = data.train.select_items(data.shared_columns)
+        self._mechanism = PlainMechanism()
+        self._trainer: tuple[float, Trainer] | None = None
+
+    def run_releases(self) -> tuple[Release, ...]:
+        return self._mechanism.releases("counts") + self._mechanism.releases("statistics")
+
+    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
+        return self._mechanism.releases("counts" if request.kind == "counts" else "statistics")
+
+    def counts(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        value_sum, interactions = rating_sum_and_count(self._matrix)
+        totals = np.array([self._matrix.n_users, interactions, value_sum], dtype=np.float64)
+        arrays = {"item_counts": self._matrix.item_counts().astype(np.float64), "totals": totals}
+        return self._mechanism.release("counts", request.server_round, arrays)
+
+    def statistics(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        trainer = self._trainer_at(value_mean_of(request))
+        items = request.arrays["item_parameters"][membership.shared_positions]
+        # Conjugate gradients start from zero, so that a round's sums depend on data and request alone: what is asked
+        # again, after a restart too, is answered alike.
+        users = trainer.solve_users(self._matrix, items, np.zeros((self._matrix.n_users, trainer.width), np.float32))
+        sums = trainer.item_statistics(self._matrix, users)
+        arrays: dict[str, NDArray[np.floating]] = {
+            "gram": sums.gram_packed,
+            "rhs": sums.rhs,
+            "user_gram": sums.user_gram,
+            "objective": np.array([trainer.objective(self._matrix, users, items)]),
+            "evaluation": self._validation_recall(trainer, items),
+        }
+        return self._mechanism.release("statistics", request.server_round, arrays)
+
+    def _trainer_at(self, global_mean: float) -> Trainer:
+        """One for all rounds: it keeps the matrix by columns."""
+        if self._trainer is None or self._trainer[0] != global_mean:
+            self._trainer = global_mean, make_trainer(self._plan.training, global_mean=global_mean)
+        return self._trainer[1]
+
+    def _validation_recall(self, trainer: Trainer, items: NDArray[np.float32]) -> NDArray[np.float64]:
+        """float64 ``[2]``: sum of Recall@20 over the validation users, on shared items, and how many they are."""
+        if self._plan.model.feedback == "explicit" or not self._plan.evaluate_rounds:
+            return np.zeros(2)
+        columns, held_out = self._data.shared_columns, self._data.validation
+        history = held_out.history.select_items(columns)
+        users = trainer.solve_users(history, items)
+        on_shared = EvaluationSlice(held_out.users, history, held_out.truth.select_items(columns))
+        measured = evaluate(SolvedFactorScorer(users, items), on_shared, metrics=("recall@20",), depth=20)
+        return np.array([measured.values["recall@20"].sum(), len(measured.users)])
+
+
+class PrivateContributor:
+    """``mode: user``: what one user changes in a sum is bounded, and noise hides it.
+
+    Everything a user contributes depends on that user's history, released values and public parameters alone. So does
+    every refusal depend on public values alone: a request that could break down for one user and not for another is
+    refused whoever the users are. A platform that shares no item has no user as far as the federation is concerned; under
+    secure summation it adds its noise to the others'.
+
+    Args:
+        plan: public parameters, from the platform's own configuration.
+        data: the platform's.
+        mechanism: holds the run's releases and their noise.
+
+    Raises:
+        PrivacyError: the platform is too small or larger than the public bound, or δ is too large for it.
+    """
+
+    def __init__(self, plan: FederationPlan, data: TrainingData, mechanism: UserLevelMechanism) -> None:
+        shared = data.train.select_items(data.shared_columns)
+        shared = replace(shared, values=bounded_weights(shared.values))
+        self._matrix = shared if len(data.shared_columns) else shared.select_users(np.zeros(0, dtype=np.int64))
+        users = self._matrix.n_users
+        if len(data.shared_columns) and users < plan.privacy.minimum_users:
+            raise PrivacyError(
+                f"this platform has fewer than privacy.minimum_users = {plan.privacy.minimum_users} users: its noise "
+                "would drown what they have to say, so it contributes nothing; it can still take part as a reader "
+                "with catalogue.share: none"
+            )
+        if users > plan.privacy.user_bound:
+            raise PrivacyError(
+                f"this platform has more users than privacy.user_bound = {plan.privacy.user_bound}; agree on a higher "
+                "bound, on which δ and the ring of the secure sum rest"
+            )
+        if max(plan.delta, mechanism.plan.delta) > 1 / max(users, 1):
+            raise PrivacyError("privacy.delta: is above 1/n for this platform; agree on a smaller one")
+        self._plan = plan
+        # Row by row, whatever the plan says: a batch is padded to its longest history, so that how a user's solution is
+        # rounded could depend on who else is there.
+        self._trainer = make_trainer(plan.training.model_copy(update={"backend": "numba"}))
+        self._release_plan = mechanism.plan
+        self._mechanism = mechanism
+
+    def run_releases(self) -> tuple[Release, ...]:
+        return self._release_plan.releases()
+
+    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
+        plan = self._release_plan
+        if request.kind.endswith("counts"):
+            return plan.releases()[:1]
+        if not 1 <= request.server_round <= len(plan.rounds):
+            raise ContractError(f"round {request.server_round}: the plan has rounds 1 to {len(plan.rounds)} only")
+        return plan.rounds[request.server_round - 1].releases()
+
+    def counts(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        matrix = self._laid_out(membership)
+        return self._mechanism.counts(matrix.indptr, matrix.indices, n_items=matrix.n_items)
+
+    def statistics(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        parameters = self._release_plan.parameters
+        self._check_scale(request.arrays["item_parameters"])
+        weights = item_weights(
+            request.arrays["item_counts"],
+            kept_items=parameters.kept_items,
+            popularity_exponent=parameters.popularity_exponent,
+        )
+        positions = membership.shared_positions
+        kept = np.flatnonzero(weights[positions] > 0)
+        users = self._trainer.solve_users(
+            self._matrix.select_items(kept), request.arrays["item_parameters"][positions[kept]]
+        )
+        matrix = self._laid_out(membership)
+        return self._mechanism.statistics(
+            request.server_round,
+            matrix.indptr,
+            matrix.indices,
+            users,
+            weights if self._dense else weights[positions],
+        )
+
+    def _check_scale(self, item_parameters: NDArray[np.float32]) -> None:
+        total = float(np.square(item_parameters, dtype=np.float64).sum())
+        if not total <= _LARGEST_PARAMETERS * self._plan.training.regularization:
+            raise ContractError(
+                "item_parameters: are so large that a user's system could break down, and the refusal would tell of that "
+                "user; the aggregator must send normalised factors"
+            )
+
+    @property
+    def _dense(self) -> bool:
+        # Under secure summation every platform adds noise to every item, so that who contributed to one does not show.
+        return self._plan.secure_sum
+
+    def _laid_out(self, membership: Membership) -> UserItemMatrix:
+        """Shared interactions in columns of the vocabulary, or of the own shared items where each adds all noise."""
+        return membership.on_vocabulary(self._matrix) if self._dense else self._matrix
+
+
+def make_contributor(plan: FederationPlan, data: TrainingData) -> Contributor:
+    """The contributor for the plan's mode of privacy."""
+    if plan.private:
+        return PrivateContributor(plan, data, UserLevelMechanism(plan.release_plan()))
+    return PlainContributor(plan, data)

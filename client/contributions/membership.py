@@ -1,0 +1,99 @@
+"""What a platform knows of the federation it has joined: the vocabulary, who shares what, and the others' item cards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.dataset import ItemDescriptions, UserItemMatrix
+from client.data.training import TrainingData
+from common.catalogue import FederationSecret, Vocabulary, split_boxes, unpack_blobs
+from common.contributions.broadcast import vocabulary_digest
+from common.errors import CatalogueError
+from common.wire.exchange import Arrays
+
+_UNDESCRIBED = "(an item that its platform does not describe)"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Membership:
+    """One platform's place in a federation.
+
+    Attributes:
+        platforms: names of all platforms, sorted.
+        owners: bool ``[m, P]``: who shares which item.
+        vocabulary: the m items as far as the own catalogue, or else their cards, describe them.
+        cards: the m items as others describe them, blank where none does: what is learned of common items from these
+            holds for items that only others have, as it is the same description.
+        own_positions: int32 ``[m_own]``: position of each own item, −1 where nobody shares it.
+        shared_positions: int32 ``[m_p]``: positions of the items that this platform shares, in order of column.
+        digest: 32 bytes: what all platforms must have been told of the vocabulary alike.
+    """
+
+    platforms: tuple[str, ...]
+    owners: NDArray[np.bool_]
+    vocabulary: ItemDescriptions
+    cards: ItemDescriptions
+    own_positions: NDArray[np.int32]
+    shared_positions: NDArray[np.int32]
+    digest: bytes
+
+    @classmethod
+    def of(
+        cls, platform: str, platforms: tuple[str, ...], arrays: Arrays, data: TrainingData, secret: FederationSecret
+    ) -> Membership:
+        """Read the aggregator's vocabulary message.
+
+        Raises:
+            CatalogueError: it lacks an item that this platform shares or repeats one, says that this platform shares
+                others than it does, or holds cards whose offsets do not fit them.
+        """
+        digests = arrays["digests"]
+        own_digests = secret.digests(data.items.keys)
+        place = {row.tobytes(): position for position, row in enumerate(digests)}
+        if len(place) != len(digests):
+            raise CatalogueError("the vocabulary repeats an item; join the federation again")
+        own = np.array([place.get(row.tobytes(), -1) for row in own_digests], dtype=np.int32)
+        shared = Vocabulary(digests).positions(own_digests[data.shared_columns])
+        owners = arrays["owners"].astype(np.bool_)
+        if platform not in platforms:
+            raise CatalogueError("the vocabulary does not list this platform; join the federation again")
+        if not np.array_equal(np.flatnonzero(owners[:, platforms.index(platform)]), np.sort(shared)):
+            raise CatalogueError("the vocabulary says that this platform shares other items than it does")
+        cards = _open_cards(arrays, secret)
+        return cls(
+            platforms=platforms,
+            owners=owners,
+            vocabulary=_describe(cards, data, own),
+            cards=cards,
+            own_positions=own,
+            shared_positions=shared,
+            digest=vocabulary_digest(platforms, digests, arrays["owners"]),
+        )
+
+    def on_vocabulary(self, shared: UserItemMatrix) -> UserItemMatrix:
+        """Interactions in columns of the shared items (n × m_p) in columns of the vocabulary (n × m)."""
+        return replace(shared, indices=self.shared_positions[shared.indices].astype(np.int32), n_items=len(self.owners))
+
+
+def _open_cards(arrays: Arrays, secret: FederationSecret) -> ItemDescriptions:
+    candidates = [split_boxes(joined) for joined in unpack_blobs(arrays["cards"], arrays["card_offsets"])]
+    cards = secret.open_first_cards(candidates, arrays["digests"])
+    return ItemDescriptions(
+        keys=tuple(card.key if card else "" for card in cards),
+        titles=tuple(card.title if card else "" for card in cards),
+        genres=tuple(card.genres if card else () for card in cards),
+    )
+
+
+def _describe(cards: ItemDescriptions, data: TrainingData, own_positions: NDArray[np.int32]) -> ItemDescriptions:
+    """The own description where there is one, else the card's, else blank."""
+    keys, genres = list(cards.keys), list(cards.genres)
+    titles = [t if k else _UNDESCRIBED for k, t in zip(cards.keys, cards.titles, strict=True)]
+    for column in np.flatnonzero(own_positions >= 0):
+        position = own_positions[column]
+        keys[position], titles[position] = data.items.keys[column], data.items.titles[column]
+        genres[position] = data.items.genres[column]
+    return ItemDescriptions(keys=tuple(keys), titles=tuple(titles), genres=tuple(genres))

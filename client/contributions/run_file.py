@@ -1,0 +1,78 @@
+"""What an agent keeps of a run on disk, so that it goes on when it is restarted in the middle of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config.federation import FederationPlan
+from common.errors import StoreError
+from common.files import archive, read_archive, write_atomically
+from common.wire.exchange import Arrays
+
+_log = getLogger(__name__)
+
+VOCABULARY_FILE, TOWERS_FILE = "vocabulary.npz", "towers.npz"
+
+
+class RunFile:
+    """Keeps the newest arrays and facts of a run: the vocabulary that was accepted, or how far training has come.
+
+    Args:
+        path: of the file; its folder is made when something is kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def save(self, run_id: str, plan: FederationPlan, facts: Mapping[str, Any], arrays: Arrays) -> None:
+        """Keep ``facts`` (as JSON) and ``arrays`` of a run, under the plan that the platform compared when it joined.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        header = json.dumps(_header(run_id, plan) | {"facts": facts}).encode()
+        write_atomically(self._path, archive({"header": np.frombuffer(header, dtype=np.uint8), **arrays}))
+
+    def load(self, run_id: str, plan: FederationPlan) -> tuple[dict[str, Any], Arrays] | None:
+        """Facts and arrays; None unless they are of this run and this plan.
+
+        A plan that was changed since is one that nobody has compared: the platform must join again.
+        """
+        try:
+            kept = self._read()
+        except StoreError as error:
+            _log.warning("%s", error)
+            return None
+        if kept is None:
+            return None
+        header, facts, arrays = kept
+        return (facts, arrays) if header == _header(run_id, plan) else None
+
+    def check(self) -> None:
+        """Raises: StoreError when the file is there and cannot be used; the message says what becomes of its run."""
+        self._read()
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, NDArray[Any]]] | None:
+        if not self._path.exists():
+            return None
+        try:
+            arrays = read_archive(self._path)
+            header = json.loads(arrays.pop("header").tobytes())
+            return header, dict(header.pop("facts")), arrays
+        except (StoreError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(
+                f"{self._path} is damaged, or of another version: what it kept of the run under way is made anew when the "
+                "aggregator takes the run up again (crossfed-server run --resume); a new run needs nothing of it"
+            ) from error
+
+
+def _header(run_id: str, plan: FederationPlan) -> dict[str, object]:
+    return {"run_id": run_id, "plan": plan.model_dump(mode="json")}

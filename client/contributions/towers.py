@@ -1,0 +1,253 @@
+"""What a platform computes for the deep model: it trains at home, and sends shared variables or a noisy sum of gradients.
+
+TensorFlow is loaded with the first round of the deep model, not before: an agent without one never loads it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from logging import getLogger
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.contributions.membership import Membership
+from client.contributions.run_file import RunFile
+from client.data.training import TrainingData
+from common.config.federation import FederationPlan
+from common.contributions.factors import PlainMechanism
+from common.contributions.updates import UpdateMechanism, UpdatePlan, UserGradients
+from common.errors import ContractError, PrivacyError, TrainingError
+from common.privacy.accounting import subsampled_epsilon
+from common.privacy.contribution import PrivatizedContribution, Release
+from common.wire.exchange import AgentRequest
+
+if TYPE_CHECKING:
+    from client.towers.local_training import LocalTrainer
+    from client.towers.per_user_gradients import GradientComputer
+    from client.towers.two_tower import TwoTower
+
+_log = getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class TowerItems:
+    """The deep model's items as one platform has them: the vocabulary's m, then those that it shares with nobody.
+
+    Attributes:
+        n_shared: m.
+        n_items: all of them.
+        own: int32 ``[m_own]``: the model's row of each own item.
+    """
+
+    n_shared: int
+    n_items: int
+    own: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, membership: Membership) -> TowerItems:
+        """Rows for own items that nobody shares come behind the vocabulary, in order of column."""
+        own = membership.own_positions.astype(np.int32).copy()
+        alone = np.flatnonzero(own < 0)
+        n_shared = len(membership.owners)
+        own[alone] = n_shared + np.arange(len(alone), dtype=np.int32)
+        return cls(n_shared, n_shared + len(alone), own)
+
+
+class TowerContributor(Protocol):
+    """Makes one platform's contributions to the deep model."""
+
+    def run_releases(self) -> tuple[Release, ...]:
+        """Everything that a whole run releases."""
+
+    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
+        """What answering ``request`` releases."""
+
+    def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        """One round's contribution, from the request's shared variables."""
+
+    def finished(self, request: AgentRequest, membership: Membership) -> TwoTower:
+        """The platform's model with the final shared variables, its private ones trained."""
+
+
+class NoTowers:
+    """A plan without a deep model: nothing to release, and no request for it passes the contract."""
+
+    def run_releases(self) -> tuple[Release, ...]:
+        return ()
+
+    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
+        raise ContractError("this federation has no deep model")
+
+    def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        raise ContractError("this federation has no deep model")
+
+    def finished(self, request: AgentRequest, membership: Membership) -> TwoTower:
+        raise ContractError("this federation has no deep model")
+
+
+class PlainTowers:
+    """``mode: none``: local epochs, then the trained variables as they are.
+
+    What stays at home between rounds (private variables, the optimiser's slots, random numbers) is on disk after each: an
+    agent that was restarted goes on with the result unchanged.
+
+    Args:
+        platform: its name, for its own random numbers.
+        plan: public parameters.
+        data: the platform's.
+        progress: where that is kept.
+    """
+
+    def __init__(self, platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile) -> None:
+        self._platform, self._plan, self._data, self._progress = platform, plan, data, progress
+        self._mechanism = PlainMechanism()
+        self._trainer: LocalTrainer | None = None
+        self._model: TwoTower | None = None
+
+    def run_releases(self) -> tuple[Release, ...]:
+        return self._mechanism.releases("update")
+
+    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
+        return self._mechanism.releases("update")
+
+    def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        from client.towers.local_training import scheduled_rate, trained_arrays
+
+        model, trainer = self.prepared(request.run_id, membership)
+        model.load(request.arrays)
+        assert self._plan.towers is not None
+        tower_round = request.server_round - self._plan.server_rounds
+        result = trainer.train(scheduled_rate(self._plan.towers.training, tower_round))
+        self._progress.save(request.run_id, self._plan, *trainer.progress())
+        arrays = trained_arrays(model, result, membership.shared_positions)
+        return self._mechanism.release("update", request.server_round, arrays)
+
+    def finished(self, request: AgentRequest, membership: Membership) -> TwoTower:
+        model, trainer = self.prepared(request.run_id, membership)
+        model.load(request.arrays)
+        if model.private:
+            try:
+                trainer.train_private()
+            except TrainingError:
+                # The shared part is sound, and worth more than no deep model at all.
+                _log.warning("the deep model's private variables stay as they were: their training broke down")
+        return model
+
+    def prepared(self, run_id: str, membership: Membership) -> tuple[TwoTower, LocalTrainer]:
+        """The platform's model and its trainer; made at the first call, as far as the run had come."""
+        from client.towers.local_training import LocalTrainer
+
+        assert self._plan.towers is not None
+        if self._model is None or self._trainer is None:
+            items = TowerItems.of(membership)
+            self._model = make_model(self._plan, self._data, membership, items)
+            rng = np.random.default_rng([self._plan.seed, 2, zlib.crc32(self._platform.encode())])
+            self._trainer = LocalTrainer(self._model, self._data.train, items.own, self._plan.towers.training, rng)
+            if (kept := self._progress.load(run_id, self._plan)) is not None:
+                self._trainer.restore(*kept)
+        return self._model, self._trainer
+
+
+class PrivateTowers:
+    """``mode: user``: one noisy sum of clipped gradients a round, all at the broadcast weights.
+
+    Private variables stay as they are while shared ones train (soundness: a user's contribution depends on that user, on
+    released values and on public randomness alone); they are trained once the shared ones are final.
+
+    Args:
+        platform: its name.
+        plan: public parameters, from the platform's own configuration.
+        data: the platform's.
+        progress: of what is private; nothing is kept of noisy sums.
+
+    Raises:
+        PrivacyError: the plan's rounds cost more than the deep model's part of ε.
+    """
+
+    def __init__(self, platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile) -> None:
+        self._plan, self._data = plan, data
+        self._plain = PlainTowers(platform, plan, data, progress)
+        self._updates = plan.update_plan()
+        self._mechanism = UpdateMechanism(self._updates)
+        self._computer: GradientComputer | None = None
+        cost = _cost(self._updates)
+        if cost > self._updates.epsilon * (1 + 1e-6):
+            raise PrivacyError(
+                f"plan.towers.privacy: {self._updates.rounds} rounds at noise_multiplier "
+                f"{self._updates.noise.noise_multiplier:g} cost ε = {cost:.4g}, more than the deep model's part "
+                f"{self._updates.epsilon:.4g}; raise noise_multiplier or take fewer rounds"
+            )
+
+    def run_releases(self) -> tuple[Release, ...]:
+        return self._updates.releases()
+
+    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
+        if not 1 <= request.server_round - self._plan.server_rounds <= self._updates.rounds:
+            raise ContractError("update: the plan has no such round of the deep model")
+        return (self._updates.release(),)
+
+    def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        layout = self._plan.update_layout(len(membership.owners))
+        columns = self._data.shared_columns
+        if len(columns) == 0:
+            return self._mechanism.noise_alone(request.server_round, layout)
+        if self._computer is None:
+            from client.towers.per_user_gradients import GradientComputer
+
+            model, _ = self._plain.prepared(request.run_id, membership)
+            assert self._plan.towers is not None
+            self._computer = GradientComputer(
+                model, self._data.train.select_items(columns), membership.shared_positions, self._plan.towers.training
+            )
+        self._computer.load(request.arrays)
+        gradients: partial[Iterator[UserGradients]] = partial(
+            self._computer.gradients, public_seed=[self._plan.seed, request.server_round]
+        )
+        return self._mechanism.update(
+            request.server_round, n_users=self._data.train.n_users, layout=layout, gradients=gradients
+        )
+
+    def finished(self, request: AgentRequest, membership: Membership) -> TwoTower:
+        return self._plain.finished(request, membership)
+
+
+@cache
+def _cost(updates: UpdatePlan) -> float:
+    """ε of all rounds; the same for every platform of a simulation, and seconds of work."""
+    noise = updates.noise
+    return subsampled_epsilon(noise.noise_multiplier, updates.sampling_rate, updates.rounds, updates.delta)
+
+
+def make_model(plan: FederationPlan, data: TrainingData, membership: Membership, items: TowerItems) -> TwoTower:
+    """A platform's copy of the deep model over the vocabulary and its own items."""
+    from client.towers.features import ItemFeatures, item_columns, profile_matrix
+    from client.towers.two_tower import TwoTower
+
+    assert plan.towers is not None
+    features = ItemFeatures.of(
+        plan.towers.encoders, item_columns(membership.vocabulary, data.items, items.own, items.n_items), items.n_items
+    )
+    profile = profile_matrix(data.users, plan.towers.profile) if plan.towers.profile else None
+    return TwoTower(
+        plan.towers,
+        features,
+        n_shared=items.n_shared,
+        n_users=data.train.n_users,
+        profile=profile,
+        seed=plan.seed,
+        device=plan.model.device,
+    )
+
+
+def make_tower_contributor(
+    platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile
+) -> TowerContributor:
+    """The contributor for the plan's deep model and mode of privacy."""
+    if plan.towers is None:
+        return NoTowers()
+    return (PrivateTowers if plan.private else PlainTowers)(platform, plan, data, progress)

@@ -1,0 +1,1 @@
+"""A platform's processes: join, keys, agent, SuperNode, doctor, backups."""

@@ -1,0 +1,277 @@
+"""A platform's long-lived process: the agent on its socket, the recommender on its port, the courier's programs beside it.
+
+0  lock       one agent and one courier a platform, before anything is touched
+1  load       data, keys and books, once
+2  serve      the agent to the courier, the recommender to applications, metrics to Prometheus
+3  supervise  SuperNode and SuperExec, started again with back-off
+4  wait       SIGHUP reloads configuration and data for the next run; SIGTERM ends in reverse order
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import signal
+import stat
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from logging import getLogger
+from pathlib import Path
+from typing import Literal
+
+from prometheus_client import CollectorRegistry
+
+from client.data.recorded import EventRules
+from client.deploy.agent_metrics import AgentMetrics, MeasuredAgent
+from client.deploy.aggregator_watch import AggregatorWatch
+from client.deploy.keys import node_public_key
+from client.deploy.loading import load_training_data, make_agent
+from client.deploy.supernode import courier_programs
+from client.service.agent_service import SocketWatch, serve_agent
+from client.service.metrics_export import ServingMetrics, expose_metrics
+from client.service.server import RecommenderServer, TlsFiles, serve_recommender
+from common.config.deploy import PlatformConfig, SocketConfig
+from common.config.loader import load_yaml_model
+from common.config.serving import ServingConfig
+from common.deploy.guard import check_memory_limit
+from common.deploy.health import Listener
+from common.deploy.locks import held
+from common.deploy.ports import check_port_free
+from common.deploy.signals import SignalQueue
+from common.deploy.supervise import Supervisor
+from common.errors import ConfigError, CrossfedError
+from common.files import make_folder
+from common.wire.exchange import OK, AgentConnection, AgentReply, AgentRequest
+
+_log = getLogger(__name__)
+
+Part = Literal["all", "agent", "courier"]
+
+
+class ReloadableAgent:
+    """Serves one agent until another is offered; a run that has begun ends with the agent that it began with.
+
+    Args:
+        agent: the first.
+        on_model: called when a run has finished and its model is in the store.
+    """
+
+    def __init__(self, agent: AgentConnection, on_model: Callable[[], None] = lambda: None) -> None:
+        self._agent = agent
+        self._on_model = on_model
+        self._next: Callable[[], AgentConnection] | None = None
+        self._lock = threading.Lock()
+
+    def offer(self, make: Callable[[], AgentConnection]) -> None:
+        """Use what ``make`` makes from the next run on."""
+        with self._lock:
+            self._next = make
+
+    def exchange(self, request: AgentRequest) -> AgentReply:
+        """As the agent's; its successor takes over when a run begins."""
+        with self._lock:
+            if request.kind == "join" and self._next is not None:
+                self._take_over(self._next)
+            reply = self._agent.exchange(request)
+        if request.kind == "finish" and reply.code == OK:
+            self._on_model()
+        return reply
+
+    def _take_over(self, make: Callable[[], AgentConnection]) -> None:
+        self._next = None
+        try:
+            self._agent = make()
+        except CrossfedError as error:
+            # The aggregator must not learn more than that this platform answers as before.
+            _log.error("the reloaded configuration cannot be used, the one before stays: %s", error)
+
+
+class PlatformProcess:
+    """What ``crossfed-client start`` runs.
+
+    Args:
+        config_path: of ``platform.yaml``.
+        part: ``agent`` and ``courier`` run the two halves under different users; ``all`` runs both under one.
+    """
+
+    def __init__(self, config_path: Path, part: Part = "all") -> None:
+        self._path = config_path
+        self._part = part
+        self._agent: ReloadableAgent | None = None
+        self._recommender: RecommenderServer | None = None
+
+    def run(self) -> None:
+        """Run until SIGTERM or SIGINT.
+
+        Raises:
+            InUseError: this platform runs already; names the process.
+            CrossfedError: configuration, data, keys or ports cannot be used; nothing is left running.
+        """
+        check_memory_limit()
+        config = load_yaml_model(self._path, PlatformConfig)
+        with ExitStack() as stack:
+            self._lock(config, stack)
+            signals = SignalQueue(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            registry = CollectorRegistry()
+            if self._part != "courier":
+                self._serve(config, registry, AgentMetrics(registry, config.state, config.plan), stack)
+            if self._part != "agent":
+                _supervise(config, registry, stack)
+            port = config.supernode.metrics_port if self._part == "courier" else config.metrics_port
+            if port is not None:
+                _, stop = expose_metrics(registry, port=port, host=config.metrics_host)
+                stack.callback(stop)
+            _log.info("platform %s is ready", config.name)
+            while signals.wait() == signal.SIGHUP:
+                self._reload()
+        _log.info("platform %s has stopped", config.name)
+
+    def _lock(self, config: PlatformConfig, stack: ExitStack) -> None:
+        """The agent's lock lies with its state; the courier's in its own folder, as its user cannot see the agent's."""
+        me, mend = f"crossfed-client start --part {self._part}", "one at a time: end that one first"
+        if self._part != "courier":
+            make_folder(config.state, mode=0o700)
+            stack.enter_context(held(config.state / "agent.lock", me, mend=mend))
+        if self._part != "agent":
+            courier = config.supernode.superexec_secret.parent
+            make_folder(courier, mode=0o750)
+            stack.enter_context(held(courier / "courier.lock", me, mend=mend))
+
+    def _serve(
+        self, config: PlatformConfig, registry: CollectorRegistry, metrics: AgentMetrics, stack: ExitStack
+    ) -> None:
+        agent = make_agent(config, load_training_data(config))
+        self._agent = ReloadableAgent(agent, self._serve_newest)
+        server = serve_agent(
+            MeasuredAgent(self._agent, metrics), config.name, config.socket.path, mode=socket_mode(config.socket)
+        )
+        stack.callback(lambda: server.stop(grace=None).wait())
+        give_to_group(config.socket)
+        if config.recommender.enabled:
+            self._recommender = _serve_recommender(config, registry)
+            self._recommender.agent_reachable(True)
+            stack.callback(self._recommender.stop)
+            _log.info("recommender at %s", self._recommender.target)
+        stack.callback(SocketWatch(config.socket.path, self._tell_reachable).stop)
+
+    def _tell_reachable(self, reachable: bool) -> None:
+        if self._recommender is not None:
+            self._recommender.agent_reachable(reachable)
+
+    def _reload(self) -> None:
+        """Read configuration and data again, for the next run; serve the newest model at once."""
+        self._serve_newest()
+        if self._agent is None:
+            return
+        try:
+            config = load_yaml_model(self._path, PlatformConfig)
+            data = load_training_data(config)
+        except CrossfedError as error:
+            _log.error("not reloaded, the configuration and data before stay: %s", error)
+            return
+        if self._recommender is not None:
+            self._recommender.model.feedback.rules = EventRules.of(config.data)
+        self._agent.offer(lambda: make_agent(config, data))
+        _log.info("reloaded; the next run uses it")
+
+    def _serve_newest(self) -> None:
+        if self._recommender is not None:
+            self._recommender.model.look()
+
+
+def log_file(config: PlatformConfig, part: Part) -> Path:
+    """The platform's own log: ``state/logs/platform.log``, or the courier's where it runs as another user."""
+    courier = config.supernode.superexec_secret.parent
+    return courier / "logs" / "courier.log" if part == "courier" else config.state / "logs" / "platform.log"
+
+
+def listeners(config: PlatformConfig, part: Part) -> list[Listener]:
+    """What a running platform, or a part of it, listens on."""
+    found = []
+    if part != "courier":
+        found.append(Listener("agent", config.socket.path))
+        if config.recommender.enabled:
+            found.append(Listener("recommender", (config.recommender.host, config.recommender.port)))
+    if part != "agent":
+        found.append(Listener("SuperNode", ("127.0.0.1", config.supernode.port)))
+    return found
+
+
+def _supervise(config: PlatformConfig, registry: CollectorRegistry, stack: ExitStack) -> None:
+    """The courier's side: its programs, and an eye on the aggregator."""
+    check_port_free("127.0.0.1", config.supernode.port, "supernode.port")
+    node_public_key(config.supernode.private_key)  # one that was cut short is named here, and not in Flower's words
+    watch = AggregatorWatch(config, registry)
+    logs = config.supernode.superexec_secret.parent / "logs"
+    supervisor = Supervisor(courier_programs(config, logs), on_exit=watch.program_ended)
+    supervisor.start()
+    stack.callback(supervisor.stop)
+    watch.start()
+    stack.callback(watch.stop)
+
+
+def socket_mode(config: SocketConfig) -> int:
+    """0660 for a courier of another user, else 0600, which protects nothing from the courier and says so."""
+    if config.group is not None:
+        return 0o660
+    _log.warning(
+        "socket.group is not set: agent and courier run as one user, so code that the aggregator ships could read this "
+        "platform's files. Fit for trying out; docs/deploy.md says how to separate them"
+    )
+    return 0o600
+
+
+def give_to_group(config: SocketConfig) -> None:
+    """Let the courier's group reach the socket, and through its folder nothing else.
+
+    Raises:
+        ConfigError: there is no such group, or this user is not in it.
+    """
+    if config.group is None:
+        return
+    try:
+        os.chown(config.path, -1, grp.getgrnam(config.group).gr_gid)
+    except (KeyError, PermissionError):
+        raise ConfigError(
+            f"socket.group: {config.group!r} is no group of this host, or this user is not in it; create it and add both users"
+        ) from None
+    # grpcio makes the socket under the process's umask; say again what it must be.
+    config.path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP)
+
+
+def read_token(path: Path | None) -> str | None:
+    """The applications' token.
+
+    Raises:
+        ConfigError: the file is not there, empty, or open to others.
+    """
+    if path is None:
+        return None
+    try:
+        mode, token = path.stat().st_mode, path.read_text().strip()
+    except OSError as error:
+        raise ConfigError(f"recommender.token_file: {path} cannot be read ({error.strerror})") from None
+    if mode & 0o077:
+        raise ConfigError(f"recommender.token_file: {path} is open to other users of this machine; chmod 600 it")
+    if not token:
+        raise ConfigError(
+            f"recommender.token_file: {path} is empty, and without a token everybody is answered; write one into it, or set "
+            "token_file: null"
+        )
+    return token
+
+
+def _serve_recommender(config: PlatformConfig, registry: CollectorRegistry) -> RecommenderServer:
+    settings = config.recommender
+    tls = None
+    if settings.certificate is not None and settings.key is not None:
+        tls = TlsFiles(settings.certificate, settings.key)
+    return serve_recommender(
+        config.state / "store",
+        token=read_token(settings.token_file),
+        tls=tls,
+        config=ServingConfig(host=settings.host, port=settings.port, **config.serving.model_dump()),
+        rules=EventRules.of(config.data),
+        metrics=ServingMetrics(registry),
+    )

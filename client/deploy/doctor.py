@@ -1,0 +1,186 @@
+"""``crossfed-client doctor``: whether this host can be a platform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from client.deploy.keys import KeyFolder, registration_of
+from client.deploy.loading import load_platform_data, unusable_run_files
+from client.personalization.store import PlatformStore
+from client.privacy.ledger import LEDGER_FILE
+from client.privacy.report import privacy_dict, verify_books
+from common.config.deploy import PlatformConfig
+from common.config.loader import load_yaml_model
+from common.deploy.doctor import (
+    Finding,
+    check_aggregator,
+    check_certificate,
+    check_cudnn,
+    check_devices,
+    check_disk,
+    check_port,
+    check_private,
+    check_python,
+    check_time_zone,
+)
+from common.deploy.provisioning import Pins
+from common.errors import ConfigError, CrossfedError, NewerStoreError, StoreError
+from common.privacy.lifetime import budget_policy, runs_paid
+
+_PACKAGES = ("crossfed", "flwr", "grpcio", "numpy", "polars", "tensorflow", "keras", "opacus", "torch")
+
+
+def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
+    """Look at everything that a platform needs; each finding as it is made.
+
+    Args:
+        config_path: of ``platform.yaml``.
+        devices: whether to start TensorFlow to see its devices (some seconds).
+    """
+    yield from check_python(_PACKAGES)
+    yield check_cudnn()
+    if devices:
+        yield check_devices()
+    yield check_time_zone()
+    try:
+        config = load_yaml_model(config_path, PlatformConfig)
+    except ConfigError as error:
+        yield Finding("wrong", "configuration", str(error))
+        return
+    yield Finding("ok", "configuration", str(config_path))
+    keys = KeyFolder(config.keys)
+    for path in (keys.identity_path, keys.sealing_path, keys.secret_path, config.supernode.private_key):
+        yield check_private(path)
+    yield _keys(config)
+    yield _secret(keys)
+    yield _pins(config)
+    yield _run_files(config)
+    yield check_certificate(config.ca)
+    yield check_disk(config.state)
+    yield check_port("127.0.0.1", config.supernode.port, "SuperNode's runtime API")
+    if config.recommender.enabled:
+        yield check_port(config.recommender.host, config.recommender.port, "recommender")
+    yield _separation(config)
+    yield _data(config)
+    yield _books(config)
+    yield _budget(config)
+    yield from check_store(PlatformStore(config.state / "store"))
+    yield from check_aggregator(config.aggregator, config.ca)
+
+
+def _keys(config: PlatformConfig) -> Finding:
+    """That each key is one: a file that was cut short is private, too."""
+    try:
+        keys = KeyFolder(config.keys)
+        made = registration_of(config.name, config.plan.federation, keys, config.supernode.private_key)
+    except CrossfedError as error:
+        return Finding("wrong", "keys", str(error))
+    return Finding("ok", "keys", f"fingerprint {made.fingerprint}")
+
+
+def _secret(keys: KeyFolder) -> Finding:
+    try:
+        return Finding("ok", "federation secret", f"fingerprint {keys.secret().fingerprint}; the same on all platforms")
+    except CrossfedError as error:
+        return Finding("wrong", "federation secret", str(error))
+
+
+def _pins(config: PlatformConfig) -> Finding:
+    try:
+        pinned = sorted(Pins(config.pins).all())
+    except CrossfedError as error:
+        return Finding("wrong", "pinned platforms", str(error))
+    secure = config.plan.secure_sum
+    enough = not secure or len(pinned) >= (config.plan.platforms or 0) - 1
+    return Finding("ok" if enough else "wrong", "pinned platforms", ", ".join(pinned) or "none")
+
+
+def _run_files(config: PlatformConfig) -> Finding:
+    try:
+        problems = unusable_run_files(config)
+    except CrossfedError as error:
+        problems = [str(error)]
+    return Finding(
+        "wrong" if problems else "ok", "files of the run under way", "; ".join(problems) or "usable, or none"
+    )
+
+
+def _books(config: PlatformConfig) -> Finding:
+    if not (config.state / LEDGER_FILE).exists():
+        return Finding("ok", "ledger and journal", "none yet; the first run makes them")
+    try:
+        checked = verify_books(config.state)
+    except CrossfedError as error:
+        return Finding("wrong", "ledger and journal", str(error))
+    return Finding(
+        "ok",
+        "ledger and journal",
+        f"{checked['ledger_entries']} and {checked['journal_entries']} entries, each as it was written",
+    )
+
+
+def _separation(config: PlatformConfig) -> Finding:
+    if config.socket.group is None:
+        return Finding(
+            "note", "courier", "runs as the agent's user, and could read its files; set socket.group to separate"
+        )
+    return Finding("ok", "courier", f"reaches the agent through group {config.socket.group}")
+
+
+def _data(config: PlatformConfig) -> Finding:
+    try:
+        data = load_platform_data(config)
+    except CrossfedError as error:
+        return Finding("wrong", "data", str(error))
+    users, report = len(data.user_ids), data.report
+    needed = config.plan.privacy.minimum_users
+    if config.plan.private and users < needed and config.catalogue.share != "none":
+        return Finding(
+            "wrong",
+            "data",
+            f"{users} users; below privacy.minimum_users = {needed} the agent refuses to start: take part as a reader, with "
+            "catalogue.share: none",
+        )
+    return Finding("ok" if report.warning is None else "note", "data", report.render())
+
+
+def check_store(store: PlatformStore) -> Iterator[Finding]:
+    """Every version is read: a damaged one is named, also where another serves in its place."""
+    misnamed = store.misnamed()
+    if misnamed is not None:
+        yield Finding("wrong", "model store", misnamed)
+    sound = []
+    for version in store.versions():
+        try:
+            store.load(version)
+            sound.append(version)
+        except NewerStoreError as error:
+            yield Finding("note", "model store", str(error))
+        except StoreError as error:
+            yield Finding("wrong", "model store", str(error))
+    if not store.versions():
+        yield Finding("ok", "model store", "no model yet: the first run makes one")
+    elif sound:
+        serves = next(version for version in store.candidates() if version in sound)
+        yield Finding("ok", "model store", f"version {serves} serves; {len(sound)} can be read")
+
+
+def _budget(config: PlatformConfig) -> Finding:
+    if not config.plan.private:
+        return Finding("note", "budget", "plan.privacy.mode is none: contributions leave exact, nothing is promised")
+    epsilon, runs = budget_policy(config.plan, config.budget).epsilon, runs_paid(config.plan, config.budget)
+    left, spent = runs, "nothing is spent yet"
+    if (config.state / LEDGER_FILE).exists():
+        try:
+            report = privacy_dict(config.state, config.plan)
+        except CrossfedError as error:
+            return Finding("wrong", "budget", str(error))
+        left = report["left"]["runs"]
+        spent = "data left without privacy" if report["epsilon"] is None else f"ε {report['epsilon']:.3g} is spent"
+    text = f"ε {epsilon:g} pays for {runs} runs of ε {config.plan.privacy.epsilon:g}; {spent}; {left} left"
+    agreed = runs_paid(config.plan)
+    if runs is not None and agreed is not None and runs < agreed:
+        text += f"; the plan's budget pays for {agreed}, so that this platform is the first to refuse"
+        return Finding("note", "budget", text)
+    return Finding("ok" if left else "note", "budget", text)

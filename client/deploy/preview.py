@@ -1,0 +1,73 @@
+"""What a run would send, before anything is sent: every array of the contract, with its size and its noise."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from client.data.dataset import PlatformData
+from client.data.training import shared_items
+from client.privacy.masking import MASKED
+from common.config.deploy import PlatformConfig
+from common.config.federation import FederationPlan
+from common.contributions.protocol import contribution_specs, plan_sizes, reply_specs
+from common.deploy.console import PlainTable
+
+_KINDS_ONCE = ("join", "counts", "masked_counts", "cooccurrence", "masked_cooccurrence")
+
+
+def preview_rows(config: PlatformConfig, data: PlatformData) -> list[dict[str, Any]]:
+    """One dict for each array that leaves the platform in a run; sizes that depend on the others are None.
+
+    Raises:
+        ConfigError: the plan cannot be used.
+    """
+    sizes = plan_sizes(config.plan, catalogue=int(shared_items(data.items, config.catalogue).sum()))
+    rows = []
+    for spec, derived in [(s, False) for s in reply_specs()] + [(s, True) for s in contribution_specs(config.plan)]:
+        times = _times(config.plan, spec.kind) if derived else 1
+        for array in spec.arrays:
+            shape = [size if isinstance(size, int) else sizes.get(size) for size in array.shape]
+            known = [size for size in shape if size is not None]
+            whole = len(known) == len(shape)
+            rows.append(
+                {
+                    "kind": spec.kind,
+                    "array": array.name,
+                    "dtype": str(np.dtype(array.dtype)),
+                    "shape": shape,
+                    "bytes": math.prod(known) * np.dtype(array.dtype).itemsize if whole else None,
+                    "times": times,
+                    "from_interactions": derived,
+                    "noise": _noise(config.plan, array.name) if derived else "—",
+                }
+            )
+    return rows
+
+
+def preview_table(rows: list[dict[str, Any]]) -> PlainTable:
+    """The same for people."""
+    headings = ("message", "array", "type", "shape", "bytes", "times", "made from", "noise")
+    table = PlainTable(*headings, title="What a run would send")
+    for row in rows:
+        shape = " × ".join("?" if size is None else str(size) for size in row["shape"])
+        size = "?" if row["bytes"] is None else f"{row['bytes']:,}"
+        source = "interactions" if row["from_interactions"] else "no interactions"
+        table.add_row(row["kind"], row["array"], row["dtype"], shape, size, str(row["times"]), source, row["noise"])
+    return table
+
+
+def _times(plan: FederationPlan, kind: str) -> int:
+    if kind in _KINDS_ONCE:
+        return 1
+    deep = plan.towers if kind.endswith("update") else None
+    return plan.server_rounds if deep is None else deep.training.rounds
+
+
+def _noise(plan: FederationPlan, array: str) -> str:
+    if not plan.private:
+        return "NONE (privacy.mode: none)"
+    share = "a share, and masked" if array == MASKED else "all of it"
+    return f"{share}; ε {plan.privacy.epsilon:g} for the whole run"

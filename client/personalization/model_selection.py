@@ -1,0 +1,146 @@
+"""Which model ranks a platform's own items: candidates are compared with the local model on validation users, never on test.
+
+A silo trusts itself, so its local model needs no noise and is the baseline that counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.split import EvaluationSlice
+from client.scoring.evaluation import PerUserMetrics, evaluate
+from client.scoring.scorer import Scorer
+from client.scoring.topk import block_rows
+from common.config.platform import PersonalizationConfig
+from common.errors import ContractError
+from common.metrics import PairedInterval, paired_bootstrap
+
+RATING_METRIC = "-rmse"
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A way to rank, as the verdict sees it: its name, its blend weight if it has one, and its validation metrics."""
+
+    name: str
+    weight: float | None
+    metrics: PerUserMetrics
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which ranking a platform serves, and why.
+
+    Attributes:
+        name: ``local`` or the name of the candidate chosen.
+        weight: the candidate's blend weight; None without one.
+        metric: what was compared.
+        local_mean: mean of the metric over validation users, local.
+        chosen_mean: the same of the chosen ranking.
+        interval: paired bootstrap of chosen − local; all zero for ``local``.
+    """
+
+    name: str
+    weight: float | None
+    metric: str
+    local_mean: float
+    chosen_mean: float
+    interval: PairedInterval
+
+
+def choose_verdict(
+    local: PerUserMetrics,
+    candidates: Sequence[Candidate],
+    *,
+    metric: str,
+    rng: np.random.Generator,
+    level: float = 0.95,
+) -> Verdict:
+    """The candidate with the highest mean among those whose gain over local is sure; ``local`` where there is none.
+
+    A gain is sure where the lower end of the paired bootstrap interval of candidate − local exceeds 0. The shared model
+    needs a reason: in doubt, and without validation users, the platform keeps its own.
+
+    Args:
+        local: the platform's own model on the validation slice.
+        candidates: other rankings on the same slice; of equal means the first is taken.
+        metric: a name in all of them, such as ``ndcg@10``.
+        rng: where the resampled users come from.
+        level: coverage of the two-sided interval.
+
+    Raises:
+        ContractError: the metric is missing or the users are not the same.
+    """
+    for name, other in [("local", local), *((c.name, c.metrics) for c in candidates)]:
+        if metric not in other.values:
+            raise ContractError(f"{name} has no {metric}; evaluate every candidate with the verdict's metric")
+        if not np.array_equal(other.users, local.users):
+            raise ContractError(f"{name} was evaluated on other users than local; use one validation slice for all")
+    own = local.values[metric]
+    own_mean = float(own.mean()) if len(own) else 0.0
+    verdict = Verdict("local", None, metric, own_mean, own_mean, PairedInterval(0.0, 0.0, 0.0))
+    if len(own) == 0:
+        return verdict
+    for candidate in candidates:
+        values = candidate.metrics.values[metric]
+        interval = paired_bootstrap(values, own, rng, level=level)
+        if interval.lower > 0 and interval.mean > verdict.interval.mean:
+            mean = float(values.mean())
+            verdict = Verdict(candidate.name, candidate.weight, metric, own_mean, mean, interval)
+    return verdict
+
+
+class ValidationUsers:
+    """What scorers reach on a platform's validation users, by the one metric that tuning and verdict maximise.
+
+    Args:
+        held_out: users, their histories and truth; rows are all of the platform's users.
+        config: names the metric of implicit feedback.
+        explicit: whether feedback is; it minimises the rating error instead.
+    """
+
+    def __init__(self, held_out: EvaluationSlice, config: PersonalizationConfig, *, explicit: bool) -> None:
+        self._held_out, self._explicit = held_out, explicit
+        self.metric: str = RATING_METRIC if explicit else config.metric
+        self.alone = only_users(held_out)
+        """The slice without anybody else: what tuning solves factors for."""
+
+    def values(self, scorer: Scorer, *, alone: bool = False) -> NDArray[np.float64]:
+        """float64 ``[k]``: of each validation user with something to find; ``alone`` where the scorer has no other rows."""
+        held_out = self.alone if alone else self._held_out
+        if self._explicit:
+            return rating_accuracy(scorer, held_out).values[RATING_METRIC]
+        depth = int(self.metric.partition("@")[2])
+        return evaluate(scorer, held_out, metrics=(self.metric,), depth=depth).values[self.metric]
+
+    def of_users(self, values: NDArray[np.float64]) -> PerUserMetrics:
+        """``values`` float64 ``[k]`` with the users that they are of."""
+        users = self._held_out.users[self._held_out.truth.row_lengths[self._held_out.users] > 0]
+        return PerUserMetrics(users, {self.metric: values}, None)
+
+
+def rating_accuracy(scorer: Scorer, held_out: EvaluationSlice) -> PerUserMetrics:
+    """−RMSE of each user's held-out ratings, so that higher is better as for every other metric."""
+    users = held_out.users[held_out.truth.row_lengths[held_out.users] > 0]
+    errors = np.zeros(len(users))
+    step = block_rows(held_out.truth.n_items)
+    for start in range(0, len(users), step):
+        some = users[start : start + step]
+        truth = held_out.truth.select_users(some)
+        rows = truth.entry_users()
+        predicted = scorer.scores(held_out.history, some)[rows, truth.indices]
+        squares = np.square(predicted.astype(np.float64) - truth.values)
+        errors[start : start + step] = np.sqrt(np.bincount(rows, squares, minlength=len(some)) / truth.row_lengths)
+    return PerUserMetrics(users, {RATING_METRIC: -errors}, None)
+
+
+def only_users(held_out: EvaluationSlice) -> EvaluationSlice:
+    """The slice with its users' rows alone: nobody else's factor need be solved to look at it."""
+    rows = np.arange(len(held_out.users))
+    return EvaluationSlice(
+        rows, held_out.history.select_users(held_out.users), held_out.truth.select_users(held_out.users)
+    )

@@ -1,0 +1,64 @@
+"""What a platform makes of the items that only others have, from its own interactions and what is publicly known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.dataset import ItemDescriptions
+from client.data.training import TrainingData
+from client.personalization.platform_model import on_vocabulary
+from client.scoring.attributes import AttributeTransferScorer, fit_attribute_transfer
+from client.scoring.demand import expected_demand, public_columns
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Elsewhere:
+    """The vocabulary as seen from one platform.
+
+    Attributes:
+        own_positions: int32 ``[m_own]``: position of each own item, −1 where nobody shares it.
+        others: bool ``[m]``: whether some other platform shares the item.
+        cards: the m items as others describe them. Own descriptions have no part: what is learned of common items
+            from one catalogue's genres does not hold for another's.
+        item_counts: float64 ``[m]``: users of all platforms who have each item.
+        private: whether these counts are noisy; own ones can then not be taken out exactly.
+    """
+
+    own_positions: NDArray[np.int32]
+    others: NDArray[np.bool_]
+    cards: ItemDescriptions
+    item_counts: NDArray[np.float64]
+    private: bool
+
+    def demand(self, data: TrainingData) -> NDArray[np.float64]:
+        """float64 ``[m]``: how much own users would want each item, judged by the others' users."""
+        if self.private:
+            return self.item_counts
+        columns = data.shared_columns
+        return expected_demand(
+            data.train.item_counts()[columns],
+            self._counts_elsewhere(data),
+            self.own_positions[columns],
+            self.cards.titles,
+            self.cards.genres,
+        )
+
+    def attributes(self, data: TrainingData) -> AttributeTransferScorer:
+        """Own tastes, and where public attributes place the items on them; of training interactions alone."""
+        own = self.own_positions[self.own_positions >= 0]
+        common = own[self.others[own]]
+        features = public_columns(self.cards.titles, self.cards.genres, common)
+        if not self.private:
+            there = np.log1p(np.maximum(self._counts_elsewhere(data), 0.0))
+            features = np.column_stack([there, there**2, features])
+        histories = on_vocabulary(data.train, self.own_positions, len(self.others))
+        return fit_attribute_transfer(histories, common, features)
+
+    def _counts_elsewhere(self, data: TrainingData) -> NDArray[np.float64]:
+        columns = data.shared_columns
+        counts = self.item_counts.copy()
+        counts[self.own_positions[columns]] -= data.train.item_counts()[columns]
+        return counts

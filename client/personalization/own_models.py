@@ -1,0 +1,160 @@
+"""The models that a platform trains by itself after the last round: its local one, and the one anchored in shared factors.
+
+Both are tuned on the validation users with the same search and the same number of candidates: an untuned baseline is a lie.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.dataset import UserItemMatrix
+from client.data.training import TrainingData
+from client.personalization.model_selection import ValidationUsers
+from client.personalization.platform_model import FactorModel
+from client.scoring.fold_in import FoldIn
+from client.scoring.scorer import SolvedFactorScorer
+from client.training.als import rating_sum_and_count
+from client.training.anchored import fit_anchored
+from client.training.content import DescribedItems, place_by_content
+from client.training.fit import fit
+from client.training.tuning import SearchSpace, tune_anchored, tune_local
+from common.config.model import AnchoredConfig, FactorizationConfig
+from common.config.platform import PersonalizationConfig
+
+
+@dataclass(frozen=True, eq=False)
+class TunedModel:
+    """A tuned model, and what its tuning reaches on each validation user without that user's say: float64 ``[k]``."""
+
+    model: FactorModel
+    values: NDArray[np.float64]
+
+
+class OwnModels:
+    """Tunes and trains a platform's own models.
+
+    Args:
+        platform: its name, mixed into the seed.
+        data: training interactions; tuning looks at ``validation``.
+        validation: measures on these.
+        base: feedback, solver and backend; its other hyperparameters are tuned.
+        config: how many candidates to try.
+    """
+
+    def __init__(
+        self,
+        platform: str,
+        data: TrainingData,
+        validation: ValidationUsers,
+        base: FactorizationConfig,
+        config: PersonalizationConfig,
+    ) -> None:
+        self._platform = platform
+        self._data = data
+        self._validation = validation
+        self._base = base
+        self._config = config
+        self._local: TunedModel | None = None
+
+    def local(self) -> TunedModel:
+        """Tuned and trained once: it does not depend on the federation."""
+        if self._local is None:
+            train, trials = self._data.train, Trials(self._validation)
+            tuned = tune_local(
+                train,
+                self._validation.alone.history,
+                trials,
+                self.rng("tune local"),
+                budget=self._config.tuning_candidates,
+                base=_frugal(self._base),
+                space=_space(train),
+            )
+            fitted = fit(train, tuned.config, self.rng("local"))
+            self._local = self._tuned(fitted.item_factors, tuned.config, trials)
+        return self._local
+
+    def local_of(self, train: UserItemMatrix) -> FoldIn:
+        """A model with the local one's hyperparameters, trained on ``train`` alone."""
+        config = self.local().model.config
+        return FoldIn(fit(train, config, self.rng("local")).item_factors, config, self.local().model.value_mean)
+
+    def anchored(self, shared: FactorModel, own_positions: NDArray[np.int32]) -> TunedModel:
+        """With the rows ``own_positions`` (int32 ``[m_own]``, −1 for none) of ``shared`` as the prior mean."""
+        prior = np.zeros((self._data.train.n_items, shared.item_parameters.shape[1]), dtype=np.float32)
+        known = np.flatnonzero(own_positions >= 0)
+        prior[known] = shared.item_parameters[own_positions[known]]
+        base = AnchoredConfig(**_frugal(shared.config).model_dump())
+        train, trials = self._data.train, Trials(self._validation)
+        tuned = tune_anchored(
+            train,
+            self._validation.alone.history,
+            trials,
+            self.rng("tune anchored"),
+            prior,
+            budget=self._config.tuning_candidates,
+            base=base,
+            space=_space(train),
+        )
+        assert isinstance(tuned.config, AnchoredConfig)
+        fitted = fit_anchored(train, prior, tuned.config, self.rng("anchored"))
+        width = tuned.config.dimension + tuned.config.free_dimensions
+        plain = tuned.config.model_dump(include=set(FactorizationConfig.model_fields)) | {"dimension": width}
+        return self._tuned(fitted.item_factors, FactorizationConfig.model_validate(plain), trials)
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """The same for one platform, seed and purpose."""
+        return np.random.default_rng([self._config.seed, zlib.crc32(f"{self._platform}/{purpose}".encode())])
+
+    def _tuned(self, items: NDArray[np.float32], config: FactorizationConfig, trials: Trials) -> TunedModel:
+        total, count = rating_sum_and_count(self._data.train)
+        mean = total / count if count and self._base.feedback == "explicit" else 0.0
+        if self._config.content:
+            table = self._data.items
+            described = DescribedItems(table.titles, table.genres, table.attributes)
+            items = place_by_content(items, described, implicit=config.feedback == "implicit")
+        model = FactorModel(item_parameters=items, config=config, value_mean=mean)
+        return TunedModel(model, trials.cross_fitted(self.rng("folds")))
+
+
+class Trials:
+    """Scores candidates on the validation users and remembers every user's value."""
+
+    def __init__(self, validation: ValidationUsers) -> None:
+        self._validation = validation
+        self._values: list[NDArray[np.float64]] = []
+
+    def __call__(self, user_factors: NDArray[np.float32], item_factors: NDArray[np.float32]) -> float:
+        values = self._validation.values(SolvedFactorScorer(user_factors, item_factors), alone=True)
+        self._values.append(values)
+        return float(values.mean()) if len(values) else 0.0
+
+    def cross_fitted(self, rng: np.random.Generator, folds: int = 10) -> NDArray[np.float64]:
+        """float64 ``[k]``: each user's value under the candidate that is best for the users of the other folds."""
+        values = np.stack(self._values)
+        fold = rng.permutation(values.shape[1]) % folds
+        chosen = np.empty(values.shape[1])
+        for number in np.unique(fold):
+            others = values[:, fold != number]
+            best = int(np.argmax(others.mean(axis=1))) if others.shape[1] else 0
+            chosen[fold == number] = values[best, fold == number]
+        return chosen
+
+
+def _frugal(config: FactorizationConfig) -> FactorizationConfig:
+    """Conjugate gradients, which in tuning cost a fraction of exact solves; they are there for implicit feedback."""
+    return config.model_copy(update={"solver": "cg"}) if config.feedback == "implicit" else config
+
+
+def _space(train: UserItemMatrix) -> SearchSpace:
+    """Candidates' dimensions up to an eighth of the users: more of them cannot be told apart from noise."""
+    space = SearchSpace()
+    largest = max(16, train.n_users // 8)
+    return replace(
+        space,
+        dimensions=tuple(d for d in space.dimensions if d <= largest),
+        free_dimensions=tuple(d for d in space.free_dimensions if d <= largest),
+    )

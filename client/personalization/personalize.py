@@ -1,0 +1,200 @@
+"""After the last round: the platform's own models, the verdict between them and the shared ones, all put into one model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from logging import getLogger
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.dataset import ItemDescriptions
+from client.data.training import TrainingData
+from client.personalization.model_selection import Candidate, ValidationUsers, choose_verdict
+from client.personalization.other_catalogues import Elsewhere
+from client.personalization.own_models import OwnModels, TunedModel
+from client.personalization.platform_model import OWN_MODELS, FactorModel, OwnVerdict, PlatformModel
+from client.scoring.ease import LinearTransferScorer
+from client.scoring.reranker import RankedItems
+from client.scoring.scorer import BlendScorer, Scorer
+from client.towers.stored import TowerModel
+from client.training.content import DescribedItems, place_by_content
+from common.config.model import FactorizationConfig
+from common.config.platform import PersonalizationConfig, shipped_weights
+from common.errors import ConfigError, DataError
+
+_log = getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FederationView:
+    """What the federation has told this platform: everything of a :class:`PlatformModel` that is not its own."""
+
+    server_round: int
+    private: bool
+    platforms: tuple[str, ...]
+    vocabulary: ItemDescriptions
+    cards: ItemDescriptions
+    owners: NDArray[np.bool_]
+    own_positions: NDArray[np.int32]
+    shared: FactorModel
+    elsewhere: NDArray[np.float64]
+    towers: TowerModel | None = None
+    linear: LinearTransferScorer | None = None
+
+
+class Personalizer:
+    """Builds a platform's model from its own data and what the federation learned.
+
+    Args:
+        platform: its name.
+        data: training interactions and the validation slice.
+        model: feedback, solver and backend of local training; its other hyperparameters are tuned.
+        config: what to try.
+    """
+
+    def __init__(
+        self, platform: str, data: TrainingData, model: FactorizationConfig, config: PersonalizationConfig
+    ) -> None:
+        if config.ranker.enabled and model.feedback == "explicit":
+            raise ConfigError(
+                "personalization.ranker orders lists of implicit feedback, and this federation's model.feedback is explicit; "
+                "leave the ranking stage out"
+            )
+        self._platform = platform
+        self._data = data
+        self._implicit = model.feedback == "implicit"
+        self._config = config
+        self._validation = ValidationUsers(data.validation, config, explicit=not self._implicit)
+        self._own = OwnModels(platform, data, self._validation, model, config)
+
+    def build(self, view: FederationView) -> PlatformModel:
+        """Train the platform's own models, choose between them and the shared one, and put it all together."""
+        if self._config.content:
+            view = replace(view, shared=_placed(view.shared, view.vocabulary))
+        local = self._own.local()
+        possible = self._config.anchored and (view.own_positions >= 0).any()
+        anchored = self._own.anchored(view.shared, view.own_positions) if possible else None
+        elsewhere = self._elsewhere(view)
+        beta, attribute_weight = shipped_weights(self._config, private=view.private)
+        undecided = OwnVerdict(
+            name="local", weight=None, metric=self._config.metric, local_mean=0.0, chosen_mean=0.0, interval=(0.0, 0.0)
+        )
+        model = PlatformModel(
+            platform=self._platform,
+            server_round=view.server_round,
+            platforms=view.platforms,
+            vocabulary=view.vocabulary,
+            owners=view.owners,
+            shared=view.shared,
+            elsewhere=elsewhere.demand(self._data),
+            own=describe(self._data),
+            own_positions=view.own_positions,
+            local=local.model,
+            anchored=None if anchored is None else anchored.model,
+            verdict=undecided,
+            beta=beta,
+            user_ids=self._data.user_ids,
+            histories=self._data.known,
+            towers=view.towers,
+            tower_weight=self._config.tower_weight if view.towers is not None else 0.0,
+            attributes=elsewhere.attributes(self._data) if self._config.attributes else None,
+            attribute_weight=attribute_weight,
+            linear=view.linear,
+            linear_weight=self._config.linear_weight if view.linear is not None else 0.0,
+        )
+        if self._config.ranker.enabled:
+            model = self._with_ranker(model)
+        return replace(model, verdict=self._judge(model, local, anchored))
+
+    def _elsewhere(self, view: FederationView) -> Elsewhere:
+        others = [column for column, name in enumerate(view.platforms) if name != self._platform]
+        return Elsewhere(
+            own_positions=view.own_positions,
+            others=np.any(view.owners[:, others], axis=1),
+            cards=view.cards,
+            item_counts=view.elsewhere,
+            private=view.private,
+        )
+
+    def local(self) -> FactorModel:
+        """The local model, tuned and trained once: it does not depend on the federation."""
+        return self._own.local().model
+
+    def _with_ranker(self, model: PlatformModel) -> PlatformModel:
+        """With the ranking stage trained over every model there is; without it where there is too little to train on."""
+        from client.training.reranker import fit_ranker
+
+        # The anchored model would bring nothing that the local and the shared one do not.
+        scorers = {name: model.own_scorer(name) for name in OWN_MODELS if name != "anchored" and model.has(name)}
+        items = RankedItems.of(
+            model.histories.item_counts(), model.own.genres, buckets=self._config.ranker.genre_buckets
+        )
+        try:
+            ranked = fit_ranker(
+                scorers,
+                self._data.train,
+                items,
+                self._config.ranker,
+                refitted=lambda train: {"local": self._own.local_of(train)},
+            )
+        except DataError as error:
+            _log.warning("%s", error)
+            return model
+        return replace(model, ranker=ranked.ranker)
+
+    def _judge(self, model: PlatformModel, local: TunedModel, anchored: TunedModel | None) -> OwnVerdict:
+        """Compare all candidates with the local model.
+
+        A model that was tuned on these users looks better on them than it is; the others were not. So tuned models
+        count with what they reach on users who had no say in their tuning. A blend has the local model in it: its gain
+        over that, as it is, is added to what the local model counts.
+        """
+        own, values = model.own_scorer("local"), self._validation.values
+        plain = values(own)
+        candidates: list[Candidate] = []
+
+        def consider(name: str, weight: float | None, reached: NDArray[np.float64]) -> None:
+            candidates.append(Candidate(name, weight, self._validation.of_users(reached)))
+
+        def blended(name: str, other: Scorer) -> None:
+            for w in self._config.blend_weights if self._implicit else ():
+                consider(name, w, local.values + values(BlendScorer(own, other, w)) - plain)
+
+        if model.has("shared"):
+            consider("shared", None, values(model.own_scorer("shared")))
+            blended("blend", model.own_scorer("shared"))
+        if model.has("towers"):
+            consider("towers", None, values(model.own_scorer("towers")))
+            blended("tower_blend", model.own_scorer("towers"))
+        if anchored is not None:
+            consider("anchored", None, anchored.values)
+        if model.ranker is not None:
+            consider("ranker", None, local.values + values(model.own_scorer("ranker")) - plain)
+        verdict = choose_verdict(
+            self._validation.of_users(local.values),
+            candidates,
+            metric=self._validation.metric,
+            rng=self._own.rng("verdict"),
+            level=self._config.verdict_level,
+        )
+        return OwnVerdict(
+            name=verdict.name,
+            weight=verdict.weight,
+            metric=verdict.metric,
+            local_mean=verdict.local_mean,
+            chosen_mean=verdict.chosen_mean,
+            interval=(verdict.interval.lower, verdict.interval.upper),
+        )
+
+
+def _placed(shared: FactorModel, vocabulary: ItemDescriptions) -> FactorModel:
+    """``shared`` with items that nobody has interacted with where titles and genres place them."""
+    described = DescribedItems(vocabulary.titles, vocabulary.genres)
+    implicit = shared.config.feedback == "implicit"
+    return replace(shared, item_parameters=place_by_content(shared.item_parameters, described, implicit=implicit))
+
+
+def describe(data: TrainingData) -> ItemDescriptions:
+    """The platform's own catalogue as the recommender shows it."""
+    return ItemDescriptions(keys=data.items.keys, titles=data.items.titles, genres=data.items.genres)

@@ -1,0 +1,311 @@
+"""The platform's versioned model store: each version a folder that is wholly there or not at all.
+
+    STORE/CURRENT              the number of the version that serves
+    STORE/versions/000001/     manifest.json and arrays.npz
+
+A version is written beside the others, made durable, and only then named in ``CURRENT``: a crash or a full disk at any
+point leaves the old version serving. Where the one that is named is damaged, the newest sound one serves.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from logging import getLogger
+from pathlib import Path
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from client.data.dataset import ItemDescriptions, UserItemMatrix
+from client.personalization.platform_model import FactorModel, OwnVerdict, PlatformModel
+from client.scoring.attributes import AttributeTransferScorer
+from client.scoring.ease import LinearTransferScorer
+from client.scoring.reranker import Ranker
+from client.towers.stored import TowerModel
+from common.config.model import FactorizationConfig
+from common.config.towers import TowerConfig
+from common.errors import NewerStoreError, StoreError
+from common.files import archive, read_archive, sync_folder, write_atomically
+
+_log = getLogger(__name__)
+FORMAT: Final = 1
+_MODELS: Final = ("shared", "local", "anchored")
+_RANKER: Final = "ranker_"
+
+
+class PlatformStore:
+    """Versions of a platform's model in one folder, readable by its owner only.
+
+    Args:
+        root: the folder; made when it is not there.
+        keep: how many of the newest versions stay.
+    """
+
+    def __init__(self, root: Path, *, keep: int = 3) -> None:
+        self.root = root
+        self._keep = keep
+
+    @property
+    def _versions(self) -> Path:
+        return self.root / "versions"
+
+    def versions(self) -> list[int]:
+        """Numbers of all complete versions, oldest first."""
+        if not self._versions.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._versions.iterdir() if path.name.isdigit())
+
+    def named(self) -> int | None:
+        """The version that ``CURRENT`` names; None where it is not there or not a number."""
+        try:
+            return int((self.root / "CURRENT").read_text().strip())
+        except (OSError, ValueError):
+            return None
+
+    def current(self) -> int:
+        """The version that is to serve: what ``CURRENT`` names, or the newest where that cannot be read.
+
+        Raises:
+            StoreError: there is none yet.
+        """
+        return self.candidates()[0]
+
+    def candidates(self) -> list[int]:
+        """All versions in the order in which they are to serve, should those before be damaged.
+
+        First what ``CURRENT`` names, then those before it, then those after it, which had been written and not yet named.
+
+        Raises:
+            StoreError: there is none yet.
+        """
+        versions, named = self.versions(), self.named()
+        if not versions:
+            raise StoreError(
+                f"{self.root}: holds no model yet; run a federation with this store first (crossfed-simulate run, or "
+                f"crossfed-client start)"
+            )
+        after = [] if named not in versions else [version for version in versions if version > named]
+        return [*reversed(versions[: len(versions) - len(after)]), *reversed(after)]
+
+    def misnamed(self) -> str | None:
+        """What is wrong with ``CURRENT``; None where it names a version that is there, or there is none yet."""
+        if not self.versions() or self.named() in self.versions():
+            return None
+        return (
+            f"{self.root / 'CURRENT'}: names no version that is there; write the number of one into it, or train again"
+        )
+
+    def signature(self) -> tuple[object, ...]:
+        """Changes whenever a file of the store does."""
+        files = [path for version in self.versions() for path in (self._versions / f"{version:06d}").glob("*")]
+        return tuple(_stamp(path) for path in (self.root / "CURRENT", *sorted(files)))
+
+    def commit(self, model: PlatformModel) -> int:
+        """Write ``model`` as the next version and serve it; returns its number.
+
+        Raises:
+            StoreError: it cannot be written; the version before still serves.
+        """
+        number = max(self.versions(), default=0) + 1
+        try:
+            self._versions.mkdir(parents=True, exist_ok=True, mode=0o700)
+            unfinished = self._versions / f".{number:06d}.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(mode=0o700)
+            _write(unfinished, model)
+            sync_folder(unfinished)
+            unfinished.rename(self._versions / f"{number:06d}")
+            sync_folder(self._versions)
+        except (OSError, StoreError) as error:
+            shutil.rmtree(self._versions / f".{number:06d}.unfinished", ignore_errors=True)
+            raise StoreError(
+                f"{self.root}: version {number} cannot be written ({error}); the version before still serves. "
+                f"Free some space and train again"
+            ) from error
+        write_atomically(self.root / "CURRENT", f"{number}\n".encode())
+        for old in self.versions()[: -self._keep]:
+            shutil.rmtree(self._versions / f"{old:06d}")
+        return number
+
+    def load(self, version: int | None = None) -> PlatformModel:
+        """Read a version; by default the first of :meth:`candidates` that is sound: the log names those before it.
+
+        Raises:
+            StoreError: it is not there or damaged.
+            NewerStoreError: a newer crossfed wrote it.
+        """
+        if version is not None:
+            return self._read(version)
+        first: StoreError | None = None
+        for candidate in self.candidates():
+            try:
+                return self._read(candidate)
+            except StoreError as error:
+                _log.warning("%s; the version before is looked at", error)
+                first = first or error
+        assert first is not None
+        raise first
+
+    def _read(self, version: int) -> PlatformModel:
+        folder = self._versions / f"{version:06d}"
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            if manifest["format"] > FORMAT:
+                raise NewerStoreError(
+                    f"{folder}: has format {manifest['format']}, this crossfed reads up to {FORMAT}; upgrade crossfed"
+                )
+            return _model_of(manifest, read_archive(folder / "arrays.npz"))
+        except NewerStoreError:
+            raise
+        except (StoreError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"{folder}: damaged; restore it from a backup, or train again") from error
+
+
+def _stamp(path: Path) -> tuple[str, int, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return str(path), 0, 0, 0
+    return str(path), status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _write(folder: Path, model: PlatformModel) -> None:
+    models = {name: getattr(model, name) for name in _MODELS if getattr(model, name) is not None}
+    manifest = {
+        "format": FORMAT,
+        "platform": model.platform,
+        "server_round": model.server_round,
+        "platforms": model.platforms,
+        "vocabulary": asdict(model.vocabulary),
+        "own": asdict(model.own),
+        "verdict": asdict(model.verdict),
+        "beta": model.beta,
+        "user_ids": model.user_ids,
+        "n_items": model.histories.n_items,
+        "models": {
+            name: {"config": part.config.model_dump(mode="json"), "value_mean": part.value_mean}
+            for name, part in models.items()
+        },
+        "towers": None if model.towers is None else _towers_manifest(model.towers),
+        "tower_weight": model.tower_weight,
+        "attribute_weight": model.attribute_weight,
+        "linear_weight": model.linear_weight,
+    }
+    arrays: dict[str, NDArray[Any]] = {
+        "owners": model.owners,
+        "elsewhere": model.elsewhere,
+        "own_positions": model.own_positions,
+        "indptr": model.histories.indptr,
+        "indices": model.histories.indices,
+        "values": model.histories.values,
+        "times": model.histories.times,
+        **{f"{name}_parameters": part.item_parameters for name, part in models.items()},
+        **({} if model.towers is None else _tower_arrays(model.towers)),
+        **({} if model.attributes is None else _attribute_arrays(model.attributes)),
+        **({} if model.linear is None else _linear_arrays(model.linear)),
+        **({} if model.ranker is None else {f"{_RANKER}{name}": part for name, part in model.ranker.arrays().items()}),
+    }
+    write_atomically(folder / "arrays.npz", archive(arrays))
+    write_atomically(folder / "manifest.json", json.dumps(manifest, ensure_ascii=False).encode())
+
+
+def _model_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> PlatformModel:
+    models = {
+        name: FactorModel(
+            item_parameters=arrays[f"{name}_parameters"],
+            config=FactorizationConfig.model_validate(part["config"]),
+            value_mean=part["value_mean"],
+        )
+        for name, part in manifest["models"].items()
+    }
+    verdict = manifest["verdict"]
+    return PlatformModel(
+        platform=manifest["platform"],
+        server_round=manifest["server_round"],
+        platforms=tuple(manifest["platforms"]),
+        vocabulary=_descriptions(manifest["vocabulary"]),
+        owners=arrays["owners"],
+        shared=models["shared"],
+        elsewhere=arrays["elsewhere"],
+        own=_descriptions(manifest["own"]),
+        own_positions=arrays["own_positions"],
+        local=models["local"],
+        anchored=models.get("anchored"),
+        verdict=OwnVerdict(**{**verdict, "interval": tuple(verdict["interval"])}),
+        beta=manifest["beta"],
+        user_ids=tuple(manifest["user_ids"]),
+        histories=UserItemMatrix(
+            arrays["indptr"], arrays["indices"], arrays["values"], arrays["times"], manifest["n_items"]
+        ),
+        towers=_towers_of(manifest.get("towers"), arrays),
+        tower_weight=manifest.get("tower_weight", 0.0),
+        attributes=_attributes_of(arrays),
+        attribute_weight=manifest.get("attribute_weight", 0.0),
+        linear=_linear_of(arrays),
+        linear_weight=manifest.get("linear_weight", 0.0),
+        ranker=_ranker_of(arrays),
+    )
+
+
+def _towers_manifest(towers: TowerModel) -> dict[str, Any]:
+    return {
+        "config": towers.config.model_dump(mode="json"),
+        "n_shared": towers.n_shared,
+        "n_users": towers.n_users,
+        "values": sorted(towers.values),
+    }
+
+
+def _tower_arrays(towers: TowerModel) -> dict[str, NDArray[Any]]:
+    profile = {} if towers.profile is None else {"tower_profile": towers.profile}
+    return {"tower_own": towers.own, **profile, **{f"tower_value_{name}": v for name, v in towers.values.items()}}
+
+
+def _towers_of(manifest: dict[str, Any] | None, arrays: dict[str, NDArray[Any]]) -> TowerModel | None:
+    if manifest is None:
+        return None
+    return TowerModel(
+        config=TowerConfig.model_validate(manifest["config"]),
+        values={name: arrays[f"tower_value_{name}"] for name in manifest["values"]},
+        own=arrays["tower_own"],
+        n_shared=manifest["n_shared"],
+        n_users=manifest["n_users"],
+        profile=arrays.get("tower_profile"),
+    )
+
+
+def _attribute_arrays(attributes: AttributeTransferScorer) -> dict[str, NDArray[Any]]:
+    return {"attribute_tastes": attributes.tastes, "attribute_items": attributes.item_factors}
+
+
+def _attributes_of(arrays: dict[str, NDArray[Any]]) -> AttributeTransferScorer | None:
+    # Versions from before there was such a part have none.
+    if "attribute_tastes" not in arrays:
+        return None
+    return AttributeTransferScorer(arrays["attribute_tastes"], arrays["attribute_items"])
+
+
+def _ranker_of(arrays: dict[str, NDArray[Any]]) -> Ranker | None:
+    found = {name.removeprefix(_RANKER): part for name, part in arrays.items() if name.startswith(_RANKER)}
+    return Ranker.of_arrays(found) if found else None
+
+
+def _linear_arrays(linear: LinearTransferScorer) -> dict[str, NDArray[Any]]:
+    return {"linear_inputs": linear.inputs, "linear_targets": linear.targets, "linear_weights": linear.weights}
+
+
+def _linear_of(arrays: dict[str, NDArray[Any]]) -> LinearTransferScorer | None:
+    # As with attributes.
+    if "linear_weights" not in arrays:
+        return None
+    return LinearTransferScorer(arrays["linear_inputs"], arrays["linear_targets"], arrays["linear_weights"])
+
+
+def _descriptions(part: dict[str, Any]) -> ItemDescriptions:
+    return ItemDescriptions(
+        keys=tuple(part["keys"]),
+        titles=tuple(part["titles"]),
+        genres=tuple(tuple(genres) for genres in part["genres"]),
+    )

@@ -1,0 +1,1 @@
+"""What guards the platform: ledger, egress guard, journal, secure sum, privacy card."""

@@ -1,0 +1,286 @@
+"""The privacy card: what a run promised, under which assumptions, what it spent, and what left. For lawyers and engineers.
+
+One card describes the promise (the same for all platforms of a run) and lists platforms; a platform that runs by itself
+has a card with one platform on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from client.privacy.spend import Spend
+from common.config.federation import FederationPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlatformSpend:
+    """One platform's line on the card.
+
+    Attributes:
+        spend: of its ledger.
+        messages: how many messages left.
+        bytes: of their arrays.
+        kinds: number of messages by kind.
+    """
+
+    spend: Spend
+    messages: int
+    bytes: int
+    kinds: Mapping[str, int]
+
+    @classmethod
+    def of(cls, spend: Spend, entries: list[dict[str, Any]]) -> PlatformSpend:
+        """From a ledger's report and the entries of the egress journal."""
+        sent = [entry for entry in entries if entry["event"] in ("sent", "replied")]
+        kinds: dict[str, int] = {}
+        for entry in sent:
+            kinds[entry["kind"]] = kinds.get(entry["kind"], 0) + 1
+        return cls(spend=spend, messages=len(sent), bytes=sum(entry["bytes"] for entry in sent), kinds=kinds)
+
+
+def card_content(
+    plan: FederationPlan, platforms: Mapping[str, PlatformSpend], audit: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The ``privacy`` part of result.json.
+
+    Args:
+        plan: the run's.
+        platforms: by name.
+        audit: what ``crossfed-simulate audit`` found of the code that ran: ``epsilon_claimed``, ``delta``,
+            ``epsilon_hat``, ``epsilon_lower``, ``runs``, ``flags``; None if it was not run.
+    """
+    content: dict[str, Any] = {
+        "mode": plan.privacy.mode,
+        "unit": "one user's whole history on one platform",
+        "neighbours": "data sets that differ by one user's whole history, added or removed",
+        "ids": _IDS,
+        "platforms": {name: _platform(part) for name, part in platforms.items()},
+        "audit": dict(audit) if audit else None,
+    }
+    if not plan.private:
+        return content | {"epsilon": None, "delta": None, "mechanism": None, "noise": None}
+    releases = plan.release_plan()
+    return content | {
+        "epsilon": plan.privacy.epsilon,
+        "delta": plan.delta,
+        "mu": plan.gaussian_mu,
+        "linear": _linear(plan),
+        "towers": _towers(plan),
+        "mechanism": f"discrete Gaussian on clipped sums over users ({plan.privacy.release}), composed as Gaussian DP",
+        "noise": plan.privacy.noise,
+        "colluders": plan.privacy.colluders,
+        "dropouts": plan.privacy.dropouts,
+        "user_bound": plan.privacy.user_bound,
+        "parameters": releases.parameters.model_dump(),
+        "noise_multipliers": {
+            "counts": releases.counts.noise_multiplier,
+            "rounds": [
+                {release.kind: release.noise_multiplier for release in part.releases()} for part in releases.rounds
+            ],
+        },
+    }
+
+
+def _linear(plan: FederationPlan) -> dict[str, Any] | None:
+    """The item-item statistics' part of the run, or None."""
+    if plan.linear is None:
+        return None
+    noise = plan.linear_noise()
+    return {
+        "share": plan.linear.privacy.share,
+        "kept_items": plan.linear.privacy.kept_items,
+        "history_norm": plan.linear.privacy.history_norm,
+        "noise_multiplier": noise.noise_multiplier,
+        "mu": 1 / noise.noise_multiplier,
+        "mu_left": plan.release_plan().mu,
+        "masked": noise.masked,
+    }
+
+
+def _towers(plan: FederationPlan) -> dict[str, Any] | None:
+    """The deep model's part of the run, or None."""
+    if plan.towers is None:
+        return None
+    updates = plan.update_plan()
+    return {
+        "epsilon": updates.epsilon,
+        "delta": updates.delta,
+        "rounds": updates.rounds,
+        "sampling_rate": updates.sampling_rate,
+        "noise_multiplier": updates.noise.noise_multiplier,
+        "clip_norm": updates.noise.sensitivity,
+    }
+
+
+def _platform(part: PlatformSpend) -> dict[str, Any]:
+    return {
+        "epsilon_spent": part.spend.epsilon,
+        "delta": part.spend.policy.delta,
+        "budget": part.spend.policy.epsilon,
+        "messages": part.messages,
+        "bytes": part.bytes,
+        "kinds": dict(part.kinds),
+    }
+
+
+def card_text(plan: FederationPlan, content: Mapping[str, Any]) -> str:
+    """``privacy.md``: the same in words."""
+    promise = _private_promise(plan, content) if plan.private else _PLAIN_PROMISE
+    rows = [
+        f"| {name} | {_epsilon(part)} | {part['delta']:.3g} | {part['budget'] or 'no limit'} | {part['messages']} | "
+        f"{part['bytes']:,} |"
+        for name, part in content["platforms"].items()
+    ]
+    return "\n".join(
+        [
+            f"# Privacy card of federation {plan.federation}",
+            "",
+            promise,
+            "## What was spent and what left",
+            "",
+            "| platform | ε spent, all runs | at δ | lifetime budget (ε) | messages | bytes |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "Every message is listed by `crossfed-client egress log --home FOLDER`, every charge by `crossfed-client "
+            "privacy --home FOLDER`; `--verify` checks both chains.",
+            "",
+            _limits(plan),
+            "## Audit",
+            "",
+            _audit(content["audit"], plan),
+            "",
+        ]
+    )
+
+
+_IDS = (
+    "whoever has one user id, in files and recorded feedback alike. Ids are compared in Unicode form NFC, without blanks and "
+    "invisible characters at their ends, 3.0 as 3; capitals count. Rows without an id (empty, NULL, nan, None, \\N) are left "
+    "out. A person with several ids is protected as several users"
+)
+
+_PLAIN_PROMISE = """## No privacy guarantee
+
+**This run was made with `privacy.mode: none`. It is not private.** No raw interaction, user id or user factor left a
+platform, but exact sums over users did, and whoever sees them can tell whether a given person's history is among them.
+Use it for research on public data only. Each platform's ledger marks its data as spent without bound.
+"""
+
+_LIMITS = """## What this does not hide
+
+- The aggregator sees which pseudonymous items (digests) each platform shares and how many. Whoever holds the federation
+  secret can test whether a platform shares a given item.
+- The guarantee is about single users of one platform. Facts about a whole platform, such as what is popular on it, may
+  show in the shared parameters. A person who uses several platforms is protected on each by that platform's ε.
+- Whether a platform takes part, when it answers, how long that takes it, and the short code with which it refuses are seen
+  and carry no noise. What one user does decides none of them, but at the edge: a platform refuses below a least and above
+  a largest number of users, and a longer history takes longer.
+- A platform's own model, its recommendations to its own users and its own logs are outside this card.
+- The aggregator can stop or spoil a run. It cannot make a platform exceed its budget.
+"""
+
+_TOTALS = """- Masks cancel only between platforms that were told the same: an aggregator that sends platforms different
+  parameters or vocabularies gets a sum that says nothing. Where all were told the same, the total hides a platform's
+  part, but not of an item that one platform alone has; and parameters made for the purpose, sent to all, can tell
+  platforms of different catalogues apart in part. What shows of one platform carries all of the noise: the promise to
+  users stands.
+"""
+
+
+def _limits(plan: FederationPlan) -> str:
+    return _LIMITS + (_TOTALS if plan.secure_sum else "")
+
+
+def _private_promise(plan: FederationPlan, content: Mapping[str, Any]) -> str:
+    noise = {
+        "secure_sum": (
+            f"Each platform adds a share of the noise and masks its sums; the aggregator sees only the total over all "
+            f"platforms. The promise holds against the aggregator together with up to {plan.privacy.colluders} "
+            f"platform(s), with up to {plan.privacy.dropouts} dropping out of a round."
+        ),
+        "per_platform": "Each platform adds all of the noise itself; nobody else needs to be trusted.",
+    }[plan.privacy.noise]
+    return f"""## The promise
+
+For each user of each platform: whatever anyone concludes from all that left the platform in this run, they would have
+concluded nearly the same had this user never been there. Formally, the run is (ε, δ)-differentially private with
+**ε = {content["epsilon"]:g}** and **δ = {content["delta"]:.3g}** ({_gaussian(content)} is μ-GDP with μ = {content["mu"]:.4f}).
+
+- *Unit*: {content["unit"]}. *Neighbours*: {content["neighbours"]}.
+- *Who is one user*: {content["ids"]}.
+- *Mechanism*: {content["mechanism"]}; a user's factor is clipped to norm {content["parameters"]["clip_norm"]:g}, item
+  weights to total {content["parameters"]["weight_total"]:g}. Noise is exact integer noise from the operating system's
+  random number generator.
+{_linear_text(content["linear"])}{_towers_text(content["towers"])}- *Noise*: {noise}
+- *Assumptions*: no platform has more than {content["user_bound"]:,} users (δ rests on it); each platform runs this
+  software unmodified for its own users' sake; identity fingerprints were compared out of band.
+- *Every* release counts: item counts, item-item statistics, item vectors, Gram matrices and updates of all rounds.
+  No metric, objective or verdict left.
+"""
+
+
+def _gaussian(content: Mapping[str, Any]) -> str:
+    return "the factorisation" if content["linear"] is None else "the factorisation with the item-item statistics"
+
+
+def _linear_text(linear: Mapping[str, Any] | None) -> str:
+    if linear is None:
+        return ""
+    users = (
+        " With it the aggregator learns how many users each platform has, noise on that too."
+        if linear["masked"]
+        else ""
+    )
+    return (
+        f"- *Item-item statistics*: one release of which of at most {linear['kept_items']:,} items go together; a user's "
+        f"weighted history has norm at most {linear['history_norm']:g}. Noise multiplier {linear['noise_multiplier']:.4g}, "
+        f"which is {linear['share']:.0%} of the budget (of μ²): μ = {linear['mu']:.4f}. All other releases of the "
+        f"factorisation are made with what that leaves, μ = {linear['mu_left']:.4f}.{users}\n"
+    )
+
+
+def _towers_text(towers: Mapping[str, Any] | None) -> str:
+    if towers is None:
+        return ""
+    return (
+        f"- *Deep model*: {towers['rounds']} rounds; in each, every user takes part with probability "
+        f"{towers['sampling_rate']:g} and a gradient clipped to norm {towers['clip_norm']:g}, noise multiplier "
+        f"{towers['noise_multiplier']:.4g}. Opacus' PRV accountant: ε = {towers['epsilon']:.4g} at δ = "
+        f"{towers['delta']:.3g}, which is part of the ε and δ above (basic composition with the factorisation).\n"
+    )
+
+
+def _epsilon(part: Mapping[str, Any]) -> str:
+    return "without bound" if part["epsilon_spent"] is None else f"{part['epsilon_spent']:.4g}"
+
+
+def _audit(audit: Mapping[str, Any] | None, plan: FederationPlan) -> str:
+    if not audit:
+        return (
+            "Not run for this configuration. `crossfed-simulate audit` measures ε of the code that ships; "
+            "`crossfed-simulate run --audit FILE` puts what it found here."
+        )
+    other = "" if plan.private and plan.privacy.epsilon == audit["epsilon_claimed"] else " (not this run's own claim)"
+    found = "; ".join(audit["flags"])
+    verdict = f" **It found faults, and the promise above does not hold: {found}.**" if found else " It found no fault."
+    return (
+        f"The mechanism was tested at a claim of ε = {audit['epsilon_claimed']:g}{other}: measured ε̂ = "
+        f"{audit['epsilon_hat']:.3g}, 99 % lower bound {audit['epsilon_lower']:.3g}, in {audit['runs']:,} runs.{verdict}"
+        f"{_not_audited(plan)}"
+    )
+
+
+def _not_audited(plan: FederationPlan) -> str:
+    """What the canary test does not measure: it runs the factorisation with shared Gram matrices, from its training data."""
+    parts = {
+        "the deep model's updates": plan.towers is not None,
+        "the item-item statistics": plan.linear is not None,
+        "the items' own Gram matrices": plan.privacy.release == "item_gram",
+    }
+    missing = [name for name, is_there in parts.items() if is_there]
+    if not (plan.private and missing):
+        return ""
+    return f" It measured counts, item vectors and users' Gram matrices; not measured: {', '.join(missing)}."

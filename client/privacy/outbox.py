@@ -1,0 +1,132 @@
+"""Charge, make, send: the order in which a contribution leaves, whatever it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+from client.privacy.account import RunAccount
+from client.privacy.budget import SubsampledBudget
+from client.privacy.card import PlatformSpend
+from client.privacy.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
+from client.privacy.journal import EgressJournal
+from client.privacy.ledger import BudgetLedger
+from client.privacy.masking import MaskedContribution
+from client.privacy.witness import FileWitness
+from common.config.federation import FederationPlan
+from common.contributions.protocol import contribution_specs, open_sizes, reply_specs
+from common.errors import CrossfedError, LedgerError, StoreError
+from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.lifetime import UNCLAIMED_DELTA, BudgetPolicy
+from common.wire.exchange import AgentRequest, Arrays, Json, digest_of
+
+_log = getLogger(__name__)
+
+_REPLY_FIELDS: Mapping[str, tuple[FieldSpec, ...]] = {"join": (FieldSpec("secret_fingerprint", "text", 32),)}
+
+
+def egress_contract(plan: FederationPlan) -> EgressContract:
+    """The federation's contract as the guard reads it: what is derived from interactions, and what is not."""
+    return EgressContract(
+        contributions=contribution_specs(plan),
+        replies=tuple(ReplySpec(spec, _REPLY_FIELDS.get(spec.kind, ())) for spec in reply_specs()),
+    )
+
+
+def witnesses(folder: Path) -> tuple[FileWitness, FileWitness]:
+    """The heads of ledger and journal that ``folder`` keeps."""
+    return FileWitness(folder / "ledger.head"), FileWitness(folder / "egress.head")
+
+
+def subsampled_budget(plan: FederationPlan) -> SubsampledBudget | None:
+    """(ε, δ) of the deep model's releases; each agent has checked with its accountant that they keep to it."""
+    if plan.towers is None:
+        return None
+    updates = plan.update_plan()
+    return SubsampledBudget(updates.epsilon, updates.delta)
+
+
+class Outbox:
+    """A platform's ledger and egress guard, used in the one order that is safe.
+
+    Args:
+        folder: the platform's private folder; holds ledger and journal.
+        policy: the platform's lifetime budget.
+        plan: says what may leave.
+        witness_folder: another place that keeps the heads of both, so that putting back old copies of the private folder
+            shows; the model store's.
+    """
+
+    def __init__(self, folder: Path, policy: BudgetPolicy, plan: FederationPlan, witness_folder: Path) -> None:
+        witness_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        ledger_witness, journal_witness = witnesses(witness_folder)
+        self.ledger = BudgetLedger.open(folder, policy, witnesses=[ledger_witness])
+        self.journal = EgressJournal(folder, self.ledger, witnesses=[journal_witness])
+        self._guard = EgressGuard(egress_contract(plan), self.journal, self.ledger)
+
+    def reserve(self, run_id: str, releases: Sequence[Release], plan: FederationPlan) -> None:
+        """Set a whole run's budget aside before its first release.
+
+        Raises:
+            BudgetExceededError: it does not fit; nothing is reserved.
+        """
+        if plan.private:
+            self.ledger.reserve(
+                run_id, releases, epsilon=plan.privacy.epsilon, delta=plan.delta, subsampled=subsampled_budget(plan)
+            )
+        else:
+            self.ledger.reserve(run_id, releases, epsilon=None, delta=UNCLAIMED_DELTA)
+
+    def close(self, run_id: str, finish: str | None = None) -> None:
+        """End a run: what it had reserved and not used is free again, and nothing more may leave under it.
+
+        ``finish``: digest of the request that ended it.
+        """
+        self.ledger.close(run_id, finish)
+
+    def run(self, run_id: str) -> RunAccount | None:
+        """Where a run stands, by what it has paid; None where it was never joined."""
+        return self.ledger.run(run_id)
+
+    def contribute(
+        self,
+        request: AgentRequest,
+        releases: Sequence[Release],
+        make: Callable[[], PrivatizedContribution | MaskedContribution],
+        sizes: Mapping[str, int],
+    ) -> Arrays:
+        """Charge ``releases``, then make the contribution, then let it out.
+
+        The same request again gets the same bytes and is not charged; another request of the same round is a new charge.
+
+        Raises:
+            BudgetExceededError: nothing was made.
+            EgressRefusedError: nothing left.
+        """
+        receipt = self.ledger.charge(request.run_id, request.server_round, releases, digest_of(request))
+        earlier = self._guard.replay(receipt)
+        if earlier is not None:
+            return earlier
+        contribution = make()
+        sizes = {**sizes, **open_sizes(contribution.arrays)}
+        return self._guard.send(contribution, kind=request.kind, sizes=sizes, receipt=receipt)
+
+    def reply(
+        self, kind: str, arrays: Arrays, fields: Mapping[str, Json], sizes: Mapping[str, int]
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """Let out an answer that holds nothing derived from interactions."""
+        return self._guard.reply(kind, arrays, dict(fields), {**sizes, **open_sizes(arrays)})
+
+    def spend(self) -> PlatformSpend:
+        """What was charged and what left, for the privacy card."""
+        return PlatformSpend.of(self.ledger.spend(), [dict(entry.content) for entry in self.journal.entries()])
+
+    def refuse(self, kind: str, error: CrossfedError) -> str:
+        """The code that answers a request that failed; journaled unless ledger or journal are what is broken."""
+        try:
+            return self._guard.refusal(kind, error)
+        except (LedgerError, StoreError) as broken:
+            _log.error("the refusal of %s is in no journal: %s", kind, broken)
+            return error.code

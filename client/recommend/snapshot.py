@@ -1,0 +1,262 @@
+"""The model that serves: an immutable snapshot of one store version, swapped for the next without a failed request.
+
+A request takes the snapshot once and finishes on it, whatever is swapped in meanwhile. What users did since training is
+kept by item key in the feedback log, outside the snapshots, so a swap loses none of it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from logging import getLogger
+
+import numpy as np
+
+from client.data.identifiers import required_identifier
+from client.data.recorded import Event, EventRules
+from client.personalization.store import PlatformStore
+from client.recommend.feedback import FeedbackLog
+from client.recommend.index import ApproximateIndex, recall_against_exact
+from client.recommend.process import collector_paused
+from client.recommend.recommender import PreparedHistory, Recommender
+from common.config.serving import ServingConfig
+from common.errors import CrossfedError, StoreError
+
+_log = getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """One loaded version.
+
+    Attributes:
+        version: its number in the store.
+        loaded_at: seconds since 1970.
+        recommender: answers for it.
+        index_recall: as :func:`approximate_recall` says.
+    """
+
+    version: int
+    loaded_at: float
+    recommender: Recommender
+    cached_users: int
+    index_recall: Mapping[str, float] = field(default_factory=dict)
+    _cache: OrderedDict[str, tuple[tuple[Event, ...], PreparedHistory]] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def prepared(self, user_id: str, events: tuple[Event, ...], rules: EventRules) -> PreparedHistory:
+        """A user's history with ``events``, the user's later ones, as ``rules`` have them; kept until there are others.
+
+        Raises:
+            DataError: neither the model nor the events know the user.
+        """
+        with self._lock:
+            kept = self._cache.get(user_id)
+            # The log hands out the same tuple until there is another event.
+            if kept is not None and kept[0] is events:
+                self._cache.move_to_end(user_id)
+                return kept[1]
+        prepared = self.recommender.prepare(self.recommender.history_of(user_id, events, rules))
+        with self._lock:
+            self._cache[user_id] = (events, prepared)
+            while len(self._cache) > self.cached_users:
+                self._cache.popitem(last=False)
+        return prepared
+
+
+def approximate_recall(recommender: Recommender, *, users: int = 50, k: int = 20, seed: int = 0) -> dict[str, float]:
+    """Recall@k of approximate search against exact search, over random users, for each scope that is searched so.
+
+    Args:
+        recommender: of a loaded model; a scope below ``approximate_above`` is searched exactly and left out.
+        users: how many users' own queries to try, at least 1.
+        k: depth.
+        seed: of the choice of users.
+    """
+    scopes = {
+        name: scope
+        for name, scope in (("own", recommender.own), ("cross", recommender.cross))
+        if isinstance(scope.index, ApproximateIndex)
+    }
+    known = recommender.model.user_ids
+    if not scopes or not known:
+        return {}
+    chosen = np.random.default_rng(seed).choice(len(known), size=min(users, len(known)), replace=False)
+    prepared = [recommender.prepare(recommender.history_of(known[row])) for row in chosen]
+    return {
+        name: recall_against_exact(
+            scope.index, scope.linear.items, np.stack([user.query(name).vector for user in prepared]), k
+        )
+        for name, scope in scopes.items()
+    }
+
+
+class ServingModel:
+    """Holds the snapshot that serves, and the feedback since.
+
+    Args:
+        store: versions of the platform's model; may hold none yet.
+        feedback: what users did since training.
+        config: sizes and intervals.
+        on_change: called after each swap, and after each failure with None.
+        on_problems: told what is wrong with the store whenever that changes; empty where nothing is.
+    """
+
+    def __init__(
+        self,
+        store: PlatformStore,
+        feedback: FeedbackLog,
+        config: ServingConfig,
+        *,
+        on_change: Callable[[Snapshot | None], None] = lambda _: None,
+        on_problems: Callable[[Sequence[str]], None] = lambda _: None,
+    ) -> None:
+        self.feedback = feedback
+        self.problems: tuple[str, ...] = ()
+        """What is wrong with the store: the versions that cannot serve, with their files."""
+        self._store = store
+        self._config = config
+        self._on_change = on_change
+        self._on_problems = on_problems
+        self._seen: tuple[object, ...] | None = None
+        self._snapshot: Snapshot | None = None
+        self._loading = threading.Lock()
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="store-watch", daemon=True)
+
+    @property
+    def ready(self) -> bool:
+        return self._snapshot is not None
+
+    @property
+    def rules(self) -> EventRules:
+        """What events must be, and count for: as configured, or at least as the model that serves needs them."""
+        rules, snapshot = self.feedback.rules, self._snapshot
+        if rules.meaning is not None or snapshot is None:
+            return rules
+        return replace(rules, meaning="weight" if snapshot.recommender.implicit else "rating")
+
+    def snapshot(self) -> Snapshot:
+        """The version that serves.
+
+        Raises:
+            StoreError: there is none yet.
+        """
+        found = self._snapshot
+        if found is None:
+            raise StoreError("no model yet: it is there once the platform has finished its first federation")
+        return found
+
+    def prepared(self, snapshot: Snapshot, user_id: str) -> PreparedHistory:
+        """What is known of a user, recorded feedback included.
+
+        Raises:
+            ContractError: the text is no user id.
+            DataError: the user is not known.
+        """
+        same = required_identifier("user_id", user_id)
+        return snapshot.prepared(same, self.feedback.events_of(same), self.rules)
+
+    def reload(self) -> bool:
+        """Serve the store's newest sound version, if it is not what serves; whether it was swapped.
+
+        Raises:
+            StoreError: none can be loaded; what served goes on serving.
+        """
+        with self._loading:
+            seen = self._store.signature()
+            if seen == self._seen:
+                return False
+            misnamed = self._store.misnamed()
+            problems = [] if misnamed is None else [misnamed]
+            loaded = self._newest_sound(problems)
+            self._seen = seen
+            if loaded is not None:
+                self._snapshot = loaded
+            self._report(problems)
+        if loaded is not None:
+            self._on_change(loaded)
+        return loaded is not None
+
+    def _newest_sound(self, problems: list[str]) -> Snapshot | None:
+        """The first of the store's candidates that can be loaded; None where that is what serves. Adds to ``problems``.
+
+        Raises:
+            StoreError: none can.
+        """
+        for version in self._store.candidates():
+            if self._snapshot is not None and self._snapshot.version == version:
+                return None
+            try:
+                return self._snapshot_of(version)
+            except StoreError as error:
+                problems.append(str(error))
+        self._report(problems)
+        raise StoreError(problems[0])
+
+    def _snapshot_of(self, version: int) -> Snapshot:
+        with collector_paused():
+            recommender = self._loaded(version)
+            recall = approximate_recall(recommender)
+        for scope, share in recall.items():
+            _log.info(
+                "version %d: approximate search finds %.1f %% of the exact best of %s", version, 100 * share, scope
+            )
+        return Snapshot(version, time.time(), recommender, self._config.cached_users, recall)
+
+    def _report(self, problems: list[str]) -> None:
+        """Say what is wrong with the store, once, and when it is mended."""
+        if tuple(problems) == self.problems:
+            return
+        for problem in problems:
+            if problem not in self.problems:
+                _log.error("the model store is damaged: %s", problem)
+                self._on_change(None)
+        if not problems:
+            _log.info("the model store is sound again")
+        self.problems = tuple(problems)
+        self._on_problems(self.problems)
+
+    def _loaded(self, version: int) -> Recommender:
+        model = self._store.load(version)
+        try:
+            recommender = Recommender(model, approximate_above=self._config.approximate_above)
+            recommender.warm_up()
+        except (ValueError, IndexError, KeyError) as error:
+            raise StoreError(f"version {version} of the store does not hold together ({error}); train again") from error
+        return recommender
+
+    def start(self) -> None:
+        """Load what is there, then watch the store in the background."""
+        self._try_reload()
+        self._watcher.start()
+
+    def look(self) -> None:
+        """Look for a new version now, in the background."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wake.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+
+    def _watch(self) -> None:
+        while True:
+            self._wake.wait(self._config.poll_seconds)
+            if self._stopping.is_set():
+                return
+            # Cleared before looking, so that a version committed meanwhile is not missed.
+            self._wake.clear()
+            self._try_reload()
+
+    def _try_reload(self) -> None:
+        try:
+            self.reload()
+        except CrossfedError:
+            # Reported already; before the first federation an empty store is no failure.
+            return

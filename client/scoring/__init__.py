@@ -1,0 +1,1 @@
+"""Scorers of items and how they are put together and measured."""

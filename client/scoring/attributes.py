@@ -1,0 +1,100 @@
+"""Places items that a platform lacks among its own tastes, by what is publicly known of them.
+
+The platform's own users show along which tastes items differ here. Where an item stands on them can be learned, on the
+items in common with others, from public attributes and popularity elsewhere, and then told of items that only others have
+(a mapping between domains as in Man et al. 2017, "Cross-domain recommendation: an embedding and mapping approach", with
+ridge regression from attributes in place of a network). Only public values go in besides own data; nothing leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from client.data.dataset import UserItemMatrix
+from client.scoring.demand import standard_columns
+from common.errors import ContractError
+
+_OVERSAMPLING = 16
+_ITERATIONS = 30
+_ROUNDING = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class AttributeTransferScorer:
+    """(x V)·(W f_j): a user's tastes against where the attributes f_j place an item.
+
+    Attributes:
+        tastes: float32 ``[m, r]``: V, zero in rows of items that the platform lacks.
+        item_factors: float32 ``[m, r]``: W f_j of every item.
+    """
+
+    tastes: NDArray[np.float32]
+    item_factors: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.tastes.shape != self.item_factors.shape:
+            raise ContractError(f"tastes {self.tastes.shape} do not fit item factors {self.item_factors.shape}")
+
+    def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32 ``[k, m]`` from histories in columns of the vocabulary."""
+        own = histories.select_users(np.asarray(users))
+        ones = np.ones(own.nnz, dtype=np.float32)
+        x = sp.csr_array((ones, own.indices, own.indptr), shape=(own.n_users, own.n_items))
+        scores: NDArray[np.float32] = (x @ self.tastes) @ self.item_factors.T
+        return scores
+
+
+def fit_attribute_transfer(
+    histories: UserItemMatrix,
+    common: NDArray[np.integer],
+    features: NDArray[np.float64],
+    *,
+    dimension: int = 16,
+    regularization: float = 200.0,
+) -> AttributeTransferScorer:
+    """Learn own tastes by singular value decomposition, and by ridge regression how attributes tell them.
+
+    Args:
+        histories: n × m, in columns of the vocabulary; own users alone.
+        common: int ``[c]``; positions of items that this platform and others have.
+        features: float64 ``[m, f]``; public, from the same source for common and foreign items
+            (:func:`client.scoring.demand.public_columns`, and the popularity elsewhere).
+        dimension: r, the number of tastes; fewer where the data has fewer.
+        regularization: λ, in units of items, for features of deviation 1.
+    """
+    m = histories.n_items
+    ones = np.ones(histories.nnz)
+    x = sp.csr_array((ones, histories.indices, histories.indptr), shape=(histories.n_users, m))
+    tastes = _tastes(x, dimension)
+    if tastes.shape[1] == 0 or len(common) == 0:
+        nothing = np.zeros((m, 1), dtype=np.float32)
+        return AttributeTransferScorer(nothing, nothing)
+    design = standard_columns(features, common)
+    mean = tastes[common].mean(axis=0)
+    known = design[common]
+    normal = known.T @ known + regularization * np.eye(known.shape[1])
+    weights = np.linalg.solve(normal, known.T @ (tastes[common] - mean))
+    return AttributeTransferScorer(tastes.astype(np.float32), (mean + design @ weights).astype(np.float32))
+
+
+def _tastes(x: sp.csr_array, dimension: int) -> NDArray[np.float64]:
+    """float64 ``[m, r]``: the right singular vectors of the r largest singular values, by subspace iteration.
+
+    Halko et al. 2011, algorithm 4.4. ARPACK is no alternative: its restarts draw from a state that lives as long as the
+    process, so that the same data gives different tastes.
+    """
+    n, m = x.shape
+    width = min(dimension + _OVERSAMPLING, n, m)
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((m, width)))[0]
+    for _ in range(_ITERATIONS):
+        basis = np.linalg.qr(x.T @ (x @ basis))[0]
+    _, values, turn = np.linalg.svd(x @ basis, full_matrices=False)
+    used = np.flatnonzero(values[:dimension] > 1e-6 * values.max(initial=0.0))
+    tastes: NDArray[np.float64] = basis @ turn[used].T
+    # An item without users, or apart from all others, has none: what is left there is rounding, and would rank.
+    tastes[np.abs(tastes) < _ROUNDING] = 0.0
+    return tastes

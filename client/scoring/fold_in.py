@@ -1,0 +1,101 @@
+"""A user's factor from a history, in closed form: the half-step of ALS that serving needs. numpy only.
+
+The same code folds in users for evaluation and for serving, so what was measured is what is served.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dposv
+
+from client.data.dataset import UserItemMatrix
+from common.config.model import FactorizationConfig
+
+
+class FoldIn:
+    """Solves user factors for fixed item parameters.
+
+    Args:
+        item_parameters: float32 ``[m, row]``: one row a column of the histories; ``[v_i, b_i]`` for explicit feedback.
+        config: the hyperparameters that the item parameters were trained with.
+        value_mean: μ; 0 for implicit feedback.
+    """
+
+    def __init__(
+        self, item_parameters: NDArray[np.float32], config: FactorizationConfig, value_mean: float = 0.0
+    ) -> None:
+        self.config = config
+        self._explicit = config.feedback == "explicit"
+        self._mean = value_mean
+        self._items = item_parameters.astype(np.float64)
+        # A user's unknowns are [u, b_u]: the bias meets a constant 1 in place of b_i.
+        self._design = (
+            np.column_stack([self._items[:, :-1], np.ones(len(self._items))]) if self._explicit else self._items
+        )
+
+    @cached_property
+    def _base(self) -> NDArray[np.float64]:
+        """float64 ``[row, row]``: α₀ Σ_i v_i v_iᵀ over the catalogue; nothing for explicit feedback."""
+        if self._explicit:
+            return np.zeros((self._items.shape[1],) * 2)
+        return self.config.unobserved_weight * (self._items.T @ self._items)
+
+    def entry_weights(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """float64 ``[k]``: w_ui of the entries of one history, oldest first, as training weighs them."""
+        if self._explicit:
+            return np.ones(len(values))
+        after = np.arange(len(values))[::-1]
+        boost = 1 + self.config.recency_boost * np.exp(-after / self.config.recency_span)
+        return np.asarray(values * boost, dtype=np.float64)
+
+    def system(
+        self, items: NDArray[np.integer], values: NDArray[np.floating]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The normal equations (matrix ``[row, row]``, right-hand side ``[row]``) of one history, oldest entry first."""
+        rows = self._design[items]
+        weights = self.entry_weights(values)
+        targets = values - self._mean - self._items[items, -1] if self._explicit else np.ones(len(items))
+        unobserved = 0.0 if self._explicit else self.config.unobserved_weight * len(self._items)
+        ridge = self.config.regularization * max(len(items) + unobserved, 1.0) ** self.config.regularization_exponent
+        matrix = self._base + (rows * weights[:, None]).T @ rows
+        matrix[np.diag_indices_from(matrix)] += ridge
+        return matrix, rows.T @ (weights * targets)
+
+    def user(self, items: NDArray[np.integer], values: NDArray[np.floating]) -> NDArray[np.float32]:
+        """float32 ``[row]``: the factor of one history; zero where its system breaks down.
+
+        An error would tell whoever chose the item parameters something of that history.
+        """
+        _, factor, broken = dposv(*self.system(items, values))
+        with np.errstate(over="ignore"):
+            solved: NDArray[np.float32] = factor.astype(np.float32)
+        return solved if broken == 0 and np.isfinite(solved).all() else np.zeros_like(solved)
+
+    def users(self, histories: UserItemMatrix) -> NDArray[np.float32]:
+        """float32 ``[n, row]``: the factors of all rows."""
+        factors = np.zeros((histories.n_users, self._items.shape[1]), dtype=np.float32)
+        for user, (start, end) in enumerate(zip(histories.indptr[:-1], histories.indptr[1:], strict=True)):
+            factors[user] = self.user(histories.indices[start:end], histories.values[start:end])
+        return factors
+
+    def scoring_factors(self, factors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """User factors in the form whose dot product with :attr:`scoring_items` is the prediction, biases included."""
+        if not self._explicit:
+            return factors
+        ones = np.ones((len(factors), 1), dtype=np.float32)
+        return np.hstack([factors[:, :-1], ones, factors[:, -1:] + np.float32(self._mean)])
+
+    @cached_property
+    def scoring_items(self) -> NDArray[np.float32]:
+        """float32 ``[m, row (+ 1)]``: items in the form that :meth:`scoring_factors` meets."""
+        items = self._items.astype(np.float32)
+        return np.hstack([items, np.ones((len(items), 1), dtype=np.float32)]) if self._explicit else items
+
+    def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32 ``[k, m]``: predictions of every item for the rows ``users`` (a :class:`~client.scoring.scorer.Scorer`)."""
+        factors = self.users(histories.select_users(np.asarray(users)))
+        scores: NDArray[np.float32] = self.scoring_factors(factors) @ self.scoring_items.T
+        return scores

@@ -1,0 +1,1 @@
+"""gRPC services of a platform and their client."""

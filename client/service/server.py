@@ -1,0 +1,259 @@
+"""Starts and stops the recommender's server: port, TLS, token, health, reflection, draining."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from client.data.recorded import EventRules
+from client.personalization.store import PlatformStore
+from client.recommend.feedback import FeedbackLog
+from client.recommend.process import limit_blas_threads, prefer_short_waits
+from client.recommend.snapshot import ServingModel, Snapshot
+from client.service.metrics_export import ServingMetrics
+from client.service.servicer import RecommenderServicer
+from common.config.serving import ServingConfig
+from common.errors import ConfigError
+from common.proto import recommender_pb2, recommender_pb2_grpc
+
+SERVICE = recommender_pb2.DESCRIPTOR.services_by_name["Recommender"].full_name
+STORE_HEALTH = "crossfed.store"
+"""Name in the health service that is NOT_SERVING while the store is damaged, whatever serves."""
+AGENT_HEALTH = "crossfed.agent"
+"""Name that is NOT_SERVING while the aggregator's requests do not reach the platform's agent."""
+_OPEN_TO_ALL = "/grpc.health.v1.Health/"
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files; read anew for each connection, so that renewed certificates need no restart.
+
+    Attributes:
+        certificate: the server's, with its chain.
+        key: its private key.
+    """
+
+    certificate: Path
+    key: Path
+
+
+class RecommenderServer:
+    """A running recommender. Use it as a context manager, or call :meth:`stop`.
+
+    Attributes:
+        target: host:port that clients connect to.
+        metrics: what it counts.
+        model: what serves; ``model.reload()`` swaps at once what the store's watcher would find a little later.
+    """
+
+    def __init__(self, server: grpc.Server, target: str, model: ServingModel, told: _Health, drain: float) -> None:
+        self.target = target
+        self.model = model
+        self._server = server
+        self._health = told
+        self._drain = drain
+
+    @property
+    def port(self) -> int:
+        return int(self.target.rpartition(":")[2])
+
+    def agent_reachable(self, reachable: bool) -> None:
+        """Tell health checks whether the platform's agent, which runs in this process, can be reached."""
+        self._health.agent_reachable(reachable)
+
+    def stop(self) -> None:
+        """Report NOT_SERVING, take no more requests, finish those under way, close the log."""
+        self._health.statuses.enter_graceful_shutdown()
+        self._server.stop(self._drain).wait()
+        self.model.stop()
+        self.model.feedback.close()
+
+    def __enter__(self) -> RecommenderServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def serve_recommender(
+    store_root: Path,
+    *,
+    port: int | None = None,
+    token: str | None = None,
+    tls: TlsFiles | None = None,
+    config: ServingConfig | None = None,
+    feedback: Path | None = None,
+    rules: EventRules | None = None,
+    metrics: ServingMetrics | None = None,
+) -> RecommenderServer:
+    """Serve the model in ``store_root``, now or as soon as there is one; the caller stops the server.
+
+    Args:
+        store_root: folder of the :class:`~client.personalization.store.PlatformStore`.
+        port: overrides the configuration's.
+        token: what callers must send as ``authorization: Bearer …``; None asks for none.
+        tls: certificate and key; None serves in the clear.
+        config: limits and intervals.
+        feedback: the feedback log; ``feedback.log`` in the store's folder unless given.
+        rules: what recorded events must be; unless given, what the model that serves needs.
+        metrics: where requests are counted.
+
+    Raises:
+        ConfigError: the address can be reached from other hosts and TLS or the token is missing, the certificate
+            cannot be read, or the port is taken.
+        StoreError: the feedback log cannot be used.
+    """
+    settings = ServingConfig() if config is None else config
+    counts = ServingMetrics() if metrics is None else metrics
+    if not _is_loopback(settings.host) and (tls is None or not token):
+        raise ConfigError(f"serving.host: {settings.host} can be reached from other hosts; set TLS files and a token")
+    limit_blas_threads()
+    prefer_short_waits()
+    told = _Health(counts)
+    log = FeedbackLog(store_root / "feedback.log" if feedback is None else feedback, rules)
+    model = ServingModel(
+        PlatformStore(store_root),
+        log,
+        settings,
+        on_change=told.model_changed,
+        on_problems=told.store_problems,
+    )
+    try:
+        server, bound = _server(settings, settings.port if port is None else port, token, tls)
+    except ConfigError:
+        log.close()
+        raise
+    if tls is not None:
+        counts.certificate(tls.certificate)
+    recommender_pb2_grpc.add_RecommenderServicer_to_server(RecommenderServicer(model, settings, counts), server)
+    health_pb2_grpc.add_HealthServicer_to_server(told.statuses, server)
+    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    model.start()
+    server.start()
+    return RecommenderServer(server, f"{settings.host}:{bound}", model, told, settings.drain_seconds)
+
+
+class _Health:
+    """What health checks and metrics are told, from what is known of model, store and agent.
+
+    The recommender's own service serves as soon as there is a model; the process as a whole (the empty name) only while the
+    platform's agent can be reached, too, where it runs one.
+    """
+
+    def __init__(self, metrics: ServingMetrics) -> None:
+        self.statuses = health.HealthServicer()
+        self._metrics = metrics
+        self._has_model = False
+        self._agent = True
+        self._lock = threading.Lock()
+        self._say()
+        self._set(STORE_HEALTH, serving=True)
+
+    def model_changed(self, snapshot: Snapshot | None) -> None:
+        if snapshot is None:
+            self._metrics.reload_failed()
+            return
+        server_round = snapshot.recommender.model.server_round
+        self._metrics.serves(snapshot.version, server_round, snapshot.loaded_at, snapshot.index_recall)
+        with self._lock:
+            self._has_model = True
+            self._say()
+
+    def store_problems(self, problems: Sequence[str]) -> None:
+        """A store may be damaged while an older version serves."""
+        self._metrics.store_problems(len(problems))
+        self._set(STORE_HEALTH, serving=not problems)
+
+    def agent_reachable(self, reachable: bool) -> None:
+        with self._lock:
+            self._agent = reachable
+            self._say()
+            self._set(AGENT_HEALTH, serving=reachable)
+
+    def _say(self) -> None:
+        self._set(SERVICE, serving=self._has_model)
+        self._set("", serving=self._has_model and self._agent)
+
+    def _set(self, name: str, *, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        self.statuses.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+def _server(settings: ServingConfig, port: int, token: str | None, tls: TlsFiles | None) -> tuple[grpc.Server, int]:
+    server = grpc.server(
+        ThreadPoolExecutor(max_workers=settings.workers, thread_name_prefix="recommender"),
+        interceptors=[_TokenCheck(token)] if token else [],
+        options=[
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.so_reuseport", 0),
+        ],
+        maximum_concurrent_rpcs=settings.max_waiting,
+    )
+    address = f"[{settings.host}]:{port}" if ":" in settings.host else f"{settings.host}:{port}"
+    try:
+        if tls is None:
+            return server, server.add_insecure_port(address)
+        return server, server.add_secure_port(address, _credentials(tls))
+    except RuntimeError as error:
+        raise ConfigError(f"serving.port: {address} cannot be opened; is it taken, or not this host's?") from error
+
+
+def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    def configuration() -> Any:
+        pair = (tls.key.read_bytes(), tls.certificate.read_bytes())
+        return grpc.ssl_server_certificate_configuration([pair])
+
+    def renewed() -> Any:
+        try:
+            return configuration()
+        except OSError:
+            return None  # gRPC goes on with the pair it has
+
+    try:
+        return grpc.dynamic_ssl_server_credentials(configuration(), renewed)
+    except OSError as error:
+        raise ConfigError(f"serving.tls: {error.filename} cannot be read ({error.strerror})") from error
+
+
+class _TokenCheck(grpc.ServerInterceptor):
+    """Ends every call without the token, health checks excepted: probes have none."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode()
+        self._refusal: Any = grpc.unary_unary_rpc_method_handler(_refuse)
+
+    def intercept_service(
+        self, continuation: Callable[[grpc.HandlerCallDetails], Any], handler_call_details: grpc.HandlerCallDetails
+    ) -> Any:
+        given = [value for name, value in handler_call_details.invocation_metadata if name == "authorization"]
+        sent = given[0] if len(given) == 1 else ""
+        if hmac.compare_digest(sent.encode() if isinstance(sent, str) else sent, self._expected):
+            return continuation(handler_call_details)
+        if handler_call_details.method.startswith(_OPEN_TO_ALL):
+            return continuation(handler_call_details)
+        return self._refusal
+
+
+def _refuse(request: object, context: grpc.ServicerContext) -> None:
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, "send the API token as metadata: authorization: Bearer TOKEN")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

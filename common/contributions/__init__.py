@@ -1,0 +1,1 @@
+"""Kinds of contribution as both sides of the wire know them."""

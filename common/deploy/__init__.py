@@ -1,0 +1,1 @@
+"""What processes of both sides need: supervision, TLS, provisioning files, logs."""

@@ -1,0 +1,1 @@
+"""Messages between aggregator and platforms: contract, exchange, serialisation."""

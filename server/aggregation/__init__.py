@@ -1,0 +1,1 @@
+"""From sums over platforms to shared parameters: one module a kind."""

@@ -1,0 +1,1 @@
+"""The aggregator's processes: Flower, admission, runs, schedule, doctor."""

@@ -1,0 +1,1 @@
+"""One federation's protocol state: handshake, collection, checkpoints."""

@@ -1,0 +1,127 @@
+"""What the aggregator knows between two rounds: everything that a checkpoint holds, and nothing of any user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.catalogue import Vocabulary
+from common.config.federation import FederationPlan
+from common.contributions.tower_variables import SharedVariable, initial_values
+from common.linalg import initial_item_factors
+from server.aggregation.ease import TransferWeights
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundRecord:
+    """One server round as its observers see it.
+
+    Attributes:
+        round: 1, 2, …
+        seconds: wall-clock seconds from the first message out to the new parameters.
+        bytes_up, bytes_down: array bytes from and to all platforms.
+        objective: the federation's objective at the parameters that the round *started* from; None where privacy
+            forbids to know it.
+        phase: what was trained: ``factors`` or ``towers``; ``linear`` for the item-item statistics, whose round is 0.
+        recall: mean validation Recall@20 over the platforms' own users, or None as above.
+        platforms: names of those that contributed.
+        failed: error code by name of those that did not.
+    """
+
+    round: int
+    seconds: float
+    bytes_up: int
+    bytes_down: int
+    objective: float | None
+    recall: float | None
+    platforms: tuple[str, ...]
+    failed: dict[str, str] = field(default_factory=dict)
+    phase: str = "factors"
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FederationState:
+    """The shared side of a federation after ``server_round`` rounds.
+
+    Attributes:
+        run_id: of the run; a resumed run keeps it.
+        server_round: rounds completed.
+        vocabulary: the m items.
+        item_parameters: float32 ``[m, row]``: factors, and the bias in the last column for explicit feedback.
+        item_counts: float64 ``[m]``: users who have each item, over all platforms (noisy under privacy).
+        user_counts: users by platform (noisy under privacy).
+        value_mean: μ, the mean rating; 0 for implicit feedback.
+        history: one record a round.
+        towers: the deep model's shared variables by name, float32; empty without one.
+        tower_slots: the server optimiser's state by name, float64.
+        tower_round: rounds of the deep model completed.
+        linear: weights of the linear road by platform; None before its statistics are gathered, and without one.
+    """
+
+    run_id: str
+    server_round: int
+    vocabulary: Vocabulary
+    item_parameters: NDArray[np.float32]
+    item_counts: NDArray[np.float64]
+    user_counts: dict[str, float] = field(default_factory=dict)
+    value_mean: float = 0.0
+    history: tuple[RoundRecord, ...] = ()
+    towers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    tower_slots: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    tower_round: int = 0
+    linear: Mapping[str, TransferWeights] | None = None
+
+    @property
+    def objectives(self) -> list[float]:
+        return [record.objective for record in self.history if record.objective is not None]
+
+
+def fresh_state(run_id: str, row: int) -> FederationState:
+    """Before anyone has joined."""
+    return FederationState(
+        run_id=run_id,
+        server_round=0,
+        vocabulary=Vocabulary.empty(),
+        item_parameters=np.zeros((0, row), dtype=np.float32),
+        item_counts=np.zeros(0),
+    )
+
+
+def with_vocabulary(state: FederationState, vocabulary: Vocabulary, plan: FederationPlan) -> FederationState:
+    """``state`` with rows for the items that ``vocabulary`` adds; the rows of known items are kept.
+
+    A new item's factor depends on the plan's seed and on how many items were known before it, so that a run repeats; its
+    bias starts at zero.
+    """
+    known = len(state.item_parameters)
+    rng = np.random.default_rng([plan.seed, known])
+    added = np.zeros((len(vocabulary) - known, plan.row), dtype=np.float32)
+    model = plan.training
+    added[:, : model.dimension] = initial_item_factors(len(added), model.dimension, rng, model.init_scale)
+    counts = np.concatenate([state.item_counts, np.zeros(len(added))])
+    parameters = np.concatenate([state.item_parameters, added])
+    return replace(
+        state,
+        vocabulary=vocabulary,
+        item_parameters=parameters,
+        item_counts=counts,
+        towers=initial_values(plan.tower_variables, len(vocabulary), plan.seed, state.towers),
+        tower_slots=grown_slots(state.tower_slots, plan.tower_variables, len(vocabulary)),
+    )
+
+
+def grown_slots(
+    slots: Mapping[str, NDArray[np.float64]], variables: Sequence[SharedVariable], n_items: int
+) -> dict[str, NDArray[np.float64]]:
+    """The optimiser's state with zeros for the rows of new items."""
+    with_rows = tuple(f"{moment}.{variable.name}" for variable in variables if variable.rows for moment in ("m", "v"))
+    return {
+        name: np.concatenate([slot, np.zeros((n_items - len(slot), *slot.shape[1:]))]) if name in with_rows else slot
+        for name, slot in slots.items()
+    }

@@ -1,0 +1,286 @@
+"""``crossfed-simulate``: a whole federation on one machine, before anyone deploys it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from common.deploy.cli import run_app, teach
+from common.deploy.console import PlainConsole, PlainTable, say, styled
+from common.deploy.logs import set_up_simple_logs
+from common.errors import ConfigError
+from simulations.audit.faults import FAULTS, Fault
+from simulations.cli.studies import add_commands, load_chosen
+from simulations.engine.federate import BACKENDS, Backend
+from simulations.engine.memory import keep_freed_memory
+from simulations.output import default_folder, locked_folder, own_folder
+from simulations.scenarios.scenario import shipped_scenarios
+
+app = typer.Typer(
+    name="crossfed-simulate",
+    help=teach(
+        """Simulate a federation of platforms on one machine.
+
+        Each platform trains on its own users; only item statistics leave it. At the end every platform can recommend
+        the others' items to its own users, and the closing table says how well.
+
+        Start with: crossfed-simulate run quickstart
+        """
+    ),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+add_commands(app)
+
+
+@app.command("list")
+def list_scenarios() -> None:
+    """Show the scenarios that come with crossfed."""
+    table = PlainTable("scenario", "what it is")
+    for name, path in shipped_scenarios().items():
+        table.add_row(name, _description(path))
+    PlainConsole().print(table)
+    PlainConsole().print("\nRun one with: crossfed-simulate run NAME      or your own: crossfed-simulate run FILE.yaml")
+
+
+@app.command()
+def run(
+    scenario: Annotated[
+        str, typer.Argument(help="A shipped scenario's name (see list), or the path of your own YAML.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for result.json, stores and checkpoints. Default: out/SCENARIO."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="inline: in this process. ray: Flower's own simulation engine. The results agree.")
+    ] = "inline",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a value: --set plan.rounds=5 --set plan.model.dimension=32."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the research data sets of the scenario. Default: $CROSSFED_DATA."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Shorthand for --set seed=N.")] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the last round found in the output folder, instead of starting anew.")
+    ] = False,
+    audit: Annotated[
+        Path | None,
+        typer.Option(help="audit.json for the privacy card. Default: the one in the output folder, if it is there."),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for another run in the output folder to end.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
+) -> None:
+    """Run a scenario: train, measure, print a table, write result.json.
+
+    Examples:
+      crossfed-simulate run quickstart
+      crossfed-simulate run movies --data ~/datasets --set plan.rounds=20
+      crossfed-simulate run mine.yaml --backend ray --output out/mine
+    """
+    from simulations.report import ConsoleObserver, cleaning_text, result_tables
+    from simulations.run import simulate
+
+    set_up_simple_logs(logging.INFO if verbose else logging.ERROR)
+    chosen = load_chosen(scenario, set_ or [], data, seed)
+    folder = output or default_folder(chosen.name)
+    console = PlainConsole()
+    with ConsoleObserver(console, chosen.plan.rounds) as observer:
+        result = simulate(
+            chosen,
+            folder,
+            backend=_backend(backend),
+            observer=observer,
+            resume=resume,
+            audit=audit,
+            wait=observer.on_stage if wait else None,
+        )
+    console.print(result_tables(result.content))
+    say(f"\n{cleaning_text(result.platforms)}")
+    user = result.platforms[0]
+    store = shlex.quote(str(folder / "platforms" / user.name / "store"))
+    who = shlex.quote(user.training.user_ids[0])
+    say(f"\nwritten: {folder / 'result.json'}")
+    say(f"try: crossfed-client recommend --store {store} --user {who} --scope cross")
+
+
+@app.command("cross-validate")
+def cross_validate(
+    scenario: Annotated[str, typer.Argument(help="A shipped scenario's name, or the path of your own YAML.")],
+    folds: Annotated[int, typer.Option(min=2, help="How many parts each user's interactions are cut into.")] = 5,
+    output: Annotated[Path | None, typer.Option(help="Folder for one run a fold.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value, as for run.")] = None,
+    data: Annotated[Path | None, typer.Option(help="As for run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="As for run.")] = None,
+) -> None:
+    """Run a scenario once a fold, so that each interaction is tested once; print means and standard deviations."""
+    from simulations.report import cleaning_text, fold_table
+    from simulations.run import simulate
+
+    parent = output or default_folder(load_chosen(scenario, set_ or [], data, seed).name, "-folds")
+    results = []
+    console = PlainConsole()
+    with own_folder(parent), console.stages() as tell:
+        for fold in range(folds):
+            tell(f"fold {fold + 1} of {folds}")
+            split = ["split.protocol=k-fold", f"split.folds={folds}", f"split.fold={fold}"]
+            chosen = load_chosen(scenario, [*(set_ or []), *split], data, seed)
+            results.append(simulate(chosen, parent / f"fold-{fold}"))
+    console.print(fold_table([result.content for result in results]))
+    say(f"\n{cleaning_text(results[0].platforms)}")
+
+
+@app.command()
+def sweep(
+    scenario: Annotated[str, typer.Argument(help="A shipped scenario's name, or the path of your own YAML.")],
+    epsilon: Annotated[str, typer.Option(help="The ε to try, with commas between.")] = "0.5,1,3,10",
+    draws: Annotated[int, typer.Option(min=1, help="Noise draws at each ε.")] = 3,
+    output: Annotated[Path | None, typer.Option(help="Folder for sweep.json and sweep.png.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value, as for run.")] = None,
+    data: Annotated[Path | None, typer.Option(help="As for run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="As for run.")] = None,
+) -> None:
+    """Draw quality against ε: sweep.json and sweep.png.
+
+    Every point is a whole private federation with the defaults tuned for its ε; the bands are over noise draws.
+
+    Example: crossfed-simulate sweep movies --data ~/datasets --epsilon 1,3,10
+    """
+    from simulations.studies.sweep import run_sweep
+
+    chosen = load_chosen(scenario, set_ or [], data, seed)
+    folder = output or default_folder(chosen.name, "-sweep")
+    console = PlainConsole()
+    with locked_folder(folder), console.stages() as tell:
+        table = run_sweep(chosen, _epsilons(epsilon), draws=draws, folder=folder, on_stage=tell)
+    console.print(table)
+    say(f"\nwritten: {folder / 'sweep.json'}, {folder / 'sweep.png'}")
+
+
+@app.command()
+def audit(
+    epsilon: Annotated[float, typer.Option(min=0.01, help="The claim to test.")] = 1.0,
+    runs: Annotated[int, typer.Option(min=50, help="Runs of the canary test in each world.")] = 20_000,
+    inject: Annotated[
+        str | None, typer.Option(help="A fault to put in, to see that it is caught: " + ", ".join(FAULTS) + ".")
+    ] = None,
+    membership: Annotated[bool, typer.Option(help="Also attack released item factors.")] = True,
+    output: Annotated[Path | None, typer.Option(help="Folder for audit.json.")] = None,
+) -> None:
+    """Measure ε of the code that ships, and see what an attacker gets out of its releases.
+
+    A canary user is in the data or is not; from the log-likelihood ratios of thousands of runs the audit estimates ε, with
+    a 99 % lower bound. Exit status 1 if anything is flagged.
+
+    Examples:
+      crossfed-simulate audit --epsilon 1
+      crossfed-simulate audit --runs 2000 --inject halved-sensitivity
+    """
+    from simulations.audit.command import report_tables, run_audit, write_report
+    from simulations.run import AUDIT_FILE
+
+    folder = output or default_folder("audit")
+    console = PlainConsole()
+    with locked_folder(folder):
+        with console.stages() as tell:
+            report = run_audit(epsilon, runs=runs, fault=_fault(inject), membership=membership, on_stage=tell)
+        write_report(report, folder / AUDIT_FILE)
+    console.print(report_tables(report))
+    say(f"\nwritten: {folder / AUDIT_FILE}; a run's privacy card takes it with crossfed-simulate run --audit FILE")
+    if report.flags:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path | None, typer.Option(help="Folder that stays afterwards. Default: a temporary one.")] = None,
+) -> None:
+    """Run an aggregator and three platforms as real processes on this machine: TLS, keys, privacy, secure sum.
+
+    Two rounds; then what each platform recommends from the others' catalogues, and what left. Takes about three minutes.
+    """
+    from simulations.demo import run_demo
+
+    run_demo(PlainConsole(), output)
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Entries to run; all unless named.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the research data sets. Default: $CROSSFED_DATA.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for one JSON file each.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Only list the entries.")] = False,
+) -> None:
+    """Measure the figures, each side by side with what it is compared to. Takes long.
+
+    Examples:
+      crossfed-simulate bench --list
+      crossfed-simulate bench pooled overhead --data ~/datasets
+    """
+    from simulations.bench.registry import ENTRIES, run_entries
+
+    console = PlainConsole()
+    if show:
+        table = PlainTable("entry", "what it shows", "needs --data")
+        for name, entry in ENTRIES.items():
+            table.add_row(name, entry.shows, "" if entry.needs == "nothing" else "yes")
+        console.print(table)
+        return
+    if data is None and "CROSSFED_DATA" in os.environ:
+        data = Path(os.environ["CROSSFED_DATA"])
+    folder = output or default_folder("bench")
+    with locked_folder(folder), console.stages() as tell:
+        results = run_entries(names or [], data, folder, tell)
+    for name, result in results.items():
+        console.print(styled(name, "bold"), f": {result['shows']} ({result['seconds']:.0f} s)", sep="")
+        console.print_json(data=result["figures"])
+    say(f"\nwritten: {folder}")
+
+
+def _fault(name: str | None) -> Fault | None:
+    for fault in FAULTS:
+        if name == fault:
+            return fault
+    if name is not None:
+        raise ConfigError(f"--inject {name}: there are {', '.join(FAULTS)}")
+    return None
+
+
+def _epsilons(text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or not all(0 < value < math.inf for value in values):
+        raise ConfigError(f"--epsilon {text}: give numbers above 0 with commas between, such as 0.5,1,3,10")
+    return values
+
+
+def _backend(name: str) -> Backend:
+    for backend in BACKENDS:
+        if name == backend:
+            return backend
+    raise ConfigError(f"--backend {name}: there are {' and '.join(BACKENDS)}")
+
+
+def _description(path: Path) -> str:
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return str(content.get("description", ""))
+
+
+def main() -> None:
+    """Entry point."""
+    keep_freed_memory()
+    run_app(app)

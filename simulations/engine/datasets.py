@@ -1,0 +1,265 @@
+"""From a scenario to platforms: each one's training data as an agent gets it, and the test data that no agent sees."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+from itertools import islice
+from logging import getLogger
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from client.data.cleaning import load_before_count_filters
+from client.data.dataset import ItemTable, PlatformData, UserItemMatrix
+from client.data.filters import fit_count_filters
+from client.data.independence import check_users_independent
+from client.data.items import select_items
+from client.data.report import CleaningReport, Dropped
+from client.data.split import (
+    EvaluationSlice,
+    Split,
+    filter_by_training_counts,
+    hide_items,
+    k_fold,
+    leave_last_out,
+    random_per_user,
+    strong_generalisation,
+)
+from client.data.training import TrainingData, shared_items
+from common.config.data import CleaningConfig
+from common.config.platform import CatalogueConfig
+from common.errors import DataError
+from simulations.scenarios.scenario import PartitionSource, PlatformSource, Scenario, SplitConfig
+
+_log = getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class HiddenItems:
+    """What a platform's users did with items that the platform does not have.
+
+    Attributes:
+        keys: of the hidden items, one a column.
+        interactions: n users × hidden items, with the platform's rows.
+    """
+
+    keys: tuple[str, ...]
+    interactions: UserItemMatrix
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SimulatedPlatform:
+    """One platform of a simulation.
+
+    Attributes:
+        name: unique.
+        training: all that its agent gets.
+        test: for measuring own items; kept by the simulator.
+        hidden: for measuring cross-platform recommendations, or None where nothing is hidden.
+        report: what cleaning dropped.
+    """
+
+    name: str
+    training: TrainingData
+    test: EvaluationSlice
+    hidden: HiddenItems | None
+    report: CleaningReport
+
+    @property
+    def interactions(self) -> int:
+        """Training, validation and test interactions."""
+        return self.training.known.nnz + self.test.truth.nnz
+
+
+def untested_platform(name: str, matrix: UserItemMatrix, items: ItemTable, source: str) -> SimulatedPlatform:
+    """A platform that trains on all it has and shares all its items: for benches and audits, which measure otherwise.
+
+    Args:
+        name: of the platform.
+        matrix: all interactions.
+        items: the catalogue.
+        source: where the interactions come from, for the report.
+    """
+    nothing = matrix.select_entries(np.zeros(matrix.nnz, dtype=bool))
+    nobody = EvaluationSlice(np.zeros(0, dtype=np.int64), matrix, nothing)
+    training = TrainingData(
+        user_ids=tuple(str(user) for user in range(matrix.n_users)),
+        items=items,
+        train=matrix,
+        validation=nobody,
+        shared=np.ones(len(items), dtype=bool),
+    )
+    report = CleaningReport(
+        source=source, rows_read=matrix.nnz, rows_kept=matrix.nnz, dropped=(), users=matrix.n_users, items=len(items)
+    )
+    return SimulatedPlatform(name=name, training=training, test=nobody, hidden=None, report=report)
+
+
+def undescribed_items(keys: tuple[str, ...]) -> ItemTable:
+    """A catalogue of which nothing but the keys is known."""
+    return ItemTable(keys=keys, titles=keys, genres=((),) * len(keys), attributes=pl.DataFrame())
+
+
+def make_platforms(scenario: Scenario) -> list[SimulatedPlatform]:
+    """Load, clean, cut and split; in order of name.
+
+    Raises:
+        ConfigError: what is trained privately depends on data settings that user-level privacy does not cover.
+        DataError: a file cannot be used, or a platform ends up without users or items.
+    """
+    if scenario.plan.private or scenario.price_at:
+        check_private_data(scenario)
+    if scenario.partition is not None:
+        raw = _partitioned(scenario.partition, _rng(scenario, "partition"))
+    else:
+        raw = _separate(scenario.platforms, _rng(scenario, "hide"))
+    platforms = [_split(part, scenario) for part in raw]
+    for report in dict.fromkeys(part.data.report for part in raw):
+        if report.warning is not None:
+            # Commands that end with other tables than a run's show it so; a run prints the whole report.
+            for line in report.render().splitlines():
+                _log.warning("%s", line)
+    return sorted(platforms, key=lambda platform: platform.name)
+
+
+def check_private_data(scenario: Scenario) -> None:
+    """Raises: ConfigError when one user's presence could change what is kept of another's history."""
+    for at, data in scenario.data_sections():
+        check_users_independent(data, at=at)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """A platform before splitting."""
+
+    name: str
+    data: PlatformData
+    catalogue: CatalogueConfig
+    cleaning: CleaningConfig
+    hidden: HiddenItems | None
+
+
+def _separate(sources: tuple[PlatformSource, ...], rng: np.random.Generator) -> list[_Part]:
+    """Platforms with data of their own; from some, a share of what others also have is hidden."""
+    loaded = {source.name: load_before_count_filters(source.data, platform=source.name) for source in sources}
+    parts = []
+    for source in sources:
+        data = loaded[source.name]
+        elsewhere = {key for name, other in loaded.items() if name != source.name for key in other.items.keys}
+        common = np.array([i for i, key in enumerate(data.items.keys) if key in elsewhere], dtype=np.int64)
+        chosen = np.sort(rng.permutation(common)[: round(source.hide_shared * len(common))])
+        kept = np.setdiff1d(np.arange(len(data.items)), chosen)
+        parts.append(_without(source.name, data, source, kept, chosen if source.hide_shared else None))
+    return parts
+
+
+def _partitioned(source: PartitionSource, rng: np.random.Generator) -> list[_Part]:
+    """One data set's users over platforms; some items everywhere, every other on one platform."""
+    data = load_before_count_filters(source.data, platform="partition")
+    names = list(source.sizes)
+    users = np.array_split(rng.permutation(data.interactions.n_users), _cuts(source.sizes, data.interactions.n_users))
+    items = rng.permutation(len(data.items))
+    n_common = round(source.common_items * len(items))
+    # An item that is not common belongs to one platform, in proportion to the platforms' users.
+    owned = np.array_split(items[n_common:], _cuts(source.sizes, len(items) - n_common))
+    parts = []
+    for name, rows, own in zip(names, users, owned, strict=True):
+        if len(rows) == 0:
+            raise DataError(f"platform {name}: gets no users; the data set is too small for {len(names)} platforms")
+        rows.sort()
+        part = replace(
+            data,
+            user_ids=tuple(data.user_ids[row] for row in rows),
+            interactions=data.interactions.select_users(rows),
+            users=None if data.users is None else data.users[rows],
+        )
+        kept = np.sort(np.concatenate([items[:n_common], own]))
+        hidden = np.setdiff1d(items, kept) if source.common_items < 1 else None
+        parts.append(_without(name, part, source, kept, hidden))
+    return parts
+
+
+def _cuts(sizes: dict[str, float], total: int) -> NDArray[np.int64]:
+    """Where to cut ``total`` things so that the parts are as the relative sizes say."""
+    shares = np.cumsum(list(sizes.values()))
+    cuts: NDArray[np.int64] = np.round(shares[:-1] / shares[-1] * total).astype(np.int64)
+    return cuts
+
+
+def _without(
+    name: str,
+    data: PlatformData,
+    source: PlatformSource | PartitionSource,
+    kept: NDArray[np.int64],
+    hidden: NDArray[np.int64] | None,
+) -> _Part:
+    """``data`` with the items ``kept`` alone; what users did with the ``hidden`` ones is set aside."""
+    truth = None
+    if hidden is not None:
+        _, interactions = hide_items(data.interactions, hidden)
+        truth = HiddenItems(tuple(data.items.keys[i] for i in hidden), interactions.select_items(hidden))
+    visible = replace(data, items=select_items(data.items, kept), interactions=data.interactions.select_items(kept))
+    return _Part(name, visible, source.catalogue, source.data.cleaning, truth)
+
+
+def _split(part: _Part, scenario: Scenario) -> SimulatedPlatform:
+    rng = _rng(scenario, f"split {part.name}")
+    data, split = _filtered(part.data, split_matrix(part.data.interactions, scenario.split, rng), part.cleaning)
+    if split.train.nnz == 0:
+        raise DataError(f"platform {part.name}: no interaction is left to train on; add data or hold less out")
+    training = TrainingData(
+        user_ids=data.user_ids,
+        items=data.items,
+        train=split.train,
+        validation=split.validation,
+        shared=shared_items(data.items, part.catalogue),
+        cards_shared=part.catalogue.cards,
+        users=data.users,
+    )
+    return SimulatedPlatform(name=part.name, training=training, test=split.test, hidden=part.hidden, report=data.report)
+
+
+def _filtered(data: PlatformData, split: Split, cleaning: CleaningConfig) -> tuple[PlatformData, Split]:
+    """Minimum counts and k-core, fitted on training interactions: what is held out decides nothing."""
+    filters = fit_count_filters(split.train, cleaning)
+    if not filters:
+        return data, split
+    kept = np.logical_and.reduce([one.items for one in filters])
+    items = np.flatnonzero(kept)
+    split = filter_by_training_counts(split, cleaning)
+    slices = [
+        EvaluationSlice(part.users, part.history.select_items(items), part.truth.select_items(items))
+        for part in (split.validation, split.test)
+    ]
+    interactions = data.interactions.select_items(items)
+    dropped = Dropped("; ".join(one.reason for one in filters), data.interactions.nnz - interactions.nnz)
+    report = data.report.after_filter((dropped,), rows=interactions.nnz, users=data.report.users, items=len(items))
+    data = replace(data, items=select_items(data.items, items), interactions=interactions, report=report)
+    return data, Split(split.train.select_items(items), *slices)
+
+
+def split_matrix(matrix: UserItemMatrix, config: SplitConfig, rng: np.random.Generator) -> Split:
+    """Divide one platform's interactions as the scenario says."""
+    if config.protocol == "leave-last-out":
+        return leave_last_out(matrix, rng=rng, validation_users_share=config.validation_users)
+    if config.protocol == "strong-generalisation":
+        return strong_generalisation(
+            matrix,
+            rng=rng,
+            validation_users=config.validation_users,
+            test_users=config.test_users,
+            fold_in_share=1 - config.test_share,
+        )
+    if config.protocol == "k-fold":
+        splits = k_fold(matrix, config.folds, rng, validation_users_share=config.validation_users)
+        return next(islice(splits, config.fold, None))
+    return random_per_user(
+        matrix, rng=rng, test_share=config.test_share, validation_users_share=config.validation_users
+    )
+
+
+def _rng(scenario: Scenario, purpose: str) -> np.random.Generator:
+    # Purposes are independent of one another: hiding other items must not change how users are split.
+    return np.random.default_rng([scenario.seed, zlib.crc32(purpose.encode())])

@@ -1,0 +1,266 @@
+"""A whole federation as real processes on loopback: what the demo shows and what the deployment's tests start.
+
+Provisioning goes the way that operators go (init, invite, join, admit, pin, secret), and the processes are started by the
+commands that they use. All of them end with this process, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from client.data.training import TrainingData
+from client.deploy.join import JoinedPlatform, join_federation
+from client.deploy.keys import KeyFolder
+from client.service.client import RecommenderClient
+from common.config.deploy import AggregatorConfig, PlatformConfig
+from common.config.federation import FederationPlan
+from common.config.loader import load_yaml_model
+from common.deploy.provisioning import Pins
+from common.deploy.supervise import BackOff, Program, Supervisor
+from common.errors import FederationError, PlatformError
+from server.deploy.admission import AdmissionBook
+from server.deploy.aggregator import control_of
+from server.deploy.provisioning import AggregatorFolder, initialise, invite
+from server.deploy.runs import FAILED, FINISHED, RunFolder, RunStatus
+
+AGGREGATOR = "aggregator"
+_QUIET: Mapping[str, str] = {"TF_CPP_MIN_LOG_LEVEL": "3", "OPENBLAS_NUM_THREADS": "1"}
+_POLL_SECONDS = 0.3
+_HOPELESS = 3
+
+
+@dataclass(frozen=True)
+class PlatformFiles:
+    """A platform's data as its operator has it.
+
+    Attributes:
+        interactions: CSV with user_id, item_id and value.
+        items: CSV with item_id, title and genres.
+        namespace: of the item ids.
+    """
+
+    interactions: Path
+    items: Path
+    namespace: str
+
+
+@dataclass
+class LocalFederation:
+    """Folders of an aggregator and its platforms on this machine, and the processes once they are started.
+
+    Attributes:
+        folder: of all.
+        aggregator: the aggregator's files.
+        platforms: what joining made, by name.
+    """
+
+    folder: Path
+    aggregator: AggregatorFolder
+    platforms: dict[str, JoinedPlatform] = field(default_factory=dict)
+    supervisor: Supervisor | None = None
+
+    @property
+    def config(self) -> AggregatorConfig:
+        """The aggregator's configuration."""
+        return load_yaml_model(self.aggregator.config, AggregatorConfig)
+
+    def platform_config(self, name: str) -> PlatformConfig:
+        """A platform's configuration."""
+        return load_yaml_model(self.platforms[name].config, PlatformConfig)
+
+    @contextmanager
+    def running(self, *, parts: Sequence[str] | None = None) -> Iterator[Supervisor]:
+        """Run the aggregator and the platforms while the body runs; each is started again should it end.
+
+        Args:
+            parts: names of those to run; all unless given.
+        """
+        logs = self.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        start = {AGGREGATOR: ["crossfed-server", "start", "--config", str(self.aggregator.config)]}
+        for name, joined in self.platforms.items():
+            start[name] = ["crossfed-client", "start", "--config", str(joined.config)]
+        programs = [
+            Program(name=name, command=command, environment=_QUIET, log=logs / f"{name}.log")
+            for name, command in start.items()
+            if parts is None or name in parts
+        ]
+        self.supervisor = Supervisor(programs, back_off=BackOff(first=0.5, most=5.0), grace=40.0)
+        self.supervisor.start()
+        try:
+            yield self.supervisor
+        finally:
+            self.supervisor.stop()
+
+    def wait_online(self, count: int, *, deadline: float = 150.0) -> None:
+        """Wait until so many SuperNodes are connected.
+
+        Raises:
+            FederationError: they are not in time.
+        """
+        control = control_of(self.config)
+
+        def online() -> bool:
+            restarts = {} if self.supervisor is None else self.supervisor.restarts
+            failing = [name for name, times in restarts.items() if times >= _HOPELESS]
+            if failing:
+                raise FederationError(f"{', '.join(failing)} does not start; see {self.folder / 'logs'}")
+            try:
+                return sum(node.status == "online" for node in control.nodes()) >= count
+            except FederationError:
+                return False  # the SuperLink is not up yet
+
+        wait_for(online, f"{count} platforms online; see {self.folder / 'logs'}", deadline)
+
+    def wait_run(self, name: str, *, deadline: float = 300.0) -> RunStatus:
+        """Wait for a run's end and return its status.
+
+        Raises:
+            FederationError: it has not ended in time.
+        """
+        run = RunFolder(self.config.state, name)
+        wait_for(lambda: run.status().state in (FINISHED, FAILED), f"run {name} to end", deadline)
+        return run.status()
+
+    def recommender(self, name: str, *, deadline: float = 60.0) -> RecommenderClient:
+        """A client of a platform's recommender, once that has taken up its first model: it looks every few seconds.
+
+        Raises:
+            FederationError: it has none in time.
+        """
+        config = self.platform_config(name)
+        token = (config.keys / "api.token").read_text().strip()
+        client = RecommenderClient(f"127.0.0.1:{config.recommender.port}", token=token, timeout=30.0)
+
+        def serves() -> bool:
+            try:
+                client.recommend_for_history([], 1)
+            except PlatformError:
+                return False
+            return True
+
+        wait_for(serves, f"a model in the recommender of {name}; see {self.folder / 'logs'}", deadline)
+        return client
+
+
+def provision(
+    folder: Path,
+    plan: FederationPlan,
+    files: Mapping[str, PlatformFiles],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    tell: Callable[[str], None] = lambda text: None,
+) -> LocalFederation:
+    """Set up an aggregator and its platforms, as their operators would.
+
+    Args:
+        folder: made; must not hold a federation yet.
+        plan: what all agree to.
+        files: each platform's data, by name.
+        settings: further keys of every ``platform.yaml``.
+        tell: told of each step, as the command that an operator would type.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    address = f"127.0.0.1:{free_port()}"
+    tell(f"crossfed-server init aggregator --address {address} --federation {plan.federation} --platforms {len(files)}")
+    made = LocalFederation(folder, initialise(folder / AGGREGATOR, plan, address, superlink_port=free_port()))
+    for name, data in files.items():
+        _join(made, name, data, settings or {}, tell)
+    _pin_all(made, tell)
+    _share_secret(made, tell)
+    return made
+
+
+def write_files(folder: Path, data: TrainingData, namespace: str) -> PlatformFiles:
+    """A platform's data as CSV files, its item keys without their namespace."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ids = [key.removeprefix(f"{namespace}:") for key in data.items.keys]
+    files = PlatformFiles(folder / "interactions.csv", folder / "items.csv", namespace)
+    known = data.known
+    with files.interactions.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("user_id", "item_id"))
+        pairs = zip(known.entry_users(), known.indices, strict=True)
+        writer.writerows((data.user_ids[user], ids[item]) for user, item in pairs)
+    with files.items.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("item_id", "title", "genres"))
+        rows = zip(ids, data.items.titles, data.items.genres, strict=True)
+        writer.writerows((key, title, "|".join(genres)) for key, title, genres in rows)
+    return files
+
+
+def wait_for(done: Callable[[], bool], what: str, deadline: float) -> None:
+    """Poll until ``done``.
+
+    Raises:
+        FederationError: not within ``deadline`` seconds.
+    """
+    give_up = time.monotonic() + deadline
+    while not done():
+        if time.monotonic() > give_up:
+            raise FederationError(f"waited {deadline:.0f} s in vain for {what}")
+        time.sleep(_POLL_SECONDS)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _join(
+    made: LocalFederation, name: str, data: PlatformFiles, settings: Mapping[str, Any], tell: Callable[[str], None]
+) -> None:
+    invitation = made.folder / f"{name}.invitation"
+    tell(f"crossfed-server invite {name}")
+    invite(made.config, name, invitation)
+    tell(f"crossfed-client join {name}.invitation {name} --interactions FILE --items FILE --namespace {data.namespace}")
+    joined = join_federation(
+        invitation,
+        made.folder / name,
+        interactions=data.interactions,
+        items=data.items,
+        namespace=data.namespace,
+        ports=(free_port(), free_port()),
+    )
+    content = yaml.safe_load(joined.config.read_text()) | dict(settings)
+    joined.config.write_text(yaml.safe_dump(content, sort_keys=False))
+    tell(f'crossfed-server admit {name}.registration.json --fingerprint "{joined.registration.fingerprint}"')
+    AdmissionBook(made.config.platforms).admit(joined.registration, made.config.plan.federation)
+    made.platforms[name] = joined
+
+
+def _pin_all(made: LocalFederation, tell: Callable[[str], None]) -> None:
+    for name, joined in made.platforms.items():
+        for other, theirs in made.platforms.items():
+            if other != name:
+                tell(f"crossfed-client pin {other}.registration.json --config {name}/platform.yaml")
+                pins = Pins(load_yaml_model(joined.config, PlatformConfig).pins)
+                pins.pin(theirs.registration, theirs.registration.fingerprint)
+
+
+def _share_secret(made: LocalFederation, tell: Callable[[str], None]) -> None:
+    first, *others = made.platforms
+    giver = KeyFolder(made.platform_config(first).keys)
+    tell(f"crossfed-client secret new --config {first}/platform.yaml")
+    giver.new_secret()
+    for name in others:
+        tell(f"crossfed-client secret seal {name}; crossfed-client secret import {name}.sealed")
+        own, config = made.platforms[name].registration, made.platform_config(name)
+        sealed = made.folder / f"{name}.sealed"
+        sealed.write_bytes(giver.seal_secret(made.platforms[first].registration, own))
+        KeyFolder(config.keys).open_secret(sealed, own, Pins(config.pins).all())
+        os.chmod(sealed, 0o600)  # noqa: PTH101 -- as a careful operator would keep it

@@ -1,0 +1,1 @@
+"""Measures finished platforms on what no agent has seen."""

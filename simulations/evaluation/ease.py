@@ -1,0 +1,42 @@
+"""The linear road of each simulated platform, without a federation that sends the messages; exact sums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from client.contributions.cooccurrence import LinearContributor
+from client.scoring.ease import LinearTransferScorer
+from common.config.ease import LinearConfig
+from common.contributions.cooccurrence import COOCCURRENCE
+from server.aggregation.ease import ItemStatistics, TransferWeights, transfer_weights
+from server.federation.state import FederationState
+from simulations.engine.datasets import SimulatedPlatform
+
+
+def item_statistics(
+    platforms: Sequence[SimulatedPlatform], state: FederationState, config: LinearConfig
+) -> dict[str, ItemStatistics]:
+    """What each platform would send, by name, over the vocabulary of ``state``."""
+    ownership, statistics = state.vocabulary.ownership(), {}
+    for platform in platforms:
+        contributor, positions = LinearContributor(config, platform.training), state.vocabulary.owners[platform.name]
+        sent = contributor.cooccurrence(state.item_counts, ownership, positions)
+        columns = contributor.columns(state.item_counts, ownership, positions)
+        statistics[platform.name] = ItemStatistics(columns, sent.arrays[COOCCURRENCE].astype(np.float64))
+    return statistics
+
+
+def linear_of(
+    platform: str, statistics: Mapping[str, ItemStatistics], state: FederationState, config: LinearConfig
+) -> LinearTransferScorer | None:
+    """What the aggregator would send to ``platform``; None where nothing points to any item."""
+    return scorer_of(transfer_weights(statistics, state.vocabulary.owners, platform, config))
+
+
+def scorer_of(weights: TransferWeights) -> LinearTransferScorer | None:
+    """Weights as a platform takes them."""
+    if not weights.weights.size:
+        return None
+    return LinearTransferScorer(weights.inputs, weights.targets, weights.weights)

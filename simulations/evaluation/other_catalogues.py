@@ -1,0 +1,56 @@
+"""What each simulated platform would know of the others' items, without a federation that sends it the messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from client.data.dataset import ItemDescriptions
+from client.personalization.other_catalogues import Elsewhere
+from common.catalogue import FederationSecret, ItemCard
+from server.federation.state import FederationState
+from simulations.engine.datasets import SimulatedPlatform
+from simulations.evaluation.measure import positions_of
+
+
+def elsewhere_of(
+    platform: SimulatedPlatform,
+    platforms: Sequence[SimulatedPlatform],
+    state: FederationState,
+    secret: FederationSecret,
+    *,
+    private: bool,
+) -> Elsewhere:
+    """The vocabulary as seen from ``platform``, with the cards that the aggregator would relay to it.
+
+    Args:
+        platform: one of them.
+        platforms: as they took part in training ``state``: what is hidden from one of them must be gone there, too.
+        state: the aggregator's.
+        secret: of the federation.
+        private: whether the state's counts are noisy.
+    """
+    vocabulary = state.vocabulary
+    cards: dict[int, ItemCard] = {}
+    others = np.zeros(len(vocabulary), dtype=np.bool_)
+    for other in sorted(platforms, key=lambda one: one.name):
+        if other.name == platform.name:
+            continue
+        positions = vocabulary.owners[other.name]
+        others[positions] = True
+        for position, card in zip(positions.tolist(), other.training.cards(), strict=True):
+            if card is not None:
+                cards.setdefault(position, card)
+    told = [cards.get(position, ItemCard(key="", title="", genres=())) for position in range(len(vocabulary))]
+    return Elsewhere(
+        own_positions=positions_of(platform.training, vocabulary, secret),
+        others=others,
+        cards=ItemDescriptions(
+            keys=tuple(card.key for card in told),
+            titles=tuple(card.title for card in told),
+            genres=tuple(card.genres for card in told),
+        ),
+        item_counts=state.item_counts,
+        private=private,
+    )

@@ -1,0 +1,145 @@
+"""What privacy costs: the same platforms' shared models without noise and at several ε, measured alike."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from client.personalization.platform_model import FactorModel, SharedOnOwn
+from client.scoring.scorer import PopularityScorer, Scorer
+from common.catalogue import FederationSecret
+from common.config.federation import FederationPlan
+from common.config.platform import shipped_weights
+from common.config.privacy import PrivacyConfig
+from common.errors import SecureSumError
+from common.privacy.secure_sum.roster import check_terms
+from server.federation.checkpoint import CheckpointStore
+from server.federation.state import FederationState
+from server.strategy import FederatedFactorization
+from simulations.engine.datasets import SimulatedPlatform
+from simulations.engine.federate import inline_grid, make_agents
+from simulations.evaluation.ease import scorer_of
+from simulations.evaluation.measure import Block, CrossGround, Ruler, positions_of, shared_model
+from simulations.evaluation.other_catalogues import elsewhere_of
+from simulations.scenarios.noise import plan_with_noise
+from simulations.scenarios.scenario import Scenario
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PricePoint:
+    """One ε.
+
+    Attributes:
+        epsilon: of the run, None for none.
+        noise: ``secure_sum`` or ``per_platform``, as of the plan; None without noise.
+        own: block M by platform, of the shared model on own test interactions.
+        cross: by platform with hidden items: blocks ``popularity`` (released at the same ε), ``shared`` and ``final``.
+    """
+
+    epsilon: float | None
+    noise: str | None
+    own: dict[str, Block]
+    cross: dict[str, dict[str, Block]]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def private_plan(plan: FederationPlan, epsilon: float) -> FederationPlan:
+    """The plan at ``epsilon``, with the defaults tuned for it, everything else of its privacy section kept.
+
+    But for the lifetime budget: what is trained for its price is thrown away. And where the platforms are too few for a
+    secure sum, each adds all of the noise.
+    """
+    changes: dict[str, Any] = {"mode": "user", "epsilon": epsilon, "budget": None}
+    if plan.platforms is not None and not _sums_securely(plan.privacy, plan.platforms):
+        changes["noise"] = "per_platform"
+    privacy = PrivacyConfig.model_validate(plan.privacy.model_dump() | changes)
+    towers = plan.towers
+    if towers is not None:
+        # Noise that is stated is for another ε.
+        unstated = towers.privacy.model_copy(update={"noise_multiplier": None})
+        towers = towers.model_copy(update={"privacy": unstated})
+    return plan_with_noise(plan.model_copy(update={"privacy": privacy, "towers": towers}))
+
+
+def _sums_securely(privacy: PrivacyConfig, platforms: int) -> bool:
+    try:
+        check_terms(platforms, colluders=privacy.colluders, dropouts=privacy.dropouts)
+    except SecureSumError:
+        return False
+    return True
+
+
+def price_point(
+    scenario: Scenario,
+    platforms: Sequence[SimulatedPlatform],
+    secret: FederationSecret,
+    epsilon: float,
+) -> PricePoint:
+    """Run the whole private federation once and measure its shared model."""
+    plan = private_plan(scenario.plan, epsilon)
+    state = train_shared(scenario.model_copy(update={"plan": plan}), platforms)
+    return measure_point(scenario, platforms, secret, state, plan)
+
+
+def measure_point(
+    scenario: Scenario,
+    platforms: Sequence[SimulatedPlatform],
+    secret: FederationSecret,
+    state: FederationState,
+    plan: FederationPlan,
+) -> PricePoint:
+    """Measure a trained shared model on own and hidden items."""
+    ruler, model = Ruler(scenario), shared_model(state, plan)
+    beta, attribute_weight = shipped_weights(scenario.personalization, private=plan.private)
+    own: dict[str, Block] = {}
+    cross: dict[str, dict[str, Block]] = {}
+    for platform in platforms:
+        scorer = SharedOnOwn(model, positions_of(platform.training, state.vocabulary, secret))
+        own[platform.name] = ruler.block(ruler.per_user(scorer, platform.test))
+        if platform.hidden is not None:
+            ground = CrossGround.of(platform, platform.hidden, state, secret)
+            view = elsewhere_of(platform, platforms, state, secret, private=plan.private)
+            linear = _linear(scenario, state, platform.name)
+            final = ground.blended(model, view, beta, attribute_weight, linear)
+            cross[platform.name] = _cross(ruler, ground, model, final)
+    privacy = plan.privacy if plan.private else None
+    return PricePoint(
+        epsilon=None if privacy is None else privacy.epsilon,
+        noise=None if privacy is None else privacy.noise,
+        own=own,
+        cross=cross,
+    )
+
+
+def _linear(scenario: Scenario, state: FederationState, platform: str) -> list[tuple[Scorer, float]]:
+    """What the platform would add of the linear road, if there is one."""
+    road = None if state.linear is None else scorer_of(state.linear[platform])
+    weight = scenario.personalization.linear_weight
+    return [] if road is None or weight == 0 else [(road, weight)]
+
+
+def _cross(ruler: Ruler, ground: CrossGround, model: FactorModel, final: Scorer) -> dict[str, Block]:
+    held_out = ground.slice_of(ground.truth)
+    scorers = {
+        "popularity": PopularityScorer(ground.elsewhere),
+        "shared": ground.shared(model),
+        "final": final,
+    }
+    return {name: ruler.block(ruler.per_user(one, held_out, ground.candidates)) for name, one in scorers.items()}
+
+
+def train_shared(scenario: Scenario, platforms: Sequence[SimulatedPlatform]) -> FederationState:
+    """The shared side after the last round of the scenario's federation; platforms do not build their own models.
+
+    Ledgers and checkpoints live in a temporary folder: this spends nobody's budget.
+    """
+    with tempfile.TemporaryDirectory(prefix="crossfed-") as folder:
+        agents = make_agents(platforms, scenario, Path(folder) / "platforms", {})
+        strategy = FederatedFactorization(scenario.plan, CheckpointStore(Path(folder) / "aggregator"), run_id="shared")
+        strategy.train(inline_grid(agents))
+    return strategy.state

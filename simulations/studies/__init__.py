@@ -1,0 +1,1 @@
+"""Sweeps, tuning, maps: many runs for one answer."""

@@ -1,0 +1,201 @@
+"""The doctors: what is wrong is named with its mend, and what is right is left alone."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from client.deploy.doctor import check_store
+from client.personalization.store import PlatformStore
+from common.config.federation import FederationPlan
+from common.deploy.doctor import (
+    Finding,
+    check_aggregator,
+    check_certificate,
+    check_cudnn,
+    check_port,
+    check_private,
+    check_python,
+    print_findings,
+)
+from common.deploy.tls import issue_server_certificate, make_authority
+from server.cli import app as server_app
+from server.deploy.doctor import examine
+from server.deploy.provisioning import initialise
+from simulations.bench.serving import random_platform_model
+
+PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+
+
+def wrong(findings: list[Finding]) -> list[str]:
+    return [f"{finding.what}: {finding.detail}" for finding in findings if finding.level == "wrong"]
+
+
+@contextmanager
+def tls_server(folder: Path, status: int = 401, date: str | None = None) -> Iterator[int]:
+    """Answers every request with ``status`` and its idea of the date."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response_only(status)
+            self.send_header("Date", date or self.date_time_string())
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "s.pem", folder / "s.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    authority = make_authority("films")
+    authority.write(tmp_path / "ca.pem", tmp_path / "ca.key")
+    issue_server_certificate(authority, ["127.0.0.1", "localhost"]).write(tmp_path / "s.pem", tmp_path / "s.key")
+    make_authority("other").write(tmp_path / "other.pem", tmp_path / "other.key")
+    return tmp_path
+
+
+def test_a_package_that_is_missing_is_named() -> None:
+    findings = check_python(["numpy", "no-such-package-of-crossfed"])
+    assert wrong(findings) == [
+        "no-such-package-of-crossfed: not installed; install crossfed with the extra of this role"
+    ]
+
+
+def test_two_wheels_of_cudnn_are_a_clash_and_one_is_not() -> None:
+    assert check_cudnn(["nvidia-cudnn-cu12", "nvidia-cudnn-cu13", "torch"]).level == "wrong"
+    assert check_cudnn(["nvidia-cudnn-cu12", "tensorflow"]).level == "ok"
+    assert check_cudnn([]).level == "ok"
+
+
+def test_a_certificate_that_is_sound_passes(certificates: Path) -> None:
+    assert check_certificate(certificates / "s.pem", certificates / "ca.pem", ["127.0.0.1"]).level == "ok"
+
+
+def test_certificates_that_are_not_sound_are_named_with_the_reason(certificates: Path) -> None:
+    foreign = check_certificate(certificates / "s.pem", certificates / "other.pem")
+    elsewhere = check_certificate(certificates / "s.pem", certificates / "ca.pem", ["films.example.org"])
+    missing = check_certificate(certificates / "none.pem")
+    assert [finding.level for finding in (foreign, elsewhere, missing)] == ["wrong"] * 3
+    assert "not issued by" in foreign.detail
+    assert "films.example.org" in elsewhere.detail
+    assert "cannot be read" in missing.detail
+
+
+def test_a_certificate_about_to_expire_is_noted(certificates: Path) -> None:
+    issue_server_certificate(make_authority("f"), ["h"], days=10).write(certificates / "x.pem", certificates / "x.key")
+    assert check_certificate(certificates / "x.pem").level == "note"
+
+
+def test_an_aggregator_that_answers_is_found_sound(certificates: Path) -> None:
+    with tls_server(certificates) as port:
+        findings = check_aggregator(f"127.0.0.1:{port}", certificates / "ca.pem")
+    assert [finding.level for finding in findings] == ["ok", "ok"]
+
+
+def test_a_wrong_authority_a_wrong_port_and_a_wrong_clock_are_told_apart(certificates: Path) -> None:
+    with tls_server(certificates) as port:
+        [refused] = check_aggregator(f"127.0.0.1:{port}", certificates / "other.pem")
+    with tls_server(certificates, status=404) as port:
+        elsewhere = check_aggregator(f"127.0.0.1:{port}", certificates / "ca.pem")
+    with tls_server(certificates, date="Fri, 01 Jan 2021 00:00:00 GMT") as port:
+        late = check_aggregator(f"127.0.0.1:{port}", certificates / "ca.pem")
+    [closed] = check_aggregator(f"127.0.0.1:{port}", certificates / "ca.pem")
+    assert "certificate is refused" in refused.detail
+    assert "no fleet API" in wrong(elsewhere)[0]
+    assert wrong(late)[0].startswith("clock")
+    assert "cannot be reached" in closed.detail
+
+
+def test_a_port_in_use_is_noted() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert check_port("127.0.0.1", taken.getsockname()[1], "x").level == "note"
+
+
+def test_an_open_key_is_wrong(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("x")
+    key.chmod(0o640)
+    assert check_private(key).level == "wrong"
+    key.chmod(0o600)
+    assert check_private(key).level == "ok"
+    assert check_private(tmp_path / "none").level == "wrong"
+
+
+def test_a_fresh_aggregator_has_nothing_wrong(tmp_path: Path) -> None:
+    config = initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443").config
+    found = [finding for finding in examine(config) if finding.what != "proxy"]  # not every developer has Caddy
+    assert wrong(found) == []
+
+
+def test_damage_of_an_aggregator_is_found(tmp_path: Path) -> None:
+    made = initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443")
+    made.server[1].chmod(0o644)
+    (tmp_path / "agg/tls/superexec.secret").unlink()
+    problems = wrong(list(examine(made.config)))
+    assert any("server.key" in problem for problem in problems)
+    assert any("superexec.secret" in problem for problem in problems)
+
+
+def test_what_the_aggregator_skips_is_named_by_the_doctor(tmp_path: Path) -> None:
+    made = initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443")
+    for path in ("state/runs/run-1/status.json", "platforms/cinema.json", "state/flower.db"):
+        (made.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (made.folder / path).write_text("{" * 4096)
+    problems = wrong(list(examine(made.config)))
+    assert any(problem.startswith("run run-1") and "status.json: damaged" in problem for problem in problems)
+    assert any(problem.startswith("platform cinema") and "admit this platform again" in problem for problem in problems)
+    assert any(problem.startswith("flower.db") and "is damaged" in problem for problem in problems)
+
+
+def test_the_doctor_reads_every_version_of_the_model(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path)
+    assert [finding.level for finding in check_store(store)] == ["ok"]
+    for seed in range(3):
+        store.commit(random_platform_model(np.random.default_rng(seed)))
+    (tmp_path / "versions/000003/arrays.npz").write_bytes(b"")
+    (tmp_path / "versions/000002/manifest.json").write_text('{"format": 9}')
+    (tmp_path / "CURRENT").write_text("x")
+    found = list(check_store(store))
+    assert [finding.level for finding in found] == ["wrong", "note", "wrong", "ok"]
+    assert "CURRENT" in found[0].detail
+    assert "000003: damaged" in found[2].detail
+    assert found[3].detail.startswith("version 1 serves")
+
+
+def test_the_exit_status_says_whether_something_is_wrong(tmp_path: Path) -> None:
+    made = initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443")
+    made.server[1].chmod(0o644)
+    result = CliRunner().invoke(server_app, ["doctor", "--config", str(made.config), "--json"])
+    assert result.exit_code == 1
+    assert {"level", "what", "detail"} == set(json.loads(result.stdout)[0])
+
+
+def test_findings_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert print_findings([Finding("ok", "devices", "['/gpu:0'] [bold]")], as_json=False) == 0
+    assert "['/gpu:0'] [bold]" in capsys.readouterr().out

@@ -1,0 +1,93 @@
+"""What a deployed agent trains on: files, recorded feedback and profiles, row by row of the same users."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.data.training import TrainingData
+from client.deploy.loading import FEEDBACK_LOG, load_training_data
+from client.recommend.feedback import FeedbackLog
+from common.config.deploy import PlatformConfig
+
+
+def config(folder: Path, **changes: object) -> PlatformConfig:
+    (folder / "views.csv").write_text("user_id,item_id\n" + "".join(f"{user},{i}\n" for user in "ca" for i in range(4)))
+    (folder / "films.csv").write_text("item_id,title\n" + "".join(f"{item},Film {item}\n" for item in range(5)))
+    (folder / "users.csv").write_text("user_id,age\nb,41\na,20\nz,99\nc,30\n")
+    given: dict[str, object] = {
+        "name": "cinema",
+        "aggregator": "h.example.org:9443",
+        "state": folder / "state",
+        "plan": {"federation": "films", "platforms": 2, "privacy": {"mode": "none"}},
+        "data": {
+            "interactions": {"path": folder / "views.csv"},
+            "items": {"path": folder / "films.csv", "namespace": "imdb"},
+            "users": {"path": folder / "users.csv"},
+        },
+    }
+    return PlatformConfig.model_validate(given | changes)
+
+
+def test_profiles_reach_training_in_the_order_of_the_users(tmp_path: Path) -> None:
+    data = load_training_data(config(tmp_path))
+    assert data.users is not None
+    assert (data.user_ids, data.users["age"].to_list()) == (("c", "a"), [30, 20])
+    assert data.users.columns == ["age"], "ids are not attributes"
+
+
+def test_users_known_from_feedback_alone_get_their_profile_and_strangers_none(tmp_path: Path) -> None:
+    platform = config(tmp_path)
+    with FeedbackLog(platform.state / "store" / FEEDBACK_LOG) as log:
+        log.record("e1", "stranger", "imdb:0", 1.0, 7)
+        log.record("e2", "b", "imdb:4", 1.0, 8)
+    data = load_training_data(platform)
+    assert data.users is not None
+    assert (data.user_ids, data.users["age"].to_list()) == (("c", "a", "stranger", "b"), [30, 20, None, 41])
+
+
+def test_without_a_users_file_there_are_no_profiles(tmp_path: Path) -> None:
+    platform = config(tmp_path)
+    bare = platform.model_copy(update={"data": platform.data.model_copy(update={"users": None})})
+    assert load_training_data(bare).users is None
+
+
+def test_a_platform_that_keeps_its_cards_sends_none(tmp_path: Path) -> None:
+    assert all(card is not None for card in load_training_data(config(tmp_path)).cards())
+    assert load_training_data(config(tmp_path, catalogue={"cards": False})).cards() == [None] * 5
+
+
+def _crowd(folder: Path, absent: str = "") -> PlatformConfig:
+    rng = np.random.default_rng(5)
+    rows = [f"{user},{item}\n" for user in map("user{}".format, range(60)) for item in rng.permutation(40)[:12]]
+    platform = config(folder)
+    (folder / "views.csv").write_text("user_id,item_id\n" + "".join(row for row in rows if row.split(",")[0] != absent))
+    (folder / "films.csv").write_text("item_id,title\n" + "".join(f"{item},Film {item}\n" for item in range(40)))
+    return platform
+
+
+def _histories(data: TrainingData) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    parts = (data.train, data.validation.truth)
+    return {
+        user: (tuple(parts[0].row(row).tolist()), tuple(parts[1].row(row).tolist()))
+        for row, user in enumerate(data.user_ids)
+    }
+
+
+@pytest.mark.parametrize("absent", ["user0", "user30", "user59"], ids=["first", "middle", "last"])
+def test_one_user_more_changes_nothing_of_what_is_trained_on_of_others(tmp_path: Path, absent: str) -> None:
+    """What the sensitivity of every release rests on, from the file to the training data."""
+    everyone = _histories(load_training_data(_crowd(tmp_path)))
+    without = _histories(load_training_data(_crowd(tmp_path, absent)))
+    assert {user: history for user, history in everyone.items() if user != absent} == without
+
+
+def test_about_the_asked_shares_are_withheld_and_something_of_everybody_is_left(tmp_path: Path) -> None:
+    histories = _histories(load_training_data(_crowd(tmp_path)))
+    withheld = [held for _, held in histories.values() if held]
+    assert 8 <= len(withheld) <= 28, "30 % of 60, within four standard deviations"
+    assert {len(held) for held in withheld} == {1}, "10 % of 12"
+    assert all(len(kept) + len(held) == 12 and not set(kept) & set(held) for kept, held in histories.values())
+    assert len({item for held in withheld for item in held}) > len(withheld) / 3, "not the same item of everybody"

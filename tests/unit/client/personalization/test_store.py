@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.data.dataset import ItemDescriptions
+from client.personalization.platform_model import FactorModel, OwnVerdict, PlatformModel
+from client.personalization.store import PlatformStore
+from client.recommend.recommender import Recommender
+from client.scoring.attributes import AttributeTransferScorer
+from client.scoring.ease import LinearTransferScorer
+from common.errors import NewerStoreError, StoreError
+from tests.support import MODEL, random_matrix
+
+SCOPES = ("own", "cross", "all")
+
+
+def model_of(seed: int = 0, verdict: str = "blend", *, explicit: bool = False, anchored: bool = True) -> PlatformModel:
+    """A platform of 5 items, 4 of them in a vocabulary of 9, with random factors."""
+    rng = np.random.default_rng(seed)
+    config = MODEL.model_copy(update={"feedback": "explicit"}) if explicit else MODEL
+    row = config.dimension + explicit
+
+    def factors(m: int) -> FactorModel:
+        mean = 3.25 if explicit else 0.0
+        return FactorModel(
+            item_parameters=rng.standard_normal((m, row)).astype(np.float32), config=config, value_mean=mean
+        )
+
+    own_positions = np.array([3, -1, 0, 8, 5], dtype=np.int32)
+    owners = rng.random((9, 3)) < 0.4
+    owners[:, 2] |= ~owners.any(axis=1)
+    owners[:, 1] = np.isin(np.arange(9), own_positions)
+    titles = tuple(f"Größe {i} – 数{i}" for i in range(9))
+    return PlatformModel(
+        platform="here",
+        server_round=7,
+        platforms=("a", "here", "z"),
+        vocabulary=ItemDescriptions(
+            keys=("", *(f"x:{i}" for i in range(1, 9))),
+            titles=titles,
+            genres=((), *((f"g{i}", "h") for i in range(1, 9))),
+        ),
+        owners=owners,
+        shared=factors(9),
+        elsewhere=rng.random(9) * 30,
+        own=ItemDescriptions(
+            keys=("x:3", "here:1", "y:0", "x:8", "x:5"), titles=tuple("abcde"), genres=((), ("g",), (), ("h", "i"), ())
+        ),
+        own_positions=own_positions,
+        local=factors(5),
+        anchored=factors(5) if anchored else None,
+        verdict=OwnVerdict(
+            name=verdict,
+            weight=0.5 if verdict == "blend" else None,
+            metric="ndcg@10",
+            local_mean=0.1,
+            chosen_mean=0.2,
+            interval=(0.01, 0.3),
+        ),
+        beta=0.4,
+        user_ids=("anna", "bernd, jr.", "名"),
+        histories=random_matrix(rng, 3, 5, explicit=explicit),
+    )
+
+
+def answers(model: PlatformModel) -> list[Any]:
+    recommender = Recommender(model)
+    return [recommender.recommend(user, 6, scope) for user in model.user_ids for scope in SCOPES]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "explicit"),
+    [("local", False), ("shared", False), ("blend", False), ("anchored", False), ("shared", True), ("anchored", True)],
+)
+def test_a_model_comes_back_with_identical_recommendations(tmp_path: Path, verdict: str, explicit: bool) -> None:
+    model = model_of(1, verdict, explicit=explicit)
+    store = PlatformStore(tmp_path / "store")
+    assert store.commit(model) == 1
+    loaded = store.load()
+    assert answers(loaded) == answers(model)
+    assert asdict(loaded.verdict) == asdict(model.verdict)
+    assert asdict(loaded.vocabulary) == asdict(model.vocabulary)
+    assert asdict(loaded.own) == asdict(model.own)
+    for name in ("platform", "server_round", "platforms", "beta", "user_ids"):
+        assert getattr(loaded, name) == getattr(model, name)
+    for name in ("owners", "elsewhere", "own_positions"):
+        assert getattr(loaded, name).tobytes() == getattr(model, name).tobytes()
+    for name in ("indptr", "indices", "values", "times"):
+        assert getattr(loaded.histories, name).tobytes() == getattr(model.histories, name).tobytes()
+
+
+def test_a_model_without_an_anchored_one_comes_back_without(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path)
+    store.commit(model_of(anchored=False))
+    assert store.load().anchored is None
+
+
+def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path / "nothing")
+    assert store.versions() == []
+    with pytest.raises(StoreError, match="holds no model yet; run a federation"):
+        store.load()
+
+
+def test_the_newest_versions_stay_and_an_older_one_can_be_read(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path, keep=2)
+    for seed in range(4):
+        assert store.commit(model_of(seed)) == seed + 1
+    assert store.versions() == [3, 4]
+    assert store.current() == 4
+    assert np.array_equal(store.load(3).elsewhere, model_of(2).elsewhere)
+    assert np.array_equal(store.load().elsewhere, model_of(3).elsewhere)
+    with pytest.raises(StoreError, match="000001: damaged"):
+        store.load(1)
+
+
+def test_the_store_is_open_to_its_owner_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        PlatformStore(tmp_path / "store").commit(model_of())
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "store").rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_version_of_a_newer_crossfed_is_said_to_be_newer(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path)
+    store.commit(model_of())
+    path = tmp_path / "versions" / "000001" / "manifest.json"
+    path.write_text(json.dumps({"format": 2, "all": "else is new"}))
+    with pytest.raises(NewerStoreError, match="has format 2, this crossfed reads up to 1; upgrade"):
+        store.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("manifest.json", b""),
+        ("manifest.json", b"[]"),
+        ("manifest.json", b'{"format": 1}'),
+        ("manifest.json", b"\xff\xfe"),
+        ("manifest.json", b'{"format": 1, "models": []}'),
+        ("arrays.npz", b""),
+        ("arrays.npz", b"PK\x03\x04"),
+        ("arrays.npz", None),
+        ("manifest.json", None),
+    ],
+)
+def test_the_version_before_serves_in_place_of_a_damaged_one(
+    tmp_path: Path, name: str, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = PlatformStore(tmp_path)
+    store.commit(model_of(0))
+    store.commit(model_of(1))
+    path = tmp_path / "versions" / "000002" / name
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(StoreError, match="000002: damaged; restore it from a backup, or train again"):
+        store.load(2)
+    assert np.array_equal(store.load().elsewhere, model_of(0).elsewhere)
+    assert "000002: damaged" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "one", "-", "\0", "99\n", None])
+def test_a_damaged_current_serves_the_newest_sound_version(tmp_path: Path, content: str | None) -> None:
+    store = PlatformStore(tmp_path)
+    for seed in range(3):
+        store.commit(model_of(seed))
+    (tmp_path / "versions" / "000003" / "arrays.npz").write_bytes(b"")
+    current = tmp_path / "CURRENT"
+    current.unlink() if content is None else current.write_text(content)
+    assert np.array_equal(store.load().elsewhere, model_of(1).elsewhere)
+    assert "names no version that is there" in (store.misnamed() or "")
+    assert store.commit(model_of(3)) == 4
+    assert np.array_equal(store.load().elsewhere, model_of(3).elsewhere)
+    assert store.misnamed() is None
+
+
+def test_a_version_of_a_newer_crossfed_is_skipped_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Upgrade, train, roll back: the last version that this one can read serves."""
+    store = PlatformStore(tmp_path)
+    store.commit(model_of(0))
+    store.commit(model_of(1))
+    (tmp_path / "versions" / "000002" / "manifest.json").write_text('{"format": 2}')
+    assert np.array_equal(store.load().elsewhere, model_of(0).elsewhere)
+    assert "000002: has format 2" in caplog.text
+
+
+def test_nothing_serves_where_every_version_is_damaged(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path)
+    store.commit(model_of(0))
+    (tmp_path / "versions" / "000001" / "arrays.npz").write_bytes(b"")
+    with pytest.raises(StoreError, match="000001: damaged"):
+        store.load()
+
+
+class FullDisk:
+    """Lets ``left`` writing calls pass and fails all others, as a disk does that has filled up."""
+
+    NAMES = ("fsync", "open", "mkdir", "rename", "replace", "fchmod")
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.failed = False
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        for name in self.NAMES:
+            real = getattr(os, name)
+
+            def guarded(*args: Any, _real: Any = real, _name: str = name, **options: Any) -> Any:
+                if _name == "open" and not (args[1] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+                    return _real(*args, **options)
+                if self.left == 0:
+                    self.failed = True
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                self.left -= 1
+                return _real(*args, **options)
+
+            patch.setattr(os, name, guarded)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["first version", "second version"])
+def test_a_disk_that_fills_up_at_any_step_leaves_the_old_version_serving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    """The number of writing calls before the disk is full runs from 0 until a commit gets through."""
+    for left in range(60):
+        root = tmp_path / str(left)
+        store = PlatformStore(root)
+        if not first:
+            store.commit(model_of(0))
+        disk = FullDisk(left)
+        failed = False
+        with monkeypatch.context() as patch:
+            disk.install(patch)
+            try:
+                store.commit(model_of(1))
+            except StoreError as error:
+                failed = True
+                assert "cannot be written" in str(error)  # noqa: PT017
+        if not failed:
+            assert np.array_equal(store.load().elsewhere, model_of(1).elsewhere)
+            assert left > 8
+            return
+        if not first:
+            assert np.array_equal(store.load().elsewhere, model_of(0 if store.current() == 1 else 1).elsewhere)
+        assert not list(root.rglob("*unfinished*"))
+        # With space again the next commit goes through.
+        store.commit(model_of(2))
+        assert np.array_equal(store.load().elsewhere, model_of(2).elsewhere)
+    pytest.fail("no commit ever got through")
+
+
+def test_what_a_crash_left_half_written_is_neither_listed_nor_in_the_way(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path)
+    store.commit(model_of(0))
+    unfinished = tmp_path / "versions" / ".000002.unfinished"
+    unfinished.mkdir()
+    (unfinished / "manifest.json").write_text("{")
+    assert store.versions() == [1]
+    assert store.commit(model_of(1)) == 2
+    assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["000001", "000002"]
+
+
+def test_a_version_that_was_not_yet_named_when_the_power_went_does_not_serve(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path)
+    store.commit(model_of(0))
+    store.commit(model_of(1))
+    (tmp_path / "CURRENT").write_text("1\n")
+    assert np.array_equal(store.load().elsewhere, model_of(0).elsewhere)
+    assert store.commit(replace(model_of(2), beta=0.9)) == 3
+    assert store.load().beta == 0.9
+
+
+def test_the_attribute_part_comes_back_and_versions_from_before_there_was_one_still_load(tmp_path: Path) -> None:
+    store, model = PlatformStore(tmp_path), model_of(0)
+    store.commit(model)
+    path = tmp_path / "versions" / "000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["attribute_weight"]
+    path.write_text(json.dumps(manifest))
+    old = store.load()
+    assert (old.attributes, old.attribute_weight) == (None, 0.0)
+    tastes, placed = np.random.default_rng(1).standard_normal((2, 9, 3)).astype(np.float32)
+    store.commit(replace(model, attributes=AttributeTransferScorer(tastes, placed), attribute_weight=2.5))
+    new = store.load()
+    assert new.attributes is not None
+    assert np.array_equal(new.attributes.tastes, tastes)
+    assert np.array_equal(new.attributes.item_factors, placed)
+    assert new.attribute_weight == 2.5
+
+
+def test_the_linear_part_comes_back_and_versions_from_before_there_was_one_still_load(tmp_path: Path) -> None:
+    store, model = PlatformStore(tmp_path), model_of(0)
+    store.commit(model)
+    path = tmp_path / "versions" / "000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["linear_weight"]
+    path.write_text(json.dumps(manifest))
+    old = store.load()
+    assert (old.linear, old.linear_weight) == (None, 0.0)
+    weights = np.random.default_rng(1).standard_normal((2, 3)).astype(np.float32)
+    linear = LinearTransferScorer(np.array([0, 8]), np.array([1, 2, 7]), weights)
+    store.commit(replace(model, linear=linear, linear_weight=0.5))
+    new = store.load()
+    assert new.linear is not None
+    for name in ("inputs", "targets", "weights"):
+        assert np.array_equal(getattr(new.linear, name), getattr(linear, name))
+    assert new.linear_weight == 0.5

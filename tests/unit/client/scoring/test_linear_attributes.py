@@ -1,0 +1,100 @@
+"""Foreign items placed among own tastes by public attributes, and demand that reads further attributes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from client.data.dataset import UserItemMatrix
+from client.scoring.attributes import AttributeTransferScorer, fit_attribute_transfer
+from client.scoring.demand import expected_demand, public_columns
+from common.errors import ContractError
+
+
+def _matrix(dense: np.ndarray) -> UserItemMatrix:
+    users, items = np.nonzero(dense)
+    ones = np.ones(len(users), dtype=np.float32)
+    return UserItemMatrix.from_entries(
+        users, items, ones, np.zeros(len(users), dtype=np.int64), n_users=dense.shape[0], n_items=dense.shape[1]
+    )
+
+
+def _two_tastes(foreign: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Interactions (users × items), whether a user is of taste 0, and the items' taste; the last items are foreign."""
+    rng = np.random.default_rng(1)
+    item_taste = np.arange(60) % 2
+    user_taste = np.arange(200) % 2
+    dense = (rng.random((200, 60)) < np.where(user_taste[:, None] == item_taste, 0.4, 0.05)) * 1.0
+    dense[:, -foreign:] = 0
+    return dense, user_taste, item_taste
+
+
+def test_foreign_items_go_to_the_users_whose_taste_their_genre_tells() -> None:
+    dense, user_taste, item_taste = _two_tastes()
+    genres = [("drama",) if taste else ("comedy",) for taste in item_taste]
+    common = np.arange(50)
+    features = public_columns([""] * 60, genres, common)
+    scorer = fit_attribute_transfer(_matrix(dense), common, features, dimension=4, regularization=1.0)
+    scores = scorer.scores(_matrix(dense), np.arange(200))[:, 50:]
+    likes_drama = scores[:, item_taste[50:] == 1].mean(axis=1) > scores[:, item_taste[50:] == 0].mean(axis=1)
+    assert (likes_drama == (user_taste == 1)).mean() > 0.95
+
+
+def test_scores_are_those_of_dense_decomposition_and_least_squares() -> None:
+    dense, _, _ = _two_tastes()
+    rng = np.random.default_rng(2)
+    features, common = rng.normal(size=(60, 3)), np.arange(5, 50)
+    users = np.array([3, 3, 150])
+    scores = fit_attribute_transfer(_matrix(dense), common, features, dimension=5, regularization=7.0).scores(
+        _matrix(dense), users
+    )
+    tastes = np.linalg.svd(dense, full_matrices=False)[2][:5].T
+    design = (features - features[common].mean(axis=0)) / features[common].std(axis=0)
+    # The intercept is not penalised.
+    augmented = np.column_stack([np.ones(60), design])
+    below = np.vstack([augmented[common], np.sqrt(7.0) * np.diag([0.0, 1.0, 1.0, 1.0])])
+    weights, *_ = np.linalg.lstsq(below, np.vstack([tastes[common], np.zeros((4, 5))]), rcond=None)
+    np.testing.assert_allclose(scores, dense[users] @ tastes @ (augmented @ weights).T, atol=1e-4)
+
+
+def test_a_user_of_items_that_nobody_else_has_is_not_ranked_by_rounding() -> None:
+    dense, _, _ = _two_tastes()
+    dense[:, 40:] = 0
+    dense = np.vstack([dense, np.zeros((4, 60))])
+    dense[-4:, 40] = 1  # apart from all others
+    features, common = np.random.default_rng(2).normal(size=(60, 3)), np.arange(5, 50)
+    scorer = fit_attribute_transfer(_matrix(dense), common, features, dimension=5)
+    asked = np.zeros((1, 60))
+    asked[0, [40, 41]] = 1  # 41 is nobody's
+    assert (scorer.scores(_matrix(asked), np.array([0])) == 0).all()
+    assert (scorer.scores(_matrix(dense), np.array([0])) != 0).any()
+
+
+def test_the_same_data_gives_the_same_tastes_every_time() -> None:
+    dense = (np.random.default_rng(0).random((9, 60)) < 0.3) * 1.0
+    features, common = np.random.default_rng(2).normal(size=(60, 3)), np.arange(5, 50)
+    fitted = [fit_attribute_transfer(_matrix(dense), common, features) for _ in range(5)]
+    assert len({scorer.item_factors.tobytes() for scorer in fitted}) == 1
+
+
+def test_a_platform_with_nothing_in_common_scores_nothing() -> None:
+    dense, _, _ = _two_tastes()
+    scorer = fit_attribute_transfer(_matrix(dense), np.zeros(0, dtype=np.int64), np.ones((60, 2)))
+    assert (scorer.scores(_matrix(dense), np.arange(3)) == 0).all()
+
+
+def test_tastes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ContractError, match="fit"):
+        AttributeTransferScorer(np.zeros((3, 2), dtype=np.float32), np.zeros((3, 1), dtype=np.float32))
+
+
+def test_demand_learns_from_further_attributes_what_is_wanted_here() -> None:
+    rng = np.random.default_rng(3)
+    wanted = rng.integers(0, 2, 400).astype(np.float64)
+    elsewhere = rng.integers(5, 50, 400).astype(np.float64)
+    here = np.round(elsewhere * np.where(wanted > 0, 8.0, 0.5))
+    common = np.arange(300)
+    blind = expected_demand(here[:300], elsewhere, common, [""] * 400, [()] * 400)
+    told = expected_demand(here[:300], elsewhere, common, [""] * 400, [()] * 400, wanted[:, None])
+    errors = [np.abs(np.log(one[300:]) - np.log1p(here[300:])).mean() for one in (blind, told)]
+    assert errors[1] < 0.3 * errors[0]

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client.privacy.outbox import Outbox
+from common.privacy.contribution import Release
+from common.privacy.lifetime import budget_policy
+from simulations.audit.books import SkippingOutbox, compare_books
+from tests.private_support import private_plan
+
+PLAN = private_plan(noise="per_platform")
+CONTRIBUTIONS = [PLAN.release_plan().releases()[:1], *(part.releases() for part in PLAN.release_plan().rounds)]
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    box = Outbox(tmp_path, budget_policy(PLAN), PLAN, tmp_path / "store")
+    box.reserve("run", PLAN.release_plan().releases(), PLAN)
+    return box
+
+
+def charge(outbox: Outbox, parts: list[tuple[Release, ...]]) -> None:
+    for number, part in enumerate(parts):
+        outbox.ledger.charge("run", number, part, f"{number:064x}")
+
+
+def test_books_that_agree_are_not_flagged(outbox: Outbox) -> None:
+    charge(outbox, CONTRIBUTIONS)
+    report = compare_books(outbox, CONTRIBUTIONS)
+    assert (report.received, report.charged, report.flags) == (3, 3, ())
+    assert report.mu_received == pytest.approx(PLAN.release_plan().mu) == report.mu_charged
+
+
+def test_a_charge_for_what_never_arrived_is_no_fault(outbox: Outbox) -> None:
+    charge(outbox, CONTRIBUTIONS)
+    assert compare_books(outbox, CONTRIBUTIONS[:2]).flags == ()
+
+
+def test_a_contribution_that_was_not_charged_is_flagged(outbox: Outbox) -> None:
+    charge(outbox, CONTRIBUTIONS[:2])
+    (flag,) = compare_books(outbox, CONTRIBUTIONS).flags
+    assert flag.startswith("3 contributions with μ = ")
+    assert "the ledger charged 2" in flag
+
+
+def test_a_contribution_that_was_not_charged_is_flagged_however_little_it_tells(outbox: Outbox) -> None:
+    charge(outbox, CONTRIBUTIONS)
+    quiet = (Release(kind="counts", mechanism="gaussian", noise_multiplier=1e12),)
+    assert compare_books(outbox, [*CONTRIBUTIONS, quiet]).flags
+
+
+def test_a_charge_that_is_too_small_is_flagged(outbox: Outbox) -> None:
+    cheap = [tuple(Release(kind=r.kind, mechanism=r.mechanism, noise_multiplier=1e6) for r in CONTRIBUTIONS[0])]
+    charge(outbox, cheap)
+    assert compare_books(outbox, CONTRIBUTIONS[:1]).flags
+
+
+def test_the_fault_sends_past_the_ledger_indeed(outbox: Outbox) -> None:
+    from tests.unit.client.privacy.test_outbox import RELEASES, REQUEST, SIZES, counts
+
+    skipping = object.__new__(SkippingOutbox)
+    skipping.__dict__.update(outbox.__dict__)
+    sent = skipping.contribute(REQUEST, RELEASES, counts, SIZES)
+    assert set(sent) == {"item_counts", "totals"}
+    assert [entry.content["event"] for entry in outbox.ledger.entries()] == ["opened", "reserved"]

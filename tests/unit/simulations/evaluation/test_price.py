@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.scoring.scorer import PopularityScorer
+from common.config.federation import FederationPlan
+from common.config.platform import shipped_weights
+from common.config.privacy import tuned_setting
+from common.errors import PrivacyError
+from common.privacy.lifetime import budget_policy
+from server.federation.state import FederationState
+from simulations.engine.datasets import HiddenItems, SimulatedPlatform, make_platforms
+from simulations.engine.federate import simulation_secret
+from simulations.evaluation import price
+from simulations.evaluation.measure import CrossGround, Ruler, measure_cross, shared_model
+from simulations.evaluation.other_catalogues import elsewhere_of
+from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
+from simulations.evaluation.price import measure_point, price_point, private_plan, train_shared
+from simulations.run import simulate
+from simulations.scenarios.scenario import Scenario, load_scenario, shipped_scenarios
+from tests.private_support import private_plan as tiny_plan
+from tests.private_support import private_scenario, without_noise
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scenario, list[SimulatedPlatform]]:
+    plan = tiny_plan().model_dump(mode="json")
+    plan["privacy"] |= {"mode": "none"}
+    scenario = private_scenario(tmp_path_factory.mktemp("price"), plan=plan)
+    return scenario, make_platforms(scenario)
+
+
+def test_the_private_plan_keeps_everything_but_mode_epsilon_and_budget() -> None:
+    plan = FederationPlan.model_validate(
+        {"privacy": {"mode": "none", "noise": "per_platform", "budget": 1.0, "clip_norm": 0.7}, "rounds": 4}
+    )
+    private = private_plan(plan, 10.0)
+    assert plan.differences(private) == ["privacy.budget", "privacy.epsilon", "privacy.mode"]
+    assert (private.privacy.epsilon, private.privacy.mode, private.privacy.budget) == (10.0, "user", None)
+    tuned = tuned_setting(10.0).mechanism.model_copy(update={"clip_norm": 0.7})
+    assert private.privacy.resolved() == tuned, "what is not set is the default tuned for this ε"
+
+
+def test_a_lifetime_budget_below_an_epsilon_does_not_stop_its_pricing() -> None:
+    plan = tiny_plan(mode="none", budget=1.0)
+    private = private_plan(plan, 10.0)
+    assert budget_policy(private).epsilon == 10.0
+
+
+def test_a_deep_models_noise_is_that_of_the_epsilon_that_is_priced() -> None:
+    deep = {"training": {"rounds": 2}, "privacy": {"noise_multiplier": 0.5}}
+    plan = FederationPlan.model_validate({"privacy": {"mode": "none"}, "platforms": 3, "towers": deep})
+    multipliers = [private_plan(plan, epsilon).update_plan().noise.noise_multiplier for epsilon in (1.0, 10.0)]
+    assert multipliers[0] > multipliers[1]
+    assert 0.5 not in multipliers
+
+
+def test_what_is_finished_is_on_disk_before_its_price(
+    ground: tuple[Scenario, list[SimulatedPlatform]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise PrivacyError("no price")
+
+    monkeypatch.setattr("simulations.run.price_point", fail)
+    scenario = ground[0].model_copy(update={"price_at": (3.0,)})
+    with pytest.raises(PrivacyError, match="no price"):
+        simulate(scenario, tmp_path)
+    content = json.loads((tmp_path / "result.json").read_text())
+    assert content["price"] == []
+    assert set(content["platforms"]) == {platform.name for platform in ground[1]}
+
+
+def test_pricing_trains_the_whole_private_federation(
+    ground: tuple[Scenario, list[SimulatedPlatform]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario, platforms = ground
+    seen: list[FederationState] = []
+    train = price.train_shared
+    monkeypatch.setattr(price, "train_shared", lambda *a: (seen.append(train(*a)), seen[-1])[1])
+    secret = simulation_secret(scenario.seed)
+    point = price_point(scenario, platforms, secret, 3.0)
+    assert (seen[0].server_round, seen[0].user_counts.keys()) == (2, {"all platforms"})
+    assert point.epsilon == 3.0
+    assert set(point.own) == {platform.name for platform in platforms} == set(point.cross)
+    assert all(set(blocks) == {"popularity", "shared", "final"} for blocks in point.cross.values())
+    assert 0 <= point.own["platform-1"]["recall@20"] <= 1
+
+
+def test_but_for_the_noise_a_price_repeats(
+    ground: tuple[Scenario, list[SimulatedPlatform]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario, platforms = ground
+    secret = simulation_secret(scenario.seed)
+    without_noise(monkeypatch)
+    one, two = (price_point(scenario, platforms, secret, 3.0).as_dict() for _ in range(2))
+    assert one == two
+
+
+def test_the_price_is_measured_as_the_run_is_measured(ground: tuple[Scenario, list[SimulatedPlatform]]) -> None:
+    scenario, platforms = ground
+    # Foreign items of which the truth is not known are not ranked.
+    platforms = [replace(platform, hidden=half_of(platform.hidden)) for platform in platforms]
+    secret, plan = simulation_secret(scenario.seed), without_privacy(scenario.plan)
+    state = train_pooled({p.name: PlatformMatrix.of(p.training) for p in platforms}, plan, secret)
+    point = measure_point(scenario, platforms, secret, state, plan)
+    assert point.epsilon is None
+    for platform in platforms:
+        assert platform.hidden is not None
+        ground_of = CrossGround.of(platform, platform.hidden, state, secret)
+        ruler = Ruler(scenario)
+        view = elsewhere_of(platform, platforms, state, secret, private=False)
+        model, weights = shared_model(state, plan), shipped_weights(scenario.personalization, private=False)
+        run = measure_cross(ruler, ground_of, model, ground_of.blended(model, view, *weights), None, None)
+        for name in ("popularity", "shared", "final"):
+            assert point.cross[platform.name][name] == run[name]
+
+
+def half_of(hidden: HiddenItems | None) -> HiddenItems:
+    assert hidden is not None
+    half = np.arange(len(hidden.keys) // 2)
+    return HiddenItems(tuple(hidden.keys[item] for item in half), hidden.interactions.select_items(half))
+
+
+@pytest.mark.parametrize("beta", [0.0, 2.5])
+def test_a_beta_that_is_set_is_used_even_if_it_is_zero(
+    ground: tuple[Scenario, list[SimulatedPlatform]], beta: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario, platforms = ground
+    personalization = scenario.personalization.model_copy(update={"beta": beta})
+    scenario = scenario.model_copy(update={"personalization": personalization})
+    used: list[float] = []
+
+    def blended(self: CrossGround, model: Any, view: Any, beta: float, attribute_weight: float, linear: Any) -> Any:
+        used.append(beta)
+        return PopularityScorer(self.elsewhere)
+
+    monkeypatch.setattr(CrossGround, "blended", blended)
+    plan, secret = without_privacy(scenario.plan), simulation_secret(scenario.seed)
+    state = train_pooled({p.name: PlatformMatrix.of(p.training) for p in platforms}, plan, secret)
+    measure_point(scenario, platforms, secret, state, plan)
+    assert set(used) == {beta}
+
+
+def test_pricing_leaves_no_trace_on_disk(
+    ground: tuple[Scenario, list[SimulatedPlatform]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario, platforms = ground
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    train_shared(scenario.model_copy(update={"plan": private_plan(scenario.plan, 3.0)}), platforms)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", shipped_scenarios())
+def test_every_shipped_scenario_can_be_trained_privately(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secure sum needs three platforms; with two each would learn the other's part."""
+    from common.contributions.masked_rounds import secure_rounds
+    from common.privacy.secure_sum import Roster
+
+    monkeypatch.setenv("CROSSFED_DATA", "/nowhere")
+    scenario = load_scenario(name)
+    number = len(scenario.partition.sizes) if scenario.partition else len(scenario.platforms)
+    scenario = scenario.with_platforms(number)
+    for epsilon in scenario.price_at or (3.0,):
+        plan = private_plan(scenario.plan, epsilon)
+        releases = plan.release_plan()
+        if plan.privacy.noise == "secure_sum":
+            Roster.agree(
+                run_id="run",
+                identities={str(index): bytes([index]) * 32 for index in range(number)},
+                colluders=plan.privacy.colluders,
+                dropouts=plan.privacy.dropouts,
+                rounds=secure_rounds(releases, platforms=number, n_items=5000, row=plan.row),
+            )

@@ -1,0 +1,86 @@
+"""The closing tables: what a person reads at the end of a run."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console, RenderableType
+
+from simulations.report import fold_table, result_tables
+from simulations.run import simulate
+from simulations.scenarios.scenario import Scenario
+from tests.unit.simulations.evaluation.test_measure import scenario_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def text_of(table: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def ratings_scenario(folder: Path) -> Scenario:
+    """Ratings that a model can learn: users are generous or strict, items good or bad."""
+    rng = np.random.default_rng(0)
+    lines = ["user_id,item_id,rating"]
+    for user in range(40):
+        lines += [f"u{user},{item},{1 + (user % 2) + (item % 3)}" for item in rng.choice(30, 12, replace=False)]
+    content: dict[str, Any] = scenario_of(folder).model_dump(mode="json", exclude_unset=True)
+    (folder / "all.csv").write_text("\n".join(lines) + "\n")
+    content["partition"]["data"]["feedback"] = "explicit"
+    content["plan"]["model"] |= {"feedback": "explicit", "regularization": 0.5}
+    content["cross"] = {"ceiling": False, "tune_beta": False}
+    return Scenario.model_validate(content)
+
+
+def test_ratings_end_in_a_table_of_their_errors_with_intervals(tmp_path: Path) -> None:
+    scenario = ratings_scenario(tmp_path)
+    content = simulate(scenario, tmp_path / "out").content
+    shown = text_of(result_tables(content))
+    assert "Own items, test ratings: RMSE (MAE)" in shown
+    for name, part in content["platforms"].items():
+        for block in (part["own"]["local"], part["own"]["final"], part["own"]["shared"], content["pooled"][name]):
+            lower, upper = block["ci95"]["rmse"]
+            assert lower < block["rmse"] < upper
+            assert block["mae"] <= block["rmse"]
+            assert f"{block['rmse']:.3f} ({block['mae']:.3f})" in shown
+        assert part["own"]["shared"]["rmse"] < 0.8, "the ratings themselves have a standard deviation of 0.96"
+    folds = text_of(fold_table([content, content]))
+    assert "RMSE" in folds
+    assert f"{content['platforms']['big']['own']['final']['rmse']:.3f} ± 0.000" in folds
+
+
+def test_events_end_in_no_table_of_ratings_and_sampling_is_named(tmp_path: Path) -> None:
+    split = {"protocol": "leave-last-out"}
+    quick = {"split": split, "cross": {"ceiling": False, "tune_beta": False}}
+    content = simulate(scenario_of(tmp_path, **quick), tmp_path / "out").content
+    shown = text_of(result_tables(content))
+    assert content["protocol"] == "full"
+    assert "test interactions: Recall@20 " in shown
+    assert "RMSE" not in shown
+    assert "NOT PRIVATE" in shown
+    assert "NOT PRIVATE" not in text_of(result_tables(content | {"privacy": {"mode": "user"}}))
+    assert "among 99 sampled others" in text_of(result_tables(content | {"protocol": "sampled-99"}))
+
+
+def test_a_platform_whose_users_have_nothing_to_test_ends_with_nulls(tmp_path: Path) -> None:
+    scenario = scenario_of(tmp_path)
+    single = tmp_path / "single.csv"
+    single.write_text("user_id,item_id\n" + "".join(f"v{user},7\n" for user in range(9)))
+    data = scenario.partition.data.model_dump(mode="json", exclude_unset=True) if scenario.partition else {}
+    other = {**data, "interactions": {"path": str(single)}}
+    content = scenario.model_dump(mode="json", exclude_unset=True)
+    del content["partition"]
+    content["platforms"] = [{"name": "big", "data": data}, {"name": "single", "data": other}]
+    result = simulate(Scenario.model_validate(content), tmp_path / "out").content
+    own = result["platforms"]["single"]["own"]
+    assert own["final"]["users"] == 0
+    assert own["final"]["recall@20"] is None
+    assert set(own["final_minus_local"].values()) == {None}
+    assert "single" in text_of(result_tables(result))

@@ -52,7 +52,7 @@ def said_by(
     monkeypatch.setattr("tempfile.tempdir", str(place.parent))
     before = files_in(place.parents[1])
     with pytest.raises(SystemExit) as done:
-        importlib.import_module(f"{role}.cli").main()
+        importlib.import_module(f"{role}.__main__").main()
     assert done.value.code == 1
     assert files_in(place.parents[1]) == before, "nothing half written, no report of a defect"
     said = capsys.readouterr().err

@@ -13,6 +13,7 @@
     │   ├── BudgetExceededError   the ledger refuses: the budget would be exceeded
     │   └── LedgerError           the ledger file is damaged, tampered with or missing
     ├── SecureSumError         a step of the secure sum that must not go on
+    ├── PassportError          a passport that is none, is not for this platform, or may not be issued or redeemed
     ├── StoreError             a model store that cannot be read or written
     │   └── NewerStoreError       … because a newer crossfed wrote it
     ├── InUseError             another process works in a folder already
@@ -106,6 +107,12 @@ class SecureSumError(CrossfedError):
     """A step of the secure sum was refused because going on could reveal a part."""
 
     code = "secure-sum"
+
+
+class PassportError(CrossfedError):
+    """A passport is none, is not for this platform or account, or may not be issued or redeemed."""
+
+    code = "passport"
 
 
 class StoreError(CrossfedError):

@@ -17,6 +17,7 @@ from typing import Any
 from client.deploy.keys import KeyFolder, registration_of
 from client.privacy.report import restore_books
 from client.privacy.secure_state import forget_secure_sums, is_secure_state
+from client.text.cache import CACHE_FOLDER
 from common.backup.listing import Listing, list_folder, outside
 from common.backup.reading import MANIFEST, empty, require_empty, unpack
 from common.backup.writing import write_backup
@@ -131,7 +132,7 @@ def _skipped(config: PlatformConfig, root: Path) -> Callable[[Path], bool]:
     """What to leave out, by its path in the folder: whatever the folder itself is called."""
     courier = config.supernode.superexec_secret.resolve().parent
     state = config.state.resolve()
-    again = {courier / name for name in _MADE_AGAIN} | {state / "logs"}
+    again = {courier / name for name in _MADE_AGAIN} | {state / "logs", state / CACHE_FOLDER}
 
     def skip(path: Path) -> bool:
         place = root / path

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from client.deploy.keys import KeyFolder, registration_of
-from client.deploy.loading import load_platform_data, unusable_run_files
+from client.deploy.loading import load_platform_data, text_encoder, unusable_run_files
 from client.personalization.store import PlatformStore
 from client.privacy.ledger import LEDGER_FILE
 from client.privacy.report import privacy_dict, verify_books
@@ -63,6 +63,7 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
         yield check_port(config.recommender.host, config.recommender.port, "recommender")
     yield _separation(config)
     yield _data(config)
+    yield from _text(config)
     yield _books(config)
     yield _budget(config)
     yield from check_store(PlatformStore(config.state / "store"))
@@ -104,6 +105,16 @@ def _run_files(config: PlatformConfig) -> Finding:
     return Finding(
         "wrong" if problems else "ok", "files of the run under way", "; ".join(problems) or "usable, or none"
     )
+
+
+def _text(config: PlatformConfig) -> Iterator[Finding]:
+    try:
+        encoder = text_encoder(config)
+    except CrossfedError as error:
+        yield Finding("wrong", "text encoder", str(error))
+        return
+    if encoder is not None:
+        yield Finding("ok", "text encoder", f"{encoder.name}, weights {encoder.digest[:16]}…, as the plan says")
 
 
 def _books(config: PlatformConfig) -> Finding:

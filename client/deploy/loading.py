@@ -22,6 +22,9 @@ from client.personalization.store import PlatformStore
 from client.privacy.outbox import Outbox
 from client.privacy.secure_member import SecureMember
 from client.recommend.feedback_file import read_events
+from client.text.cache import CACHE_FOLDER, VectorCache
+from client.text.encoder import TextEncoder
+from client.text.registry import load_encoder
 from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.deploy.provisioning import Pins
@@ -88,9 +91,10 @@ def make_agent(config: PlatformConfig, data: TrainingData) -> PlatformAgent:
     """The agent of a deployed platform.
 
     Raises:
-        ConfigError: a key, the federation secret or a pin is missing.
+        ConfigError: a key, the federation secret, a pin or the plan's text encoder is missing.
         LedgerError: the books are damaged, or kept under another budget.
     """
+    text_encoder(config)
     keys = KeyFolder(config.keys)
     make_folder(config.state, mode=0o700)
     for problem in unusable_run_files(config):
@@ -125,6 +129,20 @@ def _warn_of_little_budget(config: PlatformConfig, outbox: Outbox) -> None:
             "`crossfed-client privacy` shows what is spent",
             config.plan.privacy.epsilon,
         )
+
+
+def text_encoder(config: PlatformConfig) -> TextEncoder | None:
+    """The text encoder that the plan names, as it is installed here; None where the plan names none.
+
+    Raises:
+        ConfigError: it is not installed, or its weights are others than the platforms agreed on.
+    """
+    return None if config.plan.text is None else load_encoder(config.plan.text, config.text)
+
+
+def text_cache(config: PlatformConfig) -> VectorCache:
+    """Where vectors of texts are kept from one start to the next; backups leave it out."""
+    return VectorCache(config.state / CACHE_FOLDER / "texts.db")
 
 
 def unusable_run_files(config: PlatformConfig) -> list[str]:

@@ -15,6 +15,7 @@ from common.config.federation import FederationPlan
 from common.config.loader import ConfigPath
 from common.config.platform import CatalogueConfig, PersonalizationConfig
 from common.config.serving import ServingLimits
+from common.config.text import TextModelConfig
 from common.privacy.lifetime import budget_for, budget_policy, delta_for, epsilon_for, runs_paid
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -199,6 +200,8 @@ class PlatformConfig(_Deployed):
     """Which items others may know of."""
     personalization: PersonalizationConfig = PersonalizationConfig()
     """How the platform's own model is built."""
+    text: TextModelConfig | None = None
+    """Where the text encoder of ``plan.text`` is, if it is none of the packaged; null: an installed package."""
     validation_users: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the users of whom some interactions are kept back to choose models."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -10,6 +10,7 @@ from common.config.base import FrozenModel
 from common.config.ease import LinearConfig
 from common.config.model import FactorizationConfig
 from common.config.privacy import PrivacyConfig, TunedSetting, tuned_setting
+from common.config.text import TextConfig
 from common.config.towers import TowerConfig
 from common.contributions.cooccurrence import check_bits, cooccurrence_noise, masked_size
 from common.contributions.masked_rounds import check_sums_fit, secure_rounds
@@ -44,6 +45,9 @@ class FederationPlan(FrozenModel):
     """The linear road between platforms: item-item statistics, gathered once after the counts; null: none."""
     towers: TowerConfig | None = None
     """The deep two-tower model, trained after the factorisation over the same items; null: none."""
+    text: TextConfig | None = None
+    """The frozen encoder that turns the items' public texts into vectors at every platform; null: none is used. Needs
+    ``pip install 'crossfed[text]'``."""
     privacy: PrivacyConfig = PrivacyConfig()
     """What users are promised, and the mechanism that keeps the promise."""
 

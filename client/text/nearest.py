@@ -53,8 +53,8 @@ def fit_nearest_texts(
     rows = [_nearest(history_vectors[start : start + _BLOCK].astype(np.float32) @ scored, kept)
             for start in range(0, len(history_vectors), _BLOCK)]  # fmt: skip
     if not rows or kept == 0:
-        return NearestTextsScorer(sp.csr_array((len(history_vectors), item_vectors.shape[0]), dtype=np.float32))
-    return NearestTextsScorer(sp.csr_array(sp.vstack(rows, format="csr")))
+        return NearestTextsScorer(sp.csr_array(np.zeros((len(history_vectors), len(item_vectors)), dtype=np.float32)))
+    return NearestTextsScorer(sp.csr_array(sp.vstack(rows)))
 
 
 def _nearest(cosines: NDArray[np.float32], kept: int) -> sp.csr_array:

@@ -27,8 +27,8 @@ from client.text.whitening import Whitening
 from common.config.text import TextConfig
 from common.metrics.ranking import judge, recall
 from simulations.bench.als import load_ml1m
-from simulations.datasets import make_platforms
-from simulations.scenario import load_scenario
+from simulations.engine.datasets import make_platforms
+from simulations.scenarios.scenario import load_scenario
 
 FILMS = (
     ("The Godfather", "教父"), ("Titanic", "泰坦尼克号"), ("The Matrix", "黑客帝国"), ("Spirited Away", "千与千寻"),

@@ -28,6 +28,7 @@ from client.data.split import (
     strong_generalisation,
 )
 from client.data.training import TrainingData, shared_items
+from client.text.registry import load_encoder
 from common.config.data import CleaningConfig
 from common.config.platform import CatalogueConfig
 from common.errors import DataError
@@ -106,11 +107,14 @@ def make_platforms(scenario: Scenario) -> list[SimulatedPlatform]:
     """Load, clean, cut and split; in order of name.
 
     Raises:
-        ConfigError: what is trained privately depends on data settings that user-level privacy does not cover.
+        ConfigError: what is trained privately depends on data settings that user-level privacy does not cover, or the plan's
+            text encoder is not installed.
         DataError: a file cannot be used, or a platform ends up without users or items.
     """
     if scenario.plan.private or scenario.price_at:
         check_private_data(scenario)
+    if scenario.plan.text is not None:
+        load_encoder(scenario.plan.text, scenario.text)
     if scenario.partition is not None:
         raw = _partitioned(scenario.partition, _rng(scenario, "partition"))
     else:

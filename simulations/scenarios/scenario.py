@@ -14,6 +14,7 @@ from common.config.data import DataConfig, check_feedback
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.config.platform import CatalogueConfig, PersonalizationConfig
+from common.config.text import TextModelConfig
 from common.errors import ConfigError
 from simulations.scenarios.noise import plan_with_noise
 
@@ -166,6 +167,8 @@ class Scenario(FrozenModel):
     """Training, validation and test."""
     plan: FederationPlan = FederationPlan()
     """What all platforms agree on."""
+    text: TextModelConfig | None = None
+    """Where the text encoder of ``plan.text`` is, if it is none of the packaged; null: an installed package."""
     personalization: PersonalizationConfig = PersonalizationConfig()
     """How each platform's own model is built."""
     cross: CrossConfig = CrossConfig()

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from client.data.training import TrainingData
-from client.deploy.loading import FEEDBACK_LOG, load_training_data
+from client.deploy.loading import FEEDBACK_LOG, load_training_data, make_agent, text_cache
 from client.recommend.feedback import FeedbackLog
 from common.config.deploy import PlatformConfig
+from common.errors import ConfigError
 
 
 def config(folder: Path, **changes: object) -> PlatformConfig:
@@ -91,3 +92,20 @@ def test_about_the_asked_shares_are_withheld_and_something_of_everybody_is_left(
     assert {len(held) for held in withheld} == {1}, "10 % of 12"
     assert all(len(kept) + len(held) == 12 and not set(kept) & set(held) for kept, held in histories.values())
     assert len({item for held in withheld for item in held}) > len(withheld) / 3, "not the same item of everybody"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [({"digest": "0" * 64}, r"plan\.text\.digest"), ({"encoder": "x", "digest": "0" * 64}, "saved_model")],
+)
+def test_an_agent_with_another_text_encoder_than_the_plans_does_not_start(
+    tmp_path: Path, text: dict[str, str], says: str
+) -> None:
+    plan = {"federation": "films", "platforms": 2, "privacy": {"mode": "none"}, "text": text}
+    with pytest.raises(ConfigError, match=says):
+        make_agent(config(tmp_path, plan=plan), load_training_data(config(tmp_path)))
+    assert not (tmp_path / "state").exists(), "refused before anything is opened"
+
+
+def test_vectors_of_texts_are_kept_in_the_platforms_state(tmp_path: Path) -> None:
+    assert text_cache(config(tmp_path)).path == tmp_path / "state" / "cache" / "texts.db"

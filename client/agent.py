@@ -42,6 +42,7 @@ from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
 from common.contributions.broadcast import round_context
 from common.contributions.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, request_contract, spec_of
+from common.contributions.run_plan import read_plan
 from common.errors import ContractError, CrossfedError, InternalError, OrderError, PlanMismatchError, PrivacyError
 from common.privacy.attributes import public_attributes
 from common.privacy.contribution import PrivatizedContribution, Release
@@ -309,7 +310,7 @@ class PlatformAgent:
 
 def _plan_in(request: AgentRequest) -> FederationPlan:
     try:
-        return FederationPlan.model_validate(request.config.get("plan"))
+        return read_plan(request.config.get("plan"))
     except ValidationError:
         raise ContractError(
             "the aggregator's plan is none that this crossfed reads; do both run one version?"

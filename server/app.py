@@ -12,9 +12,9 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from common.config.deploy import AggregatorConfig
 from common.config.loader import load_yaml_model
 from common.deploy.logs import set_up_logs
+from common.deploy.roles import AggregatorConfig
 from common.errors import ConfigError
 from server.deploy.admission import AdmissionBook, AdmittedNames
 from server.deploy.runs import RunFolder

@@ -10,16 +10,17 @@ from typing import Annotated
 
 import typer
 
-from common.config.deploy import AggregatorConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model, parse_model
+from common.contributions.run_plan import RunPlan
 from common.deploy.cli import run_app, teach
 from common.deploy.console import PlainConsole, PlainTable, say, say_json
 from common.deploy.doctor import print_findings
 from common.deploy.health import Listener, unanswered
 from common.deploy.logs import logged_failure, set_up_logs
 from common.deploy.provisioning import Registration, lifetime_note, normal_fingerprint
-from common.errors import ConfigError, FederationError
+from common.deploy.roles import AggregatorConfig
+from common.errors import ConfigError, FederationError, PrivacyError, SecureSumError
 from server.deploy.admission import AdmissionBook
 from server.deploy.aggregator import AggregatorProcess, begin_run, control_of, wait_for_end
 from server.deploy.backup import back_up, restore
@@ -257,8 +258,13 @@ def plan_from(federation: str, platforms: int, settings: list[str]) -> Federatio
             )
     mapping = {"federation": federation, "platforms": platforms, "min_platforms": platforms}
     plan = parse_model(mapping, FederationPlan, "init", overrides=[text.removeprefix("plan.") for text in settings])
+    run = RunPlan.of(plan)
+    try:
+        run.check()
+    except (PrivacyError, SecureSumError) as error:
+        raise ConfigError(f"init: {error}") from None
     if plan.private:
-        plan.release_plan()  # refuses what would protect nobody
+        run.release_plan()  # refuses what would protect nobody
     return plan
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from client.cli.ask import recommendation_table
 from client.privacy.report import egress_dicts
-from common.config.federation import FederationPlan
+from common.contributions.run_plan import read_plan
 from common.deploy.console import PlainConsole
 from common.errors import CrossfedError, FederationError
 from server.deploy.aggregator import begin_run
@@ -56,7 +56,7 @@ def _demonstrate(console: PlainConsole, place: Path) -> None:
 def _provision(console: PlainConsole, place: Path) -> LocalFederation:
     scenario = load_scenario("quickstart")
     platforms = make_platforms(scenario)
-    plan = FederationPlan.model_validate(
+    plan = read_plan(
         {
             "federation": "demo",
             "platforms": len(platforms),

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from client.contributions.factors import make_contributor
 from common.config.federation import FederationPlan
+from common.contributions.run_plan import RunPlan, read_plan
 from common.errors import ConfigError, PrivacyError, SecureSumError
 from common.privacy.secure_sum.roster import check_terms
 from simulations.engine.datasets import SimulatedPlatform
@@ -65,10 +66,10 @@ def _priced(plan: FederationPlan, epsilon: float) -> FederationPlan:
 def _check_plan(plan: FederationPlan, at: str) -> None:
     """The rules of a plan once more, now that its number of platforms is known, and those that a run would meet later."""
     try:
-        FederationPlan.model_validate(plan.model_dump())
+        read_plan(plan.model_dump())
         if not plan.private:
             return
-        plan.release_plan()
+        RunPlan.of(plan).release_plan()
         if plan.secure_sum:
             check_terms(plan.platforms or 0, colluders=plan.privacy.colluders, dropouts=plan.privacy.dropouts)
     except (PrivacyError, SecureSumError, ValidationError) as error:

@@ -21,6 +21,7 @@ from common.config.federation import FederationPlan
 from common.contributions.broadcast import round_context, vocabulary_digest
 from common.contributions.factors import UserLevelMechanism
 from common.contributions.masked_rounds import secure_rounds
+from common.contributions.run_plan import RunPlan, read_plan
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.lifetime import budget_policy
 from common.privacy.secure_sum import Roster, SecureSumRound, SecureSumServer
@@ -46,7 +47,7 @@ def private_plan(platforms: int = 3, **privacy: Any) -> FederationPlan:
         "max_count_contribution": 3.0,
         "kept_items": 16,
     }
-    return FederationPlan.model_validate(
+    return read_plan(
         {
             "federation": "test",
             "platforms": platforms,
@@ -169,7 +170,10 @@ class HandMade:
             "colluders": self.plan.privacy.colluders,
             "dropouts": self.plan.privacy.dropouts,
             "rounds": secure_rounds(
-                self.plan.release_plan(), platforms=len(members), n_items=len(self.vocabulary), row=self.plan.row
+                RunPlan.of(self.plan).release_plan(),
+                platforms=len(members),
+                n_items=len(self.vocabulary),
+                row=self.plan.row,
             ),
         }
         return Roster.agree(**(terms | changes))

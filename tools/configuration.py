@@ -18,8 +18,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.federation import FederationPlan
+from common.deploy.roles import AggregatorConfig, PlatformConfig
 from simulations.scenarios.scenario import Scenario
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"

@@ -15,13 +15,13 @@ from client.deploy.keys import KeyFolder
 from client.deploy.loading import load_platform_data, look_at_data
 from client.deploy.preview import preview_rows, preview_table
 from client.service.tls import issue_recommender_tls
-from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.deploy.console import PlainConsole, say, say_json
 from common.deploy.doctor import print_findings
 from common.deploy.health import unanswered
 from common.deploy.logs import logged_failure, set_up_logs
 from common.deploy.provisioning import Pins, Registration, lifetime_note
+from common.deploy.roles import PlatformConfig
 from common.deploy.tls import certificate_days
 from common.errors import ConfigError
 from common.files import write_atomically

@@ -23,10 +23,10 @@ from client.privacy.report import (
     verify_books,
     verify_table,
 )
-from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.deploy.cli import run_app, teach
 from common.deploy.console import PlainConsole, say, say_json
+from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError
 from common.privacy.lifetime import BudgetPolicy
 

@@ -13,6 +13,7 @@ from common.config.federation import FederationPlan
 from common.contributions.cooccurrence import COOCCURRENCE, CooccurrenceMechanism, packed_products
 from common.contributions.factors import PlainMechanism
 from common.contributions.protocol import pair_sizes
+from common.contributions.run_plan import RunPlan
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.wire.exchange import AgentRequest
 
@@ -117,7 +118,7 @@ def make_linear_contributor(platform: str, plan: FederationPlan, data: TrainingD
     """The contributor for the plan's linear road and mode of privacy; None without one."""
     if plan.linear is None:
         return None
-    mechanism = CooccurrenceMechanism(plan.linear_noise(), plan.linear) if plan.private else None
+    mechanism = CooccurrenceMechanism(RunPlan.of(plan).linear_noise(), plan.linear) if plan.private else None
     return LinearContributor(plan.linear, data, mechanism, platform)
 
 

@@ -21,6 +21,7 @@ from client.training.factory import make_trainer
 from client.training.trainer import Trainer
 from common.config.federation import FederationPlan
 from common.contributions.factors import PlainMechanism, UserLevelMechanism
+from common.contributions.run_plan import RunPlan
 from common.errors import ContractError, PrivacyError
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.postprocess import item_weights
@@ -210,5 +211,5 @@ class PrivateContributor:
 def make_contributor(plan: FederationPlan, data: TrainingData) -> Contributor:
     """The contributor for the plan's mode of privacy."""
     if plan.private:
-        return PrivateContributor(plan, data, UserLevelMechanism(plan.release_plan()))
+        return PrivateContributor(plan, data, UserLevelMechanism(RunPlan.of(plan).release_plan()))
     return PlainContributor(plan, data)

@@ -20,6 +20,7 @@ from client.contributions.run_file import RunFile
 from client.data.training import TrainingData
 from common.config.federation import FederationPlan
 from common.contributions.factors import PlainMechanism
+from common.contributions.run_plan import RunPlan
 from common.contributions.updates import UpdateMechanism, UpdatePlan, UserGradients
 from common.errors import ContractError, PrivacyError, TrainingError
 from common.privacy.accounting import subsampled_epsilon
@@ -172,7 +173,7 @@ class PrivateTowers:
     def __init__(self, platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile) -> None:
         self._plan, self._data = plan, data
         self._plain = PlainTowers(platform, plan, data, progress)
-        self._updates = plan.update_plan()
+        self._updates = RunPlan.of(plan).update_plan()
         self._mechanism = UpdateMechanism(self._updates)
         self._computer: GradientComputer | None = None
         cost = _cost(self._updates)
@@ -192,7 +193,7 @@ class PrivateTowers:
         return (self._updates.release(),)
 
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
-        layout = self._plan.update_layout(len(membership.owners))
+        layout = RunPlan.of(self._plan).update_layout(len(membership.owners))
         columns = self._data.shared_columns
         if len(columns) == 0:
             return self._mechanism.noise_alone(request.server_round, layout)

@@ -31,13 +31,13 @@ from client.deploy.supernode import courier_programs
 from client.service.agent_service import SocketWatch, serve_agent
 from client.service.metrics_export import ServingMetrics, expose_metrics
 from client.service.server import RecommenderServer, TlsFiles, serve_recommender
-from common.config.deploy import PlatformConfig, SocketConfig
 from common.config.loader import load_yaml_model
 from common.config.serving import ServingConfig
 from common.deploy.guard import check_memory_limit
 from common.deploy.health import Listener
 from common.deploy.locks import held
 from common.deploy.ports import check_port_free
+from common.deploy.roles import PlatformConfig, SocketConfig
 from common.deploy.signals import SignalQueue
 from common.deploy.supervise import Supervisor
 from common.errors import ConfigError, CrossfedError

@@ -14,10 +14,10 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from common.config.deploy import PlatformConfig
 from common.deploy.doctor import Finding, Probe, probe_aggregator
 from common.deploy.health import Listener
 from common.deploy.logs import one_line
+from common.deploy.roles import PlatformConfig
 
 _log = getLogger(__name__)
 

@@ -21,8 +21,8 @@ from client.text.cache import CACHE_FOLDER
 from common.backup.listing import Listing, list_folder, outside
 from common.backup.reading import MANIFEST, empty, require_empty, unpack
 from common.backup.writing import write_backup
-from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
+from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError, StoreError
 from common.files import make_folder
 from common.privacy.lifetime import budget_policy

@@ -10,7 +10,6 @@ from client.deploy.loading import load_platform_data, text_encoder, unusable_run
 from client.personalization.store import PlatformStore
 from client.privacy.ledger import LEDGER_FILE
 from client.privacy.report import privacy_dict, verify_books
-from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.deploy.doctor import (
     Finding,
@@ -25,6 +24,7 @@ from common.deploy.doctor import (
     check_time_zone,
 )
 from common.deploy.provisioning import Pins
+from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError, CrossfedError, NewerStoreError, StoreError
 from common.privacy.lifetime import budget_policy, runs_paid
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import yaml
 
 from client.deploy.keys import KeyFolder, make_keys, new_token, registration_of
-from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.deploy.provisioning import Invitation, Registration, plan_section
+from common.deploy.roles import PlatformConfig
 from common.deploy.tls import days_left, load_certificate
 from common.errors import ConfigError
 from common.files import make_folder, write_atomically

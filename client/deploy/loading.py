@@ -25,9 +25,9 @@ from client.recommend.feedback_file import read_events
 from client.text.cache import CACHE_FOLDER, VectorCache
 from client.text.encoder import TextEncoder
 from client.text.registry import load_encoder
-from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.deploy.provisioning import Pins
+from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError, CrossfedError, DataError, SecureSumError, StoreError
 from common.files import make_folder
 from common.privacy.lifetime import budget_policy, run_cost, runs_paid

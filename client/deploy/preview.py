@@ -10,10 +10,10 @@ import numpy as np
 from client.data.dataset import PlatformData
 from client.data.training import shared_items
 from client.privacy.masking import MASKED
-from common.config.deploy import PlatformConfig
 from common.config.federation import FederationPlan
 from common.contributions.protocol import contribution_specs, plan_sizes, reply_specs
 from common.deploy.console import PlainTable
+from common.deploy.roles import PlatformConfig
 
 _KINDS_ONCE = ("join", "counts", "masked_counts", "cooccurrence", "masked_cooccurrence")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from client.deploy.aggregator_watch import meaning_of
-from common.config.deploy import PlatformConfig
+from common.deploy.roles import PlatformConfig
 from common.deploy.supervise import Program
 from common.files import make_folder, write_atomically
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from client.privacy.spend import Spend
 from common.config.federation import FederationPlan
+from common.contributions.run_plan import RunPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +62,11 @@ def card_content(
     }
     if not plan.private:
         return content | {"epsilon": None, "delta": None, "mechanism": None, "noise": None}
-    releases = plan.release_plan()
+    releases = RunPlan.of(plan).release_plan()
     return content | {
         "epsilon": plan.privacy.epsilon,
         "delta": plan.delta,
-        "mu": plan.gaussian_mu,
+        "mu": RunPlan.of(plan).gaussian_mu,
         "linear": _linear(plan),
         "towers": _towers(plan),
         "mechanism": f"discrete Gaussian on clipped sums over users ({plan.privacy.release}), composed as Gaussian DP",
@@ -87,14 +88,14 @@ def _linear(plan: FederationPlan) -> dict[str, Any] | None:
     """The item-item statistics' part of the run, or None."""
     if plan.linear is None:
         return None
-    noise = plan.linear_noise()
+    noise = RunPlan.of(plan).linear_noise()
     return {
         "share": plan.linear.privacy.share,
         "kept_items": plan.linear.privacy.kept_items,
         "history_norm": plan.linear.privacy.history_norm,
         "noise_multiplier": noise.noise_multiplier,
         "mu": 1 / noise.noise_multiplier,
-        "mu_left": plan.release_plan().mu,
+        "mu_left": RunPlan.of(plan).release_plan().mu,
         "masked": noise.masked,
     }
 
@@ -103,7 +104,7 @@ def _towers(plan: FederationPlan) -> dict[str, Any] | None:
     """The deep model's part of the run, or None."""
     if plan.towers is None:
         return None
-    updates = plan.update_plan()
+    updates = RunPlan.of(plan).update_plan()
     return {
         "epsilon": updates.epsilon,
         "delta": updates.delta,

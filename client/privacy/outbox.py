@@ -17,6 +17,7 @@ from client.privacy.masking import MaskedContribution
 from client.privacy.witness import FileWitness
 from common.config.federation import FederationPlan
 from common.contributions.protocol import contribution_specs, open_sizes, reply_specs
+from common.contributions.run_plan import RunPlan
 from common.errors import CrossfedError, LedgerError, StoreError
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.lifetime import UNCLAIMED_DELTA, BudgetPolicy
@@ -44,7 +45,7 @@ def subsampled_budget(plan: FederationPlan) -> SubsampledBudget | None:
     """(ε, δ) of the deep model's releases; each agent has checked with its accountant that they keep to it."""
     if plan.towers is None:
         return None
-    updates = plan.update_plan()
+    updates = RunPlan.of(plan).update_plan()
     return SubsampledBudget(updates.epsilon, updates.delta)
 
 

@@ -20,9 +20,9 @@ from client.privacy.sealed_log import Entry
 from client.privacy.secure_state import forget_secure_sums
 from client.privacy.spend import RunSpend, Spend
 from client.privacy.witness import HeadWitness
-from common.config.deploy import PlatformConfig
 from common.config.federation import FederationPlan
 from common.deploy.console import PlainTable, styled
+from common.deploy.roles import PlatformConfig
 from common.errors import EgressRefusedError
 from common.privacy.gdp import epsilon_from_mu
 from common.privacy.lifetime import Amounts, BudgetPolicy, run_cost

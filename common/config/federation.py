@@ -12,18 +12,14 @@ from common.config.model import FactorizationConfig
 from common.config.privacy import PrivacyConfig, TunedSetting, tuned_setting
 from common.config.text import TextConfig
 from common.config.towers import TowerConfig
-from common.contributions.cooccurrence import check_bits, cooccurrence_noise, masked_size
-from common.contributions.masked_rounds import check_sums_fit, secure_rounds
-from common.contributions.tower_variables import SharedVariable, tower_variables
-from common.contributions.updates import UpdateLayout, UpdatePlan
-from common.errors import PrivacyError, SecureSumError
-from common.privacy.gdp import mu_from_epsilon
-from common.privacy.plan import GaussianNoise, ReleasePlan, calibrate, noise_shares
-from common.privacy.secure_sum import RoundSpec
 
 
 class FederationPlan(FrozenModel):
-    """The public parameters of a federation run. An agent refuses a run whose plan differs from its own."""
+    """The public parameters of a federation run. An agent refuses a run whose plan differs from its own.
+
+    Plain data: what a run of it comes to is :class:`common.contributions.run_plan.RunPlan`, whose module also checks plans
+    that are read.
+    """
 
     federation: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "federation"
     """Name of the federation; digests, runs and ledgers are kept apart by it."""
@@ -106,11 +102,6 @@ class FederationPlan(FrozenModel):
         return self.setting.rounds if self.private else self.rounds
 
     @property
-    def tower_variables(self) -> tuple[SharedVariable, ...]:
-        """The deep model's shared variables; none without one."""
-        return () if self.towers is None else tower_variables(self.towers)
-
-    @property
     def row(self) -> int:
         """Length of an item's row of shared parameters: d, and the item bias behind it for explicit feedback."""
         return self.training.dimension + (1 if self.model.feedback == "explicit" else 0)
@@ -129,97 +120,6 @@ class FederationPlan(FrozenModel):
         rest = 1 - self.towers.privacy.share
         return self.privacy.model_copy(update={"epsilon": rest * self.privacy.epsilon, "delta": rest * self.delta})
 
-    @property
-    def gaussian_mu(self) -> float:
-        """μ of all releases with full participation: those of the factorisation and the item-item statistics."""
-        own = self.factor_privacy
-        return mu_from_epsilon(own.epsilon, self.delta if own.delta is None else own.delta)
-
-    def linear_noise(self) -> GaussianNoise:
-        """The noise of the item-item statistics; of μ² they take ``linear.privacy.share``.
-
-        Raises:
-            PrivacyError: no linear road or no number of platforms, or nobody's noise would protect the sum.
-        """
-        if self.linear is None or self.platforms is None:
-            raise PrivacyError("plan.linear, plan.platforms: both must be set for item-item statistics under privacy")
-        shares, masked = noise_shares(self.privacy, self.platforms), self.secure_sum
-        return cooccurrence_noise(self.linear, mu=self.gaussian_mu, shares=shares, masked=masked)
-
-    def linear_size(self, n_items: int) -> int:
-        """Values of the item-item statistics that each platform masks, for a vocabulary of ``n_items``."""
-        if self.linear is None or self.platforms is None:
-            return 0
-        return masked_size(self.linear.private_items(n_items), self.platforms)
-
-    def masked_round(self, kind: str, server_round: int) -> int:
-        """Where a contribution of ``kind`` to ``server_round`` stands among :meth:`masked_rounds`."""
-        late = self.linear is not None and not kind.endswith("counts")
-        return server_round + 1 if late else server_round
-
-    def update_plan(self) -> UpdatePlan:
-        """Every release of the deep model that a platform makes in a run, with its noise.
-
-        Raises:
-            PrivacyError: there is no deep model, no noise is stated, or nobody's noise would protect the sum.
-        """
-        if self.towers is None or self.towers.privacy.noise_multiplier is None or self.platforms is None:
-            raise PrivacyError(
-                "plan.towers.privacy.noise_multiplier: under privacy it is part of the plan, since the aggregator has no "
-                "accountant; `crossfed-simulate noise PLAN` computes it for plan.privacy.epsilon"
-            )
-        own = self.towers.privacy
-        return UpdatePlan.of(
-            epsilon=own.share * self.privacy.epsilon,
-            delta=own.share * self.delta,
-            clip_norm=own.clip_norm,
-            noise_multiplier=self.towers.privacy.noise_multiplier,
-            sampling_rate=own.sampling_rate,
-            rounds=self.towers.training.rounds,
-            shares=noise_shares(self.privacy, self.platforms),
-            masked=self.secure_sum,
-        )
-
-    def update_layout(self, n_items: int) -> UpdateLayout:
-        """Where each shared variable of the deep model is in a sum over a vocabulary of ``n_items``."""
-        return UpdateLayout(self.tower_variables, n_items)
-
-    def masked_rounds(self, platforms: int, n_items: int) -> tuple[RoundSpec, ...]:
-        """The rounds of the secure sum: counts, item-item statistics, the factorisation's rounds, the deep model's.
-
-        Raises:
-            SecureSumError: a sum fits no ring.
-        """
-        deep = self.towers is not None
-        return secure_rounds(
-            self.release_plan(),
-            platforms=platforms,
-            n_items=n_items,
-            row=self.row,
-            linear=None if self.linear is None else self.linear_noise(),
-            linear_size=self.linear_size(n_items),
-            updates=self.update_plan() if deep else None,
-            update_size=self.update_layout(n_items).size if deep else 0,
-        )
-
-    def release_plan(self) -> ReleasePlan:
-        """Every release of the factorisation that a platform makes in a run, with its noise.
-
-        Of μ² it takes what the item-item statistics leave.
-
-        Raises:
-            PrivacyError: ``mode: none``, no number of platforms, or a combination that protects nobody.
-        """
-        if self.platforms is None:
-            raise PrivacyError("plan.platforms: under privacy the number of platforms must be set")
-        return calibrate(
-            self.factor_privacy,
-            n_users_bound=self.privacy.user_bound,
-            rounds=self.server_rounds,
-            platforms=self.platforms,
-            share=1.0 if self.linear is None else 1 - self.linear.privacy.share,
-        )
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.private and self.model.feedback == "explicit":
@@ -233,20 +133,7 @@ class FederationPlan(FrozenModel):
             )
         if self.towers is not None:
             self.towers.check_plan(explicit=self.model.feedback == "explicit", private=self.private)
-        if self.private and self.platforms is not None:
-            try:
-                self._check_sums(self.platforms)
-            except (PrivacyError, SecureSumError) as error:
-                raise ValueError(str(error)) from None
         return self
-
-    def _check_sums(self, platforms: int) -> None:
-        """Refuse what fits no ring, or no 64 bits, before anything is known of items and users."""
-        linear = None if self.linear is None else self.linear_noise()
-        if self.secure_sum:
-            check_sums_fit(self.release_plan(), platforms=platforms, linear=linear)
-        if linear is not None:
-            check_bits(linear, self.privacy.user_bound)
 
     def differences(self, other: FederationPlan) -> list[str]:
         """Dotted names of the fields in which two plans differ; empty when they agree.

@@ -24,8 +24,8 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any, Literal
 
-from common.config.deploy import Port
 from common.deploy.console import PlainConsole, say_json, styled
+from common.deploy.roles import Port
 from common.deploy.tls import days_left, is_issued_by, names_of, read_certificate
 from common.errors import ConfigError
 from common.visible import visible

@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from pydantic import Field, ValidationError
 
 from common.config.base import FrozenModel
-from common.config.deploy import Address, PlatformName
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import CheckedPlan
+from common.deploy.roles import Address, PlatformName
 from common.errors import ConfigError
 from common.files import write_atomically
 from common.privacy.lifetime import budget_for, budget_policy, runs_paid
@@ -45,7 +46,7 @@ class Invitation(FrozenModel):
     name: PlatformName
     aggregator: Address
     ca: Annotated[str, Field(pattern=r"^-----BEGIN CERTIFICATE-----")]
-    plan: FederationPlan
+    plan: CheckedPlan
 
     def write(self, path: Path) -> None:
         """Write it as JSON, which is YAML, too."""

@@ -103,10 +103,16 @@ def subsampled_share(plan: FederationPlan) -> float:
     return 0.0 if plan.towers is None else plan.towers.privacy.share
 
 
+def gaussian_mu(plan: FederationPlan) -> float:
+    """μ of all releases with full participation: those of the factorisation and the item-item statistics."""
+    own = plan.factor_privacy
+    return mu_from_epsilon(own.epsilon, plan.delta if own.delta is None else own.delta)
+
+
 def run_cost(plan: FederationPlan) -> Amounts:
     """What one run of a private plan takes of a lifetime budget."""
     share = subsampled_share(plan)
-    return Amounts(plan.gaussian_mu**2, share * plan.privacy.epsilon, share * plan.delta)
+    return Amounts(gaussian_mu(plan) ** 2, share * plan.privacy.epsilon, share * plan.delta)
 
 
 def runs_paid(plan: FederationPlan, budget: float | None = None) -> int | None:
@@ -120,7 +126,7 @@ def budget_for(plan: FederationPlan, runs: int) -> float | None:
     None where no ε does: a deep model's runs add up their δ (:func:`delta_for`).
     """
     share, policy = subsampled_share(plan), budget_policy(plan)
-    gaussian = epsilon_from_mu(math.sqrt(runs) * plan.gaussian_mu, policy.gaussian_delta) / (1 - share)
+    gaussian = epsilon_from_mu(math.sqrt(runs) * gaussian_mu(plan), policy.gaussian_delta) / (1 - share)
     wanted = gaussian if share == 0 else max(gaussian, runs * plan.privacy.epsilon)
     found = math.ceil(wanted * 100 - 1e-6) / 100
     paid = runs_paid(plan, found)

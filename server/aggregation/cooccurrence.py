@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from common.config.federation import FederationPlan
 from common.contributions.cooccurrence import COOCCURRENCE, USERS, users_from
 from common.contributions.protocol import LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS
+from common.contributions.run_plan import RunPlan
 from common.linalg import pack_symmetric
 from common.wire.exchange import Arrays
 from server.aggregation.ease import ItemStatistics, TransferWeights, transfer_weights
@@ -59,14 +60,14 @@ def _statistics(plan: FederationPlan, state: FederationState, part: Contribution
     kept = plan.linear.columns(state.item_counts, ownership, private=plan.private)
     packed = part.arrays[COOCCURRENCE]
     if USERS in part.arrays:
-        noise = plan.linear_noise()
+        noise = RunPlan.of(plan).linear_noise()
         total = ItemStatistics.released(kept, packed, noise.grid_step)
         users = users_from(part.arrays[USERS], plan.linear, noise.grid_step)
         return apportioned(total, ownership[kept], dict(zip(sorted(state.vocabulary.owners), users, strict=True)))
     (name,) = part.platforms
     columns = kept[np.isin(kept, part.positions)]
     if plan.private:
-        return {name: ItemStatistics.released(columns, packed, plan.linear_noise().grid_step)}
+        return {name: ItemStatistics.released(columns, packed, RunPlan.of(plan).linear_noise().grid_step)}
     return {name: ItemStatistics(columns, packed)}
 
 

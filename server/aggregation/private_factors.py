@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config.federation import FederationPlan
+from common.contributions.run_plan import RunPlan
 from common.privacy.postprocess import (
     ReleasedSums,
     from_grid,
@@ -35,7 +36,7 @@ class SharedGramAggregation:
 
     def __init__(self, plan: FederationPlan) -> None:
         self._plan = plan
-        self._releases = plan.release_plan()
+        self._releases = RunPlan.of(plan).release_plan()
         self._features: NDArray[np.float64] | None = None
 
     def describe(self, features: NDArray[np.float64]) -> None:

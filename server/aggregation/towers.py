@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from common.config.federation import FederationPlan
 from common.config.towers import TowerConfig
 from common.contributions.protocol import EXAMPLES, LOSS, ROW_POSITIONS, ROW_WEIGHTS
+from common.contributions.run_plan import RunPlan
 from common.contributions.updates import UPDATE, decoded
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
@@ -57,8 +58,8 @@ def aggregate_towers(plan: FederationPlan, state: FederationState, contributions
 def _average(
     plan: FederationPlan, towers: TowerConfig, state: FederationState, contributions: Iterable[Contribution]
 ) -> TowerStep:
-    dense = [variable.name for variable in plan.tower_variables if not variable.rows]
-    rows = next((variable.name for variable in plan.tower_variables if variable.rows), None)
+    dense = [variable.name for variable in RunPlan.of(plan).tower_variables if not variable.rows]
+    rows = next((variable.name for variable in RunPlan.of(plan).tower_variables if variable.rows), None)
     # The strategies stack what they combine; item rows, the bulk, are folded in one platform at a time.
     replies: list[Message] = []
     total = _RowMean(state.towers[rows]) if rows else None
@@ -172,7 +173,7 @@ def _private_step(
     The denominator is public: q times the bound on users says nothing that the plan does not (soundness: batch sizes stay
     private). Adam's step does not depend on its scale beyond ε.
     """
-    updates, layout = plan.update_plan(), plan.update_layout(len(state.vocabulary))
+    updates, layout = RunPlan.of(plan).update_plan(), RunPlan.of(plan).update_layout(len(state.vocabulary))
     total = np.zeros(layout.size, dtype=np.int64)
     platforms: set[str] = set()
     for part in contributions:

@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from logging import getLogger
 from pathlib import Path
 
-from common.config.deploy import AggregatorConfig
 from common.config.loader import load_yaml_model
 from common.deploy.locks import held
 from common.deploy.ports import check_port_free
+from common.deploy.roles import AggregatorConfig
 from common.deploy.signals import SignalQueue
 from common.deploy.supervise import Supervisor
 from common.errors import CrossfedError, FederationError, InUseError

@@ -14,8 +14,8 @@ from typing import Final
 from common.backup.listing import Listing, list_folder, outside
 from common.backup.reading import unpack
 from common.backup.writing import write_backup
-from common.config.deploy import AggregatorConfig
 from common.config.loader import load_yaml_model
+from common.deploy.roles import AggregatorConfig
 from common.errors import ConfigError
 from server.deploy.runs import PENDING, RUNNING, RunFolder, read_runs
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.config.deploy import AggregatorConfig
 from common.config.loader import load_yaml_model
 from common.deploy.doctor import (
     Finding,
@@ -19,6 +18,7 @@ from common.deploy.doctor import (
     check_python,
     check_time_zone,
 )
+from common.deploy.roles import AggregatorConfig
 from common.errors import ConfigError, CrossfedError
 from server.deploy.admission import AdmissionBook
 from server.deploy.runs import FINISHED, RUNNING, RunFolder, read_runs

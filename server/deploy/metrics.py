@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from common.config.deploy import AggregatorConfig
+from common.deploy.roles import AggregatorConfig
 from common.deploy.tls import certificate_days
 from common.errors import ConfigError
 from server.deploy.admission import AdmissionBook

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from common.config.deploy import AggregatorConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model, parse_model
 from common.deploy.provisioning import Invitation, plan_section
+from common.deploy.roles import AggregatorConfig
 from common.deploy.tls import CertifiedKey, days_left, issue_server_certificate, make_authority, read_certificate
 from common.errors import ConfigError
 from common.files import make_folder, write_atomically

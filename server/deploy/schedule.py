@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from common.config.deploy import ScheduleConfig
+from common.deploy.roles import ScheduleConfig
 from server.deploy.runs import FINISHED, INTERRUPTED, RunStatus
 
 _FREE = ("join", "vocabulary")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from common.config.deploy import AggregatorConfig
+from common.deploy.roles import AggregatorConfig
 from common.deploy.supervise import Program
 from common.deploy.tls import names_of, read_certificate
 from common.files import make_folder, write_atomically

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
+from common.contributions.run_plan import read_plan
 from common.errors import FederationError, NewerStoreError, StoreError
 from common.files import archive, make_folder, read_archive, write_atomically
 from server.aggregation.ease import TransferWeights
@@ -173,7 +174,7 @@ def _plan_and_state(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> 
         tower_slots=_of_prefix(arrays, _SLOTS),
         tower_round=header.get("tower_round", 0),
     )
-    return FederationPlan.model_validate(header["plan"]), state
+    return read_plan(header["plan"]), state
 
 
 def _linear_arrays(run_id: str, linear: Mapping[str, TransferWeights]) -> dict[str, NDArray[Any]]:

@@ -16,6 +16,7 @@ from common.contributions.broadcast import round_context, vocabulary_digest
 from common.contributions.cooccurrence import COOCCURRENCE, USERS
 from common.contributions.masked_rounds import masked_lengths
 from common.contributions.protocol import open_sizes, pair_sizes, plan_sizes, reply_contract
+from common.contributions.run_plan import RunPlan
 from common.contributions.updates import UPDATE
 from common.errors import ContractError, FederationError, SecureSumError
 from common.files import write_atomically
@@ -148,7 +149,7 @@ class SecureCollector:
     update_kind: Kind = "masked_update"
 
     def __init__(self, plan: FederationPlan, folder: Path) -> None:
-        self._plan = plan
+        self._plan, self._run = plan, RunPlan.of(plan)
         self._open = OpenCollector(plan)
         self._state_path = folder / "secure_sum.json"
         self._server: SecureSumServer | None = None
@@ -169,7 +170,7 @@ class SecureCollector:
             identities=dict(identities),
             colluders=self._plan.privacy.colluders,
             dropouts=self._plan.privacy.dropouts,
-            rounds=self._plan.masked_rounds(len(identities), len(state.vocabulary)),
+            rounds=self._run.masked_rounds(len(identities), len(state.vocabulary)),
         )
         _log.info("%s", roster.describe())
         server = SecureSumServer(roster)
@@ -196,7 +197,7 @@ class SecureCollector:
             raise FederationError("the secure sum has no enrolment yet")
         kind, vocabulary = request.kind, state.vocabulary
         told = vocabulary_digest(vocabulary.owners, vocabulary.digests, vocabulary.ownership().astype(np.uint8))
-        index = self._plan.masked_round(kind, request.server_round)
+        index = self._run.masked_round(kind, request.server_round)
         length = self._masked_length(kind, len(vocabulary))
         current = self._server.open_round(index, length, round_context(request, told))
         for _, reply in answers:
@@ -267,10 +268,10 @@ class SecureCollector:
 
     def _masked_length(self, kind: str, n_items: int) -> int:
         if kind == self.update_kind:
-            return self._plan.update_layout(n_items).size
+            return self._run.update_layout(n_items).size
         if kind == self.linear_kind:
-            return self._plan.linear_size(n_items)
-        counts, *statistics = masked_lengths(self._plan.release_plan(), n_items=n_items, row=self._plan.row)
+            return self._run.linear_size(n_items)
+        counts, *statistics = masked_lengths(self._run.release_plan(), n_items=n_items, row=self._plan.row)
         return counts if kind == self.counts_kind else statistics[0]
 
     def _split(self, kind: str, total: NDArray[np.int64], n_items: int) -> Arrays:

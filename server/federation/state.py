@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
+from common.contributions.run_plan import RunPlan
 from common.contributions.tower_variables import SharedVariable, initial_values
 from common.linalg import initial_item_factors
 from server.aggregation.ease import TransferWeights
@@ -111,8 +112,8 @@ def with_vocabulary(state: FederationState, vocabulary: Vocabulary, plan: Federa
         vocabulary=vocabulary,
         item_parameters=parameters,
         item_counts=counts,
-        towers=initial_values(plan.tower_variables, len(vocabulary), plan.seed, state.towers),
-        tower_slots=grown_slots(state.tower_slots, plan.tower_variables, len(vocabulary)),
+        towers=initial_values(RunPlan.of(plan).tower_variables, len(vocabulary), plan.seed, state.towers),
+        tower_slots=grown_slots(state.tower_slots, RunPlan.of(plan).tower_variables, len(vocabulary)),
     )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from common.contributions.run_plan import RunPlan
 from common.privacy.gdp import epsilon_from_mu
 from simulations.audit.faults import MECHANISMS, Fault
 from simulations.audit.world import CanaryWorld, audit_plan
@@ -120,7 +121,7 @@ def _run_chunk(task: _Task) -> _Chunk:
 
 def _observe(task: _Task) -> _Chunk:
     plan = audit_plan(task.epsilon, task.delta)
-    make, releases = MECHANISMS[task.fault], plan.release_plan()
+    make, releases = MECHANISMS[task.fault], RunPlan.of(plan).release_plan()
     world = CanaryWorld(plan, make(releases), make(releases), np.random.default_rng(task.seed))
     ratios = np.empty((2, task.runs))
     residuals: list[NDArray[np.float64]] = []

@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from client.agent import PlatformAgent
 from client.privacy.outbox import Outbox
 from common.config.federation import FederationPlan
+from common.contributions.run_plan import RunPlan
 from common.deploy.console import PlainTable, styled
 from common.files import write_atomically
 from common.privacy.contribution import Release
@@ -103,7 +104,7 @@ class _Watched:
         self.name = agent.name
         self.received: list[tuple[Release, ...]] = []
         self._agent = agent
-        self._plan = plan.release_plan()
+        self._plan = RunPlan.of(plan).release_plan()
 
     def exchange(self, request: AgentRequest) -> AgentReply:
         reply = self._agent.exchange(request)

@@ -22,9 +22,9 @@ from client.data.cleaning import load_platform_data
 from client.data.dataset import ItemTable, UserItemMatrix
 from client.scoring.fold_in import FoldIn
 from common.config.data import DataConfig
-from common.config.federation import FederationPlan
 from common.config.loader import parse_model
 from common.config.model import FactorizationConfig
+from common.contributions.run_plan import read_plan
 from simulations.engine.datasets import SimulatedPlatform, untested_platform
 from simulations.engine.federate import simulation_secret
 from simulations.evaluation.measure import lookup
@@ -80,7 +80,7 @@ def _areas(
     platforms = [
         untested_platform(f"audit-{index}", part, items, "the data in the package") for index, part in enumerate(parts)
     ]
-    plan = FederationPlan.model_validate(
+    plan = read_plan(
         {
             "federation": "membership",
             "platforms": _PLATFORMS,
@@ -136,7 +136,7 @@ def audit_platforms(users: int = 60) -> list[SimulatedPlatform]:
 
 def audit_scenario(epsilon: float) -> Scenario:
     """A private federation over :func:`audit_platforms`."""
-    plan = FederationPlan.model_validate(
+    plan = read_plan(
         {
             "federation": "audit",
             "platforms": _PLATFORMS,

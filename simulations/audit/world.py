@@ -21,6 +21,7 @@ from client.data.training import TrainingData
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.contributions.factors import UserLevelMechanism
+from common.contributions.run_plan import RunPlan, read_plan
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.plan import GaussianNoise
 from common.wire.exchange import AgentRequest, Arrays
@@ -36,7 +37,7 @@ PLATFORMS = 3
 
 def audit_plan(epsilon: float, delta: float) -> FederationPlan:
     """A private plan at ``epsilon`` whose canary saturates every bound."""
-    return FederationPlan.model_validate(
+    return read_plan(
         {
             "federation": "audit",
             "platforms": PLATFORMS,
@@ -100,7 +101,7 @@ class CanaryWorld:
         rng: np.random.Generator,
     ) -> None:
         self._plan = plan
-        self._releases = plan.release_plan()
+        self._releases = RunPlan.of(plan).release_plan()
         without, with_canary = _histories(rng)
         oracle = _oracle(mechanism)(self._releases)
         self._worlds = [PrivateContributor(plan, data, mechanism) for data in (without, with_canary)]

@@ -18,6 +18,7 @@ import numpy as np
 from client.app import make_courier
 from client.deploy.loading import load_training_data, make_agent
 from common.config.federation import FederationPlan
+from common.contributions.run_plan import read_plan
 from common.errors import FederationError
 from server.deploy.aggregator import begin_run
 from server.deploy.runs import FINISHED
@@ -37,7 +38,7 @@ def bench_rounds(*, platforms: int = 4, rounds: int = 10) -> Figures:
     The platforms are small, so that what is measured is Flower's and ours: polling, a process a message, transfer.
     """
     names = [f"platform-{number}" for number in range(platforms)]
-    plan = FederationPlan.model_validate(
+    plan = read_plan(
         {
             "federation": "bench",
             "platforms": platforms,

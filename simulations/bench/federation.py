@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from common.config.federation import FederationPlan
+from common.contributions.run_plan import read_plan
 from common.wire.exchange import AgentReply, AgentRequest
 from server.federation.checkpoint import CheckpointStore
 from server.federation.exchange import SilentObserver
@@ -181,7 +182,7 @@ def synthetic_platforms(platforms: int, *, users: int, items: int, per_user: int
 
 
 def _plan(*, rounds: int, dimension: int) -> FederationPlan:
-    return FederationPlan.model_validate(
+    return read_plan(
         {
             "federation": "bench",
             "rounds": rounds,

@@ -25,6 +25,7 @@ from client.scoring.demand import public_columns
 from client.scoring.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer
 from common.config.privacy import PrivacyConfig
 from common.contributions.factors import UserLevelMechanism
+from common.contributions.run_plan import RunPlan
 from common.privacy.plan import calibrate
 from common.privacy.postprocess import from_grid
 from common.wire.exchange import AgentRequest
@@ -190,7 +191,7 @@ def _attribute_scorer(
     ground: CrossGround, platforms: Sequence[SimulatedPlatform], state: FederationState, scenario: Scenario
 ) -> CrossScorer:
     """Popularity elsewhere as released, and own tastes carried over by genres and years; own data and releases alone."""
-    secret, noise = simulation_secret(scenario.seed), scenario.plan.release_plan().counts
+    secret, noise = simulation_secret(scenario.seed), RunPlan.of(scenario.plan).release_plan().counts
     _, titles, genres = described_by_others(ground.platform, platforms, state, secret)
     train = ground.platform.training.train
     bound = scenario.plan.privacy.resolved().max_count_contribution

@@ -22,10 +22,10 @@ from client.data.training import TrainingData
 from client.deploy.join import JoinedPlatform, join_federation
 from client.deploy.keys import KeyFolder
 from client.service.client import RecommenderClient
-from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.deploy.provisioning import Pins
+from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.deploy.supervise import BackOff, Program, Supervisor
 from common.errors import FederationError, PlatformError
 from server.deploy.admission import AdmissionBook

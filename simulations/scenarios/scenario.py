@@ -15,6 +15,7 @@ from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.config.platform import CatalogueConfig, PersonalizationConfig
 from common.config.text import TextModelConfig
+from common.contributions.run_plan import CheckedPlan
 from common.errors import ConfigError
 from simulations.scenarios.noise import plan_with_noise
 
@@ -165,7 +166,7 @@ class Scenario(FrozenModel):
     """In their place: one data set that is cut into platforms."""
     split: SplitConfig = SplitConfig()
     """Training, validation and test."""
-    plan: FederationPlan = FederationPlan()
+    plan: CheckedPlan = FederationPlan()
     """What all platforms agree on."""
     text: TextModelConfig | None = None
     """Where the text encoder of ``plan.text`` is, if it is none of the packaged; null: an installed package."""

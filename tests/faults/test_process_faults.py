@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from client.app import make_courier
 from client.deploy.join import join_federation
 from client.deploy.loading import load_training_data, make_agent
-from common.config.federation import FederationPlan
+from common.contributions.run_plan import read_plan
 from common.deploy.doctor import check_aggregator, check_certificate
 from common.deploy.tls import CertifiedKey, issue_server_certificate, make_authority
 from server.deploy.admission import AdmissionBook
@@ -30,7 +30,7 @@ from server.strategy import FederatedFactorization
 from simulations.engine.deployment import LocalFederation, PlatformFiles, provision, wait_for
 from simulations.engine.grid import InlineGrid
 
-PLAN = FederationPlan.model_validate(
+PLAN = read_plan(
     {
         "federation": "faults",
         "platforms": 2,

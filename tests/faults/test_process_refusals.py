@@ -11,7 +11,7 @@ import pytest
 
 from client.deploy.join import join_federation
 from client.deploy.supernode import courier_programs
-from common.config.deploy import PlatformConfig
+from common.deploy.roles import PlatformConfig
 from common.deploy.supervise import Supervisor
 from common.deploy.tls import CertifiedKey, issue_server_certificate, make_authority
 from common.errors import PlatformError

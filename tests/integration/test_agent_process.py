@@ -23,10 +23,10 @@ from client.deploy.keys import KeyFolder
 from client.personalization.store import PlatformStore
 from client.remote import RemoteAgent
 from client.service.server import AGENT_HEALTH, serve_recommender
-from common.config.deploy import AggregatorConfig, PlatformConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import read_plan
 from common.deploy.locks import held
+from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.errors import InUseError
 from common.wire.exchange import AgentRequest
 from server.deploy.provisioning import initialise, invite
@@ -48,7 +48,7 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def config(folder: Path) -> Path:
     """``platform.yaml`` of a platform that has joined."""
-    plan = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+    plan = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
     made = initialise(folder / "fed", plan, "127.0.0.1:9443")
     invitation, interactions = folder / "a.invitation", folder / "views.csv"
     invite(load_yaml_model(made.config, AggregatorConfig), "a", invitation)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from client.privacy.outbox import Outbox
 from common.contributions.factors import UserLevelMechanism
+from common.contributions.run_plan import RunPlan
 from common.errors import ConfigError
 from common.privacy.gdp import compose
 from simulations.audit.canary import CanaryReport, canary_test
@@ -76,7 +77,7 @@ def test_the_canary_saturates_what_the_plan_claims() -> None:
     import numpy as np
 
     plan = audit_plan(1.0, 1e-3)
-    releases = plan.release_plan()
+    releases = RunPlan.of(plan).release_plan()
     quiet = UserLevelMechanism(releases)
     world = CanaryWorld(plan, quiet, quiet, np.random.default_rng(0))
     # E[ratio | in] − E[ratio | out] = μ², and each is half of it.

@@ -18,7 +18,7 @@ import pytest
 from client.app import make_courier
 from client.deploy.loading import load_training_data, make_agent
 from client.remote import RemoteAgent
-from common.config.federation import FederationPlan
+from common.contributions.run_plan import read_plan
 from common.wire.exchange import AgentRequest
 from server.deploy.aggregator import begin_run
 from server.deploy.runs import RunFolder, RunStatus
@@ -28,7 +28,7 @@ from server.strategy import FederatedFactorization
 from simulations.engine.deployment import AGGREGATOR, LocalFederation, PlatformFiles, provision, wait_for
 from simulations.engine.grid import InlineGrid
 
-PLAN = FederationPlan.model_validate(
+PLAN = read_plan(
     {
         "federation": "test",
         "platforms": 2,

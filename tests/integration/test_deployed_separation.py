@@ -16,13 +16,13 @@ from client.deploy.join import join_federation
 from client.deploy.keys import KeyFolder
 from client.deploy.loading import load_training_data, make_agent
 from client.service.agent_service import serve_agent
-from common.config.deploy import AggregatorConfig, PlatformConfig, SocketConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import read_plan
+from common.deploy.roles import AggregatorConfig, PlatformConfig, SocketConfig
 from common.errors import ConfigError
 from server.deploy.provisioning import initialise, invite
 
-PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 COURIER_USER = 47811
 
 HOSTILE = """

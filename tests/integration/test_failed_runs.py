@@ -14,6 +14,7 @@ from client.agent import PlatformAgent
 from client.privacy.report import close_run
 from common.config.federation import FederationPlan
 from common.contributions.protocol import plan_sizes, request_contract
+from common.contributions.run_plan import read_plan
 from common.errors import FederationError
 from common.wire.exchange import AgentReply, Arrays
 from tests.private_support import HandMade, by_hand, charges_of, outbox_of, private_plan, private_platforms
@@ -97,7 +98,7 @@ def whole_plan(noise: str) -> FederationPlan:
     """A plan with all kinds of contributions."""
     plan = private_plan(noise=noise).model_dump()
     linear = {"max_items": 40, "privacy": {"kept_items": 8}}
-    return FederationPlan.model_validate(plan | {"linear": linear, "towers": DEEP})
+    return read_plan(plan | {"linear": linear, "towers": DEEP})
 
 
 @pytest.fixture(scope="module", params=["secure_sum", "per_platform"])

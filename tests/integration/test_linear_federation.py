@@ -21,6 +21,7 @@ from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
 from common.contributions import cooccurrence
 from common.contributions.cooccurrence import CooccurrenceMechanism, users_from
+from common.contributions.run_plan import RunPlan, read_plan
 from common.errors import ConfigError, StoreError
 from common.linalg import pack_symmetric, packed_size
 from common.privacy.contribution import PrivatizedContribution
@@ -50,18 +51,14 @@ SIZES, RIDGE, NAMES = (12, 8, 5), 3.0, ("platform-0", "platform-1", "platform-2"
 
 
 def linear_plan(**changes: Any) -> FederationPlan:
-    return FederationPlan.model_validate(
-        small_plan(rounds=2).model_dump() | {"linear": {"regularization": RIDGE} | changes}
-    )
+    return read_plan(small_plan(rounds=2).model_dump() | {"linear": {"regularization": RIDGE} | changes})
 
 
 def private_linear_plan(
     noise: str = "secure_sum", *, privacy: dict[str, Any] | None = None, **own: Any
 ) -> FederationPlan:
     linear = {"regularization": RIDGE, "privacy": {"share": 0.4, "kept_items": 10} | own}
-    return FederationPlan.model_validate(
-        private_plan(3, noise=noise, **(privacy or {})).model_dump() | {"linear": linear}
-    )
+    return read_plan(private_plan(3, noise=noise, **(privacy or {})).model_dump() | {"linear": linear})
 
 
 def platforms_of() -> dict[str, TrainingData]:
@@ -186,7 +183,7 @@ def laid_out(tap: MaskedTap, plan: FederationPlan, state: FederationState) -> np
         own = [place[item] for item in kept.tolist() if plan.secure_sum or item in part.positions]
         rows, columns = np.triu_indices(len(own))
         block = np.zeros((len(own), len(own)))
-        block[rows, columns] = part.arrays["cooccurrence"] * plan.linear_noise().grid_step
+        block[rows, columns] = part.arrays["cooccurrence"] * RunPlan.of(plan).linear_noise().grid_step
         block[rows, columns] /= np.where(rows == columns, 1.0, np.sqrt(2.0))
         block[columns, rows] = block[rows, columns]
         total[np.ix_(own, own)] += block
@@ -208,7 +205,7 @@ def test_masked_and_open_statistics_are_the_dense_sums_to_the_grid(
         x /= np.sqrt(np.maximum(x.sum(axis=1, keepdims=True), 1))  # c = 1: min(1, 1/√n)
         expected += x.T @ x
         users.append(float((x.sum(axis=1) > 0).sum()))
-    step = plan.linear_noise().grid_step
+    step = RunPlan.of(plan).linear_noise().grid_step
     slack = sum(data.train.n_users for data in platforms.values()) * step + 1e-8
     assert np.abs(laid_out(tap, plan, state) - expected).max() <= slack
     if noise == "secure_sum":
@@ -224,7 +221,7 @@ def test_a_private_run_charges_its_one_release_and_all_others_are_made_with_what
     without = plan.model_copy(update={"linear": None})
     recorders = [Recorder(agent) for agent in agents_of(private_platforms(3), plan, tmp_path)]
     federate(recorders, plan, tmp_path)
-    mu = without.release_plan().mu
+    mu = RunPlan.of(without).release_plan().mu
     for recorder in recorders:
         agent: Any = recorder.agent
         charges = [(charge["round"], release) for charge in charges_of(agent) for release in charge["releases"]]
@@ -240,7 +237,8 @@ def test_a_private_run_charges_its_one_release_and_all_others_are_made_with_what
         )
         releases = [r for run in agent._outbox.ledger.spend().runs for c in run.charges for r in c.releases]
         assert mu_squared(releases) == pytest.approx(mu**2, rel=1e-9)
-    louder = plan.release_plan().counts.noise_multiplier / without.release_plan().counts.noise_multiplier
+    loud, soft = (RunPlan.of(each).release_plan().counts.noise_multiplier for each in (plan, without))
+    louder = loud / soft
     assert louder == pytest.approx(1 / np.sqrt(0.6))
     card = card_content(plan, {recorder.agent.name: recorder.agent.spend() for recorder in recorders})  # type: ignore[attr-defined]
     assert card["linear"]["mu"] ** 2 + card["linear"]["mu_left"] ** 2 == pytest.approx(card["mu"] ** 2)
@@ -253,7 +251,7 @@ def test_a_platform_that_is_lost_after_masking_is_named_and_the_others_sum_stand
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = private_linear_plan(privacy={"dropouts": 1}).model_dump()
-    plan, tap = FederationPlan.model_validate(content | {"platforms": 4}), MaskedTap(monkeypatch)
+    plan, tap = read_plan(content | {"platforms": 4}), MaskedTap(monkeypatch)
     agents = [
         Tampered(agent, "masked_cooccurrence", failing()) if agent.name == "platform-3" else agent
         for agent in agents_of(private_platforms(4), plan, tmp_path)
@@ -271,16 +269,16 @@ def test_a_platform_that_is_lost_after_masking_is_named_and_the_others_sum_stand
 
 def test_the_deep_models_part_is_set_aside_before_the_statistics_take_their_share() -> None:
     content = private_linear_plan().model_dump()
-    alone = FederationPlan.model_validate(content)
+    alone = read_plan(content)
     towers = {"sequence": {"kind": "mean"}, "privacy": {"share": 0.5, "noise_multiplier": 1.0}}
-    both = FederationPlan.model_validate(content | {"towers": towers})
-    assert both.gaussian_mu < alone.gaussian_mu
+    both = read_plan(content | {"towers": towers})
+    assert RunPlan.of(both).gaussian_mu < RunPlan.of(alone).gaussian_mu
     for plan in (alone, both):
-        spent = [plan.linear_noise(), plan.release_plan().counts]
+        spent = [RunPlan.of(plan).linear_noise(), RunPlan.of(plan).release_plan().counts]
         multipliers = [*(noise.noise_multiplier for noise in spent)]
-        multipliers += [r.noise_multiplier for part in plan.release_plan().rounds for r in part.releases()]
-        assert compose(multipliers) == pytest.approx(plan.gaussian_mu, rel=1e-9)
-        assert compose(multipliers) <= plan.gaussian_mu
+        multipliers += [r.noise_multiplier for part in RunPlan.of(plan).release_plan().rounds for r in part.releases()]
+        assert compose(multipliers) == pytest.approx(RunPlan.of(plan).gaussian_mu, rel=1e-9)
+        assert compose(multipliers) <= RunPlan.of(plan).gaussian_mu
 
 
 class Killed(BaseException):
@@ -510,7 +508,7 @@ def test_under_privacy_a_large_vocabulary_is_pruned_and_not_refused(tmp_path: Pa
     assert plan.linear is not None
     plan = plan.model_copy(update={"linear": plan.linear.model_copy(update={"max_items": 9})})
     state = federate(agents_of(private_platforms(3), plan, tmp_path), plan, tmp_path).state
-    assert plan.linear_size(len(state.vocabulary)) == packed_size(9) + 3
+    assert RunPlan.of(plan).linear_size(len(state.vocabulary)) == packed_size(9) + 3
     assert state.linear is not None
     for part in state.linear.values():
         assert len(part.inputs) + len(part.targets) <= 9
@@ -531,7 +529,7 @@ def test_explicit_ratings_have_no_linear_road() -> None:
     content = linear_plan().model_dump()
     content["model"]["feedback"] = "explicit"
     with pytest.raises(ValidationError, match=r"linear: item-item statistics say who has what"):
-        FederationPlan.model_validate(content)
+        read_plan(content)
 
 
 @pytest.mark.parametrize(

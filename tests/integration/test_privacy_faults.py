@@ -15,6 +15,7 @@ import pytest
 import client.privacy.sealed_log
 from client.agent import PlatformAgent
 from client.privacy.ledger import BudgetLedger
+from common.contributions.run_plan import RunPlan
 from common.errors import FederationError, PrivacyError, SecureSumError
 from common.privacy.lifetime import BudgetPolicy
 from common.privacy.secure_sum import Roster, wire
@@ -122,7 +123,7 @@ def test_a_budget_of_two_runs_lets_two_runs_through(tmp_path: Path) -> None:
         agents = agents_of(platforms, plan, tmp_path)
         federate(agents, plan, tmp_path / number, run_id=number)
     spend = outbox_of(agents[0]).ledger.spend()
-    assert charged_mu_squared(agents[0]) == pytest.approx(2 * plan.release_plan().mu ** 2)
+    assert charged_mu_squared(agents[0]) == pytest.approx(2 * RunPlan.of(plan).release_plan().mu ** 2)
     assert spend.epsilon is not None
     assert 3 < spend.epsilon < 6
 
@@ -213,7 +214,7 @@ def test_a_round_asked_differently_or_again_later_is_refused_and_free(tmp_path: 
         assert_no_arrays(refused, "out-of-order")
     assert contents(ask(statistics, 1)) == contents(first), "what was paid for is sent again"
     assert rounds_sent(agent) == rounds_charged(agent) == [0, 1, 2]
-    assert charged_mu_squared(agent) == pytest.approx(plan.release_plan().mu ** 2)
+    assert charged_mu_squared(agent) == pytest.approx(RunPlan.of(plan).release_plan().mu ** 2)
 
 
 def test_masked_rounds_before_everyone_has_enrolled_are_refused_and_free(tmp_path: Path) -> None:
@@ -438,7 +439,7 @@ def test_a_platform_lost_after_masking_leaves_the_exact_sum_of_the_others(
     lost = Tampered(agents[2], kind, failing(), rounds=[server_round])
     state = federate([*agents[:2], lost, *agents[3:]], plan, tmp_path).state
     others = [index for index in range(5) if index != 2]
-    noise = plan.release_plan()
+    noise = RunPlan.of(plan).release_plan()
     if server_round == 0:
         parts = [tap.of_round(0)[index].arrays["counts"] for index in others]
         expected = np.maximum(np.sum(parts, axis=0) * noise.counts.grid_step, 1.0)
@@ -619,7 +620,7 @@ def test_a_killed_aggregator_goes_on_with_its_run_and_nobody_is_charged_twice(
     state = federate(second, plan, tmp_path, run_id="another").state
     assert state.run_id == "run"
     assert [record.failed for record in state.history] == [{}, {}]
-    releases = plan.release_plan()
+    releases = RunPlan.of(plan).release_plan()
     for before, after, agent in zip(first, second, agents, strict=True):
         assert rounds_charged(agent) == rounds_sent(agent) == [0, 1, 2]
         assert charged_mu_squared(agent) == pytest.approx(releases.mu**2, rel=1e-9)

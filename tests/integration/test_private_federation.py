@@ -21,6 +21,7 @@ from client.privacy.journal import pack
 from client.privacy.masking import masked_units
 from common.config.federation import FederationPlan
 from common.config.privacy import PrivacyConfig
+from common.contributions.run_plan import RunPlan
 from common.errors import ConfigError
 from common.privacy.secure_sum.wire import split_frame
 from server.federation.state import FederationState
@@ -94,7 +95,7 @@ def of_cases(cases: list[str]) -> pytest.MarkDecorator:
 
 
 def test_every_platform_is_charged_exactly_the_plan(noisy: Federation) -> None:
-    releases = noisy.plan.release_plan()
+    releases = RunPlan.of(noisy.plan).release_plan()
     for agent in noisy.agents:
         run_spend = outbox_of(agent).ledger.spend().runs[0]
         assert tuple(r for charge in run_spend.charges for r in charge.releases) == releases.releases()
@@ -104,7 +105,7 @@ def test_every_platform_is_charged_exactly_the_plan(noisy: Federation) -> None:
 
 
 def test_the_plan_keeps_its_promise_by_the_textbook_formula(noisy: Federation) -> None:
-    releases = noisy.plan.release_plan()
+    releases = RunPlan.of(noisy.plan).release_plan()
     mu = np.sqrt(sum(1 / release.noise_multiplier**2 for release in releases.releases()))
     delta = norm.cdf(mu / 2 - releases.epsilon / mu) - np.exp(releases.epsilon) * norm.cdf(
         -mu / 2 - releases.epsilon / mu
@@ -162,7 +163,7 @@ def uniform(content: bytes) -> float:
 
 @of_cases(SECURE)
 def test_the_open_gram_carries_all_of_its_noise(noisy: Federation) -> None:
-    for noise in noisy.plan.release_plan().rounds:
+    for noise in RunPlan.of(noisy.plan).release_plan().rounds:
         assert (noise.user_gram.shares, noise.user_gram.masked) == (1, False)
         assert (noise.item_vectors.shares, noise.item_vectors.masked) == (
             len(noisy.agents) - 1 - noisy.plan.privacy.dropouts,
@@ -206,7 +207,7 @@ def test_the_sum_that_the_aggregator_solves_from_is_the_exact_sum_of_what_was_re
     """To the last grid step, masks and noise and all."""
     secure = noisy.plan.privacy.noise == "secure_sum"
     for server_round, (_, vectors, _, grams, item_grams) in enumerate(noisy.tap.solved, start=1):
-        noise = noisy.plan.release_plan().rounds[server_round - 1]
+        noise = RunPlan.of(noisy.plan).release_plan().rounds[server_round - 1]
         expected = {"item_vectors": np.zeros(vectors.shape), "item_grams": np.zeros((len(vectors), 6))}
         for name, part in zip(noisy.platforms, noisy.tap.of_round(server_round), strict=True):
             rows = np.arange(len(vectors)) if secure else noisy.state.vocabulary.owners[name]
@@ -228,7 +229,7 @@ def test_the_sum_that_the_aggregator_solves_from_is_the_exact_sum_of_what_was_re
 
 def test_the_noise_that_the_solve_reckons_with_is_the_noise_that_is_there(noisy: Federation) -> None:
     for server_round, (_, _, sigma, _, _) in enumerate(noisy.tap.solved, start=1):
-        step = noisy.plan.release_plan().rounds[server_round - 1].item_vectors.grid_step
+        step = RunPlan.of(noisy.plan).release_plan().rounds[server_round - 1].item_vectors.grid_step
         if noisy.plan.privacy.noise == "secure_sum":
             shares = np.full(len(sigma), len(noisy.agents))
         else:
@@ -311,7 +312,7 @@ def test_without_noise_the_solve_gets_what_a_dense_oracle_computes(
     users = sum(len(oracle.rows) for oracle in oracles.values())
     counts = sum(oracle.counts() for oracle in oracles.values())
     # Each user's contribution is rounded toward zero to whole grid steps, after a shrink by 2⁻³⁰.
-    slack = users * plan.release_plan().counts.grid_step + 1e-6
+    slack = users * RunPlan.of(plan).release_plan().counts.grid_step + 1e-6
     assert state.item_counts == pytest.approx(np.maximum(counts[:-1], 1.0), abs=slack)
     assert sum(state.user_counts.values()) == pytest.approx(users, abs=slack)
     assert (counts[:-1] > 1).sum() > 8, "the clamp must not decide"

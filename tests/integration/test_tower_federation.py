@@ -17,6 +17,7 @@ from client.towers.local_training import LocalTrainer
 from client.towers.scorer import TowerScorer
 from common.config.federation import FederationPlan
 from common.contributions.protocol import ROW_POSITIONS
+from common.contributions.run_plan import RunPlan, read_plan
 from common.errors import PrivacyError, TrainingError
 from common.privacy.accounting import calibrate_subsampled
 from common.wire.exchange import AgentReply, AgentRequest
@@ -51,7 +52,7 @@ def towers_of(**changes: Any) -> dict[str, Any]:
 
 
 def deep_plan(**changes: Any) -> FederationPlan:
-    return FederationPlan.model_validate(small_plan(rounds=2).model_dump() | {"towers": towers_of(**changes)})
+    return read_plan(small_plan(rounds=2).model_dump() | {"towers": towers_of(**changes)})
 
 
 @cache
@@ -65,7 +66,7 @@ def deep_private_plan(
     plan = private_plan(3, noise=noise).model_dump()
     own = {"sampling_rate": 0.5, "share": 0.5, "noise_multiplier": just_enough_noise()} | (privacy or {})
     training = {"negatives": 4} | changes.pop("training", {})
-    return FederationPlan.model_validate(plan | {"towers": towers_of(training=training, privacy=own, **changes)})
+    return read_plan(plan | {"towers": towers_of(training=training, privacy=own, **changes)})
 
 
 def deep_rounds(state: FederationState) -> list[RoundRecord]:
@@ -143,7 +144,7 @@ def test_an_agent_that_was_restarted_goes_on_with_the_identical_result(exact: An
 
 def test_nothing_private_and_no_row_of_another_catalogue_leaves(exact: Any) -> None:
     _, recorders, _ = exact
-    declared = {variable.name for variable in recorders[0].agent.plan.tower_variables}
+    declared = {variable.name for variable in RunPlan.of(recorders[0].agent.plan).tower_variables}
     for recorder in recorders:
         updates = recorder.replies("update")
         assert len(updates) == ROUNDS
@@ -173,7 +174,7 @@ def test_a_private_run_charges_its_rounds_and_sends_nothing_but_noisy_sums(tmp_p
     state = federate(recorders, plan, tmp_path).state
     assert [record.phase for record in state.history] == ["factors"] * 2 + ["towers"] * ROUNDS
     assert [record.objective for record in state.history] == [None] * (2 + ROUNDS)
-    updates = plan.update_plan()
+    updates = RunPlan.of(plan).update_plan()
     for recorder in recorders:
         agent: Any = recorder.agent
         charged = [r for charge in charges_of(agent) for r in charge["releases"] if r["kind"] == "update"]
@@ -187,7 +188,7 @@ def test_a_private_run_charges_its_rounds_and_sends_nothing_but_noisy_sums(tmp_p
         for reply in replies:
             assert reply.arrays.keys() == {"masked" if noise == "secure_sum" else "update"}
         if noise == "per_platform":
-            assert len(replies[0].arrays["update"]) == plan.update_layout(len(state.vocabulary)).size
+            assert len(replies[0].arrays["update"]) == RunPlan.of(plan).update_layout(len(state.vocabulary)).size
         assert agent.store.load().towers is not None
     assert all(np.isfinite(value).all() for value in state.towers.values())
 
@@ -353,7 +354,7 @@ def test_a_killed_private_round_is_asked_for_again_and_charged_once(tmp_path: Pa
 def noise_alone(agent: Any) -> None:
     """As a platform without shared items answers; TensorFlow stays out."""
     towers = agent._towers
-    layout = agent.plan.update_layout
+    layout = RunPlan.of(agent.plan).update_layout
     towers.update = lambda request, membership: towers._mechanism.noise_alone(
         request.server_round, layout(len(membership.owners))
     )
@@ -378,11 +379,11 @@ def test_a_private_plan_for_what_noisy_sums_cannot_give_is_refused(changes: dict
 def test_a_loss_that_does_not_fit_the_feedback_is_refused(loss: str) -> None:
     explicit = {"model": {"feedback": "explicit"}, "privacy": {"mode": "none"}}
     with pytest.raises(ValidationError, match=f"loss: {loss} learns who chose what"):
-        FederationPlan.model_validate({"towers": {"training": {"loss": loss}}, **explicit})
+        read_plan({"towers": {"training": {"loss": loss}}, **explicit})
     with pytest.raises(ValidationError, match="loss: squared is for ratings"):
-        FederationPlan.model_validate({"towers": {"training": {"loss": "squared"}}})
-    FederationPlan.model_validate({"towers": {"training": {"loss": "squared"}}, **explicit})
-    FederationPlan.model_validate({"towers": {"training": {"loss": loss}}})
+        read_plan({"towers": {"training": {"loss": "squared"}}})
+    read_plan({"towers": {"training": {"loss": "squared"}}, **explicit})
+    read_plan({"towers": {"training": {"loss": loss}}})
 
 
 def test_rounds_that_cost_more_than_the_deep_models_part_are_refused_before_anything_leaves(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from client.data.training import TrainingData
 from client.training.factory import make_trainer
 from common.config.model import FactorizationConfig
 from common.contributions.factors import UserLevelMechanism
+from common.contributions.run_plan import RunPlan
 from common.errors import ContractError, PrivacyError
 from common.privacy.plan import GaussianNoise
 from common.wire.exchange import AgentRequest
@@ -36,7 +37,7 @@ def data_of(rows: list[list[int]]) -> TrainingData:
 
 
 def contributor_of(rows: list[list[int]], plan: Any = PLAN) -> PrivateContributor:
-    return PrivateContributor(plan, data_of(rows), Noiseless(plan.release_plan()))
+    return PrivateContributor(plan, data_of(rows), Noiseless(RunPlan.of(plan).release_plan()))
 
 
 class Everything:
@@ -69,7 +70,7 @@ def test_one_user_more_changes_a_round_by_no_more_than_its_sensitivity(
     rows: list[list[int]], added: list[int], seed: int
 ) -> None:
     """Solver, weights, clipping, quantisation and all: the whole way from a history to what is released."""
-    releases = PLAN.release_plan()
+    releases = RunPlan.of(PLAN).release_plan()
     without, within = contributor_of(rows), contributor_of([*rows, added])
     counts = [part.counts(request(0), MEMBERSHIP).arrays["counts"] for part in (without, within)]
     assert np.linalg.norm((counts[1] - counts[0]) * releases.counts.grid_step) <= releases.counts.sensitivity
@@ -117,7 +118,7 @@ def test_a_users_factor_is_the_same_to_the_bit_whoever_else_is_there(seed: int, 
 
 def test_a_single_user_can_reach_the_sensitivity() -> None:
     """The bound above is no vacuous one."""
-    releases = PLAN.release_plan()
+    releases = RunPlan.of(PLAN).release_plan()
     none, one = contributor_of([[]]), contributor_of([[], list(range(8))])
     sums = [part.statistics(request(), MEMBERSHIP).arrays for part in (none, one)]
     change = np.linalg.norm(sums[1]["item_vectors"] - sums[0]["item_vectors"])
@@ -161,7 +162,7 @@ def test_parameters_that_no_aggregator_makes_are_refused_whoever_the_users_are()
 def test_no_counts_make_a_user_weigh_more_than_the_sensitivity(weight: float) -> None:
     """The square of 2.7e-162 is 7.3e-324, and the nearest float is two thirds of that: the weights' norm would grow."""
     plan = private_plan(noise="per_platform", popularity_exponent=0.58)
-    noise = plan.release_plan().rounds[0].item_vectors
+    noise = RunPlan.of(plan).release_plan().rounds[0].item_vectors
     counts = np.full(len(KEYS), weight ** (-1 / 0.58))
     try:
         parts = [
@@ -214,7 +215,7 @@ def test_exactly_the_minimum_and_exactly_the_bound_may_take_part() -> None:
 
 def test_a_delta_above_one_over_n_is_refused() -> None:
     plan = private_plan()
-    loose = replace(plan.release_plan(), delta=0.11)
+    loose = replace(RunPlan.of(plan).release_plan(), delta=0.11)
     with pytest.raises(PrivacyError, match=r"privacy\.delta: is above 1/n"):
         PrivateContributor(plan, data_of([[0]] * 10), UserLevelMechanism(loose))
     assert PrivateContributor(plan, data_of([[0]] * 10), UserLevelMechanism(replace(loose, delta=0.1)))
@@ -223,11 +224,11 @@ def test_a_delta_above_one_over_n_is_refused() -> None:
 def test_a_platform_that_shares_nothing_is_never_too_small_and_says_nothing() -> None:
     plan = private_plan(minimum_users=50)
     data = replace_shared(data_of([[0, 1]] * 3), np.zeros(len(KEYS), dtype=bool))
-    contributor = PrivateContributor(plan, data, Noiseless(plan.release_plan()))
+    contributor = PrivateContributor(plan, data, Noiseless(RunPlan.of(plan).release_plan()))
     assert contributor.counts(request(0), reader()).arrays["counts"].tolist() == [0] * 9
     released = contributor.statistics(request(1), reader())
     assert not any(array.any() for array in released.arrays.values())
-    assert released.releases == plan.release_plan().rounds[0].releases()
+    assert released.releases == RunPlan.of(plan).release_plan().rounds[0].releases()
 
 
 class Reader(Everything):
@@ -267,13 +268,13 @@ def test_the_releases_of_all_requests_are_those_of_the_run() -> None:
 def test_only_training_interactions_and_shared_items_count() -> None:
     shared = np.array([True] * 4 + [False] * 4)
     data = replace_shared(data_of([[0, 5, 6], [7], [1, 2]]), shared)
-    contributor = PrivateContributor(PLAN, data, Noiseless(PLAN.release_plan()))
+    contributor = PrivateContributor(PLAN, data, Noiseless(RunPlan.of(PLAN).release_plan()))
 
     class Half(Everything):
         shared_positions = np.arange(4, dtype=np.int32)
 
     half: Any = Half()
-    counts = contributor.counts(request(0), half).arrays["counts"] * PLAN.release_plan().counts.grid_step
+    counts = contributor.counts(request(0), half).arrays["counts"] * RunPlan.of(PLAN).release_plan().counts.grid_step
     assert counts == pytest.approx([1, 1, 1, 0, 3], abs=1e-3)
 
 
@@ -286,7 +287,7 @@ def test_no_weight_of_an_interaction_makes_a_round_fail(seed: int) -> None:
     weights = 10.0 ** np.where(rng.random(10) < 0.5, rng.uniform(-30, -20, 10), rng.uniform(30, 38.4, 10))
     weights *= rng.choice([1.0, 1.0, -1.0, 0.0, np.nan], 10)
     heavy = replace(data.train, values=weights.astype(np.float32))
-    contributor = PrivateContributor(PLAN, replace(data, train=heavy), Noiseless(PLAN.release_plan()))
+    contributor = PrivateContributor(PLAN, replace(data, train=heavy), Noiseless(RunPlan.of(PLAN).release_plan()))
     trained = contributor._matrix.values
     assert trained.min() >= np.float32(1e-3)
     assert trained.max() <= np.float32(1e3)

@@ -32,7 +32,7 @@ from client.deploy.loading import load_training_data
 from client.recommend.feedback import FeedbackLog
 from client.service.client import RecommenderClient
 from common.config.data import CleaningConfig, DataConfig
-from common.config.deploy import PlatformConfig
+from common.deploy.roles import PlatformConfig
 from common.errors import ContractError, DataError
 from simulations.engine.deployment import free_port
 from tests.unit.client.deploy.test_loading import FEEDBACK_LOG, config

@@ -16,9 +16,9 @@ from client.data.reader import open_interactions, read_items, read_users, scan_i
 from client.deploy.doctor import examine
 from client.deploy.keys import SealedSecret
 from common.config.data import DataConfig, InteractionsConfig, ItemsConfig, UsersConfig
-from common.config.deploy import PlatformConfig
 from common.config.loader import load_yaml_model
 from common.deploy.provisioning import Invitation, Registration
+from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError, DataError
 from simulations.scenarios.scenario import load_scenario
 

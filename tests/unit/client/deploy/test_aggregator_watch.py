@@ -24,10 +24,10 @@ from client.deploy.agent_process import log_file, read_token
 from client.deploy.aggregator_watch import AggregatorWatch, meaning_of
 from client.deploy.doctor import examine
 from client.deploy.join import join_federation
-from common.config.deploy import AggregatorConfig, PlatformConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import read_plan
 from common.deploy.logs import one_line, set_up_logs
+from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.deploy.supervise import BackOff, Program, Supervisor
 from common.deploy.tls import issue_server_certificate, make_authority
 from common.errors import ConfigError
@@ -35,7 +35,7 @@ from server.deploy.provisioning import initialise, invite, renew_certificate
 from tests.unit.client.deploy.test_doctor import tls_server
 from tests.unit.common.deploy.test_supervise import until
 
-PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 
 
 @pytest.fixture

@@ -17,14 +17,14 @@ from client.deploy.loading import load_platform_data, load_training_data, make_a
 from client.deploy.preview import preview_rows
 from client.privacy.secure_state import STATE_FILE
 from common.backup.reading import MANIFEST
-from common.config.deploy import AggregatorConfig, PlatformConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import read_plan
+from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.errors import ConfigError, StoreError
 from common.wire.exchange import AgentReply, AgentRequest
 from server.deploy.provisioning import initialise, invite
 
-PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 
 
 @pytest.fixture

@@ -22,14 +22,14 @@ from client.deploy.keys import KeyFolder
 from common.backup.listing import list_folder
 from common.backup.reading import verify_backup
 from common.backup.writing import write_backup
-from common.config.deploy import AggregatorConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import read_plan
 from common.deploy.provisioning import Registration
+from common.deploy.roles import AggregatorConfig
 from common.errors import ConfigError, NewerStoreError, StoreError
 from server.deploy.provisioning import initialise, invite
 
-PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 
 
 def joined(tmp_path: Path, parent: Path) -> Path:

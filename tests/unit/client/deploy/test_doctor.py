@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from client.deploy.doctor import check_store
 from client.personalization.store import PlatformStore
-from common.config.federation import FederationPlan
+from common.contributions.run_plan import read_plan
 from common.deploy.doctor import (
     Finding,
     check_aggregator,
@@ -34,7 +34,7 @@ from server.deploy.doctor import examine
 from server.deploy.provisioning import initialise
 from simulations.bench.serving import random_platform_model
 
-PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 
 
 def wrong(findings: list[Finding]) -> list[str]:

@@ -9,15 +9,15 @@ import pytest
 
 from client.deploy.join import JoinedPlatform, join_federation
 from client.deploy.keys import KeyFolder, SealedSecret
-from common.config.deploy import AggregatorConfig, PlatformConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import read_plan
 from common.deploy.provisioning import Invitation, Pins, Registration
+from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.deploy.tls import make_authority
 from common.errors import ConfigError
 from server.deploy.provisioning import initialise, invite
 
-PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 3, "privacy": {"epsilon": 1.0}})
+PLAN = read_plan({"federation": "films", "platforms": 3, "privacy": {"epsilon": 1.0}})
 
 
 @dataclass
@@ -68,7 +68,7 @@ def test_joining_writes_a_configuration_that_loads_and_agrees_to_the_plan(world:
 
 
 def test_joining_a_plan_of_ratings_writes_that_the_values_are_ratings(tmp_path: Path) -> None:
-    plan = FederationPlan.model_validate({"model": {"feedback": "explicit"}, "privacy": {"mode": "none"}})
+    plan = read_plan({"model": {"feedback": "explicit"}, "privacy": {"mode": "none"}})
     config = load_yaml_model(initialise(tmp_path / "agg", plan, "h.example.org:9443").config, AggregatorConfig)
     (tmp_path / "views.csv").write_text("user_id,item_id,rating\nu,1,4\n")
     (tmp_path / "films.csv").write_text("item_id,title\n1,One\n")

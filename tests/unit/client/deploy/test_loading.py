@@ -10,7 +10,7 @@ import pytest
 from client.data.training import TrainingData
 from client.deploy.loading import FEEDBACK_LOG, load_training_data, make_agent, text_cache
 from client.recommend.feedback import FeedbackLog
-from common.config.deploy import PlatformConfig
+from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from client.deploy.loading import load_platform_data
 from client.deploy.preview import preview_rows, preview_table
-from common.config.deploy import PlatformConfig
+from common.deploy.roles import PlatformConfig
 from tests.unit.client.deploy.test_loading import config
 
 

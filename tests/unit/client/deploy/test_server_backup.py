@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from client.deploy.backup import restore as restore_platform
 from common.backup.reading import verify_backup
-from common.config.deploy import AggregatorConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import read_plan
+from common.deploy.roles import AggregatorConfig
 from common.errors import StoreError
 from server.cli import app
 from server.deploy.admission import AdmissionBook
@@ -26,7 +26,7 @@ from tests.unit.common.deploy.test_provisioning import registration
 from tests.unit.server.federation.test_checkpoint import PLAN as CHECKPOINT_PLAN
 from tests.unit.server.federation.test_checkpoint import state_after
 
-PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 
 from client.deploy.join import join_federation
 from client.deploy.supernode import courier_programs
-from common.config.deploy import AggregatorConfig, PlatformConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import read_plan
+from common.deploy.roles import AggregatorConfig, PlatformConfig
 from server.deploy.provisioning import initialise, invite
 
 COUNT = "sum(each['collections'] for each in gc.get_stats())"
@@ -21,7 +21,7 @@ COUNT = "sum(each['collections'] for each in gc.get_stats())"
 
 @pytest.fixture
 def config(tmp_path: Path) -> PlatformConfig:
-    plan = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+    plan = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
     made = initialise(tmp_path / "fed", plan, "127.0.0.1:9443")
     invitation, interactions = tmp_path / "cinema.invitation", tmp_path / "views.csv"
     invite(load_yaml_model(made.config, AggregatorConfig), "cinema", invitation)

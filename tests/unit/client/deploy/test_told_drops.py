@@ -20,16 +20,16 @@ from client.deploy.join import join_federation
 from client.deploy.keys import KeyFolder
 from client.deploy.loading import load_training_data
 from common.config.data import DataConfig
-from common.config.deploy import AggregatorConfig, PlatformConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import read_plan
+from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.errors import DataError
 from server.deploy.provisioning import initialise, invite
 from simulations.cli.main import main as cli
 from simulations.engine.datasets import make_platforms
 from simulations.scenarios.scenario import load_scenario
 
-PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 COMMAS = "user_id,item_id,rating\n" + "".join(
     f"reader{user},{item},{'4' if (user + item) % 5 else chr(34) + '3,5' + chr(34)}\n"
     for user in range(12)

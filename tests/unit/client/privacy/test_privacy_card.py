@@ -9,6 +9,7 @@ import pytest
 from client.privacy.card import PlatformSpend, card_content, card_text
 from client.privacy.ledger import BudgetLedger
 from common.config.federation import FederationPlan
+from common.contributions.run_plan import RunPlan
 from common.privacy.lifetime import BudgetPolicy
 from tests.private_support import private_plan
 from tests.support import small_plan
@@ -26,7 +27,7 @@ AUDIT = {"epsilon_claimed": 1.0, "epsilon_hat": 0.97, "epsilon_lower": 0.9, "run
 
 
 def spend_of(folder: Path, plan: FederationPlan, *, charged: int = 3) -> PlatformSpend:
-    releases = plan.release_plan()
+    releases = RunPlan.of(plan).release_plan()
     ledger = BudgetLedger.open(folder, BudgetPolicy(epsilon=8.0, delta=releases.delta))
     ledger.reserve("run", releases.releases(), epsilon=3.0, delta=releases.delta)
     contributions = [releases.releases()[:1], *(part.releases() for part in releases.rounds)]
@@ -44,7 +45,7 @@ def test_a_platforms_line_counts_what_left_and_nothing_else(tmp_path: Path) -> N
 @pytest.mark.parametrize("privacy", [{}, {"noise": "per_platform"}, {"release": "item_gram"}], ids=repr)
 def test_the_content_says_all_that_the_promise_rests_on(tmp_path: Path, privacy: dict[str, Any]) -> None:
     plan = private_plan(**privacy)
-    releases = plan.release_plan()
+    releases = RunPlan.of(plan).release_plan()
     content = card_content(plan, {"shop": spend_of(tmp_path, plan)})
     assert (content["mode"], content["epsilon"], content["delta"], content["mu"]) == (
         "user",

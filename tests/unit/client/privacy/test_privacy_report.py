@@ -27,8 +27,8 @@ from client.privacy.report import (
     verify_books,
 )
 from client.privacy.witness import FileWitness
-from common.config.deploy import PlatformConfig
-from common.config.federation import FederationPlan
+from common.contributions.run_plan import read_plan
+from common.deploy.roles import PlatformConfig
 from common.errors import DataError, EgressRefusedError, LedgerError, PrivacyError
 from common.privacy.accounting import gaussian_epsilon
 from common.privacy.contribution import Release
@@ -96,9 +96,9 @@ def test_the_report_says_how_many_runs_are_left_and_what_holds_them_back(tmp_pat
     assert "Run summer has joined and released nothing" in shown
     ledger.reserve("autumn", [release], epsilon=3.0, delta=1e-5)
     assert "given back" in text_of(privacy_report(tmp_path))
-    plan = FederationPlan.model_validate({"platforms": 3, "privacy": {"epsilon": 3.0, "user_bound": 10_000}})
+    plan = read_plan({"platforms": 3, "privacy": {"epsilon": 3.0, "user_bound": 10_000}})
     assert privacy_dict(tmp_path, plan)["left"]["runs"] == 0, "a run of the plan takes all of the budget"
-    smaller = FederationPlan.model_validate({"platforms": 3, "privacy": {"epsilon": 1.0, "user_bound": 10_000}})
+    smaller = read_plan({"platforms": 3, "privacy": {"epsilon": 1.0, "user_bound": 10_000}})
     assert privacy_dict(tmp_path, smaller)["left"]["runs"] >= 1
 
 

@@ -19,9 +19,10 @@ from client.privacy.ledger import BudgetLedger
 from client.privacy.report import restore_books
 from client.privacy.secure_member import SecureMember
 from client.privacy.secure_state import STATE_FILE, SecureStateFile, forget_secure_sums
-from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import RunPlan
 from common.deploy.provisioning import Pins
+from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.errors import ConfigError, SecureSumError
 from common.privacy.secure_sum.wire import SurvivorList
 from common.wire.exchange import AgentRequest
@@ -239,7 +240,7 @@ def test_a_budget_that_is_used_up_is_said_at_start(deployed: Path, caplog: pytes
     data = load_training_data(config)
     make_agent(config, data)
     assert "lifetime budget" not in caplog.text
-    ledger, releases = BudgetLedger.open(config.state), config.plan.release_plan().releases()
+    ledger, releases = BudgetLedger.open(config.state), RunPlan.of(config.plan).release_plan().releases()
     ledger.reserve("run", releases, epsilon=3.0, delta=config.plan.delta)
     ledger.charge("run", 0, releases[:1], f"{1:064x}")
     make_agent(config, data)

@@ -19,10 +19,10 @@ from client.deploy.agent_process import listeners
 from client.service.client import RecommenderClient
 from client.service.server import TlsFiles, serve_recommender
 from client.service.tls import issue_recommender_tls
-from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.loader import load_yaml_model, parse_model
 from common.config.serving import ServingConfig
 from common.deploy.health import Listener, unanswered
+from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.deploy.tls import is_issued_by, names_of, read_certificate
 from common.errors import ConfigError, PlatformError
 from server.cli import app as server_app

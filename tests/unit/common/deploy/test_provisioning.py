@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from common.config.deploy import AggregatorConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import read_plan
 from common.deploy.provisioning import Invitation, Pins, Registration, normal_fingerprint
+from common.deploy.roles import AggregatorConfig
 from common.deploy.tls import (
     days_left,
     is_issued_by,
@@ -32,7 +32,7 @@ from server.deploy.bundle import stage_app
 from server.deploy.flower import Node
 from server.deploy.provisioning import initialise, invite, renew_certificate
 
-PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 3, "privacy": {"mode": "none"}})
+PLAN = read_plan({"federation": "films", "platforms": 3, "privacy": {"mode": "none"}})
 
 
 def node_key() -> str:
@@ -380,7 +380,7 @@ def test_the_bundled_server_app_runs_without_the_client(tmp_path: Path) -> None:
 def test_a_new_configuration_shows_what_users_are_promised(
     tmp_path: Path, privacy: dict[str, object], lines: list[str]
 ) -> None:
-    plan = FederationPlan.model_validate({"federation": "films", "platforms": 3, "privacy": privacy})
+    plan = read_plan({"federation": "films", "platforms": 3, "privacy": privacy})
     made = initialise(tmp_path, plan, "localhost:9443")
     text = made.config.read_text()
     assert [line for line in text.splitlines() if line in lines] == lines

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from client.deploy.doctor import examine
 from client.privacy.ledger import BudgetLedger
 from client.privacy.outbox import subsampled_budget
-from common.config.deploy import AggregatorConfig, PlatformConfig
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model, parse_model
 from common.config.privacy import PrivacyConfig
+from common.contributions.run_plan import RunPlan, read_plan
+from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.errors import BudgetExceededError, ConfigError
 from common.privacy.contribution import Release
 from common.privacy.lifetime import budget_for, budget_policy, delta_for, epsilon_for, runs_paid
@@ -30,18 +31,16 @@ SAID = "federation.yaml: schedule: budget 3 pays for 1 run of ε 3; your schedul
 
 def plan_of(*, deep: bool = False, linear: bool = False, **privacy: Any) -> FederationPlan:
     parts: dict[str, Any] = {"federation": "films", "platforms": 3, "privacy": privacy}
-    return FederationPlan.model_validate(
-        parts | ({"towers": DEEP} if deep else {}) | ({"linear": {"max_items": 100}} if linear else {})
-    )
+    return read_plan(parts | ({"towers": DEEP} if deep else {}) | ({"linear": {"max_items": 100}} if linear else {}))
 
 
 def releases_of(plan: FederationPlan) -> list[Release]:
     """Everything that a run of the plan releases."""
-    releases = list(plan.release_plan().releases())
+    releases = list(RunPlan.of(plan).release_plan().releases())
     if plan.linear is not None:
-        z = plan.linear_noise().noise_multiplier
+        z = RunPlan.of(plan).linear_noise().noise_multiplier
         releases.append(Release(kind="cooccurrence", mechanism="gaussian", noise_multiplier=z))
-    return releases + (list(plan.update_plan().releases()) if plan.towers is not None else [])
+    return releases + (list(RunPlan.of(plan).update_plan().releases()) if plan.towers is not None else [])
 
 
 def runs_that_fit(folder: Path, plan: FederationPlan, at_most: int) -> int:
@@ -95,8 +94,8 @@ def test_runs_add_up_their_squared_mu_and_not_their_epsilon() -> None:
     budget = budget_for(plan, 10)
     assert budget is not None
     assert budget < 13
-    assert delta_oracle(math.sqrt(10) * plan.gaussian_mu, budget) <= plan.delta
-    assert delta_oracle(math.sqrt(10) * plan.gaussian_mu, budget - 0.02) > plan.delta
+    assert delta_oracle(math.sqrt(10) * RunPlan.of(plan).gaussian_mu, budget) <= plan.delta
+    assert delta_oracle(math.sqrt(10) * RunPlan.of(plan).gaussian_mu, budget - 0.02) > plan.delta
 
 
 @given(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
+from common.contributions.run_plan import RunPlan
 from server.aggregation import private_factors as private_aggregation
 from server.aggregation.factors import ExactAggregation
 from server.aggregation.private_factors import ALL_USERS, SharedGramAggregation, make_aggregation
@@ -38,7 +39,7 @@ def in_steps(values: Any, step: float) -> NDArray[np.int64]:
 
 
 def statistics(plan: FederationPlan, name: str, seed: int) -> Contribution:
-    noise = plan.release_plan().rounds[0]
+    noise = RunPlan.of(plan).release_plan().rounds[0]
     rng = np.random.default_rng(seed)
     factors = rng.normal(size=(5, 3))
     gram = factors.T @ factors
@@ -55,7 +56,7 @@ def statistics(plan: FederationPlan, name: str, seed: int) -> Contribution:
 
 
 def test_counts_of_open_contributions_add_up_by_item_and_are_clamped() -> None:
-    step = OPEN.release_plan().counts.grid_step
+    step = RunPlan.of(OPEN).release_plan().counts.grid_step
     parts = [
         Contribution(("a",), OWN["a"], {"counts": in_steps([5, -9, 2, 0.5, 10], step)}),
         Contribution(("b",), OWN["b"], {"counts": in_steps([3, 1, 0, 7, -4], step)}),
@@ -67,7 +68,7 @@ def test_counts_of_open_contributions_add_up_by_item_and_are_clamped() -> None:
 
 def test_counts_of_a_secure_sum_know_all_users_together_only() -> None:
     plan = private_plan(3)
-    step = plan.release_plan().counts.grid_step
+    step = RunPlan.of(plan).release_plan().counts.grid_step
     parts = [Contribution(("a", "b"), EVERYTHING, {"counts": in_steps([1, 2, 3, 4, 5, 6, 20], step)})]
     # What a platform sends in the open beside it has no counts.
     parts.insert(0, Contribution(("a",), OWN["a"], {}))
@@ -78,7 +79,7 @@ def test_counts_of_a_secure_sum_know_all_users_together_only() -> None:
 
 def test_first_factors_of_items_that_are_not_kept_are_zero_and_the_others_on_the_users_scale() -> None:
     plan = private_plan(2, noise="per_platform", kept_items=2)
-    step = plan.release_plan().counts.grid_step
+    step = RunPlan.of(plan).release_plan().counts.grid_step
     part = Contribution(("a", "b"), EVERYTHING, {"counts": in_steps([1, 9, 1, 8, 1, 1, 20], step)})
     factors = SharedGramAggregation(plan).count(state_of(plan), [part]).item_parameters
     assert np.flatnonzero(np.abs(factors).sum(axis=1)).tolist() == [1, 3]
@@ -100,7 +101,7 @@ def test_sums_noise_and_catalogues_are_taken_item_by_item(released: list[Any]) -
     parts = [statistics(OPEN, "a", 1), statistics(OPEN, "b", 2)]
     solved = SharedGramAggregation(OPEN).solve(counted(OPEN), parts)
     assert (solved.platforms, solved.objective, solved.recall) == (("a", "b"), None, None)
-    noise = OPEN.release_plan().rounds[0]
+    noise = RunPlan.of(OPEN).release_plan().rounds[0]
     step = noise.item_vectors.grid_step
     (sums,) = released
     vectors = np.zeros((M, 3))
@@ -136,7 +137,7 @@ def test_a_round_without_contributions_changes_nothing() -> None:
 
 def test_released_item_grams_are_used(released: list[Any]) -> None:
     plan = private_plan(2, noise="per_platform", kept_items=M, release="item_gram")
-    noise = plan.release_plan().rounds[0].item_grams
+    noise = RunPlan.of(plan).release_plan().rounds[0].item_grams
     assert noise is not None
     rng = np.random.default_rng(5)
     packed = rng.normal(size=(4, 6))
@@ -151,7 +152,7 @@ def test_released_item_grams_are_used(released: list[Any]) -> None:
 
 
 def test_a_gram_that_noise_made_indefinite_is_projected(released: list[Any]) -> None:
-    noise = OPEN.release_plan().rounds[0]
+    noise = RunPlan.of(OPEN).release_plan().rounds[0]
     base = statistics(OPEN, "a", 1)
     negative = in_steps(np.array([-3.0, 0, 0, 2.0, 0, 1.0]), noise.user_gram.grid_step)
     part = replace(base, arrays=dict(base.arrays) | {"user_gram": negative})
@@ -160,7 +161,7 @@ def test_a_gram_that_noise_made_indefinite_is_projected(released: list[Any]) -> 
 
 
 def test_a_gram_of_which_noise_leaves_nothing_costs_the_round_and_not_the_run() -> None:
-    noise = OPEN.release_plan().rounds[0]
+    noise = RunPlan.of(OPEN).release_plan().rounds[0]
     base = statistics(OPEN, "a", 1)
     negative = in_steps(np.array([-3.0, 0, 0, -2.0, 0, -1.0]), noise.user_gram.grid_step)
     part = replace(base, arrays=dict(base.arrays) | {"user_gram": negative})

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
+from common.contributions.run_plan import RunPlan, read_plan
 from server.aggregation.towers import aggregate_towers
 from server.federation.checkpoint import CheckpointStore
 from server.federation.collect import Contribution
@@ -43,7 +44,7 @@ def a_plan(aggregation: str = "fedavg", *, private: bool = False, item_ids: bool
     }
     privacy = PRIVATE if private else {"mode": "none"}
     plan = {"rounds": 2, "platforms": 3, "model": {"dimension": D}, "towers": towers, "privacy": privacy}
-    return FederationPlan.model_validate(plan)
+    return read_plan(plan)
 
 
 def digests(count: int) -> NDArray[np.uint8]:
@@ -176,14 +177,14 @@ def test_where_all_trained_on_nobody_the_model_stays(aggregation: str) -> None:
 
 
 def a_noisy_sum(plan: FederationPlan, seed: int, vector: NDArray[np.float64]) -> Contribution:
-    steps = np.rint(vector / plan.update_plan().noise.grid_step).astype(np.int64)
+    steps = np.rint(vector / RunPlan.of(plan).update_plan().noise.grid_step).astype(np.int64)
     return Contribution((f"platform-{seed}",), np.arange(M, dtype=np.int32), {"update": steps})
 
 
 @pytest.mark.parametrize("item_ids", [True, False])
 def test_under_privacy_the_server_takes_a_step_of_adam_against_the_noisy_sum(item_ids: bool) -> None:
     plan = a_plan(private=True, item_ids=item_ids)
-    state, layout = a_state(plan), plan.update_layout(M)
+    state, layout = a_state(plan), RunPlan.of(plan).update_layout(M)
     rng = np.random.default_rng(0)
     weights = {name: value.astype(np.float64) for name, value in state.towers.items()}
     m, v = ({name: np.zeros(value.shape) for name, value in weights.items()} for _ in range(2))
@@ -205,7 +206,7 @@ def test_under_privacy_the_server_takes_a_step_of_adam_against_the_noisy_sum(ite
 def test_a_run_that_goes_on_from_a_checkpoint_ends_where_it_would_have_ended(tmp_path: Path, private: bool) -> None:
     plan = a_plan("fedadam", private=private)
     rng = np.random.default_rng(1)
-    vectors = [rng.normal(size=plan.update_layout(M).size) for _ in range(3)]
+    vectors = [rng.normal(size=RunPlan.of(plan).update_layout(M).size) for _ in range(3)]
 
     def advanced(state: FederationState, tower_round: int) -> FederationState:
         exact = [an_update(10 * tower_round + p, state, users=p, rows={p: 1.0}) for p in (1, 2)]
@@ -237,7 +238,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_where_it_would_have_ended(tmp
 def test_items_that_join_later_have_new_rows_and_the_others_keep_theirs(private: bool) -> None:
     plan = a_plan("fedadam", private=private)
     state = a_state(plan)
-    parts = [a_noisy_sum(plan, 1, np.ones(plan.update_layout(M).size))] if private else five(state)
+    parts = [a_noisy_sum(plan, 1, np.ones(RunPlan.of(plan).update_layout(M).size))] if private else five(state)
     state = aggregate_towers(plan, state, parts).state
     grown = with_vocabulary(state, state.vocabulary.extended({"b": digests(M + 2)}), plan)
     assert grown.towers["item_rows"].shape == (M + 2, D)
@@ -245,6 +246,6 @@ def test_items_that_join_later_have_new_rows_and_the_others_keep_theirs(private:
     assert grown.towers["item_rows"][M:].any()
     for name in DENSE:
         assert np.array_equal(grown.towers[name], state.towers[name])
-    vector = np.ones(plan.update_layout(M + 2).size)
+    vector = np.ones(RunPlan.of(plan).update_layout(M + 2).size)
     again = [a_noisy_sum(plan, 1, vector)] if private else five(grown)
     assert aggregate_towers(plan, grown, again).state.towers["item_rows"].shape == (M + 2, D)

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from client.deploy.join import join_federation
-from common.config.deploy import AggregatorConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import read_plan
+from common.deploy.roles import AggregatorConfig
 from common.errors import ConfigError
 from server.deploy.bundle import stage_app
 from server.deploy.provisioning import initialise, invite
@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an aggregator, a platform, a scenario, and a file in the place of a folder."""
     folder = tmp_path_factory.mktemp("paths") / "deep" / "down"
     folder.mkdir(parents=True)
-    plan = FederationPlan.model_validate({"federation": "f", "platforms": 2, "privacy": {"mode": "none"}})
+    plan = read_plan({"federation": "f", "platforms": 2, "privacy": {"mode": "none"}})
     made = initialise(folder / "fed", plan, "localhost:9443")
     invite(load_yaml_model(made.config, AggregatorConfig), "p", folder / "p.invitation")
     scenario = scenario_of(folder).model_dump(mode="json", exclude_defaults=True)

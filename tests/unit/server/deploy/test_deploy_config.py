@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.config.deploy import AggregatorConfig, PlatformConfig, RecommenderConfig, ScheduleConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model, parse_model
+from common.contributions.run_plan import read_plan
+from common.deploy.roles import AggregatorConfig, PlatformConfig, RecommenderConfig, ScheduleConfig
 from common.errors import ConfigError
 from server.deploy.provisioning import initialise
 from server.deploy.superlink import aggregator_programs, proxy_configuration
 
-PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 3, "privacy": {"mode": "none"}})
+PLAN = read_plan({"federation": "films", "platforms": 3, "privacy": {"mode": "none"}})
 
 
 def aggregator(folder: Path, address: str = "127.0.0.1:9443") -> AggregatorConfig:

@@ -17,10 +17,10 @@ from client.deploy.aggregator_watch import AggregatorWatch
 from client.deploy.join import join_federation
 from client.privacy.ledger import BudgetLedger
 from client.service.metrics_export import ServingMetrics
-from common.config.deploy import AggregatorConfig, PlatformConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import RunPlan, read_plan
 from common.deploy.logs import JsonFormatter
+from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.privacy.lifetime import BudgetPolicy, budget_policy
 from common.wire.exchange import AgentReply, AgentRequest
 from server.deploy.admission import AdmissionBook
@@ -31,7 +31,7 @@ from server.federation.state import RoundRecord
 from simulations.engine.deployment import free_port
 from tests.unit.common.deploy.test_provisioning import registration
 
-PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 
 
 def admit(config: AggregatorConfig, *names: str) -> AdmissionBook:
@@ -71,13 +71,13 @@ def test_a_budget_that_cannot_be_read_is_not_a_number(tmp_path: Path) -> None:
 
 
 def test_how_many_runs_are_left_is_measured(tmp_path: Path) -> None:
-    plan = FederationPlan.model_validate({"platforms": 3, "privacy": {"budget": 4.5}})
+    plan = read_plan({"platforms": 3, "privacy": {"budget": 4.5}})
     registry = CollectorRegistry()
     AgentMetrics(registry, tmp_path, plan)
     assert "crossfed_runs_left NaN" in generate_latest(registry).decode()
     ledger = BudgetLedger.open(tmp_path, budget_policy(plan))
     assert "crossfed_runs_left 2.0" in generate_latest(registry).decode()
-    releases = plan.release_plan().releases()
+    releases = RunPlan.of(plan).release_plan().releases()
     ledger.reserve("run", releases, epsilon=3.0, delta=plan.delta)
     ledger.charge("run", 0, releases[:1], f"{1:064x}")
     assert "crossfed_runs_left 1.0" in generate_latest(registry).decode()

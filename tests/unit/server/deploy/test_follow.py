@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from common.config.deploy import AggregatorConfig
-from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
+from common.contributions.run_plan import read_plan
+from common.deploy.roles import AggregatorConfig
 from common.errors import FederationError
 from server.cli import app
 from server.deploy import aggregator
@@ -26,7 +26,7 @@ from server.deploy.schedule import Resumer
 from server.federation.exchange import PlatformExchange, SilentObserver
 from tests.unit.common.deploy.test_provisioning import registration
 
-PLAN = FederationPlan.model_validate({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
+PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 
 
 class Told:

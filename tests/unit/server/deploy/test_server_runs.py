@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config.deploy import AggregatorConfig, ScheduleConfig
 from common.config.loader import parse_model
 from common.deploy.locks import held
 from common.deploy.ports import check_port_free
+from common.deploy.roles import AggregatorConfig, ScheduleConfig
 from common.errors import ConfigError, FederationError, InUseError, NewerStoreError
 from server.deploy import aggregator
 from server.deploy.aggregator import AggregatorProcess, begin_run, wait_for_end

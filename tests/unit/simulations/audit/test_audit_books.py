@@ -5,19 +5,21 @@ from pathlib import Path
 import pytest
 
 from client.privacy.outbox import Outbox
+from common.contributions.run_plan import RunPlan
 from common.privacy.contribution import Release
 from common.privacy.lifetime import budget_policy
 from simulations.audit.books import SkippingOutbox, compare_books
 from tests.private_support import private_plan
 
 PLAN = private_plan(noise="per_platform")
-CONTRIBUTIONS = [PLAN.release_plan().releases()[:1], *(part.releases() for part in PLAN.release_plan().rounds)]
+RELEASES = RunPlan.of(PLAN).release_plan()
+CONTRIBUTIONS = [RELEASES.releases()[:1], *(part.releases() for part in RELEASES.rounds)]
 
 
 @pytest.fixture
 def outbox(tmp_path: Path) -> Outbox:
     box = Outbox(tmp_path, budget_policy(PLAN), PLAN, tmp_path / "store")
-    box.reserve("run", PLAN.release_plan().releases(), PLAN)
+    box.reserve("run", RELEASES.releases(), PLAN)
     return box
 
 
@@ -30,7 +32,7 @@ def test_books_that_agree_are_not_flagged(outbox: Outbox) -> None:
     charge(outbox, CONTRIBUTIONS)
     report = compare_books(outbox, CONTRIBUTIONS)
     assert (report.received, report.charged, report.flags) == (3, 3, ())
-    assert report.mu_received == pytest.approx(PLAN.release_plan().mu) == report.mu_charged
+    assert report.mu_received == pytest.approx(RELEASES.mu) == report.mu_charged
 
 
 def test_a_charge_for_what_never_arrived_is_no_fault(outbox: Outbox) -> None:

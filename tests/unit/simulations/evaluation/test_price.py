@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from client.scoring.scorer import PopularityScorer
-from common.config.federation import FederationPlan
 from common.config.platform import shipped_weights
 from common.config.privacy import tuned_setting
+from common.contributions.run_plan import RunPlan, read_plan
 from common.errors import PrivacyError
 from common.privacy.lifetime import budget_policy
 from server.federation.state import FederationState
@@ -37,7 +37,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scenario, list[Sim
 
 
 def test_the_private_plan_keeps_everything_but_mode_epsilon_and_budget() -> None:
-    plan = FederationPlan.model_validate(
+    plan = read_plan(
         {"privacy": {"mode": "none", "noise": "per_platform", "budget": 1.0, "clip_norm": 0.7}, "rounds": 4}
     )
     private = private_plan(plan, 10.0)
@@ -55,8 +55,10 @@ def test_a_lifetime_budget_below_an_epsilon_does_not_stop_its_pricing() -> None:
 
 def test_a_deep_models_noise_is_that_of_the_epsilon_that_is_priced() -> None:
     deep = {"training": {"rounds": 2}, "privacy": {"noise_multiplier": 0.5}}
-    plan = FederationPlan.model_validate({"privacy": {"mode": "none"}, "platforms": 3, "towers": deep})
-    multipliers = [private_plan(plan, epsilon).update_plan().noise.noise_multiplier for epsilon in (1.0, 10.0)]
+    plan = read_plan({"privacy": {"mode": "none"}, "platforms": 3, "towers": deep})
+    multipliers = [
+        RunPlan.of(private_plan(plan, epsilon)).update_plan().noise.noise_multiplier for epsilon in (1.0, 10.0)
+    ]
     assert multipliers[0] > multipliers[1]
     assert 0.5 not in multipliers
 
@@ -168,7 +170,7 @@ def test_every_shipped_scenario_can_be_trained_privately(name: str, monkeypatch:
     scenario = scenario.with_platforms(number)
     for epsilon in scenario.price_at or (3.0,):
         plan = private_plan(scenario.plan, epsilon)
-        releases = plan.release_plan()
+        releases = RunPlan.of(plan).release_plan()
         if plan.privacy.noise == "secure_sum":
             Roster.agree(
                 run_id="run",

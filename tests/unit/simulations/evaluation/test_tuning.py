@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.config.federation import FederationPlan
+from common.contributions.run_plan import read_plan
 from simulations.engine.datasets import make_platforms
 from simulations.engine.federate import simulation_secret
 from simulations.evaluation import cross_weights as tuning
@@ -53,7 +53,7 @@ def test_a_third_axis_is_chosen_by_the_same_rule() -> None:
 def test_the_linear_roads_weight_is_tuned_where_the_plan_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linear: dict[str, float] | None
 ) -> None:
-    plan = FederationPlan.model_validate(small_plan(rounds=2).model_dump() | {"linear": linear})
+    plan = read_plan(small_plan(rounds=2).model_dump() | {"linear": linear})
     cross = {"betas": [0.0, 0.5], "attribute_weights": [0.0, 1.0], "linear_weights": [0.0, 1.0, 2.0], "tuning_draws": 1}
     scenario = private_scenario(tmp_path, users=90, items=200, plan=plan.model_dump(mode="json"), cross=cross)
     seen: list[np.ndarray] = []

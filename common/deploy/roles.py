@@ -16,6 +16,7 @@ from common.config.loader import ConfigPath
 from common.config.platform import CatalogueConfig, PersonalizationConfig
 from common.config.serving import ServingLimits
 from common.config.text import TextModelConfig
+from common.contributions.run_plan import CheckedPlan
 from common.privacy.lifetime import budget_for, budget_policy, delta_for, epsilon_for, runs_paid
 
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -95,7 +96,7 @@ class ProxyConfig(_Deployed):
 class AggregatorConfig(_Deployed):
     """``federation.yaml``."""
 
-    plan: FederationPlan
+    plan: CheckedPlan
     """What all parties agree on, word for word."""
     address: Address
     """Host and port at which platforms reach the proxy."""
@@ -188,7 +189,7 @@ class PlatformConfig(_Deployed):
 
     name: PlatformName
     """As the aggregator has admitted it."""
-    plan: FederationPlan
+    plan: CheckedPlan
     """As the invitation had it and as you have agreed to it. The agent refuses a run of any other plan."""
     aggregator: Address
     """HOST:PORT of the aggregator's proxy."""

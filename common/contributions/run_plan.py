@@ -1,0 +1,174 @@
+"""What an agreed plan comes to in a run: noise, releases, masked rounds, layouts; and the check of a plan that is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator, TypeAdapter
+
+from common.config.federation import FederationPlan
+from common.contributions.cooccurrence import check_bits, cooccurrence_noise, masked_size
+from common.contributions.masked_rounds import check_sums_fit, secure_rounds
+from common.contributions.tower_variables import SharedVariable, tower_variables
+from common.contributions.updates import UpdateLayout, UpdatePlan
+from common.errors import PrivacyError, SecureSumError
+from common.privacy.lifetime import gaussian_mu
+from common.privacy.plan import GaussianNoise, ReleasePlan, calibrate, noise_shares
+from common.privacy.secure_sum import RoundSpec
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What all parties compute alike from a plan and the vocabulary's size.
+
+    >>> RunPlan.of(FederationPlan(platforms=3)).masked_round("statistics", 2)
+    2
+    """
+
+    plan: FederationPlan
+
+    @classmethod
+    def of(cls, plan: FederationPlan) -> RunPlan:
+        """The run of ``plan``; each part is computed when it is asked for, and refused then if the plan has no such part."""
+        return cls(plan)
+
+    @property
+    def gaussian_mu(self) -> float:
+        """μ of all releases with full participation: those of the factorisation and the item-item statistics."""
+        return gaussian_mu(self.plan)
+
+    @property
+    def tower_variables(self) -> tuple[SharedVariable, ...]:
+        """The deep model's shared variables; none without one."""
+        return () if self.plan.towers is None else tower_variables(self.plan.towers)
+
+    def release_plan(self) -> ReleasePlan:
+        """Every release of the factorisation that a platform makes in a run, with its noise.
+
+        Of μ² it takes what the item-item statistics leave.
+
+        Raises:
+            PrivacyError: ``mode: none``, no number of platforms, or a combination that protects nobody.
+        """
+        plan = self.plan
+        if plan.platforms is None:
+            raise PrivacyError("plan.platforms: under privacy the number of platforms must be set")
+        return calibrate(
+            plan.factor_privacy,
+            n_users_bound=plan.privacy.user_bound,
+            rounds=plan.server_rounds,
+            platforms=plan.platforms,
+            share=1.0 if plan.linear is None else 1 - plan.linear.privacy.share,
+        )
+
+    def linear_noise(self) -> GaussianNoise:
+        """The noise of the item-item statistics; of μ² they take ``linear.privacy.share``.
+
+        Raises:
+            PrivacyError: no linear road or no number of platforms, or nobody's noise would protect the sum.
+        """
+        plan = self.plan
+        if plan.linear is None or plan.platforms is None:
+            raise PrivacyError("plan.linear, plan.platforms: both must be set for item-item statistics under privacy")
+        shares, masked = noise_shares(plan.privacy, plan.platforms), plan.secure_sum
+        return cooccurrence_noise(plan.linear, mu=self.gaussian_mu, shares=shares, masked=masked)
+
+    def linear_size(self, n_items: int) -> int:
+        """Values of the item-item statistics that each platform masks, for a vocabulary of ``n_items``."""
+        plan = self.plan
+        if plan.linear is None or plan.platforms is None:
+            return 0
+        return masked_size(plan.linear.private_items(n_items), plan.platforms)
+
+    def update_plan(self) -> UpdatePlan:
+        """Every release of the deep model that a platform makes in a run, with its noise.
+
+        Raises:
+            PrivacyError: there is no deep model, no noise is stated, or nobody's noise would protect the sum.
+        """
+        plan = self.plan
+        if plan.towers is None or plan.towers.privacy.noise_multiplier is None or plan.platforms is None:
+            raise PrivacyError(
+                "plan.towers.privacy.noise_multiplier: under privacy it is part of the plan, since the aggregator has no "
+                "accountant; `crossfed-simulate noise PLAN` computes it for plan.privacy.epsilon"
+            )
+        own = plan.towers.privacy
+        return UpdatePlan.of(
+            epsilon=own.share * plan.privacy.epsilon,
+            delta=own.share * plan.delta,
+            clip_norm=own.clip_norm,
+            noise_multiplier=plan.towers.privacy.noise_multiplier,
+            sampling_rate=own.sampling_rate,
+            rounds=plan.towers.training.rounds,
+            shares=noise_shares(plan.privacy, plan.platforms),
+            masked=plan.secure_sum,
+        )
+
+    def update_layout(self, n_items: int) -> UpdateLayout:
+        """Where each shared variable of the deep model is in a sum over a vocabulary of ``n_items``."""
+        return UpdateLayout(self.tower_variables, n_items)
+
+    def masked_rounds(self, platforms: int, n_items: int) -> tuple[RoundSpec, ...]:
+        """The rounds of the secure sum: counts, item-item statistics, the factorisation's rounds, the deep model's.
+
+        Raises:
+            SecureSumError: a sum fits no ring.
+        """
+        deep = self.plan.towers is not None
+        return secure_rounds(
+            self.release_plan(),
+            platforms=platforms,
+            n_items=n_items,
+            row=self.plan.row,
+            linear=None if self.plan.linear is None else self.linear_noise(),
+            linear_size=self.linear_size(n_items),
+            updates=self.update_plan() if deep else None,
+            update_size=self.update_layout(n_items).size if deep else 0,
+        )
+
+    def masked_round(self, kind: str, server_round: int) -> int:
+        """Where a contribution of ``kind`` to ``server_round`` stands among :meth:`masked_rounds`."""
+        late = self.plan.linear is not None and not kind.endswith("counts")
+        return server_round + 1 if late else server_round
+
+    def check(self) -> None:
+        """Refuse what fits no ring, or no 64 bits, before anything is known of items and users.
+
+        Without a number of platforms, or without privacy, there is nothing to refuse yet.
+
+        Raises:
+            PrivacyError: a combination that protects nobody, or noise so small that sums would overflow.
+            SecureSumError: a sum fits no ring; the message names the setting to change.
+        """
+        plan = self.plan
+        if not plan.private or plan.platforms is None:
+            return
+        linear = None if plan.linear is None else self.linear_noise()
+        if plan.secure_sum:
+            check_sums_fit(self.release_plan(), platforms=plan.platforms, linear=linear)
+        if linear is not None:
+            check_bits(linear, plan.privacy.user_bound)
+
+
+def _checked(plan: FederationPlan) -> FederationPlan:
+    try:
+        RunPlan.of(plan).check()
+    except (PrivacyError, SecureSumError) as error:
+        raise ValueError(str(error)) from None
+    return plan
+
+
+CheckedPlan = Annotated[FederationPlan, AfterValidator(_checked)]
+"""A plan as a file's or a message's model holds it: refused where it is read if no run of it could protect its users."""
+
+_READER: TypeAdapter[FederationPlan] = TypeAdapter(CheckedPlan)
+
+
+def read_plan(content: object) -> FederationPlan:
+    """The plan that ``content`` (a mapping, as from YAML or JSON) says.
+
+    Raises:
+        pydantic.ValidationError: it is none, or no run of it could protect its users.
+    """
+    return _READER.validate_python(content)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from common.deploy.guard import guard
+from common.deploy.guard import TO_IMPORT_SERVER, check_memory_limit, guard
 
 
 def main() -> None:
     """Run the command."""
     with guard():
+        check_memory_limit(TO_IMPORT_SERVER)
+        check_memory_limit(TO_IMPORT_SERVER)
         from server.cli import main as command
     command()
 

@@ -28,7 +28,10 @@ _LAST_WORDS = "error: not enough memory to say more; give this process more\n"
 # Compiled at once: later there may be no memory for it.
 _LIBRARY = re.compile(r"[\w.+-]+\.so(\.\d+)*")
 # Two cores' threads with their stacks, Arrow's and LLVM's arenas, and a small data set; measured with ulimit -v.
-_SMALLEST_ADDRESS_SPACE = 1_400_000_000
+_TO_TRAIN = 1_400_000_000
+# For the imports alone, of a platform or a simulation (Arrow, LLVM) and of an aggregator.
+TO_IMPORT, TO_IMPORT_SERVER = 900_000_000, 450_000_000
+_NEEDS = (_TO_TRAIN, TO_IMPORT, TO_IMPORT_SERVER)
 _OPEN_FILES = "raise the limit (ulimit -n)"
 _MENDS: dict[int, str] = {
     errno.ENOENT: "there is no such file or folder; check the path, and make the folder if it is one",
@@ -92,7 +95,8 @@ def sentence_of(error: BaseException) -> str:
     chain = list(_chain(error))
     for one in chain:
         if _lacks_memory(one):
-            return f"not enough memory{_limit()}; give this process more, or use less data"
+            needed = next((f", and needs {part / 1e9:.1f} GB to start" for part in one.args if part in _NEEDS), "")
+            return f"not enough memory{_limit()}{needed}; give this process more, or use less data"
         if (library := _library_of(one)) is not None:
             return f"the compiled library {library} cannot be loaded{_library_mend()}"
     if isinstance(error, OSError) and error.errno is not None:
@@ -113,14 +117,18 @@ def os_sentence(error: OSError) -> str:
     return f"{' → '.join(paths)}: {reason}" if paths else str(reason)
 
 
-def check_memory_limit() -> None:
-    """Raises: MemoryError when training would not even start under this process's limit.
+def check_memory_limit(needed: int = _TO_TRAIN) -> None:
+    """Refuse a limit under which this process would be ended by libraries that say nothing that a person can use.
 
-    Libraries below Python end the process where they get no memory, and say nothing that a person can use.
+    Args:
+        needed: bytes of address space; unless given, what training takes to start.
+
+    Raises:
+        MemoryError: the limit is lower.
     """
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and limit < _SMALLEST_ADDRESS_SPACE:
-        raise MemoryError
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        raise MemoryError(needed)
 
 
 def _is_deliberate(error: BaseException) -> bool:

@@ -119,5 +119,6 @@ def _lock(path: Path, what: str) -> UnixFileLock:
 
 def command_name() -> str:
     """The command that this process runs, for people: ``crossfed-simulate run``."""
-    words = [Path(sys.argv[0]).name, *(word for word in sys.argv[1:2] if not word.startswith("-"))]
-    return " ".join(words)
+    program = Path(sys.argv[0])
+    name = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
+    return " ".join([name, *(word for word in sys.argv[1:2] if not word.startswith("-"))])

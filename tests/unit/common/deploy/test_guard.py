@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from common.deploy.guard import check_memory_limit, guard, os_sentence, sentence_of
+from common.deploy.guard import TO_IMPORT, check_memory_limit, guard, os_sentence, sentence_of
 from common.errors import ConfigError
 
 ROOT = str(Path(__file__).parents[4])
@@ -123,10 +123,14 @@ def test_imports_under_a_limit_on_memory_end_in_a_sentence(role: str) -> None:
 
 def test_a_limit_under_which_nothing_would_start_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     check_memory_limit()
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (700_000_000, 700_000_000))
-    with pytest.raises(MemoryError):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (950_000_000, 950_000_000))
+    with pytest.raises(MemoryError) as caught:
         check_memory_limit()
-    assert sentence_of(MemoryError()).startswith("not enough memory: this process may use 0.7 GB (ulimit -v); give")
+    said = (
+        "not enough memory: this process may use 0.9 GB (ulimit -v), and needs 1.4 GB to start; give this process more"
+    )
+    assert sentence_of(caught.value).startswith(said)
+    check_memory_limit(TO_IMPORT)
 
 
 def test_a_defect_leaves_its_frames_in_a_file_and_no_data(

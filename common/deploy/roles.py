@@ -13,6 +13,7 @@ from common.config.base import FrozenModel
 from common.config.data import DataConfig, check_feedback
 from common.config.federation import FederationPlan
 from common.config.loader import ConfigPath
+from common.config.passport import PassportConfig
 from common.config.platform import CatalogueConfig, PersonalizationConfig
 from common.config.serving import ServingLimits
 from common.config.text import TextModelConfig
@@ -225,6 +226,8 @@ class PlatformConfig(_Deployed):
     """The service that applications ask."""
     serving: ServingLimits = ServingLimits()
     """Sizes and limits of that service."""
+    passport: PassportConfig = PassportConfig()
+    """What a person may carry to another platform, and bring from one."""
     metrics_port: Port | None = None
     """Prometheus metrics, in the clear and without a token; they name no user and no item."""
     metrics_host: str = "127.0.0.1"

@@ -1,0 +1,65 @@
+"""Tastes over public attributes: genres and decades, which platforms name alike without any item in common."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.data.dataset import ItemDescriptions
+from client.passport.contents import LARGEST_TASTES, LONGEST_NAME, Tastes
+
+_YEAR = re.compile(r"\(((?:1[5-9]|20)\d\d)\)\s*$")
+_ROUNDED = 4
+"""Digits: the exact share would tell how long a short history is."""
+
+
+class AttributeSpace:
+    """Which attributes each item of a catalogue has.
+
+    Args:
+        items: the catalogue.
+    """
+
+    def __init__(self, items: ItemDescriptions) -> None:
+        self._attributes = [
+            tuple(attributes_of(title, genres)) for title, genres in zip(items.titles, items.genres, strict=True)
+        ]
+        counts = Counter(name for names in self._attributes for name in names)
+        self.names = tuple(sorted(name for name, _ in counts.most_common(LARGEST_TASTES)))
+        place = {name: column for column, name in enumerate(self.names)}
+        self.matrix = np.zeros((len(self._attributes), len(self.names)), dtype=np.float32)
+        """float32 ``[m, f]``: 1 where an item has an attribute."""
+        for row, names in enumerate(self._attributes):
+            self.matrix[row, [place[name] for name in names if name in place]] = 1.0
+        self._usual = self.matrix.mean(axis=0) if len(self.matrix) else np.zeros(len(self.names), np.float32)
+
+    def tastes(self, columns: NDArray[np.integer]) -> Tastes | None:
+        """Of a history of items; None where nothing is known of them."""
+        if len(columns) == 0 or not self.matrix[columns].any():
+            return None
+        weights = np.round(self.matrix[columns].mean(axis=0) - self._usual, _ROUNDED)
+        return Tastes(tuple((name, float(w)) for name, w in zip(self.names, weights, strict=True) if w != 0))
+
+    def scores(self, tastes: Tastes) -> NDArray[np.float32]:
+        """float32 ``[m]``: how far each item has the attributes that the tastes tell of."""
+        place = {name: column for column, name in enumerate(self.names)}
+        weights = np.zeros(len(self.names), dtype=np.float32)
+        for name, weight in tastes.weights:
+            if name in place:
+                weights[place[name]] = weight
+        scores: NDArray[np.float32] = (self.matrix - self._usual) @ weights
+        return scores
+
+
+def attributes_of(title: str, genres: Sequence[str]) -> Iterable[str]:
+    """``genre:drama`` and ``year:1990`` (the decade), in lower case."""
+    for genre in dict.fromkeys(genre.strip().casefold() for genre in genres):
+        if genre and genre.isprintable() and len(genre.encode()) <= LONGEST_NAME - len("genre:"):
+            yield f"genre:{genre}"
+    found = _YEAR.search(title)
+    if found is not None:
+        yield f"year:{int(found.group(1)) // 10 * 10}"

@@ -28,14 +28,14 @@ from client.contributions.run_file import RunFile
 from client.contributions.towers import TowerItems, make_tower_contributor
 from client.data.training import TrainingData
 from client.personalization.personalize import FederationView, Personalizer
-from client.personalization.platform_model import FactorModel
 from client.personalization.store import PlatformStore
 from client.privacy.card import PlatformSpend
 from client.privacy.masking import MaskedContribution
 from client.privacy.outbox import Outbox
 from client.privacy.protocol_state import ProtocolState
 from client.privacy.secure_member import SecureMember
-from client.scoring.ease import LinearTransferScorer
+from client.scoring.ease import LinearPart
+from client.scoring.factors import FactorModel
 from client.towers.stored import TowerModel
 from common.catalogue import FederationSecret, pack_blobs
 from common.config.federation import FederationPlan
@@ -274,10 +274,10 @@ class PlatformAgent:
             return None
         return TowerModel.of(self._towers.finished(request, membership), TowerItems.of(membership).own)
 
-    def _linear_weights(self, arrays: Arrays, membership: Membership) -> LinearTransferScorer | None:
+    def _linear_weights(self, arrays: Arrays, membership: Membership) -> LinearPart | None:
         if self.plan.linear is None:
             return None
-        return LinearTransferScorer.received(arrays, membership.own_positions, len(membership.owners))
+        return LinearPart.received(arrays, membership.own_positions, len(membership.owners))
 
     def _joined(self, request: AgentRequest) -> Membership:
         if self._told is None or self._told[0] != request.run_id:

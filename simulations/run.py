@@ -218,9 +218,9 @@ def _measure(
                 exact = CrossGround.of(platform, platform.hidden, pooled_state, secret)
                 cross["shared_without_noise"] = measure_shared(ruler, exact, shared_model(pooled_state, plan))
             measured[platform.name]["cross"] = cross | {
-                "beta": model.beta,
-                "attribute_weight": model.attribute_weight,
-                "linear_weight": model.linear_weight,
+                "beta": model.cross.beta,
+                "attribute_weight": model.cross.weights.get("attributes", 0.0),
+                "linear_weight": model.cross.weights.get("linear", 0.0),
             }
     return measured, pooled
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from client.data.dataset import ItemDescriptions
 from client.data.training import TrainingData
 from client.personalization.platform_model import on_vocabulary
-from client.scoring.attributes import AttributeTransferScorer, fit_attribute_transfer
+from client.scoring.attributes import AttributePart, fit_attribute_transfer
 from client.scoring.demand import expected_demand, public_columns
 
 
@@ -46,7 +46,7 @@ class Elsewhere:
             self.cards.genres,
         )
 
-    def attributes(self, data: TrainingData) -> AttributeTransferScorer:
+    def attributes(self, data: TrainingData) -> AttributePart:
         """Own tastes, and where public attributes place the items on them; of training interactions alone."""
         own = self.own_positions[self.own_positions >= 0]
         common = own[self.others[own]]

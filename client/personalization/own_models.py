@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
 from client.personalization.model_selection import ValidationUsers
-from client.personalization.platform_model import FactorModel
+from client.scoring.factors import FactorModel
 from client.scoring.fold_in import FoldIn
 from client.scoring.scorer import SolvedFactorScorer
 from client.training.als import rating_sum_and_count

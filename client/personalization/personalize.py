@@ -13,10 +13,11 @@ from client.data.training import TrainingData
 from client.personalization.model_selection import Candidate, ValidationUsers, choose_verdict
 from client.personalization.other_catalogues import Elsewhere
 from client.personalization.own_models import OwnModels, TunedModel
-from client.personalization.platform_model import OWN_MODELS, FactorModel, OwnVerdict, PlatformModel
-from client.scoring.ease import LinearTransferScorer
+from client.personalization.platform_model import OWN_MODELS, OwnVerdict, PlatformModel
+from client.scoring.blend import Blend
+from client.scoring.ease import LinearPart
+from client.scoring.factors import FactorModel
 from client.scoring.reranker import RankedItems
-from client.scoring.scorer import BlendScorer, Scorer
 from client.towers.stored import TowerModel
 from client.training.content import DescribedItems, place_by_content
 from common.config.model import FactorizationConfig
@@ -40,7 +41,7 @@ class FederationView:
     shared: FactorModel
     elsewhere: NDArray[np.float64]
     towers: TowerModel | None = None
-    linear: LinearTransferScorer | None = None
+    linear: LinearPart | None = None
 
 
 class Personalizer:
@@ -76,7 +77,7 @@ class Personalizer:
         possible = self._config.anchored and (view.own_positions >= 0).any()
         anchored = self._own.anchored(view.shared, view.own_positions) if possible else None
         elsewhere = self._elsewhere(view)
-        beta, attribute_weight = shipped_weights(self._config, private=view.private)
+        blend = self._blend(view, elsewhere)
         undecided = OwnVerdict(
             name="local", weight=None, metric=self._config.metric, local_mean=0.0, chosen_mean=0.0, interval=(0.0, 0.0)
         )
@@ -93,19 +94,26 @@ class Personalizer:
             local=local.model,
             anchored=None if anchored is None else anchored.model,
             verdict=undecided,
-            beta=beta,
+            cross=blend,
             user_ids=self._data.user_ids,
             histories=self._data.known,
             towers=view.towers,
-            tower_weight=self._config.tower_weight if view.towers is not None else 0.0,
-            attributes=elsewhere.attributes(self._data) if self._config.attributes else None,
-            attribute_weight=attribute_weight,
-            linear=view.linear,
-            linear_weight=self._config.linear_weight if view.linear is not None else 0.0,
         )
         if self._config.ranker.enabled:
             model = self._with_ranker(model)
         return replace(model, verdict=self._judge(model, local, anchored))
+
+    def _blend(self, view: FederationView, elsewhere: Elsewhere) -> Blend:
+        """What ranks the others' items, with the shipped weights or the configured ones."""
+        beta, attribute_weight = shipped_weights(self._config, private=view.private)
+        blend = Blend(weights={"shared": 1.0}, beta=beta)
+        if view.towers is not None and self._config.tower_weight > 0:
+            blend = replace(blend, weights={**blend.weights, "towers": self._config.tower_weight})
+        if self._config.attributes and attribute_weight > 0:
+            blend = blend.with_part(elsewhere.attributes(self._data), attribute_weight)
+        if view.linear is not None and self._config.linear_weight > 0:
+            blend = blend.with_part(view.linear, self._config.linear_weight)
+        return blend
 
     def _elsewhere(self, view: FederationView) -> Elsewhere:
         others = [column for column, name in enumerate(view.platforms) if name != self._platform]
@@ -150,23 +158,23 @@ class Personalizer:
         count with what they reach on users who had no say in their tuning. A blend has the local model in it: its gain
         over that, as it is, is added to what the local model counts.
         """
-        own, values = model.own_scorer("local"), self._validation.values
-        plain = values(own)
+        values = self._validation.values
+        plain = values(model.own_scorer("local"))
         candidates: list[Candidate] = []
 
         def consider(name: str, weight: float | None, reached: NDArray[np.float64]) -> None:
             candidates.append(Candidate(name, weight, self._validation.of_users(reached)))
 
-        def blended(name: str, other: Scorer) -> None:
+        def consider_blends(name: str) -> None:
             for w in self._config.blend_weights if self._implicit else ():
-                consider(name, w, local.values + values(BlendScorer(own, other, w)) - plain)
+                consider(name, w, local.values + values(model.own_scorer(name, w)) - plain)
 
         if model.has("shared"):
             consider("shared", None, values(model.own_scorer("shared")))
-            blended("blend", model.own_scorer("shared"))
+            consider_blends("blend")
         if model.has("towers"):
             consider("towers", None, values(model.own_scorer("towers")))
-            blended("tower_blend", model.own_scorer("towers"))
+            consider_blends("tower_blend")
         if anchored is not None:
             consider("anchored", None, anchored.values)
         if model.ranker is not None:

@@ -4,42 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions, UserItemMatrix
-from client.scoring.attributes import AttributeTransferScorer
-from client.scoring.ease import LinearTransferScorer
-from client.scoring.fold_in import FoldIn
+from client.scoring.blend import Blend
+from client.scoring.factors import FactorModel, own_factors, shared_on_own, shared_on_vocabulary
+from client.scoring.linear_form import LinearScope
+from client.scoring.part import Part
 from client.scoring.reranker import RankedScorer, Ranker
-from client.scoring.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer, SumScorer
+from client.scoring.scorer import PopularityScorer, Scorer
+from client.scoring.towers import TowerPart
 from client.towers.stored import TowerModel
-from common.config.model import FactorizationConfig
+from common.errors import ContractError
 
 OWN_MODELS: Final = ("local", "shared", "anchored", "towers")
 """What may rank a platform's own items by itself, in the order in which they are put together."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class FactorModel:
-    """Item parameters and the hyperparameters that go with them.
-
-    Attributes:
-        item_parameters: float32 ``[m, row]``.
-        config: of the training.
-        value_mean: μ of explicit feedback, else 0.
-    """
-
-    item_parameters: NDArray[np.float32]
-    config: FactorizationConfig
-    value_mean: float = 0.0
-
-    def restricted(self, rows: NDArray[np.integer]) -> FoldIn:
-        """A scorer over the items ``rows`` alone, which count as the whole catalogue."""
-        return FoldIn(self.item_parameters[rows], self.config, self.value_mean)
+_BLENDS: Final = {"blend": ("local", "shared"), "tower_blend": ("local", "towers")}
+"""Verdicts of two models; the weight is that of the second."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,14 +64,9 @@ class PlatformModel:
         local: the platform's own factors.
         anchored: its own factors with the shared ones as their prior mean, or None.
         verdict: which ranks the own items.
-        beta: weight of log popularity in cross-platform scores.
+        cross: what ranks the items that it does not have.
         user_ids, histories: the users and what each is known to have (n × m_own).
         towers: the deep model, or None.
-        tower_weight: γ, weight of its standardised scores in cross-platform scores.
-        attributes: places items among the platform's own tastes by what is publicly known of them, or None.
-        attribute_weight: α, weight of its standardised scores in cross-platform scores.
-        linear: ridge weights from own items to those of others, or None.
-        linear_weight: κ, weight of its standardised scores in cross-platform scores.
         ranker: orders the best own items of all models anew, or None.
     """
 
@@ -103,15 +82,10 @@ class PlatformModel:
     local: FactorModel
     anchored: FactorModel | None
     verdict: OwnVerdict
-    beta: float
+    cross: Blend
     user_ids: tuple[str, ...]
     histories: UserItemMatrix
     towers: TowerModel | None = None
-    tower_weight: float = 0.0
-    attributes: AttributeTransferScorer | None = None
-    attribute_weight: float = 0.0
-    linear: LinearTransferScorer | None = None
-    linear_weight: float = 0.0
     ranker: Ranker | None = None
 
     def has(self, name: str) -> bool:
@@ -128,60 +102,110 @@ class PlatformModel:
         """Bool ``[m]``: the items of the vocabulary that this platform does not have."""
         return foreign_items(self.own_positions, len(self.owners))
 
-    def own_scorer(self, name: str | None = None, weight: float | None = None) -> Scorer:
-        """Ranks the own items by a model of :class:`OwnVerdict`.
+    def own_part(self, name: str) -> Part:
+        """One of :data:`OWN_MODELS` over the own items.
 
-        By the verdict unless named.
+        Raises:
+            ContractError: there is none of that name.
         """
+        if name == "local":
+            return own_factors("local", self.local)
+        if name == "anchored" and self.anchored is not None:
+            return own_factors("anchored", self.anchored)
+        if name == "towers" and self.towers is not None:
+            return TowerPart.on_own(self.towers)
+        if name == "shared":
+            return shared_on_own(self.shared, self.own_positions)
+        raise ContractError(f"this platform's model has no part {name!r} for own items")
+
+    def own_scope(self, name: str | None = None, weight: float | None = None) -> LinearScope:
+        """The own items by a model of :class:`OwnVerdict`, before a ranking stage; by the verdict unless named."""
         if name is None:
             name, weight = self.verdict.name, self.verdict.weight
         if name == "ranker" and self.ranker is not None:
-            return RankedScorer(self.ranker, tuple(self.own_scorer(part) for part in self.ranker.parts))
-        local = FoldIn(self.local.item_parameters, self.local.config, self.local.value_mean)
-        if name == "local":
-            return local
-        if name == "anchored" and self.anchored is not None:
-            return FoldIn(self.anchored.item_parameters, self.anchored.config, self.anchored.value_mean)
-        if name in ("towers", "tower_blend") and self.towers is not None:
-            deep = self.towers.on_own()
-            return deep if name == "towers" else BlendScorer(local, deep, 1.0 if weight is None else weight)
-        shared = SharedOnOwn(self.shared, self.own_positions)
-        return shared if name == "shared" else BlendScorer(local, shared, 1.0 if weight is None else weight)
+            return LinearScope([self.own_part(part) for part in self.ranker.parts])
+        if name not in _BLENDS:
+            return LinearScope([self.own_part(name)])
+        return blended([self.own_part(part) for part in _BLENDS[name]], 1.0 if weight is None else weight)
+
+    def own_scorer(self, name: str | None = None, weight: float | None = None) -> Scorer:
+        """Ranks the own items as :meth:`own_scope` does, a ranking stage included; one model alone gives raw scores."""
+        if name is None:
+            name, weight = self.verdict.name, self.verdict.weight
+        if name == "ranker" and self.ranker is not None:
+            return RankedScorer(self.ranker, tuple(self.own_part(part) for part in self.ranker.parts))
+        return self.own_scope(name, weight) if name in _BLENDS else self.own_part(name)
 
     def own_popularity(self) -> PopularityScorer:
         """Ranks the own items by how many users have them."""
         return PopularityScorer(self.histories.item_counts())
 
-    def cross_scorer(self, beta: float | None = None) -> Scorer:
-        """Ranks the vocabulary for own users.
+    def cross_scope(self, positions: NDArray[np.integer], blend: Blend | None = None) -> LinearScope:
+        """Items of the vocabulary as those that only others have are scored; histories have own columns.
 
-        z(z(shared) + γ·z(towers) + α·z(attributes) + κ·z(linear)) + β·log popularity elsewhere.
+        Args:
+            positions: int ``[c]``: which.
+            blend: in place of :attr:`cross`.
         """
-        others: list[tuple[Scorer, float]] = []
-        if self.towers is not None and self.tower_weight > 0:
-            others.append((self.towers.on_vocabulary(), self.tower_weight))
-        if self.attributes is not None and self.attribute_weight > 0:
-            others.append((self.attributes, self.attribute_weight))
-        if self.linear is not None and self.linear_weight > 0:
-            others.append((self.linear, self.linear_weight))
-        shared = SharedOnVocabulary(self.shared, self.own_positions)
-        return cross_blend(shared, others, self.elsewhere, self.beta if beta is None else beta, self.foreign)
+        blend = self.cross if blend is None else blend
+        return self._cross_scope(positions, blend, self.own_positions)
+
+    def _cross_scope(
+        self, positions: NDArray[np.integer], blend: Blend, columns: NDArray[np.int32] | None
+    ) -> LinearScope:
+        kept = {part.name: part for part in blend.parts}
+        parts = [(kept.get(name) or self._vocabulary_part(name)).at(positions) for name in blend.weights]
+        popularity = None if blend.beta is None else log_popularity(self.elsewhere[positions])
+        return LinearScope(parts, tuple(blend.weights.values()), popularity, blend.beta or 0.0, columns)
+
+    def _vocabulary_part(self, name: str) -> Part:
+        if name == "towers" and self.towers is not None:
+            return TowerPart.on_vocabulary(self.towers, self.own_positions)
+        if name == "shared":
+            return shared_on_vocabulary(self.shared, self.own_positions)
+        raise ContractError(f"this platform's model has no part {name!r} for the others' items")
+
+    def cross_scorer(self, blend: Blend | None = None) -> Scorer:
+        """Ranks the vocabulary for own users, in its columns: what serves, or ``blend``. Own items score 0."""
+        foreign = np.flatnonzero(self.foreign)
+        scope = self._cross_scope(foreign, self.cross if blend is None else blend, None)
+        return ForeignScorer(scope, foreign, len(self.owners))
 
     def on_vocabulary(self, histories: UserItemMatrix) -> UserItemMatrix:
         """Own histories (columns m_own) with the vocabulary's items as columns (m)."""
         return on_vocabulary(histories, self.own_positions, len(self.owners))
 
 
-def cross_blend(
-    shared: Scorer,
-    others: Sequence[tuple[Scorer, float]],
-    popularity: NDArray[np.float64],
-    beta: float,
-    candidates: NDArray[np.bool_],
-) -> Scorer:
-    """The scorer of :meth:`PlatformModel.cross_scorer`, with ``others`` and their weights beside the shared factors."""
-    blend = SumScorer([(shared, 1.0), *others], candidates) if others else shared
-    return CrossScorer(blend, popularity, beta, candidates=candidates)
+@dataclass(frozen=True, eq=False)
+class ForeignScorer:
+    """Scores of some items of a vocabulary; all others score 0 and are no candidates.
+
+    Attributes:
+        scope: over the items.
+        positions: int ``[c]``: their places.
+        n_items: m.
+    """
+
+    scope: LinearScope
+    positions: NDArray[np.integer]
+    n_items: int
+
+    def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32 ``[k, m]`` from histories in columns of the vocabulary."""
+        scores = np.zeros((len(users), self.n_items), dtype=np.float32)
+        scores[:, self.positions] = self.scope.scores(histories, np.asarray(users))
+        return scores
+
+
+def blended(parts: Sequence[Part], weight: float) -> LinearScope:
+    """z(first) + w·z(second)."""
+    return LinearScope(parts, (1.0, weight))
+
+
+def log_popularity(counts: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Of the users who have each item; at least 0, so that noise cannot make the logarithm blow up."""
+    logarithms: NDArray[np.float64] = np.log(np.maximum(counts, 1.0))
+    return logarithms
 
 
 def foreign_items(own_positions: NDArray[np.int32], n_items: int) -> NDArray[np.bool_]:
@@ -195,58 +219,3 @@ def on_vocabulary(histories: UserItemMatrix, own_positions: NDArray[np.int32], n
     """Own histories ``[n, m_own]`` in columns of the vocabulary ``[n, m]``; items that nobody shares fall out."""
     kept = histories.select_entries(own_positions[histories.indices] >= 0)
     return replace(kept, indices=own_positions[kept.indices].astype(np.int32), n_items=n_items)
-
-
-@dataclass(frozen=True, eq=False)
-class SharedOnOwn:
-    """Shared factors as a scorer of the own catalogue. An item that nobody shares gets the user's mean score.
-
-    Attributes:
-        shared: over the vocabulary.
-        own_positions: int32 ``[m_own]``.
-    """
-
-    shared: FactorModel
-    own_positions: NDArray[np.int32]
-
-    @cached_property
-    def _fold_in(self) -> FoldIn:
-        return self.shared.restricted(self.own_positions[self.own_positions >= 0])
-
-    def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
-        """float32 ``[k, m_own]``."""
-        columns = np.flatnonzero(self.own_positions >= 0)
-        known = self._fold_in.scores(histories.select_items(columns), users)
-        mean = known.mean(axis=1, keepdims=True) if len(columns) else np.zeros((len(users), 1), dtype=np.float32)
-        scores = np.repeat(mean, histories.n_items, axis=1)
-        scores[:, columns] = known
-        return scores
-
-
-@dataclass(frozen=True, eq=False)
-class SharedOnVocabulary:
-    """Shared factors as a scorer of the whole vocabulary, for users whose catalogue is the platform's.
-
-    Absence is not dislike: what the own platform does not have is not held against an item (mechanism.md).
-
-    Attributes:
-        shared: over the vocabulary.
-        own_positions: int32 ``[m_own]``.
-    """
-
-    shared: FactorModel
-    own_positions: NDArray[np.int32]
-
-    @cached_property
-    def _fold_in(self) -> FoldIn:
-        return self.shared.restricted(self.own_positions[self.own_positions >= 0])
-
-    @cached_property
-    def _all_items(self) -> NDArray[np.float32]:
-        return self.shared.restricted(np.arange(len(self.shared.item_parameters))).scoring_items
-
-    def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
-        """float32 ``[k, m]`` from own histories ``[n, m]`` in columns of the vocabulary."""
-        own = histories.select_users(np.asarray(users)).select_items(self.own_positions[self.own_positions >= 0])
-        scores: NDArray[np.float32] = self._fold_in.scoring_factors(self._fold_in.users(own)) @ self._all_items.T
-        return scores

@@ -11,17 +11,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from logging import getLogger
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions, UserItemMatrix
-from client.personalization.platform_model import FactorModel, OwnVerdict, PlatformModel
-from client.scoring.attributes import AttributeTransferScorer
-from client.scoring.ease import LinearTransferScorer
+from client.personalization.platform_model import OwnVerdict, PlatformModel
+from client.scoring.attributes import AttributePart
+from client.scoring.blend import Blend
+from client.scoring.ease import LinearPart
+from client.scoring.factors import FactorModel
+from client.scoring.part import stored_part
 from client.scoring.reranker import Ranker
 from client.towers.stored import TowerModel
 from common.config.model import FactorizationConfig
@@ -30,9 +34,10 @@ from common.errors import NewerStoreError, StoreError
 from common.files import archive, read_archive, sync_folder, write_atomically
 
 _log = getLogger(__name__)
-FORMAT: Final = 1
+FORMAT: Final = 2
 _MODELS: Final = ("shared", "local", "anchored")
 _RANKER: Final = "ranker_"
+_CROSS: Final = "cross_"
 
 
 class PlatformStore:
@@ -181,7 +186,11 @@ def _write(folder: Path, model: PlatformModel) -> None:
         "vocabulary": asdict(model.vocabulary),
         "own": asdict(model.own),
         "verdict": asdict(model.verdict),
-        "beta": model.beta,
+        "cross": {
+            "weights": model.cross.weights,
+            "beta": model.cross.beta,
+            "parts": [{"name": part.name, "kind": part.kind} for part in model.cross.parts],
+        },
         "user_ids": model.user_ids,
         "n_items": model.histories.n_items,
         "models": {
@@ -189,9 +198,6 @@ def _write(folder: Path, model: PlatformModel) -> None:
             for name, part in models.items()
         },
         "towers": None if model.towers is None else _towers_manifest(model.towers),
-        "tower_weight": model.tower_weight,
-        "attribute_weight": model.attribute_weight,
-        "linear_weight": model.linear_weight,
     }
     arrays: dict[str, NDArray[Any]] = {
         "owners": model.owners,
@@ -203,8 +209,11 @@ def _write(folder: Path, model: PlatformModel) -> None:
         "times": model.histories.times,
         **{f"{name}_parameters": part.item_parameters for name, part in models.items()},
         **({} if model.towers is None else _tower_arrays(model.towers)),
-        **({} if model.attributes is None else _attribute_arrays(model.attributes)),
-        **({} if model.linear is None else _linear_arrays(model.linear)),
+        **{
+            f"{_CROSS}{place}_{name}": values
+            for place, part in enumerate(model.cross.parts)
+            for name, values in part.arrays().items()
+        },
         **({} if model.ranker is None else {f"{_RANKER}{name}": part for name, part in model.ranker.arrays().items()}),
     }
     write_atomically(folder / "arrays.npz", archive(arrays))
@@ -234,17 +243,12 @@ def _model_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Plat
         local=models["local"],
         anchored=models.get("anchored"),
         verdict=OwnVerdict(**{**verdict, "interval": tuple(verdict["interval"])}),
-        beta=manifest["beta"],
+        cross=_blend_of(manifest, arrays),
         user_ids=tuple(manifest["user_ids"]),
         histories=UserItemMatrix(
             arrays["indptr"], arrays["indices"], arrays["values"], arrays["times"], manifest["n_items"]
         ),
         towers=_towers_of(manifest.get("towers"), arrays),
-        tower_weight=manifest.get("tower_weight", 0.0),
-        attributes=_attributes_of(arrays),
-        attribute_weight=manifest.get("attribute_weight", 0.0),
-        linear=_linear_of(arrays),
-        linear_weight=manifest.get("linear_weight", 0.0),
         ranker=_ranker_of(arrays),
     )
 
@@ -276,31 +280,35 @@ def _towers_of(manifest: dict[str, Any] | None, arrays: dict[str, NDArray[Any]])
     )
 
 
-def _attribute_arrays(attributes: AttributeTransferScorer) -> dict[str, NDArray[Any]]:
-    return {"attribute_tastes": attributes.tastes, "attribute_items": attributes.item_factors}
+def _blend_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Blend:
+    if "cross" not in manifest:
+        return _older_blend(manifest, arrays)
+    found, parts = manifest["cross"], []
+    for place, told in enumerate(found["parts"]):
+        prefix = f"{_CROSS}{place}_"
+        own = {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
+        parts.append(stored_part(told["kind"]).of_arrays(told["name"], own))
+    return Blend(weights=found["weights"], beta=found["beta"], parts=tuple(parts))
 
 
-def _attributes_of(arrays: dict[str, NDArray[Any]]) -> AttributeTransferScorer | None:
-    # Versions from before there was such a part have none.
-    if "attribute_tastes" not in arrays:
-        return None
-    return AttributeTransferScorer(arrays["attribute_tastes"], arrays["attribute_items"])
+def _older_blend(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Blend:
+    """Of a version from before there was a :class:`Blend`: each part had fields of its own, or was not there yet."""
+    blend = Blend(weights={"shared": 1.0}, beta=manifest["beta"])
+    if manifest.get("towers") is not None and manifest.get("tower_weight", 0.0) > 0:
+        blend = replace(blend, weights={**blend.weights, "towers": manifest["tower_weight"]})
+    if "attribute_tastes" in arrays and manifest.get("attribute_weight", 0.0) > 0:
+        tastes = AttributePart(arrays["attribute_tastes"], arrays["attribute_items"])
+        blend = blend.with_part(tastes, manifest["attribute_weight"])
+    if "linear_weights" in arrays and manifest.get("linear_weight", 0.0) > 0:
+        scored = np.arange(len(arrays["owners"]))
+        linear = LinearPart(arrays["linear_inputs"], arrays["linear_targets"], arrays["linear_weights"], scored)
+        blend = blend.with_part(linear, manifest["linear_weight"])
+    return blend
 
 
 def _ranker_of(arrays: dict[str, NDArray[Any]]) -> Ranker | None:
     found = {name.removeprefix(_RANKER): part for name, part in arrays.items() if name.startswith(_RANKER)}
     return Ranker.of_arrays(found) if found else None
-
-
-def _linear_arrays(linear: LinearTransferScorer) -> dict[str, NDArray[Any]]:
-    return {"linear_inputs": linear.inputs, "linear_targets": linear.targets, "linear_weights": linear.weights}
-
-
-def _linear_of(arrays: dict[str, NDArray[Any]]) -> LinearTransferScorer | None:
-    # As with attributes.
-    if "linear_weights" not in arrays:
-        return None
-    return LinearTransferScorer(arrays["linear_inputs"], arrays["linear_targets"], arrays["linear_weights"])
 
 
 def _descriptions(part: dict[str, Any]) -> ItemDescriptions:

@@ -1,6 +1,6 @@
 """What carried a score: the items of the history, the item itself, popularity.
 
-Every part of a scope takes its own raw score apart (:meth:`client.recommend.linear_form.Part.carried`). Standardising takes x̄
+Every part of a scope takes its own raw score apart (:meth:`client.scoring.part.Part.carried`). Standardising takes x̄
 from an item's row and multiplies by a scale that does not depend on the item: the contributions still add up to the score
 that was shown.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.recommend.linear_form import LinearScope
+from client.scoring.linear_form import LinearScope
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +56,14 @@ def explain_score(
         user: the platform's user that it belongs to, or None.
     """
     query = scope.query(columns, values, user)
+    entries, read, weights = scope.known(columns, values)
     deviation = scope.items[row] - scope.mean
     contributions, attributes = np.zeros(len(columns)), dict[str, float]()
     own, by_part = 0.0, np.zeros(len(scope.parts))
     for index, (part, where) in enumerate(zip(scope.parts, scope.slices, strict=True)):
-        carried = part.carried(row, deviation[where], columns, values, user)
+        carried = part.carried(row, deviation[where], read, weights, user)
         scale = query.part_scales[index]
-        contributions[carried.entries] += scale * carried.amounts
+        contributions[carried.entries if entries is None else entries[carried.entries]] += scale * carried.amounts
         own += scale * carried.own
         by_part[index] = scale * (carried.amounts.sum() + carried.own)
         attributes |= {name: float(scale * amount) for name, amount in carried.attributes.items()}

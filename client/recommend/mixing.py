@@ -26,7 +26,7 @@ import scipy.special
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.recommend.linear_form import LinearScope
+from client.scoring.linear_form import LinearScope
 
 _USERS = 300
 _SET_ASIDE = 0.2
@@ -138,7 +138,7 @@ def calibrated(
     place[common_columns] = np.arange(len(common_columns))
     here, there = _Tally(), _Tally()
     own_rows, common_rows = _some(rng, len(own)), _some(rng, len(common))
-    own_items, common_items = own.items[own_rows], common.items[common_rows]
+    own_looked, common_looked = _unless_all(own_rows, own), _unless_all(common_rows, common)
     for user, kept, aside in _set_aside(histories, rng):
         columns, values = histories.indices[kept], histories.values[kept]
         known = np.zeros(histories.n_items, dtype=np.bool_)
@@ -146,16 +146,16 @@ def calibrated(
         known[histories.indices[aside]] = True
         query = own.query(columns, values, user)
         hits = histories.indices[aside].astype(np.int64)
-        here.add(own.items[hits] @ query.vector + query.offset, 1.0, 1.0)
+        here.add(own.scored(query, hits), 1.0, 1.0)
         unknown = ~known[own_rows]
         weight = len(own) / max(len(own_rows), 1)
-        here.add((own_items @ query.vector + query.offset)[unknown], 0.0, weight)
+        here.add(own.scored(query, own_looked)[unknown], 0.0, weight)
         query = cross.query(columns, values, user)
         hits = place[hits][place[hits] >= 0]
-        there.add(common.items[hits] @ query.vector + query.offset, 1.0, 1.0)
+        there.add(common.scored(query, hits), 1.0, 1.0)
         unknown = ~known[common_columns[common_rows]]
         weight = len(common) / max(len(common_rows), 1)
-        there.add((common_items @ query.vector + query.offset)[unknown], 0.0, weight)
+        there.add(common.scored(query, common_looked)[unknown], 0.0, weight)
     return _mixing(here, there)
 
 
@@ -194,6 +194,11 @@ def _set_aside(
 
 def _some(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
     return np.sort(rng.permutation(count)[:_ITEMS]).astype(np.int64)
+
+
+def _unless_all(rows: NDArray[np.int64], scope: LinearScope) -> NDArray[np.int64] | None:
+    """``rows``, or None where these are all: no copy is made then."""
+    return None if len(rows) == len(scope) else rows
 
 
 def _mixing(here: _Tally, there: _Tally) -> Mixing:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.recommend.index import ItemIndex
-from client.recommend.linear_form import LinearScope, Query
+from client.scoring.linear_form import LinearScope, Query
 from client.scoring.reranker import Ranker, UserContext, candidate_order, in_order
 
 

@@ -24,10 +24,10 @@ from client.recommend.answers import (
 )
 from client.recommend.explain import ScoreShares, explain_score
 from client.recommend.index import best_of
-from client.recommend.linear_form import Query
 from client.recommend.mixing import Mixing
-from client.recommend.scopes import ItemScope, cross_scope, mixings, own_scope, shared_fold_in
+from client.recommend.scopes import ItemScope, cross_scope, mixings, own_scope
 from client.recommend.similar import ItemSimilarity
+from client.scoring.linear_form import Query
 from client.scoring.reranker import UserContext
 from common.config.serving import EXACT_UP_TO
 from common.errors import DataError
@@ -94,10 +94,8 @@ class Recommender:
 
     def __init__(self, model: PlatformModel, *, approximate_above: int = EXACT_UP_TO) -> None:
         self.model = model
-        shared = shared_fold_in(model)
-        self.own = own_scope(model, shared, approximate_above=approximate_above)
-        self.cross = cross_scope(model, shared, approximate_above=approximate_above)
-        self._shared = shared
+        self.own = own_scope(model, approximate_above=approximate_above)
+        self.cross = cross_scope(model, approximate_above=approximate_above)
         self._similarity = ItemSimilarity(model)
 
     @cached_property
@@ -108,7 +106,7 @@ class Recommender:
     @cached_property
     def mixings(self) -> tuple[Mixing, Mixing]:
         """How the others' items stand among the own ones, for users with a history and for those without."""
-        return mixings(self.model, self._shared, self.own, self.cross)
+        return mixings(self.model, self.own, self.cross)
 
     @property
     def implicit(self) -> bool:
@@ -257,7 +255,7 @@ class Recommender:
 
     def _mixing_for(self, prepared: PreparedHistory) -> Mixing:
         of_known, of_unknown = self.mixings
-        return of_known if prepared.query("own").vector.any() else of_unknown
+        return of_known if prepared.query("own").ranks else of_unknown
 
     def _place(self, key: str) -> tuple[int, int]:
         """Own column and row in the cross scope; −1 for the one that it has not."""
@@ -291,8 +289,8 @@ def _most_alike(
 
 def _decision(scope: ItemScope, row: int, shares: ScoreShares) -> tuple[float, str, Mapping[str, ModelShare]]:
     """The popularity part, what decided, and the share of each model."""
-    parts = zip(scope.linear.parts, shares.by_part, strict=True)
-    models = {part.name: ModelShare(part.weight, float(amount)) for part, amount in parts}
+    parts = zip(scope.linear.parts, scope.linear.weights, shares.by_part, strict=True)
+    models = {part.name: ModelShare(float(weight), float(amount)) for part, weight, amount in parts}
     if not shares.contributions.any() and not shares.item_bias:
         popularity = float(scope.popularity[row])
         return popularity, "popularity", {"popularity": ModelShare(1.0, popularity)}

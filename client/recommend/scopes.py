@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,23 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions
-from client.personalization.platform_model import FactorModel, PlatformModel
+from client.personalization.platform_model import PlatformModel, log_popularity
 from client.recommend.answers import Recommendation
-from client.recommend.attribute_part import AttributePart
 from client.recommend.filters import AttributeIndex
 from client.recommend.index import ItemIndex, best_of, make_index
-from client.recommend.linear_form import LinearScope, Part, Query
-from client.recommend.linear_part import LinearPart
 from client.recommend.mixing import Mixing, calibrated, calibrated_popularity
-from client.recommend.parts import FactorPart
 from client.recommend.ranking_stage import RankingStage
-from client.recommend.tower_part import TowerPart
-from client.scoring.fold_in import FoldIn
+from client.scoring.linear_form import LinearScope, Query
 from client.scoring.reranker import UserContext
 from client.scoring.scorer import z
-
-_PARTS = {"blend": ("local", "shared"), "tower_blend": ("local", "towers")}
-"""Of a blend; its weight is that of the second."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +63,11 @@ class ItemScope:
         context: UserContext | None = None,
     ) -> list[tuple[int, float]]:
         """Rows and scores of the k best, best first; a ranking stage needs the user's ``context``."""
-        if query.vector.any() and self.stage is not None and context is not None:
+        if query.ranks and self.stage is not None and context is not None:
             return self.stage.best(query, context, k, excluded=excluded, allowed=allowed)
-        if query.vector.any():
+        if query.ranks and not self.linear.linear:
+            rows, scores = best_of(self.linear.scored(query), k, excluded=excluded, allowed=allowed)
+        elif query.ranks:
             rows, products = self.index.best(query.vector, k, excluded=excluded, allowed=allowed)
             scores = products + np.float32(query.offset)
         else:
@@ -87,15 +80,14 @@ class ItemScope:
         return Recommendation(items.keys[row], items.titles[row], items.genres[row], score, owners)
 
 
-def own_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -> ItemScope:
+def own_scope(model: PlatformModel, *, approximate_above: int) -> ItemScope:
     """The own items, ranked by what the verdict chose.
 
     Args:
         model: as the store loads it.
-        shared: folds histories into the shared factors, see :func:`shared_fold_in`.
         approximate_above: from how many items on search is approximate.
     """
-    linear = LinearScope(list(_own_parts(model, shared)))
+    linear = model.own_scope()
     index = make_index(linear.items, approximate_above=approximate_above)
     ranks = model.verdict.name == "ranker" and model.ranker is not None
     owners, platforms = _owners_of_own(model)
@@ -111,32 +103,13 @@ def own_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -
     )
 
 
-def _own_parts(model: PlatformModel, shared: FoldIn) -> Iterator[Part]:
-    """The models that the verdict puts together."""
-    verdict = model.verdict
-    names: tuple[str, ...] = _PARTS.get(verdict.name, (verdict.name,))
-    weight = verdict.weight if verdict.name in _PARTS and verdict.weight is not None else 1.0
-    if verdict.name == "ranker" and model.ranker is not None:
-        names = model.ranker.parts
-    if "local" in names:
-        yield _own_part("local", model.local)
-    if "shared" in names:
-        mean = model.shared.value_mean
-        yield FactorPart("shared", shared, shared_rows(model), _shared_on_own(model, shared), weight, mean)
-    if "anchored" in names and model.anchored is not None:
-        yield _own_part("anchored", model.anchored)
-    if "towers" in names and model.towers is not None:
-        everything = np.ones(len(model.own_positions), dtype=np.bool_)
-        yield TowerPart(model.towers, everything, model.towers.own, weight)
-
-
-def cross_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int) -> ItemScope:
-    """The items that only other platforms have, ranked by the shared models, public attributes and popularity there."""
+def cross_scope(model: PlatformModel, *, approximate_above: int) -> ItemScope:
+    """The items that only other platforms have, ranked by the model's :class:`~client.scoring.blend.Blend`."""
     positions = np.flatnonzero(model.foreign)
-    linear = _as_of_others(model, shared, positions)
+    linear = model.cross_scope(positions)
     described = model.vocabulary
     return ItemScope(
-        decided_by="tower_blend" if model.towers is not None and model.tower_weight > 0 else "shared",
+        decided_by="tower_blend" if "towers" in model.cross.weights else "shared",
         linear=linear,
         items=ItemDescriptions(
             keys=tuple(described.keys[i] for i in positions),
@@ -145,12 +118,12 @@ def cross_scope(model: PlatformModel, shared: FoldIn, *, approximate_above: int)
         ),
         owners=model.owners[positions],
         platforms=model.platforms,
-        popularity=_standardised(_log_elsewhere(model, positions)),
+        popularity=_standardised(log_popularity(model.elsewhere[positions])),
         index=make_index(linear.items, approximate_above=approximate_above),
     )
 
 
-def mixings(model: PlatformModel, shared: FoldIn, own: ItemScope, cross: ItemScope) -> tuple[Mixing, Mixing]:
+def mixings(model: PlatformModel, own: ItemScope, cross: ItemScope) -> tuple[Mixing, Mixing]:
     """How scores of the two scopes stand in one list, for users with a history and for those without.
 
     Of implicit feedback only: how an item would be rated does not tell whether a user would want it.
@@ -160,56 +133,13 @@ def mixings(model: PlatformModel, shared: FoldIn, own: ItemScope, cross: ItemSco
     columns = np.flatnonzero((positions >= 0) & model.owners[positions][:, others].any(axis=1))
     if model.shared.config.feedback != "implicit" or not len(foreign) or not len(columns):
         return Mixing(), Mixing()
-    common = _as_of_others(model, shared, positions[columns])
+    common = model.cross_scope(positions[columns])
     known = calibrated(model.histories, own.linear, cross.linear, common, columns)
-    scale = _log_elsewhere(model, foreign)
-    popular = (_log_elsewhere(model, positions[columns]) - scale.mean()) / max(scale.std(), np.finfo(np.float64).tiny)
+    scale = log_popularity(model.elsewhere[foreign])
+    popular = (log_popularity(model.elsewhere[positions[columns]]) - scale.mean()) / max(
+        scale.std(), np.finfo(np.float64).tiny
+    )
     return known, calibrated_popularity(model.histories, own.popularity, popular, columns)
-
-
-def shared_fold_in(model: PlatformModel) -> FoldIn:
-    """Folds histories into the shared factors; the own items among them count as the catalogue."""
-    return model.shared.restricted(model.own_positions[model.own_positions >= 0])
-
-
-def shared_rows(model: PlatformModel) -> NDArray[np.int32]:
-    """int32 ``[m_own]``: each own item's row in :func:`shared_fold_in`, −1 where nobody shares it."""
-    known = model.own_positions >= 0
-    return np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)
-
-
-def _as_of_others(model: PlatformModel, shared: FoldIn, positions: NDArray[np.integer]) -> LinearScope:
-    """Items of the vocabulary, scored as those that only other platforms have."""
-    items = model.shared.restricted(positions).scoring_items
-    parts: list[Part] = [FactorPart("shared", shared, shared_rows(model), items, value_mean=model.shared.value_mean)]
-    if model.towers is not None and model.tower_weight > 0:
-        rows = positions.astype(np.int32)
-        parts.append(TowerPart(model.towers, model.own_positions >= 0, rows, model.tower_weight))
-    if model.attributes is not None and model.attribute_weight > 0:
-        parts.append(AttributePart(model.attributes, model.own_positions, positions, model.attribute_weight))
-    if model.linear is not None and model.linear_weight > 0:
-        parts.append(LinearPart(model.linear, model.own_positions, positions, model.linear_weight))
-    return LinearScope(parts, _log_elsewhere(model, positions), model.beta)
-
-
-def _log_elsewhere(model: PlatformModel, positions: NDArray[np.integer]) -> NDArray[np.float64]:
-    # The floor of CrossScorer: noise must not make the logarithm blow up.
-    logarithms: NDArray[np.float64] = np.log(np.maximum(model.elsewhere[positions], 1.0))
-    return logarithms
-
-
-def _own_part(name: str, factors: FactorModel) -> FactorPart:
-    fold_in = FoldIn(factors.item_parameters, factors.config, factors.value_mean)
-    return FactorPart(name, fold_in, None, fold_in.scoring_items, value_mean=factors.value_mean)
-
-
-def _shared_on_own(model: PlatformModel, shared: FoldIn) -> NDArray[np.float32]:
-    """The own items' shared factors; an item that nobody shares has their mean, hence the user's mean score."""
-    known = model.own_positions >= 0
-    items = np.empty((len(known), shared.scoring_items.shape[1]), dtype=np.float32)
-    items[known] = shared.scoring_items
-    items[~known] = shared.scoring_items.mean(axis=0, dtype=np.float64)
-    return items
 
 
 def _owners_of_own(model: PlatformModel) -> tuple[NDArray[np.bool_], tuple[str, ...]]:

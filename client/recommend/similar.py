@@ -12,7 +12,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from client.personalization.platform_model import FactorModel, PlatformModel
+from client.personalization.platform_model import PlatformModel
+from client.scoring.factors import FactorModel
 
 
 class ItemSimilarity:

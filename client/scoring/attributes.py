@@ -8,7 +8,7 @@ ridge regression from attributes in place of a network). Only public values go i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.scoring.demand import standard_columns
+from client.scoring.part import Arrays, Carried, Part, stored
 from common.errors import ContractError
 
 _OVERSAMPLING = 16
@@ -23,29 +24,65 @@ _ITERATIONS = 30
 _ROUNDING = 1e-8
 
 
+@stored("attributes")
 @dataclass(frozen=True, eq=False)
-class AttributeTransferScorer:
-    """(x V)·(W f_j): a user's tastes against where the attributes f_j place an item.
+class AttributePart(Part):
+    """(x V)·(W f_j): a user's tastes, the sum of those of the items in the history, against where f_j places an item.
 
     Attributes:
-        tastes: float32 ``[m, r]``: V, zero in rows of items that the platform lacks.
+        tastes: float32 ``[n_columns, r]``: V, zero in rows of items that the platform lacks.
         item_factors: float32 ``[m, r]``: W f_j of every item.
     """
 
     tastes: NDArray[np.float32]
     item_factors: NDArray[np.float32]
+    name: str = "attributes"
 
     def __post_init__(self) -> None:
-        if self.tastes.shape != self.item_factors.shape:
+        if self.tastes.shape[1:] != self.item_factors.shape[1:]:
             raise ContractError(f"tastes {self.tastes.shape} do not fit item factors {self.item_factors.shape}")
 
-    def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
-        """float32 ``[k, m]`` from histories in columns of the vocabulary."""
+    @property
+    def items(self) -> NDArray[np.float32]:
+        """float32 ``[m, r]``."""
+        return self.item_factors
+
+    def at(self, rows: NDArray[np.integer]) -> AttributePart:
+        """The same over the items ``rows`` alone."""
+        return replace(self, item_factors=self.item_factors[rows])
+
+    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
+        """float64 ``[r]``; neither the order of the history nor its values count."""
+        factor: NDArray[np.float64] = self.tastes[columns].sum(axis=0, dtype=np.float64)
+        return factor
+
+    def factors(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float64]:
+        """float64 ``[k, r]``."""
         own = histories.select_users(np.asarray(users))
-        ones = np.ones(own.nnz, dtype=np.float32)
+        ones = np.ones(own.nnz)
         x = sp.csr_array((ones, own.indices, own.indptr), shape=(own.n_users, own.n_items))
-        scores: NDArray[np.float32] = (x @ self.tastes) @ self.item_factors.T
-        return scores
+        return np.asarray(x @ self.tastes.astype(np.float64))
+
+    def carried(
+        self,
+        row: int,
+        deviation: NDArray[np.float64],
+        columns: NDArray[np.int32],
+        values: NDArray[np.float32],
+        user: int | None,
+    ) -> Carried:
+        """How far each item of the history shares the tastes that the scored item meets; nothing else adds."""
+        amounts = self.tastes[columns].astype(np.float64) @ deviation
+        return Carried(np.arange(len(columns)), amounts, 0.0, {})
+
+    def arrays(self) -> Arrays:
+        """Tastes and item factors."""
+        return {"tastes": self.tastes, "items": self.item_factors}
+
+    @classmethod
+    def of_arrays(cls, name: str, arrays: Arrays) -> AttributePart:
+        """Take back :meth:`arrays`."""
+        return cls(arrays["tastes"], arrays["items"], name)  # type: ignore[arg-type]
 
 
 def fit_attribute_transfer(
@@ -55,7 +92,7 @@ def fit_attribute_transfer(
     *,
     dimension: int = 16,
     regularization: float = 200.0,
-) -> AttributeTransferScorer:
+) -> AttributePart:
     """Learn own tastes by singular value decomposition, and by ridge regression how attributes tell them.
 
     Args:
@@ -72,13 +109,13 @@ def fit_attribute_transfer(
     tastes = _tastes(x, dimension)
     if tastes.shape[1] == 0 or len(common) == 0:
         nothing = np.zeros((m, 1), dtype=np.float32)
-        return AttributeTransferScorer(nothing, nothing)
+        return AttributePart(nothing, nothing)
     design = standard_columns(features, common)
     mean = tastes[common].mean(axis=0)
     known = design[common]
     normal = known.T @ known + regularization * np.eye(known.shape[1])
     weights = np.linalg.solve(normal, known.T @ (tastes[common] - mean))
-    return AttributeTransferScorer(tastes.astype(np.float32), (mean + design @ weights).astype(np.float32))
+    return AttributePart(tastes.astype(np.float32), (mean + design @ weights).astype(np.float32))
 
 
 def _tastes(x: sp.csr_array, dimension: int) -> NDArray[np.float64]:

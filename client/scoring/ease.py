@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from client.data.dataset import UserItemMatrix
+from client.scoring.part import Arrays as PartArrays
+from client.scoring.part import Carried, Part, stored
 from common.contributions.protocol import LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS
 from common.errors import ContractError
 from common.wire.exchange import Arrays
 
 
+@stored("linear")
 @dataclass(frozen=True, eq=False)
-class LinearTransferScorer:
+class LinearPart(Part):
     """Σ_i B_ij over the items i of a user's history: how many like this user have j, where j can be had.
 
     A history's length scales all scores of a user alike, so it is not weighted here. An item without weights scores 0:
     nothing points to it.
 
     Attributes:
-        inputs: int ``[s]``; vocabulary positions, unique.
-        targets: int ``[t]``; vocabulary positions, unique.
+        inputs: int ``[s]``; vocabulary positions, rising.
+        targets: int ``[t]``; vocabulary positions, rising.
         weights: float32 ``[s, t]``: B.
+        scored: int ``[m]``: positions of the scope's items; histories have the vocabulary's columns.
     """
 
     inputs: NDArray[np.integer]
     targets: NDArray[np.integer]
     weights: NDArray[np.float32]
+    scored: NDArray[np.integer]
+    name: str = "linear"
 
     def __post_init__(self) -> None:
         if self.weights.shape != (len(self.inputs), len(self.targets)):
@@ -40,7 +45,7 @@ class LinearTransferScorer:
             raise ContractError("weights: must be finite")
 
     @classmethod
-    def received(cls, arrays: Arrays, own_positions: NDArray[np.int32], n_items: int) -> LinearTransferScorer | None:
+    def received(cls, arrays: Arrays, own_positions: NDArray[np.int32], n_items: int) -> LinearPart | None:
         """What the aggregator sent with the finish; None where nothing points to any item.
 
         Args:
@@ -57,14 +62,53 @@ class LinearTransferScorer:
                 raise ContractError(f"{name}: must be positions in the vocabulary, rising")
         if not np.isin(inputs, own_positions).all() or np.isin(targets, own_positions).any():
             raise ContractError(f"{LINEAR_WEIGHTS}: must lead from own items to items that this platform does not have")
-        return cls(inputs, targets, arrays[LINEAR_WEIGHTS]) if len(inputs) and len(targets) else None
-
-    def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
-        """float32 ``[k, m]`` from histories in columns of the vocabulary."""
-        own = histories.select_users(np.asarray(users)).select_items(self.inputs)
-        ones = np.ones(own.nnz, dtype=np.float32)
-        scores = np.zeros((len(users), histories.n_items), dtype=np.float32)
-        scores[:, self.targets] = sp.csr_array((ones, own.indices, own.indptr), shape=(own.n_users, own.n_items)) @ (
-            self.weights
+        return (
+            cls(inputs, targets, arrays[LINEAR_WEIGHTS], np.arange(n_items)) if len(inputs) and len(targets) else None
         )
-        return scores
+
+    @cached_property
+    def items(self) -> NDArray[np.float32]:
+        """float32 ``[m, s]``: the weights of the s inputs; 0 for an item that nothing points to."""
+        items = np.zeros((len(self.scored), len(self.inputs)), dtype=np.float32)
+        place = np.searchsorted(self.targets, self.scored).clip(max=len(self.targets) - 1)
+        known = self.targets[place] == self.scored
+        items[known] = self.weights[:, place[known]].T
+        return items
+
+    def at(self, rows: NDArray[np.integer]) -> LinearPart:
+        """The same over the items ``rows`` alone."""
+        return replace(self, scored=self.scored[rows])
+
+    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
+        """float64 ``[s]``: 1 for each input in the history; neither its order nor its values count."""
+        factor = np.zeros(len(self.inputs))
+        factor[self._read(columns)[1]] = 1.0
+        return factor
+
+    def carried(
+        self,
+        row: int,
+        deviation: NDArray[np.float64],
+        columns: NDArray[np.int32],
+        values: NDArray[np.float32],
+        user: int | None,
+    ) -> Carried:
+        """The weight of each input in the history on the scored item; nothing else adds."""
+        entries, inputs = self._read(columns)
+        return Carried(entries, deviation[inputs], 0.0, {})
+
+    def _read(self, columns: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Which entries of a history are inputs, and which: places in ``inputs``."""
+        place = np.searchsorted(self.inputs, columns).clip(max=len(self.inputs) - 1)
+        entries = np.flatnonzero(self.inputs[place] == columns)
+        return entries, place[entries]
+
+    def arrays(self) -> PartArrays:
+        """Inputs, targets, weights, and the items that are scored."""
+        return {"inputs": self.inputs, "targets": self.targets, "weights": self.weights, "scored": self.scored}
+
+    @classmethod
+    def of_arrays(cls, name: str, arrays: PartArrays) -> LinearPart:
+        """Take back :meth:`arrays`."""
+        found = (arrays[key] for key in ("inputs", "targets", "weights", "scored"))
+        return cls(*found, name)  # type: ignore[arg-type]

@@ -131,11 +131,11 @@ class TowerModel:
 
     def on_own(self) -> TowerScorer:
         """Scores the own catalogue; histories have own columns."""
-        return self._scorer(self.own)
+        return self.scorer(self.own)
 
     def on_vocabulary(self) -> TowerScorer:
         """Scores the vocabulary; histories have its columns."""
-        return self._scorer(np.arange(self.n_shared, dtype=np.int32))
+        return self.scorer(np.arange(self.n_shared, dtype=np.int32))
 
     @cached_property
     def served(self) -> ServedTower:
@@ -161,7 +161,8 @@ class TowerModel:
         """What ⟨user, item⟩ is made of, see :meth:`client.towers.served.ServedTower.attribution`."""
         return self.served.attribution(self.item_vectors[self.own[history]], user, item, parts)
 
-    def _scorer(self, rows: NDArray[np.int32]) -> TowerScorer:
+    def scorer(self, rows: NDArray[np.int32]) -> TowerScorer:
+        """Scores the model's ``rows``, −1 for what it does not have; histories have these columns."""
         from client.towers.scorer import TowerScorer
 
         return TowerScorer(self.model, rows)

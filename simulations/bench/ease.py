@@ -30,7 +30,7 @@ from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice
 from client.scoring.attributes import fit_attribute_transfer
 from client.scoring.demand import expected_demand, public_columns
-from client.scoring.ease import LinearTransferScorer
+from client.scoring.ease import LinearPart
 from client.scoring.evaluation import gap_closed
 from client.scoring.scorer import PopularityScorer, Scorer, z
 from common.catalogue import FederationSecret
@@ -161,7 +161,9 @@ def linear_scores(
     """z-scores of the candidates, float32 ``[n, c]``, by the linear road as a federation walks it."""
     statistics = item_statistics(platforms, state, config)
     solved = transfer_weights(statistics, state.vocabulary.owners, ground.platform.name, config)
-    return _candidate_scores(LinearTransferScorer(solved.inputs, solved.targets, solved.weights), ground)
+    return _candidate_scores(
+        LinearPart(solved.inputs, solved.targets, solved.weights, np.arange(len(ground.foreign))), ground
+    )
 
 
 def _candidate_scores(scorer: Scorer, ground: CrossGround) -> NDArray[np.float32]:

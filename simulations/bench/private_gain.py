@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from client.agent import PlatformAgent
 from client.scoring.attributes import fit_attribute_transfer
 from client.scoring.demand import public_columns
-from client.scoring.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer
+from client.scoring.scorer import PopularityScorer, Scorer
 from common.config.privacy import PrivacyConfig
 from common.contributions.factors import UserLevelMechanism
 from common.contributions.run_plan import RunPlan
@@ -144,7 +144,7 @@ def _small_run(overrides: Sequence[str], epsilon: float) -> dict[str, float]:
     scorers: dict[str, Scorer] = {
         "local": local,
         "shared": shared,
-        "blend": BlendScorer(local, shared, 1.0 if epsilon < 10 else 2.0),
+        "blend": model.own_scorer("blend", 1.0 if epsilon < 10 else 2.0),
         "final": model.own_scorer(),
         "popularity": model.own_popularity(),
     }
@@ -189,7 +189,7 @@ def _movies_run(seed: int, epsilon: float) -> dict[str, float]:
 
 def _attribute_scorer(
     ground: CrossGround, platforms: Sequence[SimulatedPlatform], state: FederationState, scenario: Scenario
-) -> CrossScorer:
+) -> Scorer:
     """Popularity elsewhere as released, and own tastes carried over by genres and years; own data and releases alone."""
     secret, noise = simulation_secret(scenario.seed), RunPlan.of(scenario.plan).release_plan().counts
     _, titles, genres = described_by_others(ground.platform, platforms, state, secret)
@@ -206,7 +206,7 @@ def _attribute_scorer(
     there = np.log1p(elsewhere)
     features = np.column_stack([there, public_columns(titles, genres, common)])
     tastes = fit_attribute_transfer(ground.histories, common, features)
-    return CrossScorer(tastes, elsewhere, 1.0, candidates=ground.foreign, floor=max(1.0, noise.sigma))
+    return ground.scorer([(tastes, 1.0)], np.maximum(elsewhere, noise.sigma), 1.0)
 
 
 def _others(ground: CrossGround, state: FederationState) -> list[NDArray[np.int32]]:

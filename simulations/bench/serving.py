@@ -24,9 +24,11 @@ from typing import Any
 import numpy as np
 
 from client.data.dataset import ItemDescriptions, UserItemMatrix
-from client.personalization.platform_model import FactorModel, OwnVerdict, PlatformModel
+from client.personalization.platform_model import OwnVerdict, PlatformModel
 from client.personalization.store import PlatformStore
 from client.recommend.index import ApproximateIndex, ExactIndex, recall_against_exact
+from client.scoring.blend import Blend
+from client.scoring.factors import FactorModel
 from client.service.client import RecommenderClient
 from client.service.server import serve_recommender
 from common.config.model import FactorizationConfig
@@ -107,7 +109,7 @@ def random_platform_model(
             chosen_mean=0.31,
             interval=(0.001, 0.02),
         ),
-        beta=0.3,
+        cross=Blend(weights={"shared": 1.0}, beta=0.3),
         user_ids=tuple(f"user-{row}" for row in range(users)),
         histories=_histories(rng, users, own, min(history, own), feedback),
     )

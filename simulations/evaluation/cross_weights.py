@@ -19,8 +19,9 @@ from client.data.dataset import UserItemMatrix
 from client.data.items import select_items
 from client.data.split import EvaluationSlice
 from client.personalization.other_catalogues import Elsewhere
-from client.personalization.platform_model import FactorModel, cross_blend
-from client.scoring.ease import LinearTransferScorer
+from client.scoring.ease import LinearPart
+from client.scoring.factors import FactorModel
+from client.scoring.part import Part
 from client.scoring.scorer import Scorer
 from client.scoring.topk import block_rows
 from common.catalogue import FederationSecret
@@ -110,7 +111,7 @@ def _grid(
     ground: CrossGround,
     model: FactorModel,
     view: Elsewhere,
-    road: LinearTransferScorer | None,
+    road: LinearPart | None,
     scenario: Scenario,
     metric: str,
 ) -> NDArray[np.float64]:
@@ -130,9 +131,9 @@ def _grid(
     shared, attributes = ground.shared(model), view.attributes(ground.platform.training)
 
     def blend(kappa: float, alpha: float) -> NDArray[np.float32]:
-        others: list[tuple[Scorer, float]] = [(attributes, alpha)] if alpha > 0 else []
+        others: list[tuple[Part, float]] = [(attributes, alpha)] if alpha > 0 else []
         others += [(road, kappa)] if road is not None and kappa > 0 else []
-        return _scores_of(cross_blend(shared, others, ground.elsewhere, 0.0, ground.foreign), held_out, candidates)
+        return _scores_of(ground.scorer([(shared, 1.0), *others], ground.elsewhere, 0.0), held_out, candidates)
 
     alone = merit(blend(0.0, 0.0))
     kappas = (0.0,) if scenario.plan.linear is None else scenario.cross.linear_weights

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from client.contributions.cooccurrence import LinearContributor
-from client.scoring.ease import LinearTransferScorer
+from client.scoring.ease import LinearPart
 from common.config.ease import LinearConfig
 from common.contributions.cooccurrence import COOCCURRENCE
 from server.aggregation.ease import ItemStatistics, TransferWeights, transfer_weights
@@ -30,13 +30,13 @@ def item_statistics(
 
 def linear_of(
     platform: str, statistics: Mapping[str, ItemStatistics], state: FederationState, config: LinearConfig
-) -> LinearTransferScorer | None:
+) -> LinearPart | None:
     """What the aggregator would send to ``platform``; None where nothing points to any item."""
-    return scorer_of(transfer_weights(statistics, state.vocabulary.owners, platform, config))
+    return scorer_of(transfer_weights(statistics, state.vocabulary.owners, platform, config), len(state.vocabulary))
 
 
-def scorer_of(weights: TransferWeights) -> LinearTransferScorer | None:
-    """Weights as a platform takes them."""
+def scorer_of(weights: TransferWeights, n_items: int) -> LinearPart | None:
+    """Weights between the ``n_items`` of the vocabulary as a platform takes them."""
     if not weights.weights.size:
         return None
-    return LinearTransferScorer(weights.inputs, weights.targets, weights.weights)
+    return LinearPart(weights.inputs, weights.targets, weights.weights, np.arange(n_items))

@@ -14,15 +14,16 @@ from client.data.split import EvaluationSlice, halve_per_user
 from client.data.training import TrainingData
 from client.personalization.other_catalogues import Elsewhere
 from client.personalization.platform_model import (
-    FactorModel,
+    ForeignScorer,
     PlatformModel,
-    SharedOnOwn,
-    SharedOnVocabulary,
-    cross_blend,
     foreign_items,
+    log_popularity,
     on_vocabulary,
 )
 from client.scoring.evaluation import PerUserMetrics, evaluate, evaluate_ratings, gap_closed
+from client.scoring.factors import FactorModel, FactorPart, shared_on_own, shared_on_vocabulary
+from client.scoring.linear_form import LinearScope
+from client.scoring.part import Part
 from client.scoring.scorer import PopularityScorer, Scorer
 from common.catalogue import FederationSecret, Vocabulary
 from common.config.federation import FederationPlan
@@ -108,7 +109,7 @@ def measure_pooled(
     ruler: Ruler, platform: SimulatedPlatform, pooled: FederationState, plan: FederationPlan, secret: FederationSecret
 ) -> Block:
     """Own items on the test slice, by factors trained with everybody's data in one place."""
-    scorer = SharedOnOwn(shared_model(pooled, plan), positions_of(platform.training, pooled.vocabulary, secret))
+    scorer = shared_on_own(shared_model(pooled, plan), positions_of(platform.training, pooled.vocabulary, secret))
     block = ruler.block(ruler.per_user(scorer, platform.test))
     if plan.model.feedback == "explicit":
         return _with_ratings(block, ruler.ratings(scorer, platform.test))
@@ -169,8 +170,8 @@ class CrossGround:
         """``truth`` to be found from unchanged histories."""
         return EvaluationSlice(np.flatnonzero(truth.row_lengths).astype(np.int64), self.histories, truth)
 
-    def shared(self, model: FactorModel) -> Scorer:
-        return SharedOnVocabulary(model, self.own_positions)
+    def shared(self, model: FactorModel) -> FactorPart:
+        return shared_on_vocabulary(model, self.own_positions)
 
     def blended(
         self,
@@ -178,15 +179,26 @@ class CrossGround:
         view: Elsewhere,
         beta: float,
         attribute_weight: float,
-        linear: Sequence[tuple[Scorer, float]] = (),
+        linear: Sequence[tuple[Part, float]] = (),
     ) -> Scorer:
         """The scorer that the platform would have, of ``view`` and with these weights; ``linear`` with its own."""
         training = self.platform.training
-        others: list[tuple[Scorer, float]] = []
+        others: list[tuple[Part, float]] = []
         if attribute_weight > 0:
             others.append((view.attributes(training), attribute_weight))
         others += linear
-        return cross_blend(self.shared(model), others, view.demand(training), beta, self.foreign)
+        return self.scorer([(self.shared(model), 1.0), *others], view.demand(training), beta)
+
+    def scorer(self, parts: Sequence[tuple[Part, float]], popularity: NDArray[np.float64], beta: float) -> Scorer:
+        """Parts over the vocabulary with their weights, and popularity, as the engine puts them together."""
+        positions = np.flatnonzero(self.foreign)
+        scope = LinearScope(
+            [part.at(positions) for part, _ in parts],
+            [weight for _, weight in parts],
+            log_popularity(popularity[positions]),
+            beta,
+        )
+        return ForeignScorer(scope, positions, len(self.foreign))
 
 
 def measure_cross(

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from client.personalization.platform_model import FactorModel, SharedOnOwn
+from client.scoring.factors import FactorModel, shared_on_own
+from client.scoring.part import Part
 from client.scoring.scorer import PopularityScorer, Scorer
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
@@ -99,7 +100,7 @@ def measure_point(
     own: dict[str, Block] = {}
     cross: dict[str, dict[str, Block]] = {}
     for platform in platforms:
-        scorer = SharedOnOwn(model, positions_of(platform.training, state.vocabulary, secret))
+        scorer = shared_on_own(model, positions_of(platform.training, state.vocabulary, secret))
         own[platform.name] = ruler.block(ruler.per_user(scorer, platform.test))
         if platform.hidden is not None:
             ground = CrossGround.of(platform, platform.hidden, state, secret)
@@ -116,9 +117,9 @@ def measure_point(
     )
 
 
-def _linear(scenario: Scenario, state: FederationState, platform: str) -> list[tuple[Scorer, float]]:
+def _linear(scenario: Scenario, state: FederationState, platform: str) -> list[tuple[Part, float]]:
     """What the platform would add of the linear road, if there is one."""
-    road = None if state.linear is None else scorer_of(state.linear[platform])
+    road = None if state.linear is None else scorer_of(state.linear[platform], len(state.vocabulary))
     weight = scenario.personalization.linear_weight
     return [] if road is None or weight == 0 else [(road, weight)]
 

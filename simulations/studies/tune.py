@@ -18,8 +18,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from client.personalization.model_selection import RATING_METRIC, rating_accuracy
-from client.personalization.platform_model import SharedOnOwn
 from client.scoring.evaluation import evaluate
+from client.scoring.factors import shared_on_own
 from common.config.loader import parse_model
 from common.deploy.console import PlainTable
 from common.errors import ConfigError, CrossfedError, PrivacyError
@@ -198,7 +198,7 @@ def validation_metric(scenario: Scenario, platforms: Sequence[SimulatedPlatform]
     for platform in platforms:
         held_out = platform.training.validation
         if held_out.truth.nnz:
-            scorer = SharedOnOwn(model, positions_of(platform.training, state.vocabulary, secret))
+            scorer = shared_on_own(model, positions_of(platform.training, state.vocabulary, secret))
             explicit = metric == RATING_METRIC
             measured = rating_accuracy(scorer, held_out) if explicit else evaluate(scorer, held_out, metrics=(metric,))
             means[platform.name] = float(measured.values[metric].mean())

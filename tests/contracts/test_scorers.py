@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from client.data.dataset import UserItemMatrix
-from client.personalization.platform_model import PlatformModel, SharedOnOwn, SharedOnVocabulary
+from client.personalization.platform_model import PlatformModel
+from client.scoring.factors import shared_on_own, shared_on_vocabulary
 from client.scoring.fold_in import FoldIn
-from client.scoring.scorer import BlendScorer, CrossScorer, PopularityScorer, Scorer, SolvedFactorScorer
+from client.scoring.scorer import PopularityScorer, Scorer, SolvedFactorScorer
 from tests.unit.client.personalization.test_store import model_of
 
 MODEL = model_of(5)
@@ -36,13 +37,10 @@ SCORERS: dict[str, Case] = {
     "folded in, explicit": lambda: on_own(
         FoldIn(EXPLICIT.local.item_parameters, EXPLICIT.local.config, 3.25), EXPLICIT
     ),
-    "shared on own": lambda: on_own(SharedOnOwn(MODEL.shared, MODEL.own_positions)),
-    "shared on vocabulary": lambda: on_vocabulary(SharedOnVocabulary(MODEL.shared, MODEL.own_positions)),
-    "blend": lambda: on_own(BlendScorer(local(), SharedOnOwn(MODEL.shared, MODEL.own_positions), 0.5)),
+    "shared on own": lambda: on_own(shared_on_own(MODEL.shared, MODEL.own_positions)),
+    "shared on vocabulary": lambda: on_vocabulary(shared_on_vocabulary(MODEL.shared, MODEL.own_positions)),
+    "blend": lambda: on_own(MODEL.own_scorer("blend", 0.5)),
     "cross": lambda: on_vocabulary(MODEL.cross_scorer()),
-    "cross over all": lambda: on_vocabulary(
-        CrossScorer(SharedOnVocabulary(MODEL.shared, MODEL.own_positions), MODEL.elsewhere, 0.7)
-    ),
     "popularity": lambda: on_own(PopularityScorer(MODEL.histories.item_counts())),
     "solved": lambda: on_own(SolvedFactorScorer(local().users(MODEL.histories), MODEL.local.item_parameters)),
 }

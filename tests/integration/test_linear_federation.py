@@ -105,14 +105,15 @@ def test_every_platform_keeps_the_ridge_regression_over_the_users_of_each_items_
     for recorder in recorders:
         agent: Any = recorder.agent
         kept = agent.store.load()
-        assert kept.linear_weight == PersonalizationConfig().linear_weight > 0
-        assert set(kept.linear.targets) == set(np.flatnonzero(kept.foreign))
-        for at, target in enumerate(kept.linear.targets):
+        assert kept.cross.weights["linear"] == PersonalizationConfig().linear_weight > 0
+        (linear,) = (part for part in kept.cross.parts if part.name == "linear")
+        assert set(linear.targets) == set(np.flatnonzero(kept.foreign))
+        for at, target in enumerate(linear.targets):
             x = np.concatenate([dense[name] for name in NAMES if target in state.vocabulary.owners[name]])
-            below = np.vstack([x[:, kept.linear.inputs], np.sqrt(RIDGE) * np.eye(len(kept.linear.inputs))])
-            right = np.concatenate([x[:, target], np.zeros(len(kept.linear.inputs))])
+            below = np.vstack([x[:, linear.inputs], np.sqrt(RIDGE) * np.eye(len(linear.inputs))])
+            right = np.concatenate([x[:, target], np.zeros(len(linear.inputs))])
             expected, *_ = np.linalg.lstsq(below, right, rcond=None)
-            np.testing.assert_allclose(kept.linear.weights[:, at], expected, atol=1e-5)
+            np.testing.assert_allclose(linear.weights[:, at], expected, atol=1e-5)
 
 
 def test_the_weights_rank_what_the_platform_serves(exact: Any) -> None:
@@ -122,7 +123,7 @@ def test_the_weights_rank_what_the_platform_serves(exact: Any) -> None:
     users = np.arange(kept.histories.n_users)
     histories = kept.on_vocabulary(kept.histories)
     with_linear = kept.cross_scorer().scores(histories, users)
-    without = replace(kept, linear_weight=0.0).cross_scorer().scores(histories, users)
+    without = kept.cross_scorer(kept.cross.without("linear")).scores(histories, users)
     assert not np.allclose(with_linear[:, kept.foreign], without[:, kept.foreign])
 
 
@@ -566,7 +567,7 @@ def test_a_platform_by_itself_gets_no_weights_and_serves_without(tmp_path: Path)
     agents = agents_of({"platform-0": platforms_of()["platform-0"]}, plan, tmp_path)
     federate(agents, plan, tmp_path)
     kept = agents[0].store.load()
-    assert (kept.linear, kept.linear_weight) == (None, 0.0)
+    assert "linear" not in kept.cross.weights
 
 
 def test_no_version_of_a_run_without_the_linear_road_has_any(tmp_path: Path) -> None:
@@ -575,5 +576,5 @@ def test_no_version_of_a_run_without_the_linear_road_has_any(tmp_path: Path) -> 
     outcome = federate(agents, plan, tmp_path)
     assert outcome.state.linear is None
     manifest = json.loads((agents[0].store.root / "versions" / "000001" / "manifest.json").read_text())
-    assert manifest["linear_weight"] == 0.0
-    assert agents[0].store.load().linear is None
+    assert "linear" not in manifest["cross"]["weights"]
+    assert "linear" not in {part.name for part in agents[0].store.load().cross.parts}

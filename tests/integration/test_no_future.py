@@ -152,15 +152,15 @@ def assert_scores_elsewhere_are_the_same(folder: Path) -> None:
         plain, future = (
             PlatformStore(folder / run / "out/platforms" / name / "store").load() for run in ("plain", "future")
         )
-        assert plain.attributes is not None
-        assert future.attributes is not None
-        assert plain.attributes.item_factors.tobytes() == future.attributes.item_factors.tobytes()
-        assert plain.attributes.tastes.tobytes() == future.attributes.tastes.tobytes()
-        assert (plain.attribute_weight, plain.beta) == (future.attribute_weight, future.beta)
+        kept = [{part.name: part.arrays() for part in model.cross.parts} for model in (plain, future)]
+        assert kept[0]["attributes"].keys() == kept[1]["attributes"].keys()
+        for array, values in kept[0]["attributes"].items():
+            assert values.tobytes() == kept[1]["attributes"][array].tobytes()
+        assert (plain.cross.weights, plain.cross.beta) == (future.cross.weights, future.cross.beta)
         users = np.arange(plain.histories.n_users)
         scores = [model.cross_scorer().scores(model.on_vocabulary(model.histories), users) for model in (plain, future)]
         assert scores[0].tobytes() == scores[1].tobytes()
-        learned += plain.attribute_weight * float(np.ptp(plain.attributes.item_factors, axis=0).sum())
+        learned += plain.cross.weights["attributes"] * float(np.ptp(kept[0]["attributes"]["items"], axis=0).sum())
     assert learned > 0.01
 
 

@@ -49,11 +49,12 @@ def test_the_simulators_view_is_that_of_the_product(
     for platform, agent in zip(platforms, agents, strict=True):
         model = agent.store.load()
         view = elsewhere_of(platform, platforms, outcome.state, simulation_secret(scenario.seed), private=False)
-        assert model.attributes is not None
+        (attributes,) = (part for part in model.cross.parts if part.name == "attributes")
+        kept = attributes.arrays()
         expected = view.attributes(platform.training)
         assert np.ptp(expected.item_factors, axis=0).sum() > 0
-        assert model.attributes.item_factors.tobytes() == expected.item_factors.tobytes()
-        assert model.attributes.tastes.tobytes() == expected.tastes.tobytes()
+        assert kept["items"].tobytes() == expected.item_factors.tobytes()
+        assert kept["tastes"].tobytes() == expected.tastes.tobytes()
         assert model.elsewhere.tobytes() == view.demand(platform.training).tobytes()
 
 

@@ -10,7 +10,7 @@ from client.data.split import EvaluationSlice
 from client.data.training import TrainingData
 from client.personalization.model_selection import rating_accuracy
 from client.personalization.personalize import FederationView, Personalizer, describe
-from client.personalization.platform_model import FactorModel
+from client.scoring.factors import FactorModel
 from client.scoring.fold_in import FoldIn
 from common.config.model import FactorizationConfig
 from common.config.platform import PersonalizationConfig

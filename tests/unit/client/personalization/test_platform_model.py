@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.personalization.platform_model import SharedOnOwn, SharedOnVocabulary, foreign_items, on_vocabulary
+from client.personalization.platform_model import foreign_items, on_vocabulary
+from client.scoring.factors import shared_on_own, shared_on_vocabulary
 from client.scoring.scorer import z
+from tests.scoring_oracle import cross_oracle
 from tests.support import matrix
 from tests.unit.client.personalization.test_store import model_of
 
@@ -31,7 +33,7 @@ def test_shared_factors_score_own_items_as_if_these_were_the_whole_catalogue() -
     model = model_of(2)
     shared = [column for column, position in enumerate(model.own_positions) if position >= 0]
     items = model.shared.item_parameters[model.own_positions[shared]].astype(float)
-    scores = SharedOnOwn(model.shared, model.own_positions).scores(model.histories, USERS)
+    scores = shared_on_own(model.shared, model.own_positions).scores(model.histories, USERS)
     alpha, ridge = model.shared.config.unobserved_weight, model.shared.config.regularization
     for user in range(3):
         own = [shared.index(column) for column in model.histories.row(user) if column in shared]
@@ -45,13 +47,13 @@ def test_shared_factors_score_own_items_as_if_these_were_the_whole_catalogue() -
 
 def test_what_the_platform_has_not_is_not_held_against_an_item() -> None:
     model = model_of(2)
-    scorer = SharedOnVocabulary(model.shared, model.own_positions)
+    scorer = shared_on_vocabulary(model.shared, model.own_positions)
     scores = scorer.scores(model.on_vocabulary(model.histories), USERS)
     assert scores.shape == (3, 9)
     # Foreign items do not enter the users' systems: with other foreign rows the own items score as before.
     parameters = model.shared.item_parameters.copy()
     parameters[model.foreign] *= 7
-    other = SharedOnVocabulary(replace(model.shared, item_parameters=parameters), model.own_positions)
+    other = shared_on_vocabulary(replace(model.shared, item_parameters=parameters), model.own_positions)
     changed = other.scores(model.on_vocabulary(model.histories), USERS)
     own = ~model.foreign
     assert np.array_equal(changed[:, own], scores[:, own])
@@ -61,9 +63,9 @@ def test_what_the_platform_has_not_is_not_held_against_an_item() -> None:
 def test_a_platform_without_a_shared_item_scores_all_items_alike() -> None:
     model = model_of(2)
     nothing = np.full(5, -1, dtype=np.int32)
-    assert np.all(SharedOnOwn(model.shared, nothing).scores(model.histories, USERS) == 0)
+    assert np.all(shared_on_own(model.shared, nothing).scores(model.histories, USERS) == 0)
     histories = on_vocabulary(model.histories, nothing, 9)
-    assert np.all(SharedOnVocabulary(model.shared, nothing).scores(histories, USERS) == 0)
+    assert np.all(shared_on_vocabulary(model.shared, nothing).scores(histories, USERS) == 0)
 
 
 def test_the_verdict_names_the_model_that_ranks_own_items() -> None:
@@ -71,7 +73,7 @@ def test_the_verdict_names_the_model_that_ranks_own_items() -> None:
     local = model.own_scorer("local").scores(model.histories, USERS)
     shared = model.own_scorer("shared").scores(model.histories, USERS)
     blend = model.own_scorer().scores(model.histories, USERS)
-    assert blend == pytest.approx(z(local) + np.float32(0.5) * z(shared), abs=1e-5)
+    assert blend == pytest.approx(z(z(local) + np.float32(0.5) * z(shared)), abs=1e-5)
     for name in ("local", "shared", "anchored"):
         chosen = replace(model, verdict=replace(model.verdict, name=name, weight=None))
         assert np.array_equal(
@@ -87,8 +89,9 @@ def test_popularity_is_the_number_of_users() -> None:
 def test_cross_scores_add_log_popularity_by_beta() -> None:
     model = model_of(4)
     histories = model.on_vocabulary(model.histories)
-    plain = model.cross_scorer(0.0).scores(histories, USERS)[:, model.foreign]
-    with_popularity = model.cross_scorer().scores(histories, USERS)[:, model.foreign]
-    added = with_popularity - plain
-    assert np.ptp(added, axis=0).max() < 1e-5, "the same for every user"
-    assert not np.allclose(added, 0)
+    by_formula = z(cross_oracle(model).scores(histories, USERS), model.foreign)[:, model.foreign]
+    scores = model.cross_scorer().scores(histories, USERS)
+    assert scores[:, model.foreign] == pytest.approx(by_formula, abs=1e-5)
+    assert np.all(scores[:, ~model.foreign] == 0), "own items are no candidates"
+    plain = model.cross_scorer(replace(model.cross, beta=0.0)).scores(histories, USERS)[:, model.foreign]
+    assert not np.allclose(plain, by_formula, atol=1e-2)

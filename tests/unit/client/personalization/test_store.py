@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 
 from client.data.dataset import ItemDescriptions
-from client.personalization.platform_model import FactorModel, OwnVerdict, PlatformModel
+from client.personalization.platform_model import OwnVerdict, PlatformModel
 from client.personalization.store import PlatformStore
 from client.recommend.recommender import Recommender
-from client.scoring.attributes import AttributeTransferScorer
-from client.scoring.ease import LinearTransferScorer
+from client.scoring.attributes import AttributePart
+from client.scoring.blend import Blend
+from client.scoring.ease import LinearPart
+from client.scoring.factors import FactorModel
 from common.errors import NewerStoreError, StoreError
 from tests.support import MODEL, random_matrix
 
@@ -65,7 +68,7 @@ def model_of(seed: int = 0, verdict: str = "blend", *, explicit: bool = False, a
             chosen_mean=0.2,
             interval=(0.01, 0.3),
         ),
-        beta=0.4,
+        cross=Blend(weights={"shared": 1.0}, beta=0.4),
         user_ids=("anna", "bernd, jr.", "名"),
         histories=random_matrix(rng, 3, 5, explicit=explicit),
     )
@@ -89,7 +92,8 @@ def test_a_model_comes_back_with_identical_recommendations(tmp_path: Path, verdi
     assert asdict(loaded.verdict) == asdict(model.verdict)
     assert asdict(loaded.vocabulary) == asdict(model.vocabulary)
     assert asdict(loaded.own) == asdict(model.own)
-    for name in ("platform", "server_round", "platforms", "beta", "user_ids"):
+    assert asdict(loaded.cross) == asdict(model.cross)
+    for name in ("platform", "server_round", "platforms", "user_ids"):
         assert getattr(loaded, name) == getattr(model, name)
     for name in ("owners", "elsewhere", "own_positions"):
         assert getattr(loaded, name).tobytes() == getattr(model, name).tobytes()
@@ -136,8 +140,8 @@ def test_a_version_of_a_newer_crossfed_is_said_to_be_newer(tmp_path: Path) -> No
     store = PlatformStore(tmp_path)
     store.commit(model_of())
     path = tmp_path / "versions" / "000001" / "manifest.json"
-    path.write_text(json.dumps({"format": 2, "all": "else is new"}))
-    with pytest.raises(NewerStoreError, match="has format 2, this crossfed reads up to 1; upgrade"):
+    path.write_text(json.dumps({"format": 3, "all": "else is new"}))
+    with pytest.raises(NewerStoreError, match="has format 3, this crossfed reads up to 2; upgrade"):
         store.load()
 
 
@@ -189,9 +193,9 @@ def test_a_version_of_a_newer_crossfed_is_skipped_by_name(tmp_path: Path, caplog
     store = PlatformStore(tmp_path)
     store.commit(model_of(0))
     store.commit(model_of(1))
-    (tmp_path / "versions" / "000002" / "manifest.json").write_text('{"format": 2}')
+    (tmp_path / "versions" / "000002" / "manifest.json").write_text('{"format": 3}')
     assert np.array_equal(store.load().elsewhere, model_of(0).elsewhere)
-    assert "000002: has format 2" in caplog.text
+    assert "000002: has format 3" in caplog.text
 
 
 def test_nothing_serves_where_every_version_is_damaged(tmp_path: Path) -> None:
@@ -276,42 +280,39 @@ def test_a_version_that_was_not_yet_named_when_the_power_went_does_not_serve(tmp
     store.commit(model_of(1))
     (tmp_path / "CURRENT").write_text("1\n")
     assert np.array_equal(store.load().elsewhere, model_of(0).elsewhere)
-    assert store.commit(replace(model_of(2), beta=0.9)) == 3
-    assert store.load().beta == 0.9
+    assert store.commit(replace(model_of(2), cross=Blend(weights={"shared": 1.0}, beta=0.9))) == 3
+    assert store.load().cross.beta == 0.9
 
 
-def test_the_attribute_part_comes_back_and_versions_from_before_there_was_one_still_load(tmp_path: Path) -> None:
+def test_the_parts_of_a_blend_come_back_in_order(tmp_path: Path) -> None:
     store, model = PlatformStore(tmp_path), model_of(0)
-    store.commit(model)
-    path = tmp_path / "versions" / "000001" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["attribute_weight"]
-    path.write_text(json.dumps(manifest))
-    old = store.load()
-    assert (old.attributes, old.attribute_weight) == (None, 0.0)
     tastes, placed = np.random.default_rng(1).standard_normal((2, 9, 3)).astype(np.float32)
-    store.commit(replace(model, attributes=AttributeTransferScorer(tastes, placed), attribute_weight=2.5))
-    new = store.load()
-    assert new.attributes is not None
-    assert np.array_equal(new.attributes.tastes, tastes)
-    assert np.array_equal(new.attributes.item_factors, placed)
-    assert new.attribute_weight == 2.5
-
-
-def test_the_linear_part_comes_back_and_versions_from_before_there_was_one_still_load(tmp_path: Path) -> None:
-    store, model = PlatformStore(tmp_path), model_of(0)
-    store.commit(model)
-    path = tmp_path / "versions" / "000001" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["linear_weight"]
-    path.write_text(json.dumps(manifest))
-    old = store.load()
-    assert (old.linear, old.linear_weight) == (None, 0.0)
     weights = np.random.default_rng(1).standard_normal((2, 3)).astype(np.float32)
-    linear = LinearTransferScorer(np.array([0, 8]), np.array([1, 2, 7]), weights)
-    store.commit(replace(model, linear=linear, linear_weight=0.5))
+    linear = LinearPart(np.array([0, 8]), np.array([1, 2, 7]), weights, np.arange(9))
+    blend = model.cross.with_part(AttributePart(tastes, placed), 2.5).with_part(linear, 0.5)
+    model = replace(model, cross=replace(blend, beta=None))
+    store.commit(model)
     new = store.load()
-    assert new.linear is not None
-    for name in ("inputs", "targets", "weights"):
-        assert np.array_equal(getattr(new.linear, name), getattr(linear, name))
-    assert new.linear_weight == 0.5
+    assert list(new.cross.weights.items()) == [("shared", 1.0), ("attributes", 2.5), ("linear", 0.5)]
+    assert new.cross.beta is None
+    for part, kept in zip(model.cross.parts, new.cross.parts, strict=True):
+        assert (type(kept), kept.name) == (type(part), part.name)
+        assert all(np.array_equal(values, kept.arrays()[name]) for name, values in part.arrays().items())
+    assert answers(new) == answers(model)
+
+
+def test_stores_of_format_1_open_and_answer_as_before(tmp_path: Path) -> None:
+    """Version 1 has attributes and the linear road with their weights, version 2 neither; both as 96db9a8 wrote them."""
+    old = Path(__file__).parent / "store_of_format_1"
+    shutil.copytree(old, tmp_path / "store")
+    store = PlatformStore(tmp_path / "store")
+    for version, expected in zip((1, 2), json.loads((old / "answers.json").read_text()), strict=True):
+        model = store.load(version)
+        assert list(model.cross.weights) == (["shared", "attributes", "linear"] if version == 1 else ["shared"])
+        recommender = Recommender(model)
+        for user, listed in expected.items():
+            found = recommender.recommend(user, 34, exclude_seen=False)
+            assert [item.key for item in found] == [key for key, _ in listed]
+            assert [item.score for item in found] == pytest.approx([score for _, score in listed], abs=5e-5)
+    store.commit(store.load(1))
+    assert answers(store.load()) == answers(store.load(1))

@@ -15,8 +15,8 @@ from client.data.training import TrainingData
 from client.personalization.model_selection import Candidate, choose_verdict, only_users
 from client.personalization.own_models import Trials
 from client.personalization.personalize import FederationView, Personalizer
-from client.personalization.platform_model import FactorModel
 from client.scoring.evaluation import PerUserMetrics, evaluate
+from client.scoring.factors import FactorModel
 from client.scoring.scorer import PopularityScorer
 from common.config.model import FactorizationConfig
 from common.config.platform import PersonalizationConfig

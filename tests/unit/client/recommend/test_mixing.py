@@ -9,22 +9,29 @@ import pytest
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.recommend.linear_form import Carried, LinearScope
 from client.recommend.mixing import _GRID, Mixing, _Tally, calibrated, calibrated_popularity
 from client.recommend.recommender import Recommender
+from client.scoring.linear_form import LinearScope
+from client.scoring.part import Carried, Part
 from simulations.bench.serving import random_platform_model
 
 D = 4
 
 
 @dataclass(frozen=True, eq=False)
-class KnownTaste:
+class KnownTaste(Part):
     """A part that knows each user's taste, whatever the history."""
 
     tastes: NDArray[np.float64]
-    items: NDArray[np.float32]
+    rows: NDArray[np.float32]
     name: str = "shared"
-    weight: float = 1.0
+
+    @property
+    def items(self) -> NDArray[np.float32]:
+        return self.rows
+
+    def at(self, rows: NDArray[np.integer]) -> KnownTaste:
+        raise NotImplementedError
 
     def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
         assert user is not None

@@ -9,11 +9,12 @@ import pytest
 
 from client.recommend.answers import ItemFilter
 from client.recommend.recommender import Recommender
-from client.scoring.attributes import AttributeTransferScorer
-from client.scoring.ease import LinearTransferScorer
+from client.scoring.attributes import AttributePart
+from client.scoring.ease import LinearPart
 from client.scoring.scorer import z
 from client.scoring.topk import top_k
 from simulations.bench.serving import random_platform_model
+from tests.scoring_oracle import cross_oracle
 
 KINDS = [("local", "implicit"), ("shared", "implicit"), ("blend", "implicit"), ("anchored", "implicit")] + [
     (name, "explicit") for name in ("local", "shared", "anchored")
@@ -25,7 +26,7 @@ def with_attributes(model, *, dimension: int = 5, weight: float = 1.7):
     rng = np.random.default_rng(100)
     tastes, placed = rng.standard_normal((2, len(model.owners), dimension)).astype(np.float32)
     tastes[model.foreign] = 0
-    return replace(model, attributes=AttributeTransferScorer(tastes, placed), attribute_weight=weight)
+    return replace(model, cross=model.cross.with_part(AttributePart(tastes, placed), weight))
 
 
 def oracle(model, user: int) -> dict[str, float]:
@@ -33,7 +34,7 @@ def oracle(model, user: int) -> dict[str, float]:
     history = model.histories.select_users(np.array([user]))
     row = np.array([0])
     own = z(model.own_scorer().scores(history, row))[0]
-    cross = z(model.cross_scorer().scores(model.on_vocabulary(history), row), model.foreign)[0]
+    cross = z(cross_oracle(model).scores(model.on_vocabulary(history), row), model.foreign)[0]
     scores = dict(zip(model.own.keys, own, strict=True))
     return scores | {model.vocabulary.keys[i]: cross[i] for i in np.flatnonzero(model.foreign)}
 
@@ -98,7 +99,7 @@ def test_says_which_factors_decided_and_with_what_weight():
     foreign = model.vocabulary.keys[int(np.flatnonzero(model.foreign)[0])]
     cross = recommender.explain(history, foreign)
     assert cross.decided_by == "shared"
-    assert cross.models["popularity"].weight == model.beta
+    assert cross.models["popularity"].weight == model.cross.beta
     assert cross.popularity == pytest.approx(cross.models["popularity"].amount)
     placed = Recommender(with_attributes(model)).explain(history, foreign)
     assert (placed.models["shared"].weight, placed.models["attributes"].weight) == (1.0, 1.7)
@@ -237,7 +238,9 @@ def with_linear(model, *, weight: float = 0.8):
     own, foreign = np.sort(model.own_positions[model.own_positions >= 0]), np.flatnonzero(model.foreign)
     inputs, targets = own[::2], foreign[1::3]
     weights = rng.standard_normal((len(inputs), len(targets))).astype(np.float32)
-    return replace(model, linear=LinearTransferScorer(inputs, targets, weights), linear_weight=weight)
+    return replace(
+        model, cross=model.cross.with_part(LinearPart(inputs, targets, weights, np.arange(len(model.owners))), weight)
+    )
 
 
 @pytest.mark.parametrize("attributes", [False, True])

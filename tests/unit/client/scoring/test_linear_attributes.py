@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from client.data.dataset import UserItemMatrix
-from client.scoring.attributes import AttributeTransferScorer, fit_attribute_transfer
+from client.scoring.attributes import AttributePart, fit_attribute_transfer
 from client.scoring.demand import expected_demand, public_columns
 from common.errors import ContractError
 
@@ -85,7 +85,7 @@ def test_a_platform_with_nothing_in_common_scores_nothing() -> None:
 
 def test_tastes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ContractError, match="fit"):
-        AttributeTransferScorer(np.zeros((3, 2), dtype=np.float32), np.zeros((3, 1), dtype=np.float32))
+        AttributePart(np.zeros((3, 2), dtype=np.float32), np.zeros((3, 1), dtype=np.float32))
 
 
 def test_demand_learns_from_further_attributes_what_is_wanted_here() -> None:

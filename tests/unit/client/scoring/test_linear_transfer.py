@@ -12,7 +12,7 @@ from client.contributions.cooccurrence import LinearContributor
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice
 from client.data.training import TrainingData
-from client.scoring.ease import LinearTransferScorer
+from client.scoring.ease import LinearPart
 from common.config.ease import LinearConfig, LinearPrivacy
 from common.contributions.cooccurrence import CooccurrenceMechanism, cooccurrence_noise
 from common.errors import ConfigError, ContractError
@@ -129,7 +129,9 @@ def test_scores_are_sums_of_weights_over_the_history() -> None:
     solved = transfer_weights(_statistics(dense, config), OWNERS, "a", config)
     histories = _matrix(_on_vocabulary(dense, ["a"]))
     users = np.array([5, 0, 59])
-    scores = LinearTransferScorer(solved.inputs, solved.targets, solved.weights).scores(histories, users)
+    scores = LinearPart(solved.inputs, solved.targets, solved.weights, np.arange(histories.n_items)).scores(
+        histories, users
+    )
     b = np.zeros((M, M))
     b[np.ix_(solved.inputs, solved.targets)] = solved.weights
     np.testing.assert_allclose(scores, histories.csr().toarray()[users] @ b, atol=1e-5)
@@ -137,15 +139,15 @@ def test_scores_are_sums_of_weights_over_the_history() -> None:
 
 
 def test_a_user_without_history_scores_nothing() -> None:
-    scorer = LinearTransferScorer(np.array([0]), np.array([1]), np.ones((1, 1), dtype=np.float32))
+    scorer = LinearPart(np.array([0]), np.array([1]), np.ones((1, 1), dtype=np.float32), np.arange(3))
     assert (scorer.scores(_matrix(np.zeros((1, 3))), np.array([0])) == 0).all()
 
 
 def test_weights_that_are_not_finite_or_misshapen_are_refused() -> None:
     with pytest.raises(ContractError, match="finite"):
-        LinearTransferScorer(np.array([0]), np.array([1]), np.full((1, 1), np.nan, dtype=np.float32))
+        LinearPart(np.array([0]), np.array([1]), np.full((1, 1), np.nan, dtype=np.float32), np.arange(3))
     with pytest.raises(ContractError, match="fit"):
-        LinearTransferScorer(np.array([0]), np.array([1]), np.ones((2, 1), dtype=np.float32))
+        LinearPart(np.array([0]), np.array([1]), np.ones((2, 1), dtype=np.float32), np.arange(3))
 
 
 def test_released_statistics_come_back_in_the_unit_of_exact_ones() -> None:

@@ -8,15 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.data.dataset import UserItemMatrix
-from client.scoring.scorer import (
-    BlendScorer,
-    CrossScorer,
-    FactorScorer,
-    PopularityScorer,
-    SolvedFactorScorer,
-    z,
-)
+from client.scoring.scorer import PopularityScorer, SolvedFactorScorer, z
 from common.errors import ConfigError, ContractError
+from tests.scoring_oracle import BlendScorer, CrossScorer
 
 
 @dataclass(eq=False)
@@ -65,13 +59,6 @@ def test_z_of_a_constant_row_is_0_and_not_rounding_noise(constant: float) -> Non
 
 def test_z_without_candidates_is_0() -> None:
     assert (z(np.ones((2, 3), dtype=np.float32), np.zeros(3, dtype=np.bool_)) == 0).all()
-
-
-def test_factor_scorer_folds_in_the_histories_of_the_users_asked_for() -> None:
-    items = np.array([[1, 0], [0, 1], [1, 1]], dtype=np.float32)
-    scorer = FactorScorer(items, lambda rows: rows.csr().toarray() @ items)
-    seen = histories([[0], [1, 2], []], 3)
-    np.testing.assert_array_equal(scorer.scores(seen, np.array([2, 1])), [[0, 0, 0], [1, 2, 3]])
 
 
 def test_solved_factors_score_the_users_asked_for() -> None:
@@ -142,7 +129,7 @@ def test_cross_score_is_finite_for_any_noise_in_the_counts(counts: list[float]) 
 
 def test_cross_score_of_flat_factors_is_popularity() -> None:
     counts = np.array([5, 9, 1, 7])
-    flat = FactorScorer(np.full((4, 2), 0.3, dtype=np.float32), lambda rows: np.ones((rows.n_users, 2), np.float32))
+    flat = SolvedFactorScorer(np.ones((3, 2), np.float32), np.full((4, 2), 0.3, dtype=np.float32))
     order = np.argsort(-CrossScorer(flat, counts, beta=0.1).scores(NOBODY, EVERYONE))
     assert order.tolist() == [[1, 3, 0, 2]] * 3
 

@@ -23,6 +23,7 @@ from client.service.server import serve_recommender
 from client.towers.stored import TowerModel
 from common.config.towers import EncoderConfig, TowerConfig
 from simulations.bench.serving import random_platform_model
+from tests.scoring_oracle import cross_oracle
 
 D, LENGTH = 8, 6
 ENCODERS = (
@@ -36,7 +37,8 @@ def platform(
 ) -> PlatformModel:
     model = federated(seed)
     chosen = replace(model.verdict, name=verdict, weight=0.6 if verdict == "tower_blend" else None)
-    return replace(model, verdict=chosen, tower_weight=gamma, towers=deep(seed, kind, personal=personal))
+    blend = replace(model.cross, weights={"shared": 1.0, **({"towers": gamma} if gamma else {})})
+    return replace(model, verdict=chosen, cross=blend, towers=deep(seed, kind, personal=personal))
 
 
 @cache
@@ -75,7 +77,7 @@ def measured(model: PlatformModel, user: int) -> dict[str, float]:
     """Every item's score from the scorers that evaluation uses."""
     row = np.array([user])
     own = z(model.own_scorer().scores(model.histories, row))[0]
-    cross = z(model.cross_scorer().scores(model.on_vocabulary(model.histories), row), model.foreign)[0]
+    cross = z(cross_oracle(model).scores(model.on_vocabulary(model.histories), row), model.foreign)[0]
     scores = dict(zip(model.own.keys, own, strict=True))
     return scores | {model.vocabulary.keys[i]: cross[i] for i in np.flatnonzero(model.foreign)}
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from client.personalization.personalize import Personalizer
-from client.personalization.platform_model import SharedOnVocabulary
+from client.scoring.factors import shared_on_vocabulary
 from client.training.content import DescribedItems, place_by_content
 from common.config.platform import PersonalizationConfig
 from tests.unit.client.personalization.test_tuned_verdict import MODEL, training_data, view_of
@@ -125,7 +125,7 @@ def test_a_platform_recommends_items_that_nobody_has_touched_by_what_they_are(co
     model = Personalizer("here", data, MODEL, config).build(view)
     users, fond = np.arange(60), np.arange(60) % 6 == 0
     own = model.own_scorer("local").scores(data.train, users)
-    shared = SharedOnVocabulary(model.shared, model.own_positions).scores(model.on_vocabulary(data.train), users)
+    shared = shared_on_vocabulary(model.shared, model.own_positions).scores(model.on_vocabulary(data.train), users)
     for name, scores, cold in (("own", own, 6), ("foreign", shared, 120)):
         gaps = scores[fond].mean(axis=0) - scores[~fond].mean(axis=0)
         siblings = np.setdiff1d(np.arange(0, 120, 6), [6])

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from client.data.dataset import ItemDescriptions
-from client.personalization.platform_model import FactorModel, PlatformModel
+from client.personalization.platform_model import PlatformModel
 from client.personalization.store import PlatformStore
+from client.scoring.factors import FactorModel
 from common.errors import ConfigError
 from simulations.cli.main import main as cli
 from simulations.run import simulate

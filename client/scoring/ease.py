@@ -110,5 +110,5 @@ class LinearPart(Part):
     @classmethod
     def of_arrays(cls, name: str, arrays: PartArrays) -> LinearPart:
         """Take back :meth:`arrays`."""
-        found = (arrays[key] for key in ("inputs", "targets", "weights", "scored"))
-        return cls(*found, name)  # type: ignore[arg-type]
+        inputs, targets, weights, scored = (arrays[key] for key in ("inputs", "targets", "weights", "scored"))
+        return cls(inputs, targets, weights, scored, name)  # type: ignore[arg-type]

@@ -210,7 +210,7 @@ def measure_cross(
     scored_half: UserItemMatrix | None,
 ) -> Block:
     """Hidden items alone: popularity elsewhere, shared, final; and against the ceiling on one half of the truth."""
-    scorers = {
+    scorers: dict[str, Scorer] = {
         "popularity": PopularityScorer(ground.elsewhere),
         "shared": ground.shared(model),
         "final": final,

@@ -126,7 +126,7 @@ def _linear(scenario: Scenario, state: FederationState, platform: str) -> list[t
 
 def _cross(ruler: Ruler, ground: CrossGround, model: FactorModel, final: Scorer) -> dict[str, Block]:
     held_out = ground.slice_of(ground.truth)
-    scorers = {
+    scorers: dict[str, Scorer] = {
         "popularity": PopularityScorer(ground.elsewhere),
         "shared": ground.shared(model),
         "final": final,

@@ -98,6 +98,12 @@ def test_each_platform_sends_once_how_many_users_have_each_two_of_its_items(exac
     assert [record.phase for record in outcome.state.history[1:]] == ["factors"] * 2
 
 
+def linear_of(agent: Any) -> Any:
+    """The linear road's part of the model that an agent has stored."""
+    (linear,) = (part for part in agent.store.load().cross.parts if part.name == "linear")
+    return linear
+
+
 def test_every_platform_keeps_the_ridge_regression_over_the_users_of_each_items_owners(exact: Any) -> None:
     outcome, recorders, platforms = exact
     state = outcome.state
@@ -106,7 +112,7 @@ def test_every_platform_keeps_the_ridge_regression_over_the_users_of_each_items_
         agent: Any = recorder.agent
         kept = agent.store.load()
         assert kept.cross.weights["linear"] == PersonalizationConfig().linear_weight > 0
-        (linear,) = (part for part in kept.cross.parts if part.name == "linear")
+        linear = linear_of(agent)
         assert set(linear.targets) == set(np.flatnonzero(kept.foreign))
         for at, target in enumerate(linear.targets):
             x = np.concatenate([dense[name] for name in NAMES if target in state.vocabulary.owners[name]])
@@ -321,7 +327,7 @@ def test_a_killed_run_and_restarted_agents_end_where_they_would_have_ended(
     resumed = federate(recorders, plan, tmp_path, run_id="another")
     assert np.array_equal(resumed.state.item_parameters, straight.state.item_parameters)
     for one, other in zip(recorders, exact[1], strict=True):
-        mine, theirs = one.agent.store.load().linear, other.agent.store.load().linear  # type: ignore[attr-defined]
+        mine, theirs = (linear_of(agent) for agent in (one.agent, other.agent))  # type: ignore[attr-defined]
         for name in ("inputs", "targets", "weights"):
             assert np.array_equal(getattr(mine, name), getattr(theirs, name)), "to the bit"
     # What is durable is not asked for again.

@@ -30,7 +30,8 @@ from server.federation.state import RoundRecord
 from simulations.engine.datasets import SimulatedPlatform
 from simulations.engine.federate import FederationOutcome, make_agents, run_federation, simulation_secret
 from simulations.engine.grid import InlineGrid
-from simulations.scenarios.scenario import PartitionSource, Scenario
+from simulations.scenarios.scenario import Scenario
+from simulations.scenarios.sources import PartitionSource
 
 SEED = 5
 NO_REPORT = CleaningReport(source="-", rows_read=0, rows_kept=0, dropped=(), users=0, items=0)

@@ -194,7 +194,7 @@ def read_items(config: ItemsConfig) -> ItemRows:
     has_id = rows["id"].is_not_null()
     if not has_id.any():
         raise DataError(f"{table.path}: no row has a value in {id_column!r} (items.id_column)")
-    typed = _typed(attribute_rows.filter(has_id).drop(table.row), config.decimal)
+    typed = as_numbers(attribute_rows.filter(has_id).drop(table.row), config.decimal)
     return ItemRows(table, rows.filter(has_id), typed, public, int((~has_id).sum()))
 
 
@@ -211,7 +211,7 @@ def read_users(config: UsersConfig) -> pl.DataFrame:
     attributes = _attributes(table, config.attribute_columns, {id_column}, "users")
     id_rows, attribute_rows = table.collect(ids, attributes)
     keep = id_rows["id"].is_not_null() & id_rows["id"].is_last_distinct()
-    typed = _typed(attribute_rows.filter(keep).drop(table.row), config.decimal)
+    typed = as_numbers(attribute_rows.filter(keep).drop(table.row), config.decimal)
     if "id" in typed.columns:
         raise DataError(f"{table.path}: an attribute may not be called 'id'; leave it out of users.attribute_columns")
     return pl.concat([id_rows.filter(keep), typed], how="horizontal")
@@ -250,11 +250,12 @@ def _attributes(table: TableFile, given: tuple[str, ...] | None, used: set[str |
     return table.frame.select(table.row, *named)
 
 
-def _typed(frame: pl.DataFrame, decimal: str) -> pl.DataFrame:
-    return frame.with_columns(_as_numbers(frame[name], decimal) for name in frame.columns)
+def as_numbers(frame: pl.DataFrame, decimal: str) -> pl.DataFrame:
+    """Columns of text as numbers where all of their values are, with ``decimal`` before the fraction."""
+    return frame.with_columns(_column_as_numbers(frame[name], decimal) for name in frame.columns)
 
 
-def _as_numbers(column: pl.Series, decimal: str) -> pl.Series:
+def _column_as_numbers(column: pl.Series, decimal: str) -> pl.Series:
     """Text as numbers where that loses nothing: ``24`` does, the zip code ``02139`` does not."""
     if column.dtype != pl.String or column.null_count() == len(column):
         return column

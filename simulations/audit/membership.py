@@ -30,7 +30,8 @@ from simulations.engine.federate import simulation_secret
 from simulations.evaluation.measure import lookup
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.evaluation.price import private_plan, train_shared
-from simulations.scenarios.scenario import PartitionSource, Scenario
+from simulations.scenarios.scenario import Scenario
+from simulations.scenarios.sources import PartitionSource
 
 MEMBERS = 300
 _PLATFORMS = 3

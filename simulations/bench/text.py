@@ -40,7 +40,7 @@ FILMS = (
 
 _HIDDEN = 0.2
 _USERS = 1000
-_POWERS = (0.0, 0.5, 1.0)
+_POWERS = (0.0, 0.25, 0.5, 1.0)
 
 
 def bench_text(
@@ -91,7 +91,7 @@ def found_by_text(
         users = np.flatnonzero((history.row_lengths > 0) & (truth.row_lengths > 0))
         users = np.sort(rng.permutation(users)[:_USERS])
         for power, white in turned.items():
-            for kept in (64, 256, len(hidden)) if power == _POWERS[1] else (256,):
+            for kept in (64, 256, len(hidden)) if power == 0.25 else (256,):
                 scorer = fit_nearest_texts(white[shown], white[hidden], neighbours=kept)
                 found = _recall(scorer.scores(history, users), truth.select_users(users))
                 totals.setdefault(f"power {power:g}, {'all' if kept > 256 else kept} neighbours", []).append(found)

@@ -32,7 +32,10 @@ from client.text.registry import load_encoder
 from common.config.data import CleaningConfig
 from common.config.platform import CatalogueConfig
 from common.errors import DataError
-from simulations.scenarios.scenario import PartitionSource, PlatformSource, Scenario, SplitConfig
+from simulations.engine.descriptions import describe_items
+from simulations.engine.partition import items_of_platforms, users_of_platforms
+from simulations.scenarios.scenario import Scenario, SplitConfig
+from simulations.scenarios.sources import PartitionSource, PlatformSource
 
 _log = getLogger(__name__)
 
@@ -147,7 +150,11 @@ class _Part:
 
 def _separate(sources: tuple[PlatformSource, ...], rng: np.random.Generator) -> list[_Part]:
     """Platforms with data of their own; from some, a share of what others also have is hidden."""
-    loaded = {source.name: load_before_count_filters(source.data, platform=source.name) for source in sources}
+    loaded = {}
+    for index, source in enumerate(sources):
+        data = load_before_count_filters(source.data, platform=source.name)
+        described = describe_items(data.items, source.descriptions, f"platforms.{index}.descriptions")
+        loaded[source.name] = replace(data, items=described)
     parts = []
     for source in sources:
         data = loaded[source.name]
@@ -160,36 +167,23 @@ def _separate(sources: tuple[PlatformSource, ...], rng: np.random.Generator) -> 
 
 
 def _partitioned(source: PartitionSource, rng: np.random.Generator) -> list[_Part]:
-    """One data set's users over platforms; some items everywhere, every other on one platform."""
+    """One data set's users over platforms; each platform has a part of the items."""
     data = load_before_count_filters(source.data, platform="partition")
-    names = list(source.sizes)
-    users = np.array_split(rng.permutation(data.interactions.n_users), _cuts(source.sizes, data.interactions.n_users))
-    items = rng.permutation(len(data.items))
-    n_common = round(source.common_items * len(items))
-    # An item that is not common belongs to one platform, in proportion to the platforms' users.
-    owned = np.array_split(items[n_common:], _cuts(source.sizes, len(items) - n_common))
+    data = replace(data, items=describe_items(data.items, source.descriptions, "partition.descriptions"))
+    users = users_of_platforms(source, data, rng)
+    items = items_of_platforms(source, len(data.items), rng)
     parts = []
-    for name, rows, own in zip(names, users, owned, strict=True):
-        if len(rows) == 0:
-            raise DataError(f"platform {name}: gets no users; the data set is too small for {len(names)} platforms")
-        rows.sort()
+    for (name, rows), kept in zip(users.items(), items, strict=True):
         part = replace(
             data,
             user_ids=tuple(data.user_ids[row] for row in rows),
             interactions=data.interactions.select_users(rows),
             users=None if data.users is None else data.users[rows],
         )
-        kept = np.sort(np.concatenate([items[:n_common], own]))
-        hidden = np.setdiff1d(items, kept) if source.common_items < 1 else None
+        hides = source.common_items < 1 or source.hide_items > 0
+        hidden = np.setdiff1d(np.arange(len(data.items)), kept) if hides else None
         parts.append(_without(name, part, source, kept, hidden))
     return parts
-
-
-def _cuts(sizes: dict[str, float], total: int) -> NDArray[np.int64]:
-    """Where to cut ``total`` things so that the parts are as the relative sizes say."""
-    shares = np.cumsum(list(sizes.values()))
-    cuts: NDArray[np.int64] = np.round(shares[:-1] / shares[-1] * total).astype(np.int64)
-    return cuts
 
 
 def _without(

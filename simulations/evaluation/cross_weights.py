@@ -8,7 +8,6 @@ chosen stays on one platform alone, of separate platforms only those lose items 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -168,17 +167,29 @@ class _Known:
 def _choose(platforms: Sequence[SimulatedPlatform], scenario: Scenario, draw: int) -> Mapping[str, set[str]]:
     """Keys of the items that each platform loses."""
     rng = np.random.default_rng([scenario.seed, 22, draw])
-    owners = Counter(key for platform in platforms for key in PlatformMatrix.of(platform.training).keys)
-    common = sorted(key for key, count in owners.items() if count > 1)
+    owners: dict[str, list[str]] = {}
+    for platform in platforms:
+        for key in PlatformMatrix.of(platform.training).keys:
+            owners.setdefault(key, []).append(platform.name)
+    common = sorted(key for key, names in owners.items() if len(names) > 1)
     chosen = [common[i] for i in rng.permutation(len(common))[: round(scenario.cross.tuning_share * len(common))]]
+    lost: dict[str, set[str]] = {platform.name: set() for platform in platforms}
     if scenario.partition is None:
-        return {platform.name: set(chosen) if platform.hidden is not None else set() for platform in platforms}
-    users = np.array([platform.training.train.n_users for platform in platforms], dtype=np.float64)
-    stays = rng.choice(len(platforms), size=len(chosen), p=users / users.sum())
-    return {
-        platform.name: {key for key, owner in zip(chosen, stays, strict=True) if owner != index}
-        for index, platform in enumerate(platforms)
-    }
+        losing = {platform.name for platform in platforms if platform.hidden is not None}
+    else:
+        losing = set(lost)
+        users = np.array([platform.training.train.n_users for platform in platforms], dtype=np.float64)
+        stays = rng.choice(len(platforms), size=len(chosen), p=users / users.sum())
+    for place, key in enumerate(chosen):
+        names = owners[key]
+        keeper = names[place % len(names)] if scenario.partition is None else platforms[stays[place]].name
+        # What nobody has any more could not be recommended to anybody.
+        alone = losing.issuperset(names)
+        spared = (keeper if keeper in names else names[place % len(names)]) if alone else None
+        for name in names:
+            if name in losing and name != spared:
+                lost[name].add(key)
+    return lost
 
 
 def hide_further(platform: SimulatedPlatform, lost: set[str]) -> tuple[SimulatedPlatform, HiddenItems]:

@@ -13,57 +13,14 @@ from common.config.base import FrozenModel
 from common.config.data import DataConfig, check_feedback
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
-from common.config.platform import CatalogueConfig, PersonalizationConfig
+from common.config.platform import PersonalizationConfig
 from common.config.text import TextModelConfig
 from common.contributions.run_plan import CheckedPlan
 from common.errors import ConfigError
 from simulations.scenarios.noise import plan_with_noise
+from simulations.scenarios.sources import PartitionSource, PlatformSource
 
-PlatformName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Share = Annotated[float, Field(gt=0, lt=1)]
-
-
-class PlatformSource(FrozenModel):
-    """One platform with data of its own."""
-
-    name: PlatformName
-    """Of the platform."""
-    data: DataConfig
-    """Its data."""
-    catalogue: CatalogueConfig = CatalogueConfig()
-    """Which of its items others may know of."""
-    hide_shared: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the items that other platforms also have, taken out of this platform's catalogue; its users' interactions
-    with them are the truth for cross-platform recommendations."""
-
-
-class PartitionSource(FrozenModel):
-    """One data set, cut into platforms by user."""
-
-    data: DataConfig
-    """The data set."""
-    platforms: dict[PlatformName, Annotated[float, Field(gt=0)]] | None = None
-    """Relative number of users by platform name."""
-    equal_platforms: Annotated[int, Field(ge=1)] | None = None
-    """Instead of ``platforms``: that many of the same size, named platform-1, platform-2, …"""
-    common_items: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the items that every platform has; each of the others belongs to one platform, at random. What a user
-    did with an item that the own platform lacks is the truth for cross-platform recommendations."""
-    catalogue: CatalogueConfig = CatalogueConfig()
-    """Which items others may know of, on every platform."""
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if (self.platforms is None) == (self.equal_platforms is None):
-            raise ValueError("platforms, equal_platforms: give one of the two")
-        return self
-
-    @property
-    def sizes(self) -> dict[str, float]:
-        """Relative number of users by platform name."""
-        if self.platforms is not None:
-            return dict(self.platforms)
-        return {f"platform-{index + 1}": 1.0 for index in range(self.equal_platforms or 0)}
 
 
 class SplitConfig(FrozenModel):

@@ -73,6 +73,7 @@ ENTRIES: dict[str, Entry] = {
         "private_gain:bench_last_items_private", "factors under privacy where sequence-private measures", "folder"
     ),
     "cold-items": Entry("transfer:cold_items", "items nobody knows, from their content: Recall@20", "folder"),
+    "texts": Entry("text:bench_text", "text encoders: rate, cache, languages, unseen items by nearest texts", "folder"),
     "late-platform": Entry(
         "transfer:late_platform", "100 users join a trained federation: HR@10 against alone", "folder"
     ),

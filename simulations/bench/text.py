@@ -18,9 +18,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
+from client.scoring.nearest_texts import fit_nearest_texts
 from client.text.cache import VectorCache
 from client.text.encoder import TextEncoder
-from client.text.nearest import fit_nearest_texts
 from client.text.registry import load_encoder
 from client.text.vectors import encode_texts
 from client.text.whitening import Whitening

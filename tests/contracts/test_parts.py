@@ -17,6 +17,7 @@ from client.scoring.attributes import AttributePart
 from client.scoring.ease import LinearPart
 from client.scoring.factors import own_factors, shared_on_own, shared_on_vocabulary
 from client.scoring.linear_form import LinearScope
+from client.scoring.nearest_texts import fit_nearest_texts
 from client.scoring.part import Arrays, Carried, DirectPart, Part, stored
 from client.scoring.scorer import z
 from simulations.bench.serving import random_platform_model
@@ -111,6 +112,7 @@ OF_OWN: dict[str, Callable[[], Part]] = {
 STORED: dict[str, Callable[[], Part]] = {
     "attributes": lambda: AttributePart(*RNG.standard_normal((2, M, 3)).astype(np.float32)),
     "linear": linear_part,
+    "nearest texts": lambda: fit_nearest_texts(*RNG.standard_normal((2, M, 6)).astype(np.float32) / 3, neighbours=20),
     "toy": lambda: ToyPart((1.0 - 2.0 * (np.arange(M) % 2)).astype(np.float32)),
     "toy direct": lambda: ToyDirect(RNG.standard_normal((M, M))),
 }

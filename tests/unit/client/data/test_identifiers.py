@@ -104,9 +104,9 @@ def test_all_of_a_platforms_files_share_the_rule(tmp_path: Path) -> None:
     assert data.users["age"].to_list() == [20, 30]
     dropped = {one.reason: (one.rows, one.examples) for one in data.report.dropped}
     assert dropped == {
-        "without a user": (4, (5, 6, 7)),
-        "with an id of more than 512 characters": (1, (9,)),
-        "without an item": (1, (10,)),
+        "without a user": (4, (6, 7, 8)),
+        "with an id of more than 512 characters": (1, (10,)),
+        "without an item": (1, (11,)),
     }
     notes = "\n".join(data.report.notes)
     assert "1 rows have the user id written as 3.0" in notes

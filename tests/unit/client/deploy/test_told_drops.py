@@ -25,7 +25,7 @@ from common.contributions.run_plan import read_plan
 from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.errors import DataError
 from server.deploy.provisioning import initialise, invite
-from simulations.cli.main import main as cli
+from simulations.cli import main as cli
 from simulations.engine.datasets import make_platforms
 from simulations.scenarios.scenario import load_scenario
 
@@ -176,7 +176,7 @@ def test_decimal_commas_are_read_where_a_setting_says_so(tmp_path: Path) -> None
     rows = 'user;item;rating\nu;a;3,5\nu;b;4.5\nu;c;2\nu;d;"1.234,5"\nu;e;1,2,3\nv;a;-0,5\n'
     data = read(tmp_path, rows, interactions={"separator": ";", "decimal": ","}, feedback="explicit")
     assert data.interactions.values.tolist() == [3.5, 4.5, 2.0, -0.5]
-    assert [(one.rows, one.examples) for one in data.report.dropped] == [(2, (4, 5))]
+    assert [(one.rows, one.examples) for one in data.report.dropped] == [(2, (5, 6))]
     plain = read(tmp_path, rows, interactions={"separator": ";"}, feedback="explicit")
     assert plain.interactions.values.tolist() == [4.5, 2.0]
     assert '2 values have a decimal comma, as 3,5: set interactions.decimal: ","' in plain.report.notes
@@ -202,7 +202,7 @@ def test_dates_of_other_kinds_among_iso_dates_are_named(tmp_path: Path) -> None:
     rows = "user,item,date\nu,a,2024-12-31\nu,b,12/31/2024\nu,c,31.12.2024 10:00\nu,d,soon\nu,e,1700000000\n"
     data = read(tmp_path, rows)
     assert [(one.reason, one.rows, one.examples) for one in data.report.dropped] == [
-        ("with an unreadable time", 3, (2, 3, 4))
+        ("with an unreadable time", 3, (3, 4, 5))
     ]
     assert any(note.startswith("2 times are dates such as 12/31/2024") for note in data.report.notes)
 
@@ -250,7 +250,7 @@ def test_examples_are_lines_where_rows_are_lines(tmp_path: Path, end: str) -> No
         interactions={"header": False, "user_column": "column_1", "item_column": "column_2"},
     ).report.render()  # fmt: skip
     spread = read(tmp_path, 'user,item,text\nu,a,"two\nlines"\n,b,one\n')
-    assert "without a user (row 2)" in spread.report.render(), "a row that spans lines has no line"
+    assert "without a user (line 4)" in spread.report.render(), "the line on which the record begins"
 
 
 def test_a_deployed_platform_reads_the_setting(config_path: Path) -> None:

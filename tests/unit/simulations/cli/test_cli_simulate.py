@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from simulations.audit.books import BooksReport
 from simulations.audit.canary import CanaryReport
 from simulations.audit.command import AuditReport, write_report
-from simulations.cli.main import main as cli
+from simulations.cli import main as cli
 from tests.unit.simulations.evaluation.test_measure import scenario_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,7 +15,7 @@ from client.personalization.platform_model import PlatformModel
 from client.personalization.store import PlatformStore
 from client.scoring.factors import FactorModel
 from common.errors import ConfigError
-from simulations.cli.main import main as cli
+from simulations.cli import main as cli
 from simulations.run import simulate
 from simulations.studies.item_map import NO_GENRE, OTHER, SEVERAL, draw_map, item_map
 from tests.unit.simulations.evaluation.test_measure import scenario_of

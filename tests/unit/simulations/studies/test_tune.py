@@ -12,7 +12,7 @@ import yaml
 
 from common.config.federation import FederationPlan
 from common.errors import ConfigError, ContractError, PrivacyError
-from simulations.cli.main import main as cli
+from simulations.cli import main as cli
 from simulations.engine.datasets import SimulatedPlatform, make_platforms
 from simulations.scenarios.scenario import Scenario, SearchParameter
 from simulations.studies import tune

@@ -9,6 +9,7 @@ import typer
 
 from client.cli.ask import add_commands as add_ask_commands
 from client.cli.deploy import add_commands as add_deploy_commands
+from client.cli.passport import passport
 from client.personalization.store import PlatformStore
 from client.privacy.report import (
     close_run,
@@ -38,7 +39,7 @@ app = typer.Typer(
         To take part: join, pin, secret, doctor, preview, start. recommend shows what the platform's model recommends to a
         user, explain shows why, similar what is like an item, of a store or of a running recommender; feedback records what
         a user did; export writes the deep model for plain Keras; privacy shows the budget and what was spent of it; egress
-        shows what has left the platform.
+        shows what has left the platform; passport issues and redeems what a person carries from platform to platform.
         """
     ),
     no_args_is_help=True,
@@ -48,6 +49,7 @@ egress = typer.Typer(no_args_is_help=True, help="What has left this platform: lo
 app.add_typer(egress, name="egress")
 books = typer.Typer(help="The privacy budget: what was spent, and what is left.")
 app.add_typer(books, name="privacy")
+app.add_typer(passport, name="passport")
 add_deploy_commands(app)
 add_ask_commands(app)
 

@@ -28,6 +28,7 @@ from client.deploy.aggregator_watch import AggregatorWatch
 from client.deploy.keys import node_public_key
 from client.deploy.loading import load_training_data, make_agent
 from client.deploy.supernode import courier_programs
+from client.passport.desk import PassportDesk
 from client.service.agent_service import SocketWatch, serve_agent
 from client.service.metrics_export import ServingMetrics, expose_metrics
 from client.service.server import RecommenderServer, TlsFiles, serve_recommender
@@ -274,4 +275,5 @@ def _serve_recommender(config: PlatformConfig, registry: CollectorRegistry) -> R
         config=ServingConfig(host=settings.host, port=settings.port, **config.serving.model_dump()),
         rules=EventRules.of(config.data),
         metrics=ServingMetrics(registry),
+        passports=PassportDesk.of(config) if config.passport.issue or config.passport.redeem else None,
     )

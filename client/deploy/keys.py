@@ -107,7 +107,7 @@ class KeyFolder:
         signed = _signed(sealed.sender, sealed.receiver, public + box)
         if not signed_by(bytes.fromhex(sender.identity), bytes.fromhex(sealed.signature), signed):
             raise ConfigError(f"{path}: not signed by the pinned key of {sealed.sender!r}; ask for it again")
-        own_key = self._sealing_key()
+        own_key = self.sealing_key()
         own_public = own_key.public_key().public_bytes_raw()
         try:
             key = _box_key(own_key.exchange(X25519PublicKey.from_public_bytes(public)), public, own_public)
@@ -118,9 +118,10 @@ class KeyFolder:
 
     def sealing_public(self) -> bytes:
         """32 bytes, X25519."""
-        return self._sealing_key().public_key().public_bytes_raw()
+        return self.sealing_key().public_key().public_bytes_raw()
 
-    def _sealing_key(self) -> X25519PrivateKey:
+    def sealing_key(self) -> X25519PrivateKey:
+        """Raises: ConfigError when it is missing or damaged."""
         try:
             key: object = serialization.load_pem_private_key(_private_bytes(self.sealing_path), password=None)
         except (ValueError, UnsupportedAlgorithm):

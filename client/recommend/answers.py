@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 Scope = Literal["own", "cross", "all"]
 
 
@@ -27,6 +30,25 @@ class ItemFilter:
 
 
 NO_FILTER = ItemFilter()
+
+
+@dataclass(frozen=True, eq=False)
+class Brought:
+    """What a person brought from other platforms, as it ranks own items (:mod:`client.passport.use`).
+
+    Attributes:
+        scores: float32 ``[m_own]``, standardised.
+        balance: b: beside a history of n own items it has the weight b/(b + n).
+        platforms: that issued it.
+    """
+
+    scores: NDArray[np.float32]
+    balance: float
+    platforms: tuple[str, ...]
+
+    def share(self, length: int) -> float:
+        """Its weight beside a history of ``length`` own items."""
+        return self.balance / (self.balance + length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +107,7 @@ class Explanation:
             What the ``ranker`` moved an item by, in a list without filters, is part of its ``item_bias``.
         models: share of each model that took part.
         attributes: the deep model's share of ``item_bias`` by attribute; ``id`` is the item's own row.
+        passports: platforms from which the person brought what took part; its amount is that of the model ``passport``.
     """
 
     key: str
@@ -97,6 +120,7 @@ class Explanation:
     decided_by: str
     models: Mapping[str, ModelShare]
     attributes: Mapping[str, float] = field(default_factory=dict)
+    passports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from client.data.recorded import ANY_EVENT, Event, EventRules
 from client.personalization.platform_model import PlatformModel
 from client.recommend.answers import (
     NO_FILTER,
+    Brought,
     Contribution,
     Explanation,
     ItemFilter,
@@ -61,10 +62,12 @@ class PreparedHistory:
         history: of one user.
         own: the scope of own items of the model that will answer.
         cross: its scope of the others' items.
+        brought: from other platforms, or None.
     """
 
-    def __init__(self, history: History, own: ItemScope, cross: ItemScope) -> None:
+    def __init__(self, history: History, own: ItemScope, cross: ItemScope, brought: Brought | None = None) -> None:
         self.history = history
+        self.brought = brought
         self._scopes = {"own": own, "cross": cross}
         self._queries: dict[str, Query] = {}
 
@@ -148,8 +151,8 @@ class Recommender:
         ignored = tuple(key for key, _ in given if not self.knows_item(key))
         return replace(self._with_events(slice(0, 0), events, rules), newest=math.nan), ignored
 
-    def prepare(self, history: History) -> PreparedHistory:
-        return PreparedHistory(history, self.own, self.cross)
+    def prepare(self, history: History, brought: Brought | None = None) -> PreparedHistory:
+        return PreparedHistory(history, self.own, self.cross, brought)
 
     def recommend(
         self,
@@ -187,9 +190,15 @@ class Recommender:
             if scope in (name, "all") and len(items.linear):
                 allowed = items.attributes.mask(wanted)
                 excluded = seen if exclude_seen else None
-                found = items.best(
-                    prepared.query(name), k, excluded=excluded, allowed=allowed, context=prepared.context
-                )
+                if name == "own" and prepared.brought is not None:
+                    share = prepared.brought.share(len(seen))
+                    found = items.best_beside(
+                        prepared.query(name), prepared.brought.scores, share, k, excluded=excluded, allowed=allowed
+                    )
+                else:
+                    found = items.best(
+                        prepared.query(name), k, excluded=excluded, allowed=allowed, context=prepared.context
+                    )
                 standing = mixing if name == "cross" else Mixing()
                 chosen += [items.listed(row, standing.on_own_scale(score)) for row, score in found]
         return sorted(chosen, key=lambda item: -item.score)[:k]
@@ -241,6 +250,33 @@ class Recommender:
             decided_by=decided_by,
             models=models,
             attributes=shares.attributes,
+        )
+
+    def explain_beside(self, history: History, brought: Brought, key: str, *, limit: int | None = None) -> Explanation:
+        """The same where the person brought something: every part of the own score has its weight, and so has what was brought.
+
+        Raises:
+            DataError: no item of the model has that key.
+        """
+        own, _ = self._place(key)
+        why = self.explain(history, key, limit=limit)
+        if own < 0:
+            return why
+        share = brought.share(len(history.columns))
+        rest, amount = 1 - share, share * float(brought.scores[own])
+        models = {name: ModelShare(rest * part.weight, rest * part.amount) for name, part in why.models.items()}
+        # A ranking stage orders nothing beside a passport.
+        moved = models.pop("ranker", ModelShare(0.0, 0.0)).amount
+        return replace(
+            why,
+            score=rest * why.score - moved + amount,
+            contributions=tuple(replace(part, amount=rest * part.amount) for part in why.contributions),
+            others=rest * why.others,
+            item_bias=rest * why.item_bias - moved + amount,
+            popularity=rest * why.popularity,
+            models={**models, "passport": ModelShare(share, amount)},
+            attributes={name: rest * value for name, value in why.attributes.items()},
+            passports=brought.platforms,
         )
 
     def _moved_by_ranking(self, history: History, own: int, blended: float) -> float:

@@ -74,6 +74,23 @@ class ItemScope:
             rows, scores = best_of(self.popularity.copy(), k, excluded=excluded, allowed=allowed)
         return list(zip(rows.tolist(), scores.tolist(), strict=True))
 
+    def best_beside(
+        self,
+        query: Query,
+        brought: NDArray[np.float32],
+        share: float,
+        k: int,
+        *,
+        excluded: NDArray[np.integer] | None,
+        allowed: NDArray[np.bool_] | None,
+    ) -> list[tuple[int, float]]:
+        """The same by (1 − share)·own score + share·brought (float32 ``[m]``): exact, and without a ranking stage."""
+        own = self.linear.items @ query.vector + np.float32(query.offset) if query.vector.any() else self.popularity
+        rows, scores = best_of(
+            np.float32(1 - share) * own + np.float32(share) * brought, k, excluded=excluded, allowed=allowed
+        )
+        return list(zip(rows.tolist(), scores.tolist(), strict=True))
+
     def listed(self, row: int, score: float) -> Recommendation:
         items = self.items
         owners = tuple(self.platforms[column] for column in np.flatnonzero(self.owners[row]))

@@ -22,12 +22,13 @@ from client.recommend.answers import (
     Scope,
 )
 from client.remote import Connection
-from common.errors import ConfigError, ContractError, CrossfedError, DataError, PlatformError
+from common.errors import ConfigError, ContractError, CrossfedError, DataError, PassportError, PlatformError
 from common.proto import recommender_pb2 as pb
 from common.proto.recommender_pb2_grpc import RecommenderStub
 
 _SCOPES: Mapping[Scope, pb.Scope.ValueType] = {"own": pb.SCOPE_OWN, "cross": pb.SCOPE_CROSS, "all": pb.SCOPE_ALL}
-# Every request may be sent again: reads change nothing, and feedback carries an id.
+# Every request may be sent again: reads change nothing, feedback carries an id, a passport is redeemed once however often it
+# is sent, and one that is issued twice is two passports, each with its receipt.
 _RETRY = json.dumps(
     {
         "methodConfig": [
@@ -49,6 +50,7 @@ _ERRORS: Mapping[grpc.StatusCode, type[CrossfedError]] = {
     grpc.StatusCode.NOT_FOUND: DataError,
     grpc.StatusCode.INVALID_ARGUMENT: ContractError,
     grpc.StatusCode.UNAUTHENTICATED: ConfigError,
+    grpc.StatusCode.FAILED_PRECONDITION: PassportError,
 }
 _Reply = TypeVar("_Reply")
 
@@ -166,6 +168,34 @@ class RecommenderClient(Connection):
         reply = self._call(self._stub.RecordFeedback, request)
         return FeedbackReceipt(reply.sequence, reply.duplicate, reply.reflected)
 
+    def issue_passport(self, user_id: str, receiver: str, *, account: str | None = None) -> pb.IssuePassportReply:
+        """A passport for a user to carry to the platform ``receiver``, as bytes and as text, with its receipt.
+
+        Raises:
+            PassportError: this platform issues none, not to that platform, or not so many a day.
+        """
+        request = pb.IssuePassportRequest(user_id=user_id, receiver=receiver, account=account)
+        return self._call(self._stub.IssuePassport, request)
+
+    def redeem_passport(self, user_id: str, passport: bytes) -> pb.RedeemPassportReply:
+        """Redeem what a user brought, bytes or text; durable on return, and part of the next recommendation.
+
+        Raises:
+            PassportError: it is not for this platform or account, has expired, or was altered.
+        """
+        return self._call(self._stub.RedeemPassport, pb.RedeemPassportRequest(user_id=user_id, passport=passport))
+
+    def recommend_for_passport(
+        self, passport: bytes, k: int = 10, scope: Scope = "all", *, wanted: ItemFilter = NO_FILTER
+    ) -> list[Recommendation]:
+        """For a person without an account here, of whom nothing is kept.
+
+        Raises:
+            PassportError: it is not for this platform, or belongs to an account.
+        """
+        request = pb.RecommendForPassportRequest(passport=passport, k=k, scope=_SCOPES[scope], filter=_filter(wanted))
+        return _items(self._call(self._stub.RecommendForPassport, request))
+
     def __enter__(self) -> RecommenderClient:
         return self
 
@@ -222,4 +252,5 @@ def _explanation(reply: pb.ExplainReply) -> Explanation:
         decided_by=reply.decided_by,
         models={share.model: ModelShare(share.weight, share.amount) for share in reply.models},
         attributes=dict(reply.attributes),
+        passports=tuple(reply.passports),
     )

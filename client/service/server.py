@@ -17,6 +17,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from client.data.recorded import EventRules
+from client.passport.desk import PassportDesk
+from client.passport.serving import PassportServing
 from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
 from client.recommend.process import limit_blas_threads, prefer_short_waits
@@ -55,11 +57,21 @@ class RecommenderServer:
         target: host:port that clients connect to.
         metrics: what it counts.
         model: what serves; ``model.reload()`` swaps at once what the store's watcher would find a little later.
+        passports: what people brought, or None.
     """
 
-    def __init__(self, server: grpc.Server, target: str, model: ServingModel, told: _Health, drain: float) -> None:
+    def __init__(
+        self,
+        server: grpc.Server,
+        target: str,
+        model: ServingModel,
+        told: _Health,
+        drain: float,
+        passports: PassportServing | None = None,
+    ) -> None:
         self.target = target
         self.model = model
+        self.passports = passports
         self._server = server
         self._health = told
         self._drain = drain
@@ -78,6 +90,8 @@ class RecommenderServer:
         self._server.stop(self._drain).wait()
         self.model.stop()
         self.model.feedback.close()
+        if self.passports is not None:
+            self.passports.close()
 
     def __enter__(self) -> RecommenderServer:
         return self
@@ -98,6 +112,7 @@ def serve_recommender(
     feedback: Path | None = None,
     rules: EventRules | None = None,
     metrics: ServingMetrics | None = None,
+    passports: PassportDesk | None = None,
 ) -> RecommenderServer:
     """Serve the model in ``store_root``, now or as soon as there is one; the caller stops the server.
 
@@ -110,6 +125,7 @@ def serve_recommender(
         feedback: the feedback log; ``feedback.log`` in the store's folder unless given.
         rules: what recorded events must be; unless given, what the model that serves needs.
         metrics: where requests are counted.
+        passports: issues and redeems passports; the server closes its books.
 
     Raises:
         ConfigError: the address can be reached from other hosts and TLS or the token is missing, the certificate
@@ -138,13 +154,16 @@ def serve_recommender(
         raise
     if tls is not None:
         counts.certificate(tls.certificate)
-    recommender_pb2_grpc.add_RecommenderServicer_to_server(RecommenderServicer(model, settings, counts), server)
+    brought = None if passports is None else PassportServing(passports, model)
+    recommender_pb2_grpc.add_RecommenderServicer_to_server(
+        RecommenderServicer(model, settings, counts, brought), server
+    )
     health_pb2_grpc.add_HealthServicer_to_server(told.statuses, server)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     model.start()
     server.start()
-    return RecommenderServer(server, f"{settings.host}:{bound}", model, told, settings.drain_seconds)
+    return RecommenderServer(server, f"{settings.host}:{bound}", model, told, settings.drain_seconds, brought)
 
 
 class _Health:

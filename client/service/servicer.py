@@ -16,13 +16,16 @@ import grpc
 
 from client.data.identifiers import LONGEST, required_identifier, required_key
 from client.data.recorded import EventRules, problem_of_time
+from client.passport.books import Receipt
+from client.passport.envelope import armoured
+from client.passport.serving import PassportServing
 from client.recommend.answers import Explanation, ItemFilter, Recommendation, Scope
 from client.recommend.recommender import PreparedHistory
 from client.recommend.snapshot import ServingModel, Snapshot
 from client.service.metrics_export import ServingMetrics
 from common.catalogue import check_key
 from common.config.serving import ServingConfig
-from common.errors import CatalogueError, ContractError, CrossfedError, DataError, StoreError
+from common.errors import CatalogueError, ContractError, CrossfedError, DataError, PassportError, StoreError
 from common.proto import recommender_pb2 as pb
 from common.proto import recommender_pb2_grpc
 
@@ -41,6 +44,7 @@ _STATUS = {
     CatalogueError: grpc.StatusCode.INVALID_ARGUMENT,
     ContractError: grpc.StatusCode.INVALID_ARGUMENT,
     DataError: grpc.StatusCode.NOT_FOUND,
+    PassportError: grpc.StatusCode.FAILED_PRECONDITION,
     StoreError: grpc.StatusCode.UNAVAILABLE,
 }
 
@@ -52,9 +56,17 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServicer):
         model: the serving model and the feedback since.
         config: the limits of a request.
         metrics: where requests are counted.
+        passports: issues and redeems; None: there are none.
     """
 
-    def __init__(self, model: ServingModel, config: ServingConfig, metrics: ServingMetrics) -> None:
+    def __init__(
+        self,
+        model: ServingModel,
+        config: ServingConfig,
+        metrics: ServingMetrics,
+        passports: PassportServing | None = None,
+    ) -> None:
+        self._passports = passports
         self._model = model
         self._config = config
         self._metrics = metrics
@@ -62,7 +74,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServicer):
     def Recommend(self, request: pb.RecommendRequest, context: grpc.ServicerContext) -> pb.RecommendReply:  # noqa: N802
         def answer() -> pb.RecommendReply:
             snapshot = self._model.snapshot()
-            prepared = self._model.prepared(snapshot, required_identifier("user_id", request.user_id))
+            prepared = self._prepared(snapshot, request.user_id)
             return self._recommend(request, snapshot, prepared, ())
 
         return self._answer("Recommend", context, answer)
@@ -93,13 +105,17 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServicer):
             if bool(request.user_id) == bool(request.history):
                 raise ContractError("user_id, history: give one of them, not both or none")
             if request.user_id:
-                prepared = self._model.prepared(snapshot, required_identifier("user_id", request.user_id))
+                prepared = self._prepared(snapshot, request.user_id)
             else:
                 prepared, _ = self._given(request.history, snapshot)
             if request.limit < 0:
                 raise ContractError("limit: must be at least 0 (0: all contributions)")
             key = _text("item_key", request.item_key)
-            explanation = snapshot.recommender.explain(prepared.history, key, limit=request.limit or None)
+            limit, recommender = request.limit or None, snapshot.recommender
+            if prepared.brought is None:
+                explanation = recommender.explain(prepared.history, key, limit=limit)
+            else:
+                explanation = recommender.explain_beside(prepared.history, prepared.brought, key, limit=limit)
             return _explained(explanation, snapshot)
 
         return self._answer("Explain", context, answer)
@@ -123,6 +139,48 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServicer):
             return pb.RecordFeedbackReply(sequence=sequence, duplicate=duplicate, reflected=reflected)
 
         return self._answer("RecordFeedback", context, answer)
+
+    def IssuePassport(self, request: pb.IssuePassportRequest, context: grpc.ServicerContext) -> pb.IssuePassportReply:  # noqa: N802
+        def answer() -> pb.IssuePassportReply:
+            user, receiver = required_identifier("user_id", request.user_id), _text("receiver", request.receiver)
+            account = required_identifier("account", request.account) if request.HasField("account") else None
+            passport, receipt = self._desk().issue(user, receiver, account)
+            return pb.IssuePassportReply(
+                passport=passport.encoded(), text=armoured(passport), receipt=_receipt(receipt)
+            )
+
+        return self._answer("IssuePassport", context, answer)
+
+    def RedeemPassport(  # noqa: N802
+        self, request: pb.RedeemPassportRequest, context: grpc.ServicerContext
+    ) -> pb.RedeemPassportReply:
+        def answer() -> pb.RedeemPassportReply:
+            user = required_identifier("user_id", request.user_id)
+            receipt, duplicate = self._desk().redeem(request.passport, user)
+            return pb.RedeemPassportReply(receipt=_receipt(receipt), duplicate=duplicate)
+
+        return self._answer("RedeemPassport", context, answer)
+
+    def RecommendForPassport(  # noqa: N802
+        self, request: pb.RecommendForPassportRequest, context: grpc.ServicerContext
+    ) -> pb.RecommendReply:
+        def answer() -> pb.RecommendReply:
+            snapshot = self._model.snapshot()
+            prepared = self._desk().visitor(snapshot, request.passport)
+            plain = pb.RecommendRequest(k=request.k, scope=request.scope, filter=request.filter)
+            return self._recommend(plain, snapshot, prepared, ())
+
+        return self._answer("RecommendForPassport", context, answer)
+
+    def _desk(self) -> PassportServing:
+        if self._passports is None:
+            raise PassportError("passport: this recommender neither issues nor redeems any; platform.yaml turns it on")
+        return self._passports
+
+    def _prepared(self, snapshot: Snapshot, user_id: str) -> PreparedHistory:
+        user = required_identifier("user_id", user_id)
+        known = self._model if self._passports is None else self._passports
+        return known.prepared(snapshot, user)
 
     def _answer(self, method: str, context: grpc.ServicerContext, answer: Callable[[], _Answer]) -> _Answer:
         """Answer, or end the call with a status; count it either way."""
@@ -159,7 +217,10 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServicer):
             exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else True,
             wanted=_filter(request),
         )
-        return pb.RecommendReply(items=map(_listed, found), model=_version(snapshot), ignored_keys=ignored)
+        passports = () if prepared.brought is None else prepared.brought.platforms
+        return pb.RecommendReply(
+            items=map(_listed, found), model=_version(snapshot), ignored_keys=ignored, passports=passports
+        )
 
     def _given(self, history: Iterable[pb.HistoryItem], snapshot: Snapshot) -> tuple[PreparedHistory, tuple[str, ...]]:
         """The history of a request, and its keys that the model does not know."""
@@ -213,6 +274,12 @@ def _filter(request: pb.RecommendRequest | pb.RecommendForHistoryRequest | pb.Si
     return ItemFilter(*lists)
 
 
+def _receipt(receipt: Receipt) -> pb.PassportReceipt:
+    return pb.PassportReceipt(
+        serial=receipt.serial, platform=receipt.platform, kinds=receipt.kinds, at=receipt.at, until=receipt.until
+    )
+
+
 def _version(snapshot: Snapshot) -> pb.ModelVersion:
     return pb.ModelVersion(version=snapshot.version, server_round=snapshot.recommender.model.server_round)
 
@@ -240,4 +307,5 @@ def _explained(explanation: Explanation, snapshot: Snapshot) -> pb.ExplainReply:
         ],
         model=_version(snapshot),
         attributes=explanation.attributes,
+        passports=explanation.passports,
     )

@@ -161,7 +161,7 @@ class HistoryItem(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     item_key: _builtins.str
     value: _builtins.float
-    """The event's weight (implicit feedback) or rating (explicit); 1 unless given."""
+    """As in RecordFeedbackRequest."""
     def __init__(
         self,
         *,
@@ -258,6 +258,7 @@ class RecommendReply(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     IGNORED_KEYS_FIELD_NUMBER: _builtins.int
+    PASSPORTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedItem]:
         """Best first; fewer than k where the scope has fewer."""
@@ -268,16 +269,21 @@ class RecommendReply(_message.Message):
     def ignored_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keys of the request's history that the model does not know and that played no part."""
 
+    @_builtins.property
+    def passports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Platforms from which the person brought a passport that took part."""
+
     def __init__(
         self,
         *,
         items: _abc.Iterable[Global___ListedItem] | None = ...,
         model: Global___ModelVersion | None = ...,
         ignored_keys: _abc.Iterable[_builtins.str] | None = ...,
+        passports: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignored_keys", b"ignored_keys", "items", b"items", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignored_keys", b"ignored_keys", "items", b"items", "model", b"model", "passports", b"passports"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -403,7 +409,7 @@ class ModelShare(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     AMOUNT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """"local", "shared", "anchored", "towers", "attributes", "linear" or "popularity"."""
+    """"local", "shared", "anchored", "towers", "attributes", "linear", "passport" or "popularity"."""
     weight: _builtins.float
     """Its weight in the score: w of z(local) + w z(shared); beta of log popularity."""
     amount: _builtins.float
@@ -458,6 +464,7 @@ class ExplainReply(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    PASSPORTS_FIELD_NUMBER: _builtins.int
     item_key: _builtins.str
     title: _builtins.str
     score: _builtins.float
@@ -482,6 +489,10 @@ class ExplainReply(_message.Message):
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """The deep model's share of `item_bias` by attribute of the item; "id" is the item's own row. Empty without one."""
 
+    @_builtins.property
+    def passports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Platforms from which the person brought a passport that took part; its amount is that of the model "passport"."""
+
     def __init__(
         self,
         *,
@@ -496,10 +507,11 @@ class ExplainReply(_message.Message):
         models: _abc.Iterable[Global___ModelShare] | None = ...,
         model: Global___ModelVersion | None = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        passports: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "contributions", b"contributions", "decided_by", b"decided_by", "item_bias", b"item_bias", "item_key", b"item_key", "model", b"model", "models", b"models", "others", b"others", "popularity", b"popularity", "score", b"score", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "contributions", b"contributions", "decided_by", b"decided_by", "item_bias", b"item_bias", "item_key", b"item_key", "model", b"model", "models", b"models", "others", b"others", "passports", b"passports", "popularity", b"popularity", "score", b"score", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -519,9 +531,11 @@ class RecordFeedbackRequest(_message.Message):
     user_id: _builtins.str
     item_key: _builtins.str
     value: _builtins.float
-    """The event's weight (implicit) or rating (explicit); 1 unless given."""
+    """The event's weight, or its rating where the platform's data are ratings. Unless given, what an event without one is:
+    a weight of 1, or the least rating that counts as an event; explicit feedback needs it.
+    """
     time: _builtins.int
-    """Seconds since 1970; the time of arrival unless given."""
+    """Seconds (not milliseconds) since 1970; the time of arrival unless given."""
     def __init__(
         self,
         *,
@@ -573,3 +587,176 @@ class RecordFeedbackReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordFeedbackReply: _TypeAlias = RecordFeedbackReply  # noqa: Y015
+
+@_typing.final
+class PassportReceipt(_message.Message):
+    """What a person consented to, as both ends keep it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERIAL_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    serial: _builtins.str
+    """Hex."""
+    platform: _builtins.str
+    """The other platform: the receiver of an issued passport, the issuer of a redeemed one."""
+    at: _builtins.int
+    """Seconds since 1970: from then until then."""
+    until: _builtins.int
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"factor", "tastes", "profile"."""
+
+    def __init__(
+        self,
+        *,
+        serial: _builtins.str = ...,
+        platform: _builtins.str = ...,
+        kinds: _abc.Iterable[_builtins.str] | None = ...,
+        at: _builtins.int = ...,
+        until: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "kinds", b"kinds", "platform", b"platform", "serial", b"serial", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PassportReceipt: _TypeAlias = PassportReceipt  # noqa: Y015
+
+@_typing.final
+class IssuePassportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    RECEIVER_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    receiver: _builtins.str
+    """A platform that this one has pinned."""
+    account: _builtins.str
+    """The user's account there; unless given, the passport is good for the first for which it is redeemed."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        receiver: _builtins.str = ...,
+        account: _builtins.str | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "account", b"account"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "account", b"account", "receiver", b"receiver", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__account: _TypeAlias = _typing.Literal["account"]  # noqa: Y015
+    _WhichOneofArgType__account: _TypeAlias = _typing.Literal["_account", b"_account"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__account) -> _WhichOneofReturnType__account | None: ...
+
+Global___IssuePassportRequest: _TypeAlias = IssuePassportRequest  # noqa: Y015
+
+@_typing.final
+class IssuePassportReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSPORT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    passport: _builtins.bytes
+    text: _builtins.str
+    """The same as text, for a file or a QR code."""
+    @_builtins.property
+    def receipt(self) -> Global___PassportReceipt: ...
+    def __init__(
+        self,
+        *,
+        passport: _builtins.bytes = ...,
+        text: _builtins.str = ...,
+        receipt: Global___PassportReceipt | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passport", b"passport", "receipt", b"receipt", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssuePassportReply: _TypeAlias = IssuePassportReply  # noqa: Y015
+
+@_typing.final
+class RedeemPassportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    PASSPORT_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    passport: _builtins.bytes
+    """Its bytes or its text."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        passport: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["passport", b"passport", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedeemPassportRequest: _TypeAlias = RedeemPassportRequest  # noqa: Y015
+
+@_typing.final
+class RedeemPassportReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIPT_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
+    duplicate: _builtins.bool
+    """It had been redeemed for this user before; nothing was added."""
+    @_builtins.property
+    def receipt(self) -> Global___PassportReceipt: ...
+    def __init__(
+        self,
+        *,
+        receipt: Global___PassportReceipt | None = ...,
+        duplicate: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "receipt", b"receipt"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RedeemPassportReply: _TypeAlias = RedeemPassportReply  # noqa: Y015
+
+@_typing.final
+class RecommendForPassportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSPORT_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    passport: _builtins.bytes
+    """Its bytes or its text."""
+    k: _builtins.int
+    """10 unless given."""
+    scope: Global___Scope.ValueType
+    @_builtins.property
+    def filter(self) -> Global___ItemFilter: ...
+    def __init__(
+        self,
+        *,
+        passport: _builtins.bytes = ...,
+        k: _builtins.int = ...,
+        scope: Global___Scope.ValueType = ...,
+        filter: Global___ItemFilter | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "k", b"k", "passport", b"passport", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecommendForPassportRequest: _TypeAlias = RecommendForPassportRequest  # noqa: Y015

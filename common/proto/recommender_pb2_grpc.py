@@ -59,6 +59,21 @@ class RecommenderStub:
                 request_serializer=common_dot_proto_dot_recommender__pb2.RecordFeedbackRequest.SerializeToString,
                 response_deserializer=common_dot_proto_dot_recommender__pb2.RecordFeedbackReply.FromString,
                 _registered_method=True)
+        self.IssuePassport = channel.unary_unary(
+                '/crossfed.v1.Recommender/IssuePassport',
+                request_serializer=common_dot_proto_dot_recommender__pb2.IssuePassportRequest.SerializeToString,
+                response_deserializer=common_dot_proto_dot_recommender__pb2.IssuePassportReply.FromString,
+                _registered_method=True)
+        self.RedeemPassport = channel.unary_unary(
+                '/crossfed.v1.Recommender/RedeemPassport',
+                request_serializer=common_dot_proto_dot_recommender__pb2.RedeemPassportRequest.SerializeToString,
+                response_deserializer=common_dot_proto_dot_recommender__pb2.RedeemPassportReply.FromString,
+                _registered_method=True)
+        self.RecommendForPassport = channel.unary_unary(
+                '/crossfed.v1.Recommender/RecommendForPassport',
+                request_serializer=common_dot_proto_dot_recommender__pb2.RecommendForPassportRequest.SerializeToString,
+                response_deserializer=common_dot_proto_dot_recommender__pb2.RecommendReply.FromString,
+                _registered_method=True)
 
 
 class RecommenderServicer:
@@ -95,6 +110,26 @@ class RecommenderServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IssuePassport(self, request, context):
+        """Off unless the platform's configuration turns it on. The receipt is durable before the answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RedeemPassport(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecommendForPassport(self, request, context):
+        """For a person without an account: nothing is kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RecommenderServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -122,6 +157,21 @@ def add_RecommenderServicer_to_server(servicer, server):
                     servicer.RecordFeedback,
                     request_deserializer=common_dot_proto_dot_recommender__pb2.RecordFeedbackRequest.FromString,
                     response_serializer=common_dot_proto_dot_recommender__pb2.RecordFeedbackReply.SerializeToString,
+            ),
+            'IssuePassport': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssuePassport,
+                    request_deserializer=common_dot_proto_dot_recommender__pb2.IssuePassportRequest.FromString,
+                    response_serializer=common_dot_proto_dot_recommender__pb2.IssuePassportReply.SerializeToString,
+            ),
+            'RedeemPassport': grpc.unary_unary_rpc_method_handler(
+                    servicer.RedeemPassport,
+                    request_deserializer=common_dot_proto_dot_recommender__pb2.RedeemPassportRequest.FromString,
+                    response_serializer=common_dot_proto_dot_recommender__pb2.RedeemPassportReply.SerializeToString,
+            ),
+            'RecommendForPassport': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecommendForPassport,
+                    request_deserializer=common_dot_proto_dot_recommender__pb2.RecommendForPassportRequest.FromString,
+                    response_serializer=common_dot_proto_dot_recommender__pb2.RecommendReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -259,6 +309,87 @@ class Recommender:
             '/crossfed.v1.Recommender/RecordFeedback',
             common_dot_proto_dot_recommender__pb2.RecordFeedbackRequest.SerializeToString,
             common_dot_proto_dot_recommender__pb2.RecordFeedbackReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssuePassport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crossfed.v1.Recommender/IssuePassport',
+            common_dot_proto_dot_recommender__pb2.IssuePassportRequest.SerializeToString,
+            common_dot_proto_dot_recommender__pb2.IssuePassportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RedeemPassport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crossfed.v1.Recommender/RedeemPassport',
+            common_dot_proto_dot_recommender__pb2.RedeemPassportRequest.SerializeToString,
+            common_dot_proto_dot_recommender__pb2.RedeemPassportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecommendForPassport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/crossfed.v1.Recommender/RecommendForPassport',
+            common_dot_proto_dot_recommender__pb2.RecommendForPassportRequest.SerializeToString,
+            common_dot_proto_dot_recommender__pb2.RecommendReply.FromString,
             options,
             channel_credentials,
             insecure,

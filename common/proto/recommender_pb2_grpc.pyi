@@ -42,6 +42,11 @@ class RecommenderStub:
     Explain: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.ExplainRequest, _recommender_pb2.ExplainReply]
     RecordFeedback: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.RecordFeedbackRequest, _recommender_pb2.RecordFeedbackReply]
     """Durable before the answer."""
+    IssuePassport: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.IssuePassportRequest, _recommender_pb2.IssuePassportReply]
+    """Off unless the platform's configuration turns it on. The receipt is durable before the answer."""
+    RedeemPassport: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.RedeemPassportRequest, _recommender_pb2.RedeemPassportReply]
+    RecommendForPassport: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.RecommendForPassportRequest, _recommender_pb2.RecommendReply]
+    """For a person without an account: nothing is kept."""
 
 @_typing.type_check_only
 class RecommenderAsyncStub(RecommenderStub):
@@ -52,6 +57,11 @@ class RecommenderAsyncStub(RecommenderStub):
     Explain: _aio.UnaryUnaryMultiCallable[_recommender_pb2.ExplainRequest, _recommender_pb2.ExplainReply]  # type: ignore[assignment]
     RecordFeedback: _aio.UnaryUnaryMultiCallable[_recommender_pb2.RecordFeedbackRequest, _recommender_pb2.RecordFeedbackReply]  # type: ignore[assignment]
     """Durable before the answer."""
+    IssuePassport: _aio.UnaryUnaryMultiCallable[_recommender_pb2.IssuePassportRequest, _recommender_pb2.IssuePassportReply]  # type: ignore[assignment]
+    """Off unless the platform's configuration turns it on. The receipt is durable before the answer."""
+    RedeemPassport: _aio.UnaryUnaryMultiCallable[_recommender_pb2.RedeemPassportRequest, _recommender_pb2.RedeemPassportReply]  # type: ignore[assignment]
+    RecommendForPassport: _aio.UnaryUnaryMultiCallable[_recommender_pb2.RecommendForPassportRequest, _recommender_pb2.RecommendReply]  # type: ignore[assignment]
+    """For a person without an account: nothing is kept."""
 
 class RecommenderServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -89,5 +99,28 @@ class RecommenderServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_recommender_pb2.RecordFeedbackReply, _abc.Awaitable[_recommender_pb2.RecordFeedbackReply]]:
         """Durable before the answer."""
+
+    @_abc_1.abstractmethod
+    def IssuePassport(
+        self,
+        request: _recommender_pb2.IssuePassportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommender_pb2.IssuePassportReply, _abc.Awaitable[_recommender_pb2.IssuePassportReply]]:
+        """Off unless the platform's configuration turns it on. The receipt is durable before the answer."""
+
+    @_abc_1.abstractmethod
+    def RedeemPassport(
+        self,
+        request: _recommender_pb2.RedeemPassportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommender_pb2.RedeemPassportReply, _abc.Awaitable[_recommender_pb2.RedeemPassportReply]]: ...
+
+    @_abc_1.abstractmethod
+    def RecommendForPassport(
+        self,
+        request: _recommender_pb2.RecommendForPassportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_recommender_pb2.RecommendReply, _abc.Awaitable[_recommender_pb2.RecommendReply]]:
+        """For a person without an account: nothing is kept."""
 
 def add_RecommenderServicer_to_server(servicer: RecommenderServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,169 @@
+"""Where a platform issues passports to its users and redeems those of other platforms: configuration, keys, receipts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from client.deploy.keys import KeyFolder
+from client.passport.basis import ProfileBasis
+from client.passport.books import PassportBooks, Receipt, Redeemed
+from client.passport.contents import Contents
+from client.passport.envelope import Passport, account_binding, issue, read_passport, unseal
+from client.passport.making import make_contents
+from client.personalization.platform_model import PlatformModel
+from client.recommend.recommender import History
+from common.config.passport import PassportConfig
+from common.deploy.provisioning import Pins, Registration
+from common.deploy.roles import PlatformConfig
+from common.errors import PassportError
+from common.privacy.secure_sum import PlatformIdentity
+
+_DAY = 86_400
+
+
+class PassportDesk:
+    """One platform's. Safe for threads.
+
+    Args:
+        name: of the platform.
+        config: whether and what it issues and redeems.
+        identity: signs.
+        sealing_key: opens.
+        pinned: the other platforms' registrations, asked each time.
+        folder: the platform's private folder.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: PassportConfig,
+        *,
+        identity: PlatformIdentity,
+        sealing_key: X25519PrivateKey,
+        pinned: Callable[[], Mapping[str, Registration]],
+        folder: Path,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name, self.config = name, config
+        self.books = PassportBooks(folder, clock=clock)
+        self._identity, self._sealing_key, self._pinned = identity, sealing_key, pinned
+        self._folder, self._clock = folder, clock
+        self._basis: ProfileBasis | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, config: PlatformConfig) -> PassportDesk:
+        """As ``platform.yaml`` says.
+
+        Raises:
+            ConfigError: a key is missing.
+            SecureSumError: the identity is.
+        """
+        keys = KeyFolder(config.keys)
+        return cls(
+            config.name,
+            config.passport,
+            identity=keys.identity(),
+            sealing_key=keys.sealing_key(),
+            pinned=Pins(config.pins).all,
+            folder=config.state,
+        )
+
+    def issue(
+        self, model: PlatformModel, history: History, user: str, receiver: str, account: str | None = None
+    ) -> tuple[Passport, Receipt]:
+        """A passport for ``user`` to carry to ``receiver``; its receipt is on disk.
+
+        Args:
+            model: that knows the catalogue.
+            history: the user's.
+            user: an id of this platform.
+            receiver: a pinned platform.
+            account: the user's account there; None: the first for which it is redeemed.
+
+        Raises:
+            PassportError: this platform issues none, the receiver is not pinned, there is nothing to put in, or the user
+                had as many today as there may be.
+            StoreError: the receipt cannot be written.
+        """
+        if not self.config.issue:
+            raise PassportError("passport: this platform issues none; passport.issue of platform.yaml turns it on")
+        if receiver == self.name:
+            raise PassportError(f"passport: {receiver!r} is this platform, which knows its own user; name another one")
+        registration = self._pinned().get(receiver)
+        if registration is None:
+            raise PassportError(f"passport: {receiver!r} is not pinned here; run crossfed-client pin first")
+        binding = None if account is None else account_binding(receiver, account)
+        contents = make_contents(model, self._profile_basis(model), history, self.config, binding)
+        now = int(self._clock())
+        passport = issue(
+            contents,
+            issuer=self.name,
+            identity=self._identity,
+            receiver=receiver,
+            receiver_key=bytes.fromhex(registration.sealing_key),
+            not_before=now,
+            expires=now + self.config.valid_days * _DAY,
+        )
+        receipt = self.books.record_issue(passport, user, contents.kinds, per_day=self.config.issues_per_day)
+        return passport, receipt
+
+    def open(self, data: bytes) -> tuple[Passport, Contents]:
+        """Check a passport and open it; nothing is kept.
+
+        Raises:
+            PassportError: this platform redeems none, or not this one.
+        """
+        if not self.config.redeem:
+            raise PassportError("passport: this platform redeems none; passport.redeem of platform.yaml turns it on")
+        passport = read_passport(data)
+        issuer = self._pinned().get(passport.head.issuer)
+        key = None if issuer is None else bytes.fromhex(issuer.identity)
+        return passport, unseal(
+            passport, platform=self.name, sealing_key=self._sealing_key, issuer_key=key, now=self._clock()
+        )
+
+    def open_for_visitor(self, data: bytes) -> Redeemed:
+        """Open a passport for a person without an account here; nothing is kept.
+
+        Raises:
+            PassportError: not for this platform, made out to an account, or redeemed for one.
+        """
+        passport, contents = self.open(data)
+        if contents.account is not None:
+            raise PassportError("passport: was made out to an account of this platform; redeem it there")
+        self.books.check_usable(passport)
+        head, now = passport.head, int(self._clock())
+        return Redeemed(
+            Receipt(passport.serial, "redeemed", "", head.issuer, contents.kinds, now, head.expires), contents
+        )
+
+    def redeem(self, data: bytes, user: str) -> tuple[Receipt, bool]:
+        """Redeem a passport for an account of this platform; the receipt, and whether it had been redeemed for it before.
+
+        Raises:
+            PassportError: this platform redeems none, or not this one, or not for this account.
+            StoreError: it cannot be written, and is not redeemed.
+        """
+        passport, contents = self.open(data)
+        return self.books.record_redeem(passport, user, contents, per_day=self.config.redeems_per_day)
+
+    def _profile_basis(self, model: PlatformModel) -> ProfileBasis | None:
+        """This platform's own, made at the first passport and kept; None where profiles are not put in."""
+        if "profile" not in self.config.contents and self.config.epsilon is None:
+            return None
+        with self._lock:
+            if self._basis is None:
+                self._basis = ProfileBasis.load(self._folder)
+            if self._basis is None:
+                self._basis = ProfileBasis.fit(
+                    model.histories, model.own.keys, f"{self.name}/1", dimension=self.config.dimension
+                )
+                self._basis.save(self._folder)
+            return self._basis

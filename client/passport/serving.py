@@ -1,0 +1,137 @@
+"""Passports beside the model that serves: who brought what, and the bridges of the version that serves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from logging import getLogger
+
+import numpy as np
+
+from client.passport.books import Receipt, Redeemed
+from client.passport.desk import PassportDesk
+from client.passport.envelope import Passport
+from client.passport.use import PassportUse
+from client.recommend.recommender import History, PreparedHistory
+from client.recommend.snapshot import ServingModel, Snapshot
+from common.errors import CrossfedError, DataError
+
+_log = getLogger(__name__)
+_LOOK_SECONDS = 1.0
+"""How soon a revocation by another process (``crossfed-client passport revoke``) is known here, and an expiry acted on."""
+
+
+class PassportServing:
+    """Answers for people who brought a passport. Safe for threads; bridges are learned in the background.
+
+    Args:
+        desk: issues and redeems.
+        model: what serves.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, desk: PassportDesk, model: ServingModel, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.desk = desk
+        self._model, self._clock = model, clock
+        self._lock = threading.Lock()
+        self._by_user: dict[str, list[Redeemed]] = {}
+        self._looked_at = -float("inf")
+        self._use: tuple[int, PassportUse] | None = None
+        self._learner: threading.Thread | None = None
+
+    def issue(self, user: str, receiver: str, account: str | None) -> tuple[Passport, Receipt]:
+        """As :meth:`PassportDesk.issue`, from what serves and the feedback since."""
+        snapshot = self._model.snapshot()
+        history = self._model.prepared(snapshot, user).history
+        return self.desk.issue(snapshot.recommender.model, history, user, receiver, account)
+
+    def redeem(self, data: bytes, user: str) -> tuple[Receipt, bool]:
+        """As :meth:`PassportDesk.redeem`; part of the next recommendation."""
+        done = self.desk.redeem(data, user)
+        self._look(now=True)
+        return done
+
+    def prepared(self, snapshot: Snapshot, user: str) -> PreparedHistory:
+        """What is known of a user, passports included: whoever redeemed one need have no history here.
+
+        Raises:
+            DataError: nothing is known.
+        """
+        self._look()
+        redeemed = self._by_user.get(user, [])
+        brought = self.use(snapshot).brought(redeemed) if redeemed else None
+        if brought is None and not redeemed:
+            return self._model.prepared(snapshot, user)
+        try:
+            known = self._model.prepared(snapshot, user)
+        except DataError:
+            return snapshot.recommender.prepare(_NO_HISTORY, brought)
+        return snapshot.recommender.prepare(known.history, brought)
+
+    def visitor(self, snapshot: Snapshot, data: bytes) -> PreparedHistory:
+        """For a person without an account; nothing is kept.
+
+        Raises:
+            PassportError: not a passport for this platform.
+        """
+        brought = self.use(snapshot).brought([self.desk.open_for_visitor(data)])
+        return snapshot.recommender.prepare(_NO_HISTORY, brought)
+
+    def use(self, snapshot: Snapshot) -> PassportUse:
+        """Of the version that serves; its bridges are there once they have been learned."""
+        self._look()
+        with self._lock:
+            if self._use is None or self._use[0] != snapshot.version:
+                self._use = (snapshot.version, PassportUse(snapshot.recommender))
+                self._learn(self._use[1])
+            return self._use[1]
+
+    def wait(self) -> None:
+        """Return when bridges under way have been learned."""
+        learner = self._learner
+        if learner is not None:
+            learner.join()
+
+    def close(self) -> None:
+        self.wait()
+        self.desk.books.close()
+
+    def _look(self, *, now: bool = False) -> None:
+        """Read what is in use, at most once a second; forget bridges that a revoked passport had a part in."""
+        if not now and self._clock() - self._looked_at < _LOOK_SECONDS:
+            return
+        found: dict[str, list[Redeemed]] = {}
+        for item in self.desk.books.redeemed():
+            found.setdefault(item.receipt.user, []).append(item)
+        with self._lock:
+            self._looked_at, self._by_user = self._clock(), found
+            serials = {item.receipt.serial for items in found.values() for item in items}
+            if self._use is not None and not self._use[1].bridges.serials <= serials:
+                self._use[1].forget_bridges()
+                self._learn(self._use[1])
+
+    def _learn(self, use: PassportUse) -> None:
+        """Under the lock: in the background, since thousands of holders take a while."""
+        redeemed = [item for items in self._by_user.values() for item in items]
+
+        def learn() -> None:
+            try:
+                for fitted in use.learn(redeemed).by_digest.values():
+                    _log.info(
+                        "passports: a bridge from %d holders is %s (gain over popularity %.4f, at least %.4f)",
+                        fitted.holders,
+                        "not used" if fitted.bridge is None else "used",
+                        fitted.gain.mean,
+                        fitted.gain.lower,
+                    )
+            except CrossfedError as error:
+                _log.error("passports: no bridge was learned, popularity ranks: %s", error)
+            # A passport may have been revoked meanwhile.
+            self._look(now=True)
+
+        self._learner = threading.Thread(target=learn, name="passport-bridges", daemon=True)
+        self._learner.start()
+
+
+_NO_HISTORY = History(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32))

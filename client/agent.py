@@ -2,12 +2,14 @@
 
 A request of the aggregator passes through these steps, and nothing else leaves:
 
-    1  admit      the request is one that the contract declares, of a plan that this platform agreed to
-    2  train      user factors are solved on the platform's own data; they never leave
-    3  privatise  the mechanism makes the contribution: clipped and noised, or marked as exact under ``mode: none``
-    4  charge     the budget ledger, durably, before anything is released
+    1  admit      the request is one that the contract declares, of a plan that this platform agreed to, and in order: so far
+                  everything is decided from public facts
+    2  charge     the budget ledger, durably, before anything is computed
+    3  train      user factors are solved on the platform's own data; they never leave
+    4  privatise  the mechanism makes the contribution: clipped and noised, or marked as exact under ``mode: none``
     5  send       through the egress guard, which checks, journals, and refuses what the contract does not declare
-    6  commit     (after the last round) the platform's own model is built, judged and stored
+    6  finish     (after the last round) the final parameters are taken and acknowledged; the platform's own model is built,
+                  judged and stored after that, and how it went is nobody else's business
 
 An error crosses the wire as its code alone. The same object serves the simulator in process and the courier of a
 deployment over a Unix socket.
@@ -25,28 +27,36 @@ from client.contributions.cooccurrence import make_linear_contributor
 from client.contributions.factors import Make, make_contributor
 from client.contributions.membership import Membership
 from client.contributions.run_file import RunFile
-from client.contributions.towers import TowerItems, make_tower_contributor
+from client.contributions.towers import make_tower_contributor
 from client.data.training import TrainingData
-from client.personalization.personalize import FederationView, Personalizer
+from client.personalization.finishing import Finisher
+from client.personalization.model_builder import BuildOutcome, ModelBuilder
+from client.personalization.personalize import Personalizer
 from client.personalization.store import PlatformStore
 from client.privacy.card import PlatformSpend
 from client.privacy.masking import MaskedContribution
 from client.privacy.outbox import Outbox
 from client.privacy.protocol_state import ProtocolState
 from client.privacy.secure_member import SecureMember
-from client.scoring.ease import LinearPart
-from client.scoring.factors import FactorModel
-from client.towers.stored import TowerModel
 from common.catalogue import FederationSecret, pack_blobs
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
 from common.contributions.broadcast import round_context
 from common.contributions.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, request_contract, spec_of
 from common.contributions.run_plan import read_plan
-from common.errors import ContractError, CrossfedError, InternalError, OrderError, PlanMismatchError, PrivacyError
+from common.errors import (
+    ContractError,
+    CrossfedError,
+    FailedContributionError,
+    InternalError,
+    OrderError,
+    PlanMismatchError,
+    PrivacyError,
+    StoreError,
+)
 from common.privacy.attributes import public_attributes
 from common.privacy.contribution import PrivatizedContribution, Release
-from common.wire.exchange import OK, AgentReply, AgentRequest, Arrays, Json, digest_of, value_mean_of
+from common.wire.exchange import OK, AgentReply, AgentRequest, Arrays, Json
 
 _log = getLogger(__name__)
 
@@ -67,6 +77,7 @@ class PlatformAgent:
         store: where the finished model goes.
         personalization: how the platform's own model is built.
         secure_member: its part in the secure sum, where the plan has one.
+        builder: builds the platform's own model; in the caller of :meth:`wait_built` unless given.
     """
 
     def __init__(
@@ -80,6 +91,7 @@ class PlatformAgent:
         store: PlatformStore,
         personalization: PersonalizationConfig,
         secure_member: SecureMember | None = None,
+        builder: ModelBuilder | None = None,
     ) -> None:
         self.name = name
         self.plan = plan
@@ -91,7 +103,8 @@ class PlatformAgent:
         self._contributor = make_contributor(plan, data)
         self._linear = make_linear_contributor(name, plan, data)
         self._towers = make_tower_contributor(name, plan, data, RunFile(store.root / "towers.npz"))
-        self._personalizer = Personalizer(name, data, plan.model, personalization)
+        personalizer = Personalizer(name, data, plan.model, personalization)
+        self._finisher = Finisher(plan, outbox, builder or ModelBuilder(store), personalizer, self._towers)
         self._requests = request_contract(plan)
         self._protocol = ProtocolState(plan)
         self._told: tuple[str, Membership] | None = None
@@ -116,6 +129,16 @@ class PlatformAgent:
         try:
             self._admit(request)
             arrays, fields = self._steps[request.kind](request)
+        except FailedContributionError as error:
+            _log.error(
+                "%s: %s of round %d failed: %s",
+                self.name,
+                request.kind,
+                request.server_round,
+                error,
+                exc_info=error.__cause__,
+            )
+            return self._answer(request, code=self._outbox.refuse(request.kind, error))
         except CrossfedError as error:
             _log.warning("%s: %s of round %d refused: %s", self.name, request.kind, request.server_round, error)
             return self._answer(request, code=self._outbox.refuse(request.kind, error))
@@ -152,8 +175,7 @@ class PlatformAgent:
         kept = self._vocabulary_file.load(request.run_id, self.plan)
         if kept is not None:
             facts, arrays = kept
-            membership = Membership.of(self.name, tuple(facts["platforms"]), arrays, self.data, self._secret)
-            self._told = request.run_id, membership
+            self._told = request.run_id, self._member_of(tuple(facts["platforms"]), arrays)
 
     def _join(self, request: AgentRequest) -> Answer:
         """Compare plans, set the run's budget aside, and say which items this platform shares."""
@@ -204,7 +226,7 @@ class PlatformAgent:
             )
         if self._linear is not None:
             self._linear.check_size(len(request.arrays["digests"]), "the vocabulary")
-        membership = Membership.of(self.name, platforms, request.arrays, self.data, self._secret)
+        membership = self._member_of(platforms, request.arrays)
         known = None if self._told is None or self._told[0] != request.run_id else self._told[1]
         may_change = self._protocol.may_replace_vocabulary(self._outbox.run(request.run_id))
         if known is not None and known.digest != membership.digest and not may_change:
@@ -246,38 +268,31 @@ class PlatformAgent:
         return self._outbox.contribute(request, charged, contribution, {**self._sizes(request), **(sizes or {})}), {}
 
     def _finish(self, request: AgentRequest) -> Answer:
-        """Build, judge and store the platform's own model; say only that it is done."""
-        membership = self._joined(request)
-        view = FederationView(
-            server_round=request.server_round,
-            private=self.plan.private,
-            platforms=membership.platforms,
-            vocabulary=membership.vocabulary,
-            cards=membership.cards,
-            owners=membership.owners,
-            own_positions=membership.own_positions,
-            shared=FactorModel(
-                item_parameters=request.arrays["item_parameters"],
-                config=self.plan.serving,
-                value_mean=value_mean_of(request),
-            ),
-            elsewhere=request.arrays["item_counts"],
-            towers=self._tower_model(request, membership),
-            linear=self._linear_weights(request.arrays, membership),
-        )
-        self.store.commit(self._personalizer.build(view))
-        self._outbox.close(request.run_id, finish=digest_of(request))
+        """Take the final parameters, once a run, and say only that they are there."""
+        if not self._finisher.has_taken(request.run_id):
+            kept = self._vocabulary_file.load(request.run_id, self.plan)
+            if kept is None:
+                raise StoreError("the run's vocabulary is on disk no more; the aggregator must tell it again")
+            self._finisher.take(request, self._joined(request), kept[1])
         return self._outbox.reply("finish", {}, {}, self._sizes(request))
 
-    def _tower_model(self, request: AgentRequest, membership: Membership) -> TowerModel | None:
-        if self.plan.towers is None:
-            return None
-        return TowerModel.of(self._towers.finished(request, membership), TowerItems.of(membership).own)
+    def resume_building(self) -> None:
+        """Build the model of a finish that an earlier process acknowledged, if that did not come to it."""
+        self._finisher.resume(lambda finish: self._member_of(finish.platforms, finish.vocabulary))
 
-    def _linear_weights(self, arrays: Arrays, membership: Membership) -> LinearPart | None:
-        if self.plan.linear is None:
-            return None
-        return LinearPart.received(arrays, membership.own_positions, len(membership.owners))
+    def wait_built(self, timeout: float | None = None) -> BuildOutcome:
+        """Come back once the models of all acknowledged finishes are in the store, or could not be built."""
+        if self._finisher.idle:
+            self.resume_building()
+        return self._finisher.wait(timeout)
+
+    @property
+    def build_error(self) -> CrossfedError | None:
+        """What the last build of this process failed with; for the operator alone."""
+        return self._finisher.error
+
+    def _member_of(self, platforms: tuple[str, ...], vocabulary: Arrays) -> Membership:
+        return Membership.of(self.name, platforms, vocabulary, self.data, self._secret)
 
     def _joined(self, request: AgentRequest) -> Membership:
         if self._told is None or self._told[0] != request.run_id:

@@ -21,6 +21,7 @@
     ├── PlatformError          a platform answered with an error; carries its code only
     ├── TrainingError          local training broke down; the model is what it was
     └── InternalError          a defect of crossfed itself, met at the wire's edge
+        └── FailedContributionError  … after a contribution was charged, whatever the cause
 
 Each class has a ``code``: a short constant string, the only part of an error that may cross the wire. Messages name the
 file, line or field at fault and the way to mend it; they never hold user ids, interactions or secrets.
@@ -155,3 +156,7 @@ class InternalError(CrossfedError):
     """Something failed that crossfed did not foresee; the text stays in the platform's own log."""
 
     code = "internal"
+
+
+class FailedContributionError(InternalError):
+    """A contribution that was charged could not be made. Its code says no more than that: the cause may lie in the data."""

@@ -28,7 +28,7 @@ from common.wire.exchange import AgentConnection, AgentReply, AgentRequest
 from server.federation.exchange import SilentObserver
 from server.federation.state import RoundRecord
 from simulations.engine.datasets import SimulatedPlatform
-from simulations.engine.federate import FederationOutcome, make_agents, run_federation, simulation_secret
+from simulations.engine.federate import FederationOutcome, build_models, make_agents, run_federation, simulation_secret
 from simulations.engine.grid import InlineGrid
 from simulations.scenarios.scenario import Scenario
 from simulations.scenarios.sources import PartitionSource
@@ -168,8 +168,17 @@ def agents_of(
 def federate(
     agents: Sequence[AgentConnection], plan: FederationPlan, folder: Path, **options: Any
 ) -> FederationOutcome:
-    """Run the strategy over ``agents``, which may be stand-ins for real ones."""
-    return run_federation(agents, plan, folder / "aggregator", **options)  # type: ignore[arg-type]
+    """Run the strategy over ``agents``, which may be stand-ins for real ones; the models of all are built."""
+    outcome = run_federation(agents, plan, folder / "aggregator", **options)  # type: ignore[arg-type]
+    build_models([agent for agent in map(agent_behind, agents) if agent is not None])
+    return outcome
+
+
+def agent_behind(connection: Any) -> PlatformAgent | None:
+    """The real agent of a stand-in, where it has one in this process."""
+    while connection is not None and not isinstance(connection, PlatformAgent):
+        connection = getattr(connection, "agent", None) or getattr(connection, "_agent", None)
+    return connection
 
 
 def run_platforms(

@@ -29,10 +29,6 @@ from common.wire.exchange import AgentRequest, value_mean_of
 
 Make = Callable[[AgentRequest, Membership], PrivatizedContribution]
 
-_LARGEST_PARAMETERS = 1e9
-"""Bound on Σ‖v_i‖² in units of the users' λ: a user's system then has a condition number below about 1e12, at which
-Cholesky factorisation in float64 cannot break down (Higham 2002, Theorem 10.7), whatever the user's history is."""
-
 
 class Contributor(Protocol):
     """Makes contributions of one platform."""
@@ -170,7 +166,6 @@ class PrivateContributor:
 
     def statistics(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         parameters = self._release_plan.parameters
-        self._check_scale(request.arrays["item_parameters"])
         weights = item_weights(
             request.arrays["item_counts"],
             kept_items=parameters.kept_items,
@@ -189,14 +184,6 @@ class PrivateContributor:
             users,
             weights if self._dense else weights[positions],
         )
-
-    def _check_scale(self, item_parameters: NDArray[np.float32]) -> None:
-        total = float(np.square(item_parameters, dtype=np.float64).sum())
-        if not total <= _LARGEST_PARAMETERS * self._plan.training.regularization:
-            raise ContractError(
-                "item_parameters: are so large that a user's system could break down, and the refusal would tell of that "
-                "user; the aggregator must send normalised factors"
-            )
 
     @property
     def _dense(self) -> bool:

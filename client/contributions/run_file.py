@@ -56,6 +56,19 @@ class RunFile:
         header, facts, arrays = kept
         return (facts, arrays) if header == _header(run_id, plan) else None
 
+    def newest(self, plan: FederationPlan) -> tuple[str, dict[str, Any], Arrays] | None:
+        """Run id, facts and arrays, whichever run they are of; None unless they are of this plan."""
+        try:
+            kept = self._read()
+        except StoreError as error:
+            _log.warning("%s", error)
+            return None
+        if kept is None:
+            return None
+        header, facts, arrays = kept
+        run_id = str(header.get("run_id"))
+        return (run_id, facts, arrays) if header == _header(run_id, plan) else None
+
     def check(self) -> None:
         """Raises: StoreError when the file is there and cannot be used; the message says what becomes of its run."""
         self._read()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from client.contributions.membership import Membership
 from client.contributions.run_file import RunFile
 from client.data.training import TrainingData
+from client.towers.stored import TowerModel
 from common.config.federation import FederationPlan
 from common.contributions.factors import PlainMechanism
 from common.contributions.run_plan import RunPlan
@@ -71,8 +72,8 @@ class TowerContributor(Protocol):
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         """One round's contribution, from the request's shared variables."""
 
-    def finished(self, request: AgentRequest, membership: Membership) -> TwoTower:
-        """The platform's model with the final shared variables, its private ones trained."""
+    def model(self, request: AgentRequest, membership: Membership) -> TowerModel | None:
+        """The platform's model with the final shared variables, its private ones trained; None without a deep model."""
 
 
 class NoTowers:
@@ -87,8 +88,8 @@ class NoTowers:
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         raise ContractError("this federation has no deep model")
 
-    def finished(self, request: AgentRequest, membership: Membership) -> TwoTower:
-        raise ContractError("this federation has no deep model")
+    def model(self, request: AgentRequest, membership: Membership) -> TowerModel | None:
+        return None
 
 
 class PlainTowers:
@@ -107,8 +108,7 @@ class PlainTowers:
     def __init__(self, platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile) -> None:
         self._platform, self._plan, self._data, self._progress = platform, plan, data, progress
         self._mechanism = PlainMechanism()
-        self._trainer: LocalTrainer | None = None
-        self._model: TwoTower | None = None
+        self._current: tuple[str, TwoTower, LocalTrainer] | None = None
 
     def run_releases(self) -> tuple[Release, ...]:
         return self._mechanism.releases("update")
@@ -117,18 +117,23 @@ class PlainTowers:
         return self._mechanism.releases("update")
 
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
-        from client.towers.local_training import scheduled_rate, trained_arrays
+        from client.towers.local_training import idle_result, scheduled_rate, trained_arrays
 
         model, trainer = self.prepared(request.run_id, membership)
         model.load(request.arrays)
         assert self._plan.towers is not None
         tower_round = request.server_round - self._plan.server_rounds
-        result = trainer.train(scheduled_rate(self._plan.towers.training, tower_round))
+        try:
+            result = trainer.train(scheduled_rate(self._plan.towers.training, tower_round))
+        except TrainingError as error:
+            # Said in what is released, by weights of zero, and not by a code: codes are functions of public facts.
+            _log.warning("round %d of the deep model: %s", tower_round, error)
+            result = idle_result(model)
         self._progress.save(request.run_id, self._plan, *trainer.progress())
         arrays = trained_arrays(model, result, membership.shared_positions)
         return self._mechanism.release("update", request.server_round, arrays)
 
-    def finished(self, request: AgentRequest, membership: Membership) -> TwoTower:
+    def model(self, request: AgentRequest, membership: Membership) -> TowerModel | None:
         model, trainer = self.prepared(request.run_id, membership)
         model.load(request.arrays)
         if model.private:
@@ -137,21 +142,26 @@ class PlainTowers:
             except TrainingError:
                 # The shared part is sound, and worth more than no deep model at all.
                 _log.warning("the deep model's private variables stay as they were: their training broke down")
-        return model
+        return TowerModel.of(model, TowerItems.of(membership).own)
 
     def prepared(self, run_id: str, membership: Membership) -> tuple[TwoTower, LocalTrainer]:
-        """The platform's model and its trainer; made at the first call, as far as the run had come."""
+        """The run's model and its trainer; made at the first call, as far as the run had come.
+
+        Each run has its own, so that a run may begin while the model of the last one is still being built.
+        """
         from client.towers.local_training import LocalTrainer
 
         assert self._plan.towers is not None
-        if self._model is None or self._trainer is None:
+        current = self._current
+        if current is None or current[0] != run_id:
             items = TowerItems.of(membership)
-            self._model = make_model(self._plan, self._data, membership, items)
+            model = make_model(self._plan, self._data, membership, items)
             rng = np.random.default_rng([self._plan.seed, 2, zlib.crc32(self._platform.encode())])
-            self._trainer = LocalTrainer(self._model, self._data.train, items.own, self._plan.towers.training, rng)
+            trainer = LocalTrainer(model, self._data.train, items.own, self._plan.towers.training, rng)
             if (kept := self._progress.load(run_id, self._plan)) is not None:
-                self._trainer.restore(*kept)
-        return self._model, self._trainer
+                trainer.restore(*kept)
+            self._current = current = run_id, model, trainer
+        return current[1:]
 
 
 class PrivateTowers:
@@ -175,7 +185,7 @@ class PrivateTowers:
         self._plain = PlainTowers(platform, plan, data, progress)
         self._updates = RunPlan.of(plan).update_plan()
         self._mechanism = UpdateMechanism(self._updates)
-        self._computer: GradientComputer | None = None
+        self._computer: tuple[str, GradientComputer] | None = None
         cost = _cost(self._updates)
         if cost > self._updates.epsilon * (1 + 1e-6):
             raise PrivacyError(
@@ -197,24 +207,26 @@ class PrivateTowers:
         columns = self._data.shared_columns
         if len(columns) == 0:
             return self._mechanism.noise_alone(request.server_round, layout)
-        if self._computer is None:
+        if self._computer is None or self._computer[0] != request.run_id:
             from client.towers.per_user_gradients import GradientComputer
 
             model, _ = self._plain.prepared(request.run_id, membership)
             assert self._plan.towers is not None
-            self._computer = GradientComputer(
+            computer = GradientComputer(
                 model, self._data.train.select_items(columns), membership.shared_positions, self._plan.towers.training
             )
-        self._computer.load(request.arrays)
+            self._computer = request.run_id, computer
+        computer = self._computer[1]
+        computer.load(request.arrays)
         gradients: partial[Iterator[UserGradients]] = partial(
-            self._computer.gradients, public_seed=[self._plan.seed, request.server_round]
+            computer.gradients, public_seed=[self._plan.seed, request.server_round]
         )
         return self._mechanism.update(
             request.server_round, n_users=self._data.train.n_users, layout=layout, gradients=gradients
         )
 
-    def finished(self, request: AgentRequest, membership: Membership) -> TwoTower:
-        return self._plain.finished(request, membership)
+    def model(self, request: AgentRequest, membership: Membership) -> TowerModel | None:
+        return self._plain.model(request, membership)
 
 
 @cache

@@ -10,6 +10,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from client.personalization.model_builder import read_outcome
 from client.privacy.report import privacy_dict
 from common.config.federation import FederationPlan
 from common.errors import CrossfedError
@@ -62,6 +63,12 @@ class AgentMetrics:
             registry=registry,
         )  # fmt: skip
         runs.set_function(lambda: _from_ledger(state, plan, lambda spend: spend["left"]["runs"]))
+        failed = Gauge(
+            "crossfed_model_build_failed",
+            "1: the own model of the last finished run could not be built, and the one before serves.",
+            registry=registry,
+        )
+        failed.set_function(lambda: float(read_outcome(state / "store").state == "failed"))
 
     def answered(self, request: AgentRequest, reply: AgentReply, seconds: float) -> None:
         """Count one exchange."""

@@ -29,6 +29,8 @@ from client.deploy.keys import node_public_key
 from client.deploy.loading import load_training_data, make_agent
 from client.deploy.supernode import courier_programs
 from client.passport.desk import PassportDesk
+from client.personalization.model_builder import ModelBuilder
+from client.personalization.store import PlatformStore
 from client.service.agent_service import SocketWatch, serve_agent
 from client.service.metrics_export import ServingMetrics, expose_metrics
 from client.service.server import RecommenderServer, TlsFiles, serve_recommender
@@ -43,7 +45,7 @@ from common.deploy.signals import SignalQueue
 from common.deploy.supervise import Supervisor
 from common.errors import ConfigError, CrossfedError
 from common.files import make_folder
-from common.wire.exchange import OK, AgentConnection, AgentReply, AgentRequest
+from common.wire.exchange import AgentConnection, AgentReply, AgentRequest
 
 _log = getLogger(__name__)
 
@@ -55,12 +57,10 @@ class ReloadableAgent:
 
     Args:
         agent: the first.
-        on_model: called when a run has finished and its model is in the store.
     """
 
-    def __init__(self, agent: AgentConnection, on_model: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, agent: AgentConnection) -> None:
         self._agent = agent
-        self._on_model = on_model
         self._next: Callable[[], AgentConnection] | None = None
         self._lock = threading.Lock()
 
@@ -74,10 +74,7 @@ class ReloadableAgent:
         with self._lock:
             if request.kind == "join" and self._next is not None:
                 self._take_over(self._next)
-            reply = self._agent.exchange(request)
-        if request.kind == "finish" and reply.code == OK:
-            self._on_model()
-        return reply
+            return self._agent.exchange(request)
 
     def _take_over(self, make: Callable[[], AgentConnection]) -> None:
         self._next = None
@@ -100,6 +97,7 @@ class PlatformProcess:
         self._path = config_path
         self._part = part
         self._agent: ReloadableAgent | None = None
+        self._builder: ModelBuilder | None = None
         self._recommender: RecommenderServer | None = None
 
     def run(self) -> None:
@@ -142,8 +140,12 @@ class PlatformProcess:
     def _serve(
         self, config: PlatformConfig, registry: CollectorRegistry, metrics: AgentMetrics, stack: ExitStack
     ) -> None:
-        agent = make_agent(config, load_training_data(config))
-        self._agent = ReloadableAgent(agent, self._serve_newest)
+        self._builder = ModelBuilder(
+            PlatformStore(config.state / "store"), background=True, on_built=self._serve_newest
+        )
+        stack.callback(self._builder.stop)
+        agent = make_agent(config, load_training_data(config), self._builder)
+        self._agent = ReloadableAgent(agent)
         server = serve_agent(
             MeasuredAgent(self._agent, metrics), config.name, config.socket.path, mode=socket_mode(config.socket)
         )
@@ -154,6 +156,7 @@ class PlatformProcess:
             self._recommender.agent_reachable(True)
             stack.callback(self._recommender.stop)
             _log.info("recommender at %s", self._recommender.target)
+        agent.resume_building()
         stack.callback(SocketWatch(config.socket.path, self._tell_reachable).stop)
 
     def _tell_reachable(self, reachable: bool) -> None:
@@ -167,13 +170,14 @@ class PlatformProcess:
             return
         try:
             config = load_yaml_model(self._path, PlatformConfig)
-            data = load_training_data(config)
+            # Here and not when the next run begins: how long it takes depends on the data.
+            successor = make_agent(config, load_training_data(config), self._builder)
         except CrossfedError as error:
             _log.error("not reloaded, the configuration and data before stay: %s", error)
             return
         if self._recommender is not None:
             self._recommender.model.feedback.rules = EventRules.of(config.data)
-        self._agent.offer(lambda: make_agent(config, data))
+        self._agent.offer(lambda: successor)
         _log.info("reloaded; the next run uses it")
 
     def _serve_newest(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from client.deploy.keys import KeyFolder, registration_of
 from client.deploy.loading import load_platform_data, text_encoder, unusable_run_files
+from client.personalization.model_builder import read_outcome
 from client.personalization.store import PlatformStore
 from client.privacy.ledger import LEDGER_FILE
 from client.privacy.report import privacy_dict, verify_books
@@ -67,6 +68,7 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
     yield _books(config)
     yield _budget(config)
     yield from check_store(PlatformStore(config.state / "store"))
+    yield check_build(config.state / "store")
     yield from check_aggregator(config.aggregator, config.ca)
 
 
@@ -154,6 +156,21 @@ def _data(config: PlatformConfig) -> Finding:
             "catalogue.share: none",
         )
     return Finding("ok" if report.warning is None else "note", "data", report.render())
+
+
+def check_build(store: Path) -> Finding:
+    """What became of the last finished run: nobody but the operator is told."""
+    outcome = read_outcome(store)
+    match outcome.state:
+        case "failed":
+            said = f"of run {outcome.run_id} could not be built ({outcome.error}); the one before serves"
+            return Finding("wrong", "own model", f"{said}. Mend it and start the agent again: it is built then")
+        case "waiting" | "building":
+            return Finding("note", "own model", f"of run {outcome.run_id} is to be built; the agent does it")
+        case "built":
+            return Finding("ok", "own model", f"of run {outcome.run_id} is version {outcome.version}")
+        case _:
+            return Finding("ok", "own model", "no run has finished here yet")
 
 
 def check_store(store: PlatformStore) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from client.data.report import CleaningReport
 from client.data.split import EvaluationSlice
 from client.data.training import TrainingData, shared_items
 from client.deploy.keys import KeyFolder
+from client.personalization.model_builder import FINISH_FILE, ModelBuilder
 from client.personalization.store import PlatformStore
 from client.privacy.outbox import Outbox
 from client.privacy.secure_member import SecureMember
@@ -87,8 +88,13 @@ def log_report(report: CleaningReport) -> None:
         _log.warning("%s: %s", report.source, report.warning)
 
 
-def make_agent(config: PlatformConfig, data: TrainingData) -> PlatformAgent:
+def make_agent(config: PlatformConfig, data: TrainingData, builder: ModelBuilder | None = None) -> PlatformAgent:
     """The agent of a deployed platform.
+
+    Args:
+        config: the platform's.
+        data: what was read of it.
+        builder: builds its own models; one for all agents of a process, so that they are built one after another.
 
     Raises:
         ConfigError: a key, the federation secret, a pin or the plan's text encoder is missing.
@@ -110,6 +116,7 @@ def make_agent(config: PlatformConfig, data: TrainingData) -> PlatformAgent:
         store=PlatformStore(config.state / "store"),
         secure_member=_secure_member(config, keys),
         personalization=config.personalization,
+        builder=builder,
     )
 
 
@@ -150,7 +157,7 @@ def unusable_run_files(config: PlatformConfig) -> list[str]:
 
     None keeps the agent from starting: it serves, and takes part in the next run, which makes them anew.
     """
-    checks = [RunFile(config.state / "store" / name).check for name in (VOCABULARY_FILE, TOWERS_FILE)]
+    checks = [RunFile(config.state / "store" / name).check for name in (VOCABULARY_FILE, TOWERS_FILE, FINISH_FILE)]
     if config.plan.secure_sum:
         checks.append(SecureMember(config.name, KeyFolder(config.keys).identity(), {}, config.plan, config.state).check)
     problems = []

@@ -51,7 +51,7 @@ class EgressContract:
     """All that may leave a platform: contributions, which a mechanism made and the ledger charged, and other replies.
 
     Raises:
-        ContractError: a kind is declared twice; above all one kind as both.
+        ContractError: a kind is declared twice, above all one kind as both; or an array has a bound of scale.
     """
 
     contributions: tuple[MessageSpec, ...]
@@ -61,6 +61,9 @@ class EgressContract:
         kinds = [spec.kind for spec in self.contributions] + [spec.message.kind for spec in self.replies]
         if len(set(kinds)) != len(kinds):
             raise ContractError("the egress contract declares a kind of message twice")
+        leaving = [*self.contributions, *(spec.message for spec in self.replies)]
+        if any(array.bounded for spec in leaving for array in spec.arrays):
+            raise ContractError("the egress contract bounds what leaves: a refusal would release a bit about the data")
 
 
 class EgressGuard:

@@ -18,7 +18,7 @@ from client.privacy.witness import FileWitness
 from common.config.federation import FederationPlan
 from common.contributions.protocol import contribution_specs, open_sizes, reply_specs
 from common.contributions.run_plan import RunPlan
-from common.errors import CrossfedError, LedgerError, StoreError
+from common.errors import CrossfedError, FailedContributionError, LedgerError, SecureSumError, StoreError
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.lifetime import UNCLAIMED_DELTA, BudgetPolicy
 from common.wire.exchange import AgentRequest, Arrays, Json, digest_of
@@ -102,17 +102,33 @@ class Outbox:
 
         The same request again gets the same bytes and is not charged; another request of the same round is a new charge.
 
+        Whether a contribution can be made may depend on the data, whatever was done to rule that out. Noise in its place would
+        not hide it, as a sum without its users is far from one with them. So a private run ends here, whatever went wrong: one
+        bit may leave, once for a run that was paid for, under one code. Without privacy the platform misses that round.
+
         Raises:
             BudgetExceededError: nothing was made.
-            EgressRefusedError: nothing left.
+            EgressRefusedError: it has left before, and its bytes are no longer kept.
+            LedgerError, StoreError: the books or the disk; nothing left.
+            SecureSumError: the round's masks are used up; nothing left.
+            FailedContributionError: it could not be made, or is not what the contract declares; a private run is closed.
         """
         receipt = self.ledger.charge(request.run_id, request.server_round, releases, digest_of(request))
         earlier = self._guard.replay(receipt)
         if earlier is not None:
             return earlier
-        contribution = make()
-        sizes = {**sizes, **open_sizes(contribution.arrays)}
-        return self._guard.send(contribution, kind=request.kind, sizes=sizes, receipt=receipt)
+        try:
+            contribution = make()
+            sizes = {**sizes, **open_sizes(contribution.arrays)}
+            return self._guard.send(contribution, kind=request.kind, sizes=sizes, receipt=receipt)
+        except (LedgerError, StoreError, SecureSumError):
+            # Of the machine and of the run: the same for whatever data. Asked again, it may well succeed.
+            raise
+        except Exception as error:
+            if all(release.mechanism == "none" for release in releases):
+                raise FailedContributionError(f"{error}; this platform is left out of the round") from error
+            self.ledger.close(request.run_id)
+            raise FailedContributionError(f"{error}; this platform takes no further part in the run") from error
 
     def reply(
         self, kind: str, arrays: Arrays, fields: Mapping[str, Json], sizes: Mapping[str, int]

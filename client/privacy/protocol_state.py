@@ -78,6 +78,10 @@ class ProtocolState:
             if run.finish is None:
                 _check_open(run)
             return
+        if request.kind == "finish" and run.finish is not None:
+            if run.finish != digest_of(request):
+                raise OrderError(f"run {run.run_id!r} has finished here, with other parameters")
+            return
         if not told:
             raise OrderError("no vocabulary yet: the aggregator skipped the handshake")
         if request.kind == "finish":
@@ -114,10 +118,6 @@ class ProtocolState:
             check_mask(request)
 
     def _check_finish(self, request: AgentRequest, run: RunAccount) -> None:
-        if run.finish is not None:
-            if run.finish != digest_of(request):
-                raise OrderError(f"run {run.run_id!r} has finished here, with other parameters")
-            return
         _check_open(run)
         places = {place_of(charge) for charge in run.charges}
         rounds = [server_round for phase, server_round in places if phase == _STATISTICS]

@@ -45,26 +45,33 @@ class LinearPart(Part):
             raise ContractError("weights: must be finite")
 
     @classmethod
-    def received(cls, arrays: Arrays, own_positions: NDArray[np.int32], n_items: int) -> LinearPart | None:
+    def received(
+        cls, arrays: Arrays, shared_positions: NDArray[np.int32], own_positions: NDArray[np.int32], n_items: int
+    ) -> LinearPart | None:
         """What the aggregator sent with the finish; None where nothing points to any item.
 
         Args:
             arrays: of the message, in the form that the contract declares.
-            own_positions: int32 ``[m_own]``: position of each own item in the vocabulary, −1 where nobody shares it.
+            shared_positions: int32 ``[m_p]``: positions in the vocabulary of the items that this platform shares, which the
+                aggregator knows; what is refused depends on these.
+            own_positions: int32 ``[m_own]``: of all own items, −1 where nobody shares it. Weights for own items that this
+                platform does not share are left out, and not refused: that it has them is its own affair.
             n_items: m.
 
         Raises:
-            ContractError: the weights do not lead from own items to items of others.
+            ContractError: the weights do not lead from shared items to items that this platform does not share.
         """
         inputs, targets = arrays[LINEAR_INPUTS], arrays[LINEAR_TARGETS]
         for name, positions in ((LINEAR_INPUTS, inputs), (LINEAR_TARGETS, targets)):
             if (np.diff(positions) <= 0).any() or (len(positions) and not 0 <= positions[0] <= positions[-1] < n_items):
                 raise ContractError(f"{name}: must be positions in the vocabulary, rising")
-        if not np.isin(inputs, own_positions).all() or np.isin(targets, own_positions).any():
-            raise ContractError(f"{LINEAR_WEIGHTS}: must lead from own items to items that this platform does not have")
-        return (
-            cls(inputs, targets, arrays[LINEAR_WEIGHTS], np.arange(n_items)) if len(inputs) and len(targets) else None
-        )
+        if not np.isin(inputs, shared_positions).all() or np.isin(targets, shared_positions).any():
+            raise ContractError(f"{LINEAR_WEIGHTS}: must lead from items that this platform shares to others")
+        foreign = ~np.isin(targets, own_positions)
+        if not (len(inputs) and foreign.any()):
+            return None
+        weights = np.ascontiguousarray(arrays[LINEAR_WEIGHTS][:, foreign])
+        return cls(inputs, targets[foreign], weights, np.arange(n_items))
 
     @cached_property
     def items(self) -> NDArray[np.float32]:

@@ -227,6 +227,11 @@ def scheduled_rate(training: TowerTraining, tower_round: int) -> float:
     return rate
 
 
+def idle_result(model: TwoTower) -> LocalResult:
+    """What a platform that trained nothing has to say."""
+    return LocalResult(0.0, 0, np.zeros(model.n_items, dtype=np.float32))
+
+
 def trained_arrays(model: TwoTower, result: LocalResult, own_shared: NDArray[np.int32]) -> Mapping[str, ReleasedArray]:
     """Shared variables as they may leave: dense ones whole, of item rows those of own shared items that were trained.
 

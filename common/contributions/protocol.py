@@ -8,6 +8,7 @@ weights that it gets for them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from common.catalogue import DIGEST_BYTES
@@ -22,10 +23,25 @@ from common.wire.exchange import Arrays
 
 IDENTITY_BYTES = 32
 
-_SHARED_PARAMETERS = (
-    ArraySpec("item_parameters", "float32", ("vocabulary", "row")),
-    ArraySpec("item_counts", "float64", ("vocabulary",)),
-)
+LARGEST_VALUE = 1e6
+"""Bound on every value that is broadcast: far above what training comes to, and its squares fit single precision."""
+LARGEST_COUNT = 1e12
+_LARGEST_PARAMETERS = 1e9
+"""Bound on Σ‖v_i‖² in units of the users' λ under privacy: a user's system then has a condition number below about 1e12, at
+which Cholesky factorisation in float64 cannot break down (Higham 2002, Theorem 10.7), whatever the user's history is."""
+
+
+def _shared_parameters(plan: FederationPlan) -> tuple[ArraySpec, ...]:
+    """The item parameters with their bounds of scale, and the released counts."""
+    ridge = min(plan.training.regularization, plan.serving.regularization)
+    largest = math.sqrt(_LARGEST_PARAMETERS * ridge) if plan.private else None
+    return (
+        ArraySpec("item_parameters", "float32", ("vocabulary", "row"), max_abs=LARGEST_VALUE, max_norm=largest),
+        _COUNTS,
+    )
+
+
+_COUNTS = ArraySpec("item_counts", "float64", ("vocabulary",), max_abs=LARGEST_COUNT)
 
 _MESSAGE = (ArraySpec("message", "uint8", ("message_bytes",)),)
 """One step of the secure sum, as its library makes it."""
@@ -35,11 +51,11 @@ _PAIRS = "pairs"
 _LINEAR_ANSWER = (
     ArraySpec(LINEAR_INPUTS, "int64", (LINEAR_INPUTS,)),  # positions in the vocabulary, as the next
     ArraySpec(LINEAR_TARGETS, "int64", (LINEAR_TARGETS,)),
-    ArraySpec(LINEAR_WEIGHTS, "float32", (LINEAR_INPUTS, LINEAR_TARGETS)),
+    ArraySpec(LINEAR_WEIGHTS, "float32", (LINEAR_INPUTS, LINEAR_TARGETS), max_abs=LARGEST_VALUE),
 )
 _LINEAR_REQUESTS = tuple(
     # The released counts choose the items.
-    MessageSpec(kind, (ArraySpec("item_counts", "float64", ("vocabulary",)),))
+    MessageSpec(kind, (_COUNTS,))
     for kind in (COOCCURRENCE, f"masked_{COOCCURRENCE}")
 )
 
@@ -55,7 +71,12 @@ def _tower_specs(plan: FederationPlan) -> tuple[ArraySpec, ...]:
     if plan.towers is None:
         return ()
     return tuple(
-        ArraySpec(variable.name, "float32", ("vocabulary", *variable.shape) if variable.rows else variable.shape)
+        ArraySpec(
+            variable.name,
+            "float32",
+            ("vocabulary", *variable.shape) if variable.rows else variable.shape,
+            max_abs=LARGEST_VALUE,
+        )
         for variable in tower_variables(plan.towers)
     )
 
@@ -78,7 +99,9 @@ def _requests(plan: FederationPlan) -> tuple[MessageSpec, ...]:
     towers = _tower_specs(plan)
     updates = (MessageSpec("update", towers), MessageSpec("masked_update", towers)) if towers else ()
     requests, answer = ((), ()) if plan.linear is None else (_LINEAR_REQUESTS, _LINEAR_ANSWER)
-    return (*_REQUESTS, *requests, *updates, MessageSpec("finish", (*_SHARED_PARAMETERS, *towers, *answer)))
+    shared = _shared_parameters(plan)
+    statistics = (MessageSpec("statistics", shared), MessageSpec("masked_statistics", shared))
+    return (*_REQUESTS, *statistics, *requests, *updates, MessageSpec("finish", (*shared, *towers, *answer)))
 
 
 _REQUESTS = (
@@ -95,8 +118,6 @@ _REQUESTS = (
     MessageSpec("secure_sum", _MESSAGE),
     MessageSpec("counts", ()),
     MessageSpec("masked_counts", ()),
-    MessageSpec("statistics", _SHARED_PARAMETERS),
-    MessageSpec("masked_statistics", _SHARED_PARAMETERS),
 )
 
 _REPLIES_WITHOUT_DATA = (

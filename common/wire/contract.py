@@ -1,8 +1,9 @@
 """What may be in a message: the arrays of each kind, their dtypes and shapes, declared once for both ends of the wire.
 
 The platform's egress guard checks what it sends, the aggregator what it receives, both with :meth:`MessageSpec.check`.
-A contract is about form alone. Nothing here looks at how large a value is: a refusal that depended on a norm would
-itself release a bit about the data.
+What leaves a platform is checked for form alone, whatever its values: a refusal that depended on a norm would itself
+release a bit about the data. What a platform is sent is public, and may have a bound of scale besides (``max_abs``,
+``max_norm``), so that nothing is computed at parameters that break computations down for one user and not for another.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class ArraySpec:
         shape: one entry per axis: a positive length, or the name of a size that the message is checked with; ``()`` for
             a single number.
         finite: whether NaN and infinities are refused (floats only).
+        max_abs: largest magnitude of a value; None: any. For what a platform receives, never for what it sends.
+        max_norm: largest L2 norm of all values together; None: any. Likewise.
 
     Raises:
         ContractError: the declaration itself is wrong.
@@ -48,6 +51,8 @@ class ArraySpec:
     dtype: str
     shape: tuple[int | str, ...]
     finite: bool = True
+    max_abs: float | None = None
+    max_norm: float | None = None
 
     def __post_init__(self) -> None:
         if type(self.name) is not str or not _NAME.fullmatch(self.name):
@@ -61,6 +66,13 @@ class ArraySpec:
                 raise ContractError(
                     f"array {self.name!r}: axis {axis!r} is neither a positive length nor a size's name"
                 )
+        if any(bound is not None and not 0 < bound < math.inf for bound in (self.max_abs, self.max_norm)):
+            raise ContractError(f"array {self.name!r}: a bound of scale is a finite number above 0")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it has a bound of scale."""
+        return self.max_abs is not None or self.max_norm is not None
 
     def resolved_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape with every named size filled in.
@@ -110,7 +122,8 @@ class MessageSpec:
 
         Refused by name: a missing or undeclared array; anything that is not a plain ``np.ndarray`` (subclasses, memory
         maps, lists); another dtype or byte order; another shape; memory that is not C-contiguous; NaN or infinity where
-        ``finite``; a bool that is neither 0 nor 1 in memory; more than ``max_bytes`` in all. A read-only array is
+        ``finite``; a bool that is neither 0 nor 1 in memory; values or norms above a bound that the array has; more than
+        ``max_bytes`` in all. A read-only array is
         accepted: it is what deserialisers and frozen contributions hold.
 
         Args:
@@ -175,10 +188,18 @@ def _form_problem(array: object, spec: ArraySpec, sizes: Mapping[str, int]) -> s
 def _value_problem(array: NDArray[np.generic], spec: ArraySpec) -> str | None:
     if spec.finite and array.dtype.kind == "f" and not _all_finite(array):
         return "holds NaN or an infinity"
+    if spec.max_abs is not None and array.size and not max(-float(array.min()), float(array.max())) <= spec.max_abs:
+        return f"holds a value beyond ±{spec.max_abs:g}"
+    if spec.max_norm is not None and not _norm(array) <= spec.max_norm:
+        return f"has a norm above {spec.max_norm:g}"
     # A bool byte has 256 values; seven of its bits could carry anything.
     if array.dtype.kind == "b" and (array.view(np.uint8) > 1).any():
         return "holds a bool that is neither 0 nor 1"
     return None
+
+
+def _norm(array: NDArray[Any]) -> float:
+    return math.sqrt(float(np.square(array, dtype=np.float64).sum()))
 
 
 def _all_finite(array: NDArray[Any]) -> bool:

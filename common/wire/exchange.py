@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -39,6 +38,7 @@ Kind = Literal[
 ]
 
 OK = "ok"
+_LARGEST_MEAN = 1e6
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -110,9 +110,9 @@ def value_mean_of(request: AgentRequest) -> float:
     """μ, the mean rating over all platforms, as the aggregator tells it; 0 for implicit feedback.
 
     Raises:
-        ContractError: it is not a finite number.
+        ContractError: it is not a finite number, or no mean of any ratings.
     """
     mean = request.config.get("value_mean", 0.0)
-    if isinstance(mean, bool) or not isinstance(mean, int | float) or not math.isfinite(mean):
-        raise ContractError("value_mean must be a finite number")
+    if isinstance(mean, bool) or not isinstance(mean, int | float) or not abs(mean) <= _LARGEST_MEAN:
+        raise ContractError(f"value_mean must be a number within ±{_LARGEST_MEAN:g}")
     return float(mean)

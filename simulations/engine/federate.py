@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from client.privacy.outbox import Outbox
 from client.privacy.secure_member import SecureMember
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
-from common.errors import PrivacyError
+from common.errors import PrivacyError, TrainingError
 from common.privacy.lifetime import budget_policy
 from common.privacy.secure_sum import PlatformIdentity
 from common.wire.exchange import AgentConnection, Json
@@ -101,6 +102,28 @@ def make_agents(
     return agents
 
 
+def build_models(connections: Sequence[AgentConnection], *, ahead: int = 0) -> float:
+    """Build every platform's own model, which in a deployment happens behind its answer; returns seconds.
+
+    Args:
+        connections: those of them that are agents, and whose run has finished.
+        ahead: how many build beside the one whose turn it is.
+
+    Raises:
+        CrossfedError: a platform's model could not be built; the message says whose.
+    """
+    started = time.perf_counter()
+    agents = [agent for agent in connections if isinstance(agent, PlatformAgent)]
+    with ThreadPoolExecutor(ahead + 1) as pool:
+        built = list(pool.map(lambda agent: agent.wait_built(), agents))
+    for agent, outcome in zip(agents, built, strict=True):
+        if outcome.state == "failed":
+            raise TrainingError(
+                f"platform {agent.name}: its own model could not be built: {outcome.error}"
+            ) from agent.build_error
+    return time.perf_counter() - started
+
+
 def _identity(home: Path) -> PlatformIdentity:
     """The platform's key pair: made at the first start, the same for a run that is resumed."""
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -153,6 +176,7 @@ def run_federation(
 
     Raises:
         FederationError: too few platforms answered.
+        TrainingError: a platform's own model could not be built.
     """
     checkpoints = CheckpointStore(folder / CHECKPOINTS, keep=keep_checkpoints, origin=origin)
     strategy = FederatedFactorization(plan, checkpoints, run_id=run_id, observer=observer)
@@ -165,6 +189,7 @@ def run_federation(
         with inline_grid(agents, ahead=ahead) as grid:
             strategy.start(grid)
         platform_seconds = grid.platform_seconds
+    platform_seconds += build_models(agents, ahead=ahead)
     return FederationOutcome(
         state=strategy.state,
         agents=list(agents),

@@ -13,8 +13,9 @@ from flwr.app import ConfigRecord, Context, RecordDict
 
 from client.agent import PlatformAgent
 from client.app import make_courier
+from client.personalization.model_builder import read_outcome
 from common.contributions.factors import PlainMechanism
-from common.errors import FederationError, SecretMismatchError, StoreError
+from common.errors import FederationError, SecretMismatchError, StoreError, TrainingError
 from common.wire.exchange import AgentReply, AgentRequest
 from common.wire.messages import reply_of, request_content
 from server.federation.checkpoint import CheckpointStore
@@ -176,7 +177,7 @@ def test_the_platform_itself_lets_no_rubbish_out(tmp_path: Path, rubbish: str, m
     contributor.statistics = statistics
     watch = Watch()
     outcome = federate(agents, PLAN, tmp_path, observer=watch)
-    assert {(name, code) for _, name, code in watch.failures} == {("platform-1", "egress-refused")}
+    assert {(name, code) for _, name, code in watch.failures} == {("platform-1", "internal")}
     assert [record.platforms for record in outcome.state.history] == [("platform-0", "platform-2")] * 3
     sent = agents[1]._outbox.journal.entries()
     assert not [
@@ -323,7 +324,7 @@ def _no_space(descriptor: int) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_a_platform_whose_disk_is_full_answers_a_code_and_the_others_go_on(
+def test_a_model_that_cannot_be_stored_is_the_operators_affair_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agents = agents_of(random_platforms(2, SIZES), PLAN, tmp_path)
@@ -335,11 +336,18 @@ def test_a_platform_whose_disk_is_full_answers_a_code_and_the_others_go_on(
 
     monkeypatch.setattr(agents[0].store, "commit", commit)
     watch = Watch()
-    federate(agents, PLAN, tmp_path, observer=watch)
-    assert watch.failures == [(3, "platform-0", "store")]
+    with pytest.raises(TrainingError, match=r"platform platform-0: .* could not be built: .*No space left"):
+        federate(agents, PLAN, tmp_path, observer=watch)
+    assert watch.failures == [], "no code of it crosses the wire"
     assert agents[1].store.current() == 1
     with pytest.raises(StoreError, match="holds no model yet"):
         agents[0].store.load()
+    outcome = read_outcome(agents[0].store.root)
+    assert (outcome.state, outcome.attempts, outcome.run_id) == ("failed", 1, "simulation")
+    monkeypatch.undo()
+    restarted = agents_of(random_platforms(2, SIZES), PLAN, tmp_path)[0]
+    assert restarted.wait_built().state == "built", "what was acknowledged is built when the agent starts again"
+    assert restarted.store.load().server_round == 3
 
 
 EDGES = {

@@ -447,7 +447,7 @@ def test_egress_lets_nothing_out_that_the_contract_does_not_declare(tmp_path: Pa
     contribution_with(change, agents[1])
     recorders = [Recorder(agent) for agent in agents]
     federate(recorders, plan, tmp_path, observer=watch)
-    assert watch.failures == [(0, "platform-1", "egress-refused")]
+    assert watch.failures == [(0, "platform-1", "internal")]
     assert recorders[1].replies("cooccurrence")[0].arrays == {}
 
 

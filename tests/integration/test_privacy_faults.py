@@ -15,6 +15,7 @@ import pytest
 import client.privacy.sealed_log
 from client.agent import PlatformAgent
 from client.privacy.ledger import BudgetLedger
+from common.contributions.factors import PlainMechanism
 from common.contributions.run_plan import RunPlan
 from common.errors import FederationError, PrivacyError, SecureSumError
 from common.privacy.lifetime import BudgetPolicy
@@ -539,6 +540,29 @@ def test_another_plan_is_refused_by_its_code_and_named_in_the_platforms_own_log(
     assert "differs from this platform's in privacy.colluders, privacy.epsilon" in caplog.text
     assert_no_arrays(asked.ask("platform-0", "masked_counts"), "out-of-order")
     assert charges_of(asked.agents["platform-0"]) == []
+
+
+def test_a_contribution_that_fails_after_its_charge_ends_the_run_there_by_one_code(tmp_path: Path) -> None:
+    """Whatever it failed of may lie in the data: that is told once a run that is paid for, and not once a request."""
+    asked = by_hand(private_platforms(), private_plan(**PER_PLATFORM, budget=20.0), tmp_path, joined=False)
+    agent = asked.agents["platform-0"]
+    healthy = agent._contributor.statistics
+
+    def fails(*_: Any) -> Any:
+        raise MemoryError("of the history of person-0-1")
+
+    def spoils(*parts: Any) -> Any:
+        return PlainMechanism().release("statistics", 1, dict(healthy(*parts).arrays))
+
+    for failure in (fails, spoils):
+        asked.run_id = failure.__name__
+        asked.join()
+        agent._contributor.statistics = failure  # type: ignore[method-assign]
+        assert_no_arrays(asked.ask("platform-0", "statistics", 1, arrays=asked.parameters()), "internal")
+        agent._contributor.statistics = healthy  # type: ignore[method-assign]
+        for server_round, seed in ((1, 0), (1, 1), (2, 0)):
+            again = asked.ask("platform-0", "statistics", server_round, arrays=asked.parameters(seed))
+            assert_no_arrays(again, "out-of-order")
 
 
 # Restarts.

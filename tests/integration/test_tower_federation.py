@@ -101,7 +101,7 @@ def test_a_run_trains_the_deep_model_after_the_factors_and_every_platform_keeps_
         agent: Any = recorder.agent
         kept = agent.store.load()
         assert kept.towers is not None
-        live = agent._towers._model
+        live = agent._towers._current[1]
         assert np.array_equal(kept.towers.item_vectors, np.asarray(live.item_vectors()))
         for name in state.towers:
             assert np.array_equal(np.asarray(live.shared[name]), state.towers[name]), "the final variables, as sent"
@@ -264,10 +264,10 @@ def made_up(agent: Any, loss: Callable[[int], float] = lambda tower_round: 1.0 /
         return towers._mechanism.release("update", request.server_round, arrays)
 
     towers.update = update
-    agent._tower_model = lambda arrays, membership: None
+    agent._towers.model = lambda request, membership: None
 
 
-def test_a_platform_whose_training_breaks_down_is_named_and_the_others_go_on(tmp_path: Path) -> None:
+def test_a_platform_whose_training_breaks_down_sends_weights_of_zero_and_no_code(tmp_path: Path) -> None:
     plan = deep_plan(**PLAIN, training={"rounds": 2, "learning_rate": 5.0})
     agents, platforms = updates_of(plan, tmp_path)
     broken: Any = agents_of({"platform-1": platforms["platform-1"]}, plan, tmp_path / "other")[0]
@@ -279,11 +279,15 @@ def test_a_platform_whose_training_breaks_down_is_named_and_the_others_go_on(tmp
         return model, trainer
 
     broken._towers.prepared = with_a_wild_rate
-    broken._tower_model = lambda arrays, membership: None
-    state = federate([broken if agent.name == "platform-1" else agent for agent in agents], plan, tmp_path).state
-    for record in deep_rounds(state):
-        assert record.platforms == ("platform-0", "platform-2")
-        assert record.failed == {"platform-1": "training"}
+    broken._towers.model = lambda request, membership: None
+    recorder, watch = Recorder(broken), Watch()
+    taking_part = [recorder if agent.name == "platform-1" else agent for agent in agents]
+    state = federate(taking_part, plan, tmp_path, observer=watch).state
+    assert watch.failures == []
+    for reply in recorder.replies("update"):
+        assert (reply.arrays["example_weight"], reply.arrays["loss"]) == (0, 0)
+        assert len(reply.arrays["row_positions"]) == 0
+    assert [record.objective for record in deep_rounds(state)] == pytest.approx([1.0, 0.5]), "the others' losses alone"
 
 
 def test_training_stops_when_the_loss_has_not_fallen_for_as_long_as_the_plan_waits(tmp_path: Path) -> None:
@@ -358,7 +362,7 @@ def noise_alone(agent: Any) -> None:
     towers.update = lambda request, membership: towers._mechanism.noise_alone(
         request.server_round, layout(len(membership.owners))
     )
-    agent._tower_model = lambda arrays, membership: None
+    agent._towers.model = lambda request, membership: None
 
 
 @pytest.mark.parametrize(

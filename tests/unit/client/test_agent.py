@@ -86,6 +86,8 @@ def test_a_whole_run_is_answered_with_what_the_contract_declares(agent: Platform
     }
     finish = agent.exchange(request("finish", 3, arrays=parameters()))
     assert (finish.code, dict(finish.arrays), dict(finish.config)) == ("ok", {}, {})
+    assert agent.store.versions() == [], "the model is built after the answer"
+    assert agent.wait_built().state == "built"
     assert agent.store.load().server_round == 3
 
 
@@ -260,7 +262,7 @@ def test_the_egress_guard_lets_out_nothing_else_than_declared(
 
     monkeypatch.setattr(agent._contributor, "statistics", spoilt)
     reply = agent.exchange(request("statistics", 1, arrays=parameters()))
-    assert reply == AgentReplyLike("shop", "statistics", 1, "egress-refused")
+    assert reply == AgentReplyLike("shop", "statistics", 1, "internal")
 
 
 def test_the_validation_recall_that_is_reported_counts_only_validation_users(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from client.data.training import TrainingData
 from client.training.factory import make_trainer
 from common.config.model import FactorizationConfig
 from common.contributions.factors import UserLevelMechanism
+from common.contributions.protocol import plan_sizes, request_contract
 from common.contributions.run_plan import RunPlan
 from common.errors import ContractError, PrivacyError
 from common.privacy.plan import GaussianNoise
@@ -145,17 +146,20 @@ def test_no_parameters_make_the_answer_depend_on_whether_a_user_is_there(seed: i
     assert outcomes[0] == outcomes[1]
 
 
-def test_parameters_that_no_aggregator_makes_are_refused_whoever_the_users_are() -> None:
-    # Σ‖v‖² ≤ 1e9·λ with λ = 0.3.
+def test_parameters_that_no_aggregator_makes_are_outside_of_the_contract() -> None:
+    plan = private_plan()
+    # Σ‖v‖² ≤ 1e9·λ with λ = 0.3, over a vocabulary of 8 items in 3 dimensions.
     edge = np.sqrt(1e9 * 0.3 / 24)
-    for factor, refused in ((0.99, False), (1.01, True)):
+    sizes = plan_sizes(plan, catalogue=8, vocabulary=8)
+    spec = request_contract(plan)["masked_statistics"]
+    for factor, refused in ((0.99, False), (1.01, True), (-1.01, True)):
         parameters = np.full((8, 3), edge * factor, dtype=np.float32)
-        contributor = contributor_of([[]])
+        arrays = {"item_parameters": parameters, "item_counts": np.ones(8)}
         if refused:
-            with pytest.raises(ContractError, match="item_parameters"):
-                contributor.statistics(request(item_parameters=parameters), MEMBERSHIP)
+            with pytest.raises(ContractError, match=r"item_parameters.*norm above"):
+                spec.check(arrays, sizes)
         else:
-            contributor.statistics(request(item_parameters=parameters), MEMBERSHIP)
+            spec.check(arrays, sizes)
 
 
 @pytest.mark.parametrize("weight", [2.7e-162, 3.8e-162, 1e-160, 1e-155, 1e-120, 1e-99])

@@ -167,16 +167,6 @@ def test_a_successor_that_cannot_be_made_leaves_the_old_agent_serving() -> None:
     assert agent.exchange(join_request("r")).platform == "old"
 
 
-def test_the_recommender_is_told_when_a_run_has_finished_and_only_then() -> None:
-    told: list[str] = []
-    agent = ReloadableAgent(Named("a"), lambda: told.append("new version"))
-    agent.exchange(join_request("r"))
-    agent.exchange(AgentRequest(kind="statistics", run_id="r", server_round=1))
-    assert told == []
-    agent.exchange(AgentRequest(kind="finish", run_id="r", server_round=1))
-    assert told == ["new version"]
-
-
 def test_two_couriers_at_once_do_not_make_two_successors() -> None:
     made: list[Named] = []
 

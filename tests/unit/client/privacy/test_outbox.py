@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from client.privacy.outbox import Outbox
 from common.contributions.factors import PlainMechanism
-from common.errors import BudgetExceededError, ContractError, EgressRefusedError, InternalError, PrivacyError
+from common.errors import (
+    BudgetExceededError,
+    ContractError,
+    EgressRefusedError,
+    FailedContributionError,
+    InternalError,
+    PrivacyError,
+)
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.lifetime import BudgetPolicy
 from common.wire.exchange import AgentRequest, digest_of
@@ -63,7 +70,7 @@ def test_the_same_request_is_not_made_twice_and_another_one_is_charged(outbox: O
 
 
 def test_what_was_made_badly_stays_and_a_retry_makes_it_anew_for_the_same_charge(outbox: Outbox) -> None:
-    with pytest.raises(EgressRefusedError, match="item_counts"):
+    with pytest.raises(FailedContributionError, match="item_counts"):
         outbox.contribute(REQUEST, RELEASES, lambda: counts([1.0, np.nan]), SIZES)
     outbox.contribute(REQUEST, RELEASES, counts, SIZES)
     assert [entry.content["event"] for entry in outbox.ledger.entries()].count("charged") == 1

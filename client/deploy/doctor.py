@@ -64,7 +64,7 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
         yield check_port(config.recommender.host, config.recommender.port, "recommender")
     yield _separation(config)
     yield _data(config)
-    yield from _text(config)
+    yield from check_text_encoder(config)
     yield _books(config)
     yield _budget(config)
     yield from check_store(PlatformStore(config.state / "store"))
@@ -109,7 +109,8 @@ def _run_files(config: PlatformConfig) -> Finding:
     )
 
 
-def _text(config: PlatformConfig) -> Iterator[Finding]:
+def check_text_encoder(config: PlatformConfig) -> Iterator[Finding]:
+    """That the plan's text encoder is here, with the weights that the platforms agreed on; nothing where there is none."""
     try:
         encoder = text_encoder(config)
     except CrossfedError as error:

@@ -13,7 +13,7 @@ from client.deploy.agent_process import ReloadableAgent
 from client.deploy.backup import back_up, restore
 from client.deploy.join import join_federation
 from client.deploy.keys import KeyFolder
-from client.deploy.loading import load_platform_data, load_training_data, make_agent
+from client.deploy.loading import load_platform_data, load_training_data, make_agent, text_cache
 from client.deploy.preview import preview_rows
 from client.privacy.secure_state import STATE_FILE
 from common.backup.reading import MANIFEST
@@ -68,12 +68,15 @@ def test_a_backup_holds_no_socket_log_or_flower_state(config_path: Path, tmp_pat
     folder.mkdir()
     (folder / "x.fab").write_text("x")
     (config_path.parent / "courier" / "supernode.log").write_text("x")
+    cache = text_cache(load_yaml_model(config_path, PlatformConfig))
+    cache.put("0" * 64, ["x"], np.ones((1, 8), dtype=np.float16))
+    assert cache.path.exists()
     back_up(config_path, tmp_path / "b")
     with tarfile.open(tmp_path / "b") as archive:
         names = archive.getnames()
     assert "platform.yaml" in names
     assert "keys/identity.pem" in names
-    assert not [name for name in names if name.endswith((".log", ".fab"))]
+    assert not [name for name in names if name.endswith((".log", ".fab")) or "cache" in name]
 
 
 def test_a_place_in_a_secure_sum_is_in_no_backup_and_restored_from_none(config_path: Path, tmp_path: Path) -> None:

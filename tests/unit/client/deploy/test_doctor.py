@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common.config.deploy import PlatformConfig
 from typer.testing import CliRunner
 
-from client.deploy.doctor import check_store
+from client.deploy.doctor import check_store, check_text_encoder
 from client.personalization.store import PlatformStore
 from common.contributions.run_plan import read_plan
 from common.deploy.doctor import (
@@ -199,3 +200,16 @@ def test_the_exit_status_says_whether_something_is_wrong(tmp_path: Path) -> None
 def test_findings_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert print_findings([Finding("ok", "devices", "['/gpu:0'] [bold]")], as_json=False) == 0
     assert "['/gpu:0'] [bold]" in capsys.readouterr().out
+
+
+def test_a_text_encoder_that_is_not_the_plans_is_found() -> None:
+    def config(text: dict[str, str] | None) -> PlatformConfig:
+        return PlatformConfig.model_validate({
+            "name": "cinema", "aggregator": "h.example.org:9443", "plan": {"privacy": {"mode": "none"}, "text": text},
+            "data": {"interactions": {"path": "x.csv"}},
+        })  # fmt: skip
+
+    assert list(check_text_encoder(config(None))) == []
+    [found] = check_text_encoder(config({"encoder": "mine", "digest": "0" * 64}))
+    assert (found.level, found.what) == ("wrong", "text encoder")
+    assert "text.saved_model or text.function" in found.detail

@@ -21,7 +21,7 @@ WARDS = {"u0": "2", "u1": "10", "u2": "9", "u3": "10", "u4": "2", "u5": "11"}
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     rows = [f"{user},{item},{ward}" for user, ward in WARDS.items() for item in range(12)]
-    rows += [f"u3,{item},2" for item in range(12, 15)]  # moved for a short time
+    rows += [f"u3,{item},9" for item in range(12, 15)]  # moved for a short time
     (tmp_path / "orders.csv").write_text("user_id,item_id,ward\n" + "\n".join(rows) + "\n")
     (tmp_path / "items.csv").write_text("item_id,title\n" + "".join(f"{i},T{i}\n" for i in range(N_ITEMS)))
     (tmp_path / "makers.csv").write_text("no,maker,year,title\n5,ann,1999,x\n7,bob,,y\n5,carl,2000,z\n")

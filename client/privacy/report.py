@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from client.privacy.card import PlatformSpend, card_content, card_text
+from client.privacy.card import PlatformSpend, card_content, card_text, passport_section
 from client.privacy.journal import EgressJournal
 from client.privacy.ledger import BudgetLedger
 from client.privacy.outbox import witnesses
@@ -129,7 +129,8 @@ def platform_card(config: PlatformConfig) -> str:
     ledger = _ledger(config.state)
     entries = [dict(entry.content) for entry in _journal(config.state, ledger).entries()]
     spend = PlatformSpend.of(ledger.spend(), entries)
-    return card_text(config.plan, card_content(config.plan, {config.name: spend}))
+    text = card_text(config.plan, card_content(config.plan, {config.name: spend}))
+    return text + passport_section(config.passport)
 
 
 def egress_dicts(directory: Path) -> list[dict[str, Any]]:

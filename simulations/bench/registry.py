@@ -56,6 +56,13 @@ ENTRIES: dict[str, Entry] = {
         "movies: cross-platform Recall@20 against popularity at the same ε",
         "folder",
     ),
+    "records-books": Entry(
+        "passport:bench_bridge", "passports between records and books: cold users' Recall@20 over popularity", "folder"
+    ),
+    "passport-attack": Entry(
+        "passport:bench_attack", "items of a history guessed from its profile, by d and ε", "folder"
+    ),
+    "passport-epsilon": Entry("passport:bench_epsilon", "what ε in every passport costs cold users", "folder"),
     "privacy-product": Entry(
         "private_gain:bench_privacy_product",
         "ML-1M strong generalisation under secure sum, six silos, genres and years",

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from client.privacy.card import PlatformSpend, card_content, card_text
+from client.privacy.card import PlatformSpend, card_content, card_text, passport_section
 from client.privacy.ledger import BudgetLedger
 from common.config.federation import FederationPlan
+from common.config.passport import PassportConfig
 from common.contributions.run_plan import RunPlan
 from common.privacy.lifetime import BudgetPolicy
 from tests.private_support import private_plan
@@ -141,3 +142,14 @@ def test_what_an_audit_did_not_measure_is_on_the_card(tmp_path: Path) -> None:
     assert "not measured: the items' own Gram matrices." in card_text(plan, card_content(plan, parts, AUDIT))
     assert "not measured" not in card_text(plan, card_content(plan, parts))
     assert "not measured" not in card_text(private_plan(), card_content(private_plan(), parts, AUDIT))
+
+
+def test_passports_have_a_section_where_there_are_any() -> None:
+    assert passport_section(PassportConfig()) == ""
+    plain = passport_section(PassportConfig(issue=True))
+    assert "issues at most 3 to a user a day. It redeems none." in plain
+    assert "tastes, profile (256 numbers)" in plain
+    assert "Without noise an attacker" in plain
+    noised = passport_section(PassportConfig(issue=True, redeem=True, epsilon=8.0))
+    assert "In a passport it issues: profile (256 numbers)." in noised
+    assert "ε = 8.0" in noised

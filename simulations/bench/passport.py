@@ -1,0 +1,184 @@
+"""Passports between two platforms with users in common and no item: what they bring, what they reveal, what ε costs.
+
+Cold users are judged: their history on the receiving platform is hidden altogether, and nothing is chosen on them. From the
+repository's root, with ``douban/`` (``book.parquet``, ``music.parquet``: columns ``user``, ``item``) in FOLDER:
+
+    CROSSFED_DATA=FOLDER python -m simulations.bench.passport [bridge|attack|epsilon]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from client.data.dataset import UserItemMatrix
+from client.passport.basis import ProfileBasis
+from client.passport.bridge import FittedBridge, fit_bridge, recall_at
+from client.passport.noise import noised
+from common.errors import ConfigError
+
+HOLDERS = (5224, 522, 50)
+DRAWS = {5224: 1, 522: 3, 50: 8}
+"""Few holders are drawn several times: one draw would be luck."""
+EPSILONS = (None, 128.0, 64.0, 32.0, 16.0)
+_COLD = 1305
+_GUESSES = 10
+_ATTACK_RIDGE = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two platforms' histories of the same users, row by row.
+
+    Attributes:
+        name: from where to where.
+        profiles: float32 ``[n, d]``: on the issuing platform.
+        there: n × m: the issuing platform.
+        here: n × m': the receiving platform.
+        cold, known: rows: of people without a history here, and of the others.
+    """
+
+    name: str
+    profiles: NDArray[np.float32]
+    there: UserItemMatrix
+    here: UserItemMatrix
+    cold: NDArray[np.intp]
+    known: NDArray[np.intp]
+
+    def fitted(self, holders: NDArray[np.intp], profiles: NDArray[np.float32]) -> FittedBridge:
+        """As the receiving platform learns it."""
+        everybody = self.here.select_users(self.known)
+        rng = np.random.default_rng(len(holders))
+        return fit_bridge(profiles[holders], self.here.select_users(holders), everybody, rng)
+
+    def ratio(self, fitted: FittedBridge, profiles: NDArray[np.float32]) -> float:
+        """Recall@20 of the cold users over that of popularity."""
+        truth = self.here.select_users(self.cold)
+        share = self.here.select_users(self.known).item_counts().astype(np.float32)
+        judged = truth.row_lengths > 0
+        popular = recall_at(np.tile(share, (len(self.cold), 1)), truth.indptr, truth.indices, 20)[judged].mean()
+        if fitted.bridge is None:
+            return 1.0
+        scores = fitted.bridge.scores(profiles[self.cold])
+        return float(recall_at(scores, truth.indptr, truth.indices, 20)[judged].mean() / popular)
+
+
+def pairs(folder: Path, *, seed: int = 0) -> Iterator[Pair]:
+    """Both ways between records and books."""
+    names = {"records": "music", "books": "book"}
+    matrices = {name: _read(folder / "douban" / f"{file}.parquet") for name, file in names.items()}
+    rows = np.random.default_rng(seed).permutation(matrices["books"].n_users)
+    for there, here in (("records", "books"), ("books", "records")):
+        histories = matrices[there]
+        basis = ProfileBasis.fit(histories, [f"{there}:{item}" for item in range(histories.n_items)], f"{there}/1")
+        profiles = basis.profiles(histories)
+        yield Pair(f"{there} to {here}", profiles, histories, matrices[here], rows[:_COLD], rows[_COLD:])
+
+
+def bench_bridge(folder: Path) -> list[dict[str, Any]]:
+    """Recall@20 of cold users over popularity by number of holders, and what was chosen on holders."""
+    found = []
+    for pair in pairs(folder):
+        for count in HOLDERS:
+            for draw in range(DRAWS[count]):
+                began = time.perf_counter()
+                fitted = pair.fitted(pair.known[draw * count : (draw + 1) * count], pair.profiles)
+                found.append(
+                    {
+                        "pair": pair.name,
+                        "holders": fitted.holders,
+                        "draw": draw,
+                        "over popularity": round(pair.ratio(fitted, pair.profiles), 4),
+                        "setting": None if fitted.bridge is None or not fitted.setting else asdict(fitted.setting),
+                        "gain on holders": asdict(fitted.gain),
+                        "seconds": round(time.perf_counter() - began, 1),
+                    }
+                )
+                _say(found[-1])
+    return found
+
+
+def bench_epsilon(folder: Path) -> list[dict[str, Any]]:
+    """The price of ε in every passport, of holders and of cold users, with 5,224 holders."""
+    found = []
+    for pair in pairs(folder):
+        for epsilon in EPSILONS:
+            profiles = pair.profiles if epsilon is None else _noised(pair.profiles, epsilon)
+            fitted = pair.fitted(pair.known[: HOLDERS[0]], profiles)
+            ratio = round(pair.ratio(fitted, profiles), 4)
+            found.append({"pair": pair.name, "epsilon": epsilon, "over popularity": ratio})
+            _say(found[-1])
+    return found
+
+
+def bench_attack(folder: Path) -> list[dict[str, Any]]:
+    """Guess ten items of each cold user's history from the profile; precision, beside popularity's guess.
+
+    The attacker knows the profiles and histories of all others: ridge regression from profile to items, which is more than
+    any receiving platform has.
+    """
+    found = []
+    for pair in pairs(folder):
+        truth, others = pair.there.select_users(pair.cold), pair.there.select_users(pair.known)
+        share = (others.item_counts() / others.n_users).astype(np.float32)
+        popular = _precision(np.tile(share, (len(pair.cold), 1)), truth)
+        for epsilon in EPSILONS:
+            profiles = pair.profiles if epsilon is None else _noised(pair.profiles, epsilon)
+            for d in (16, 64, 256):
+                known = profiles[pair.known][:, :d]
+                centre = known.mean(axis=0)
+                moments = np.asarray((known - centre).T @ others.csr())
+                normal = (known - centre).T @ (known - centre) + _ATTACK_RIDGE * np.eye(known.shape[1])
+                weights = np.linalg.inv(normal) @ moments
+                guesses = share + (profiles[pair.cold][:, :d] - centre) @ weights
+                precision = _precision(guesses, truth)
+                found.append(
+                    {"pair": pair.name, "epsilon": epsilon, "d": d, "precision": precision, "popularity": popular}
+                )
+                _say(found[-1])
+    return found
+
+
+def _precision(scores: NDArray[np.float32], truth: UserItemMatrix) -> float:
+    """Share of the ten guesses that are right, over users with a history."""
+    some = truth.row_lengths > 0
+    lengths = np.full(truth.n_users, _GUESSES)
+    right = recall_at(scores, truth.indptr, truth.indices, _GUESSES, lengths=lengths)
+    return round(float(right[some].mean()), 4)
+
+
+def _noised(profiles: NDArray[np.float32], epsilon: float) -> NDArray[np.float32]:
+    flat = noised(np.zeros(profiles.size, dtype=np.float32), epsilon)
+    return profiles + flat.reshape(profiles.shape)
+
+
+def _read(path: Path) -> UserItemMatrix:
+    table = pl.read_parquet(path).unique(maintain_order=True).sort("user", maintain_order=True)
+    users, items = table["user"].to_numpy(), table["item"].to_numpy().astype(np.int32)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(users))]).astype(np.int64)
+    ones, times = np.ones(len(items), dtype=np.float32), np.arange(len(items), dtype=np.int64)
+    return UserItemMatrix(indptr, items, ones, times, int(items.max()) + 1)
+
+
+def _say(line: dict[str, Any]) -> None:
+    sys.stderr.write(json.dumps(line) + "\n")
+    sys.stderr.flush()
+
+
+_BENCHES = {"bridge": bench_bridge, "attack": bench_attack, "epsilon": bench_epsilon}
+
+if __name__ == "__main__":
+    name = sys.argv[1] if len(sys.argv) > 1 else "bridge"
+    if name not in _BENCHES:
+        raise ConfigError(f"{name}: there are {', '.join(_BENCHES)}")
+    sys.stdout.write(json.dumps(_BENCHES[name](Path(os.environ["CROSSFED_DATA"])), indent=1) + "\n")

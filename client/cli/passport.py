@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from client.data.identifiers import required_identifier
+from client.data.reading.identifiers import required_identifier
 from client.passport.books import Receipt
 from client.passport.desk import PassportDesk
 from client.passport.envelope import Passport, armoured, read_passport

@@ -12,8 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemTable
-from client.data.identifiers import item_key
-from client.data.reader import ItemRows, read_items
+from client.data.reading.identifiers import item_key
+from client.data.reading.reader import ItemRows, read_items
 from client.data.recognise import note_on_scientific
 from client.data.reduction import reduce_attributes
 from common.config.data import ItemsConfig

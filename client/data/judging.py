@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.data.identifiers import LONGEST
 from client.data.items import Catalogue, own_prefix
-from client.data.reader import InteractionsFile
+from client.data.reading.identifiers import LONGEST
+from client.data.reading.reader import InteractionsFile
 from client.data.recognise import (
     TIME_UNREADABLE,
     VALUE_UNREADABLE,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from client.data.reader import InteractionsFile
+from client.data.reading.reader import InteractionsFile
 from client.data.report import Dropped
 
 VALUE_UNREADABLE = "whose value is missing or not a finite number"

@@ -15,7 +15,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.identifiers import LONGEST, identifier, item_key
+from client.data.reading.identifiers import LONGEST, identifier, item_key
 from common.catalogue import is_key
 from common.config.data import DataConfig
 from common.errors import ContractError
@@ -46,7 +46,7 @@ class RecordedEvents:
     """A log's events in columns, in order of recording, ready to be cleaned with the rows of a file.
 
     Attributes:
-        user_ids, item_keys: ``[n]``, as :mod:`client.data.identifiers` compares them. Private.
+        user_ids, item_keys: ``[n]``, as :mod:`client.data.reading.identifiers` compares them. Private.
         values: float32 ``[n]``.
         times: int64 ``[n]``; seconds since 1970.
         sequences: int64 ``[n]``, ascending: the events' numbers, which reports may name.

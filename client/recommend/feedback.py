@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from client.data.identifiers import identifier, required_identifier, required_key
+from client.data.reading.identifiers import identifier, required_identifier, required_key
 from client.data.recorded import Event, EventRules, RecordedEvents
 from client.recommend.feedback_file import FeedbackEvent, LogContent, header, line_of, read_log, recorded_events
 from client.recommend.quarantine import forget_set_aside, quarantine_of, set_aside
@@ -91,7 +91,7 @@ class FeedbackLog:
     def record(self, event_id: str, user_id: str, item_key: str, value: float, time: int) -> tuple[int, bool]:
         """Make an event durable and visible; returns its number and whether it had been recorded before.
 
-        Ids are recorded as they are compared (:mod:`client.data.identifiers`).
+        Ids are recorded as they are compared (:mod:`client.data.reading.identifiers`).
 
         Raises:
             ContractError: an id, the value or the time is none that an event can have, or the event's id was used for

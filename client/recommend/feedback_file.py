@@ -17,7 +17,7 @@ from dataclasses import astuple, dataclass
 from logging import getLogger
 from pathlib import Path
 
-from client.data.identifiers import identifier, item_key
+from client.data.reading.identifiers import identifier, item_key
 from client.data.recorded import Event, EventRules, RecordedEvents, columns_of, in_seconds
 from common.errors import StoreError
 

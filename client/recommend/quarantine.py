@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from client.data.identifiers import identifier
+from client.data.reading.identifiers import identifier
 from client.recommend.feedback_file import SetAside, parsed_line
 from common.files import sync_folder, write_atomically
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.identifiers import identifier, item_key
+from client.data.reading.identifiers import identifier, item_key
 from client.data.recorded import ANY_EVENT, Event, EventRules
 from client.personalization.platform_model import PlatformModel
 from client.recommend.answers import (

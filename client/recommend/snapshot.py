@@ -15,7 +15,7 @@ from logging import getLogger
 
 import numpy as np
 
-from client.data.identifiers import required_identifier
+from client.data.reading.identifiers import required_identifier
 from client.data.recorded import Event, EventRules
 from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import grpc
 
-from client.data.identifiers import LONGEST, required_identifier, required_key
+from client.data.reading.identifiers import LONGEST, required_identifier, required_key
 from client.data.recorded import EventRules, problem_of_time
 from client.passport.books import Receipt
 from client.passport.envelope import armoured

@@ -28,15 +28,8 @@ from common.config.text import TextConfig
 from common.metrics.ranking import judge, recall
 from simulations.bench.als import load_ml1m
 from simulations.engine.datasets import make_platforms
+from simulations.evaluation.languages import FILMS, languages_meet
 from simulations.scenarios.scenario import load_scenario
-
-FILMS = (
-    ("The Godfather", "教父"), ("Titanic", "泰坦尼克号"), ("The Matrix", "黑客帝国"), ("Spirited Away", "千与千寻"),
-    ("Crouching Tiger, Hidden Dragon", "卧虎藏龙"), ("Farewell My Concubine", "霸王别姬"), ("Roman Holiday", "罗马假日"),
-    ("Gone with the Wind", "乱世佳人"), ("The Lion King", "狮子王"), ("Schindler's List", "辛德勒的名单"),
-    ("Forrest Gump", "阿甘正传"), ("Jurassic Park", "侏罗纪公园"), ("King Kong", "金刚"), ("The Last Emperor", "末代皇帝"),
-)  # fmt: skip
-"""Films by their English and Chinese titles."""
 
 _HIDDEN = 0.2
 _USERS = 1000
@@ -63,19 +56,6 @@ def bench_text(
         if texts:
             report[name]["cache"] = _from_cache(encoder, texts)
     return report
-
-
-def languages_meet(encoder: TextEncoder) -> dict[str, float]:
-    """Of the films in two languages: cosines of pairs and of others, and how many Chinese titles find their English one."""
-    english = encode_texts([one for one, _ in FILMS], encoder).vectors
-    chinese = encode_texts([other for _, other in FILMS], encoder).vectors
-    cosines = chinese @ english.T
-    pairs = np.eye(len(FILMS), dtype=bool)
-    return {
-        "pairs": float(cosines[pairs].mean()),
-        "others": float(cosines[~pairs].mean()),
-        "nearest is the pair": float((cosines.argmax(axis=1) == np.arange(len(FILMS))).mean()),
-    }
 
 
 def found_by_text(

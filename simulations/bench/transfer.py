@@ -264,7 +264,7 @@ def step_time(data: Path, *, steps: int = 5, pairs: int = 3) -> dict[str, Any]:
     from client.towers.per_user_gradients import GradientComputer
     from client.towers.two_tower import TwoTower
     from common.contributions.updates import UpdateLayout, UpdateMechanism, UpdatePlan
-    from simulations.bench.keras_baseline import seconds_a_step
+    from simulations.examples.keras_baseline import seconds_a_step
 
     matrix = load_ml1m(data).select_users(np.arange(512))
     every = np.arange(matrix.n_items, dtype=np.int32)

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import polars as pl
 
-from client.data.columns import identifiers
 from client.data.dataset import ItemTable
-from client.data.files import open_table
-from client.data.reader import as_numbers
+from client.data.reading.columns import identifiers
+from client.data.reading.files import open_table
+from client.data.reading.reader import as_numbers
 from common.errors import DataError
 from simulations.scenarios.sources import DescriptionsSource
 

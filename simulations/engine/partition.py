@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from client.data.columns import identifiers
 from client.data.dataset import PlatformData
-from client.data.files import open_table
-from client.data.names import USER_NAMES
+from client.data.reading.columns import identifiers
+from client.data.reading.files import open_table
+from client.data.reading.names import USER_NAMES
 from common.config.data import InteractionsConfig
 from common.errors import DataError
 from simulations.scenarios.sources import PartitionSource

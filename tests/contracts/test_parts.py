@@ -20,7 +20,7 @@ from client.scoring.linear_form import LinearScope
 from client.scoring.nearest_texts import fit_nearest_texts
 from client.scoring.part import Arrays, Carried, DirectPart, Part, stored
 from client.scoring.scorer import z
-from simulations.bench.serving import random_platform_model
+from simulations.engine.random_model import random_platform_model
 from tests.scoring_oracle import cross_oracle
 
 MODEL = random_platform_model(np.random.default_rng(3))

@@ -13,7 +13,7 @@ from client.personalization.platform_model import PlatformModel
 from client.scoring.factors import shared_on_own, shared_on_vocabulary
 from client.scoring.fold_in import FoldIn
 from client.scoring.scorer import PopularityScorer, Scorer, SolvedFactorScorer
-from tests.unit.client.personalization.test_store import model_of
+from tests.support.stores import model_of
 
 MODEL = model_of(5)
 EXPLICIT = model_of(6, "local", explicit=True)

@@ -22,7 +22,7 @@ def tracked(pattern: str) -> list[Path]:
 
 def test_no_generated_code_or_data_is_ignored() -> None:
     for path in (
-        "client/data/reader.py",
+        "client/data/reading/reader.py",
         "simulations/data/movietweetings_core/ratings.csv.gz",
         "common/proto/agent_pb2.py",
     ):

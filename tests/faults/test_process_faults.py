@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from client.app import make_courier
 from client.deploy.join import join_federation
 from client.deploy.loading import load_training_data, make_agent
-from common.contributions.run_plan import read_plan
 from common.deploy.doctor import check_aggregator, check_certificate
 from common.deploy.tls import CertifiedKey, issue_server_certificate, make_authority
 from server.deploy.admission import AdmissionBook
@@ -27,31 +26,9 @@ from server.deploy.aggregator import begin_run, control_of
 from server.deploy.runs import FAILED, FINISHED, RunFolder, RunStatus
 from server.federation.checkpoint import CheckpointStore
 from server.strategy import FederatedFactorization
-from simulations.engine.deployment import LocalFederation, PlatformFiles, provision, wait_for
+from simulations.engine.deployment import LocalFederation, provision, wait_for
 from simulations.engine.grid import InlineGrid
-
-PLAN = read_plan(
-    {
-        "federation": "faults",
-        "platforms": 2,
-        "min_platforms": 2,
-        "rounds": 4,
-        "tolerance": 0,
-        "model": {"dimension": 4},
-        "privacy": {"mode": "none"},
-    }
-)
-SETTINGS = {"personalization": {"tuning_candidates": 1, "anchored": False, "blend_weights": [1.0]}}
-
-
-def make_files(folder: Path, name: str, offset: int) -> PlatformFiles:
-    rng = np.random.default_rng(offset)
-    files = PlatformFiles(folder / f"{name}.csv", folder / f"{name}-items.csv", "imdb")
-    rows = [f"{name}-{user},{offset + item}" for user in range(60) for item in rng.permutation(30)[:8]]
-    files.interactions.write_text("\n".join(["user_id,item_id", *rows]) + "\n")
-    lines = [f"{offset + item},Film {offset + item}" for item in range(30)]
-    files.items.write_text("\n".join(["item_id,title", *lines]) + "\n")
-    return files
+from tests.support.process_files import PLAN, SETTINGS, make_files
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from server.deploy.aggregator import begin_run, control_of
 from server.deploy.runs import FINISHED
 from server.deploy.superlink import aggregator_programs
 from simulations.engine.deployment import LocalFederation, free_port, provision, wait_for
-from tests.faults.test_process_faults import PLAN, SETTINGS, make_files
+from tests.support.process_files import PLAN, SETTINGS, make_files
 
 
 @pytest.fixture(scope="module")

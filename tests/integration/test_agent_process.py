@@ -30,8 +30,8 @@ from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.errors import InUseError
 from common.wire.exchange import AgentRequest
 from server.deploy.provisioning import initialise, invite
-from simulations.bench.serving import random_platform_model
 from simulations.engine.deployment import free_port, wait_for
+from simulations.engine.random_model import random_platform_model
 
 ROOT = str(Path(__file__).parents[2])
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -21,7 +21,7 @@ from common.config.passport import PassportConfig
 from common.deploy.provisioning import Registration
 from common.errors import ContractError, DataError, PassportError
 from common.privacy.secure_sum import PlatformIdentity
-from simulations.bench.serving import random_platform_model
+from simulations.engine.random_model import random_platform_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 _USERS, _ITEMS, _GROUPS = 240, 60, 4

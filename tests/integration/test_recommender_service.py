@@ -37,7 +37,7 @@ from common.config.serving import ServingConfig
 from common.errors import ConfigError, ContractError, DataError, PlatformError
 from common.proto import recommender_pb2 as pb
 from common.proto.recommender_pb2_grpc import RecommenderStub
-from simulations.bench.serving import random_platform_model
+from simulations.engine.random_model import random_platform_model
 
 TOKEN = "a secret token"
 

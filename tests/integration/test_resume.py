@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.config.federation import FederationPlan
 from common.errors import FederationError, StoreError
 from server.federation.checkpoint import CheckpointStore
 from server.federation.state import FederationState, RoundRecord
@@ -24,17 +23,10 @@ from tests.support import (
     SilentObserver,
     agents_of,
     federate,
-    random_platforms,
     run_platforms,
     small_plan,
 )
-
-SIZES = (14, 6, 3)
-CASES: dict[str, dict[str, Any]] = {
-    "implicit": {},
-    "explicit": {"feedback": "explicit"},
-    "conjugate gradients": {"solver": "cg", "cg_steps": 2},
-}
+from tests.support.resumed import CASES, plan_of, platforms_of
 
 
 class Killed(BaseException):
@@ -54,14 +46,6 @@ class Killer(SilentObserver):
     def on_round(self, record: RoundRecord) -> None:
         if record.round == self._round and self._platform is None:
             raise Killed
-
-
-def plan_of(case: str) -> FederationPlan:
-    return small_plan(rounds=4, model=CASES[case])
-
-
-def platforms_of(case: str) -> dict[str, Any]:
-    return random_platforms(6, SIZES, explicit=case == "explicit", validated=True)
 
 
 def assert_same_end(resumed: FederationOutcome, straight: FederationOutcome) -> None:
@@ -192,7 +176,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.integration.test_resume import SIZES, plan_of, platforms_of
+from tests.support.resumed import SIZES, plan_of, platforms_of
 from tests.support import SilentObserver, run_platforms
 
 class Kill(SilentObserver):

@@ -13,7 +13,7 @@ from rich.console import Console, RenderableType
 from simulations.report import fold_table, result_tables
 from simulations.run import simulate
 from simulations.scenarios.scenario import Scenario
-from tests.unit.simulations.evaluation.test_measure import scenario_of
+from tests.support.scenarios import scenario_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

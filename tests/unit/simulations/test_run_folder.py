@@ -16,7 +16,7 @@ from simulations import output
 from simulations.output import LOCK, default_folder, own_folder
 from simulations.run import simulate
 from simulations.scenarios.scenario import Scenario
-from tests.unit.simulations.evaluation.test_measure import scenario_of
+from tests.support.scenarios import scenario_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK: dict[str, Any] = {"cross": {"ceiling": False, "tune_beta": False}}

@@ -17,7 +17,7 @@ from simulations.report import result_tables
 from simulations.scenarios.scenario import Scenario
 from simulations.stages import check_stages
 from tests.support import small_plan
-from tests.unit.simulations.evaluation.test_measure import scenario_of
+from tests.support.scenarios import scenario_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PUBLIC: dict[str, Any] = {"rounds": 2, "model": {"dimension": 4}, "privacy": {"mode": "none"}}

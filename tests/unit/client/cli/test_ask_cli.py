@@ -17,7 +17,7 @@ from client.recommend.recommender import Recommender
 from client.service.server import TlsFiles, serve_recommender
 from common.deploy.tls import issue_server_certificate, make_authority
 from common.errors import ConfigError, DataError
-from simulations.bench.serving import random_platform_model
+from simulations.engine.random_model import random_platform_model
 
 TOKEN = "of-the-applications"
 

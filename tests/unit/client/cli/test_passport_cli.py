@@ -14,7 +14,7 @@ from client.cli.main import app
 from client.deploy.keys import KeyFolder, make_keys, registration_of
 from client.personalization.store import PlatformStore
 from common.deploy.provisioning import Pins
-from simulations.bench.serving import random_platform_model
+from simulations.engine.random_model import random_platform_model
 
 _runner = CliRunner()
 

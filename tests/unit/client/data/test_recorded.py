@@ -28,14 +28,14 @@ from client.data.recorded import (
     problem_of_time,
 )
 from client.deploy.agent_process import PlatformProcess, ReloadableAgent, _serve_recommender
-from client.deploy.loading import load_training_data
+from client.deploy.loading import FEEDBACK_LOG, load_training_data
 from client.recommend.feedback import FeedbackLog
 from client.service.client import RecommenderClient
 from common.config.data import CleaningConfig, DataConfig
 from common.deploy.roles import PlatformConfig
 from common.errors import ContractError, DataError
 from simulations.engine.deployment import free_port
-from tests.unit.client.deploy.test_loading import FEEDBACK_LOG, config
+from tests.support.platform_files import config
 
 ITEMS = ["a", "b", "c", "d"]
 Row = tuple[str, str, float, int]

@@ -32,8 +32,8 @@ from common.deploy.supervise import BackOff, Program, Supervisor
 from common.deploy.tls import issue_server_certificate, make_authority
 from common.errors import ConfigError
 from server.deploy.provisioning import initialise, invite, renew_certificate
-from tests.unit.client.deploy.test_doctor import tls_server
-from tests.unit.common.deploy.test_supervise import until
+from tests.support.tls import tls_server
+from tests.support.waiting import until
 
 PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 

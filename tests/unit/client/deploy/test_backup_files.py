@@ -18,30 +18,15 @@ from typer.testing import CliRunner
 from client.cli.main import app
 from client.deploy.backup import back_up, restore
 from client.deploy.join import join_federation
-from client.deploy.keys import KeyFolder
 from common.backup.listing import list_folder
 from common.backup.reading import verify_backup
 from common.backup.writing import write_backup
 from common.config.loader import load_yaml_model
-from common.contributions.run_plan import read_plan
 from common.deploy.provisioning import Registration
 from common.deploy.roles import AggregatorConfig
 from common.errors import ConfigError, NewerStoreError, StoreError
-from server.deploy.provisioning import initialise, invite
-
-PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
-
-
-def joined(tmp_path: Path, parent: Path) -> Path:
-    """The configuration of a platform in ``parent/cinema``."""
-    aggregator = load_yaml_model(initialise(tmp_path / "agg", PLAN, "h.example.org:9443").config, AggregatorConfig)
-    invite(aggregator, "cinema", tmp_path / "cinema.invitation")
-    (tmp_path / "views.csv").write_text("user_id,item_id\n1,2\n")
-    config = join_federation(
-        tmp_path / "cinema.invitation", parent / "cinema", interactions=tmp_path / "views.csv"
-    ).config
-    KeyFolder(config.parent / "keys").new_secret()
-    return config
+from server.deploy.provisioning import invite
+from tests.support.joined import joined
 
 
 @pytest.fixture

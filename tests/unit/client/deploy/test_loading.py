@@ -12,24 +12,7 @@ from client.deploy.loading import FEEDBACK_LOG, load_training_data, make_agent, 
 from client.recommend.feedback import FeedbackLog
 from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError
-
-
-def config(folder: Path, **changes: object) -> PlatformConfig:
-    (folder / "views.csv").write_text("user_id,item_id\n" + "".join(f"{user},{i}\n" for user in "ca" for i in range(4)))
-    (folder / "films.csv").write_text("item_id,title\n" + "".join(f"{item},Film {item}\n" for item in range(5)))
-    (folder / "users.csv").write_text("user_id,age\nb,41\na,20\nz,99\nc,30\n")
-    given: dict[str, object] = {
-        "name": "cinema",
-        "aggregator": "h.example.org:9443",
-        "state": folder / "state",
-        "plan": {"federation": "films", "platforms": 2, "privacy": {"mode": "none"}},
-        "data": {
-            "interactions": {"path": folder / "views.csv"},
-            "items": {"path": folder / "films.csv", "namespace": "imdb"},
-            "users": {"path": folder / "users.csv"},
-        },
-    }
-    return PlatformConfig.model_validate(given | changes)
+from tests.support.platform_files import config
 
 
 def test_profiles_reach_training_in_the_order_of_the_users(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from client.deploy.loading import load_platform_data
 from client.deploy.preview import preview_rows, preview_table
 from common.deploy.roles import PlatformConfig
-from tests.unit.client.deploy.test_loading import config
+from tests.support.platform_files import config
 
 
 def private(folder: Path, **privacy: Any) -> PlatformConfig:

@@ -22,9 +22,9 @@ from server.deploy.admission import AdmissionBook
 from server.deploy.backup import back_up, restore
 from server.deploy.provisioning import AggregatorFolder, initialise
 from server.deploy.runs import FAILED, FINISHED, RunFolder, list_runs
-from tests.unit.common.deploy.test_provisioning import registration
-from tests.unit.server.federation.test_checkpoint import PLAN as CHECKPOINT_PLAN
-from tests.unit.server.federation.test_checkpoint import state_after
+from tests.support.checkpoints import PLAN as CHECKPOINT_PLAN
+from tests.support.checkpoints import state_after
+from tests.support.registrations import registration
 
 PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 

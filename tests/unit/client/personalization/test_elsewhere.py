@@ -16,7 +16,7 @@ from simulations.engine.federate import make_agents, run_federation, simulation_
 from simulations.evaluation.other_catalogues import elsewhere_of
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled
 from simulations.scenarios.scenario import Scenario
-from tests.integration.test_no_future import original, scenario_of, write
+from tests.support.histories import original, scenario_of, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CASE = "random per user"

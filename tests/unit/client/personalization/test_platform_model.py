@@ -10,7 +10,7 @@ from client.scoring.factors import shared_on_own, shared_on_vocabulary
 from client.scoring.scorer import z
 from tests.scoring_oracle import cross_oracle
 from tests.support import matrix
-from tests.unit.client.personalization.test_store import model_of
+from tests.support.stores import model_of
 
 USERS = np.arange(3)
 

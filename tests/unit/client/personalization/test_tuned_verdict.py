@@ -4,61 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.data.dataset import ItemDescriptions, ItemTable, UserItemMatrix
-from client.data.split import random_per_user
-from client.data.training import TrainingData
 from client.personalization.model_selection import Candidate, choose_verdict, only_users
 from client.personalization.own_models import Trials
-from client.personalization.personalize import FederationView, Personalizer
+from client.personalization.personalize import Personalizer
 from client.scoring.evaluation import PerUserMetrics, evaluate
-from client.scoring.factors import FactorModel
 from client.scoring.scorer import PopularityScorer
-from common.config.model import FactorizationConfig
 from common.config.platform import PersonalizationConfig
-
-MODEL = FactorizationConfig(dimension=6, regularization=1.0, unobserved_weight=0.3, backend="numba")
-
-
-def training_data(rng: np.random.Generator, n: int = 60, m: int = 120) -> TrainingData:
-    """Six tastes: users have mostly items that leave the same remainder when divided by six."""
-    fits = np.arange(n)[:, None] % 6 == np.arange(m) % 6
-    rows, columns = np.nonzero(rng.random((n, m)) < np.where(fits, 0.25, 0.02))
-    matrix = UserItemMatrix.from_entries(rows, columns, np.ones(len(rows)), np.arange(len(rows)), n_users=n, n_items=m)
-    split = random_per_user(matrix, rng=rng, validation_users_share=0.5)
-    items = ItemTable(
-        keys=tuple(f"x:{i}" for i in range(m)), titles=("",) * m, genres=((),) * m, attributes=pl.DataFrame()
-    )
-    return TrainingData(
-        user_ids=tuple(f"u{i}" for i in range(n)),
-        items=items,
-        train=split.train,
-        validation=split.validation,
-        shared=np.ones(m, dtype=np.bool_),
-    )
-
-
-def view_of(data: TrainingData, factors: np.ndarray, *, private: bool = False) -> FederationView:
-    m = len(data.items)
-    extra = len(factors) - m
-    described = ItemDescriptions(
-        keys=tuple(f"x:{i}" for i in range(m + extra)), titles=("",) * (m + extra), genres=((),) * (m + extra)
-    )
-    return FederationView(
-        server_round=3,
-        private=private,
-        platforms=("here", "there"),
-        vocabulary=described,
-        cards=described,
-        owners=np.ones((m + extra, 2), dtype=np.bool_),
-        own_positions=np.arange(m, dtype=np.int32),
-        shared=FactorModel(item_parameters=factors.astype(np.float32), config=MODEL),
-        elsewhere=np.concatenate([data.train.item_counts() * 3.0, np.arange(1.0, extra + 1)]),
-    )
+from tests.support.tuned import MODEL, training_data, view_of
 
 
 @dataclass

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.privacy.outbox import Outbox
-from common.contributions.factors import PlainMechanism
 from common.errors import (
     BudgetExceededError,
     ContractError,
@@ -23,11 +22,9 @@ from common.privacy.contribution import PrivatizedContribution
 from common.privacy.lifetime import BudgetPolicy
 from common.wire.exchange import AgentRequest, digest_of
 from tests.support import small_plan
+from tests.support.outbox import RELEASES, REQUEST, SIZES, counts
 
 PLAN = small_plan()
-SIZES = {"catalogue": 2, "counts": 3, "row": 4, "packed": 10}
-REQUEST = AgentRequest(kind="counts", run_id="run", server_round=0, arrays={"x": np.arange(3)}, config={"a": 1})
-RELEASES = PlainMechanism().releases("counts")
 
 
 @pytest.fixture
@@ -35,11 +32,6 @@ def outbox(tmp_path: Path) -> Outbox:
     box = Outbox(tmp_path, BudgetPolicy(epsilon=None, delta=1e-5), PLAN, tmp_path / "store")
     box.reserve("run", RELEASES, PLAN)
     return box
-
-
-def counts(values: Any = (1.0, 2.0)) -> PrivatizedContribution:
-    arrays = {"item_counts": np.array(values), "totals": np.array([2.0, 3.0, 3.0])}
-    return PlainMechanism().release("counts", 0, arrays)
 
 
 def test_the_charge_comes_before_the_making_and_the_journal_before_the_leaving(outbox: Outbox) -> None:

@@ -13,7 +13,7 @@ from client.recommend.mixing import _GRID, Mixing, _Tally, calibrated, calibrate
 from client.recommend.recommender import Recommender
 from client.scoring.linear_form import LinearScope
 from client.scoring.part import Carried, Part
-from simulations.bench.serving import random_platform_model
+from simulations.engine.random_model import random_platform_model
 
 D = 4
 

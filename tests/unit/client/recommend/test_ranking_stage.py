@@ -18,8 +18,8 @@ from client.training.reranker import fit_ranker
 from common.config.platform import PersonalizationConfig
 from common.config.ranker import RankerConfig
 from common.errors import ConfigError
-from simulations.bench.serving import random_platform_model
-from tests.unit.client.personalization.test_tuned_verdict import MODEL, training_data, view_of
+from simulations.engine.random_model import random_platform_model
+from tests.support.tuned import MODEL, training_data, view_of
 
 CONFIG = RankerConfig(enabled=True, candidates=12, epochs=2)
 

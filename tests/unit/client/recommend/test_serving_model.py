@@ -24,7 +24,7 @@ from client.service.servicer import RecommenderServicer
 from common.config.serving import ServingConfig
 from common.errors import StoreError
 from common.proto import recommender_pb2 as pb
-from simulations.bench.serving import random_platform_model
+from simulations.engine.random_model import random_platform_model
 
 
 class Aborted(Exception):

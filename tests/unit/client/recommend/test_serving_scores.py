@@ -13,7 +13,7 @@ from client.scoring.attributes import AttributePart
 from client.scoring.ease import LinearPart
 from client.scoring.scorer import z
 from client.scoring.topk import top_k
-from simulations.bench.serving import random_platform_model
+from simulations.engine.random_model import random_platform_model
 from tests.scoring_oracle import cross_oracle
 
 KINDS = [("local", "implicit"), ("shared", "implicit"), ("blend", "implicit"), ("anchored", "implicit")] + [

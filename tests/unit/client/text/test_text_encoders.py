@@ -19,7 +19,7 @@ from client.text.whitening import Whitening
 from common.config.federation import FederationPlan
 from common.config.text import KNOWN_ENCODERS, TextConfig, TextModelConfig
 from common.errors import ConfigError
-from simulations.bench.text import FILMS, languages_meet
+from simulations.evaluation.languages import FILMS, languages_meet
 
 
 def installed(module: str) -> bool:

@@ -24,7 +24,7 @@ from client.towers.stored import TowerModel
 from client.towers.two_tower import TwoTower
 from common.config.towers import EncoderConfig, SequenceConfig, TowerConfig
 from common.errors import ConfigError
-from tests.unit.client.towers.test_tower_serving import ENCODERS, LENGTH, platform
+from tests.support.towers import ENCODERS, LENGTH, platform
 
 # Keras' own, when it saves.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

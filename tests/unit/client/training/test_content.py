@@ -12,7 +12,7 @@ from client.personalization.personalize import Personalizer
 from client.scoring.factors import shared_on_vocabulary
 from client.training.content import DescribedItems, place_by_content
 from common.config.platform import PersonalizationConfig
-from tests.unit.client.personalization.test_tuned_verdict import MODEL, training_data, view_of
+from tests.support.tuned import MODEL, training_data, view_of
 
 M = 120
 KINDS = ("war", "love", "space")

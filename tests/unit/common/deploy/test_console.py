@@ -32,7 +32,7 @@ from server.cli import status_table
 from server.deploy.runs import RunStatus
 from simulations.audit.command import _membership_table
 from simulations.audit.membership import MembershipReport
-from simulations.bench.serving import random_platform_model
+from simulations.engine.random_model import random_platform_model
 from simulations.report import ConsoleObserver
 from simulations.studies.tune import Tried, _table
 from simulations.studies.tune_display import TrialDisplay

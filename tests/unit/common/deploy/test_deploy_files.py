@@ -27,10 +27,8 @@ from common.deploy.tls import is_issued_by, names_of, read_certificate
 from common.errors import ConfigError, PlatformError
 from server.cli import app as server_app
 from simulations.engine.deployment import free_port
-from tests.unit.client.deploy.test_backup_files import joined
-from tests.unit.server.deploy.test_deploy_metrics import DEPLOY, known
-
-__all__ = ["known"]  # the fixture
+from tests.support.dashboards import DEPLOY, metric_names
+from tests.support.joined import joined
 
 RULES = [
     rule
@@ -137,7 +135,8 @@ def test_an_expired_certificate_fires_both() -> None:
     assert {rule["alert"] for rule in RULES} == {*LOUD, "CrossfedCertificateExpired"}
 
 
-def test_alert_rules_read_metrics_that_exist(known: set[str]) -> None:
+def test_alert_rules_read_metrics_that_exist(tmp_path: Path) -> None:
+    known = metric_names(tmp_path)
     for rule in RULES:
         used = set(re.findall(r"\b(?:crossfed_[a-z_]+|up)\b", rule["expr"]))
         assert used, rule["alert"]

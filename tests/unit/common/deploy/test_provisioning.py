@@ -13,7 +13,7 @@ import pytest
 
 from common.config.loader import load_yaml_model
 from common.contributions.run_plan import read_plan
-from common.deploy.provisioning import Invitation, Pins, Registration, normal_fingerprint
+from common.deploy.provisioning import Invitation, Pins, normal_fingerprint
 from common.deploy.roles import AggregatorConfig
 from common.deploy.tls import (
     days_left,
@@ -25,26 +25,14 @@ from common.deploy.tls import (
     read_certificate,
 )
 from common.errors import ConfigError, FederationError, StoreError
-from common.privacy.secure_sum import PlatformIdentity
 from server.cli import plan_from
 from server.deploy.admission import AdmissionBook, AdmittedNames
 from server.deploy.bundle import stage_app
 from server.deploy.flower import Node
 from server.deploy.provisioning import initialise, invite, renew_certificate
+from tests.support.registrations import registration
 
 PLAN = read_plan({"federation": "films", "platforms": 3, "privacy": {"mode": "none"}})
-
-
-def node_key() -> str:
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    public = ec.generate_private_key(ec.SECP384R1()).public_key()
-    return public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-
-
-def registration(name: str = "cinema", federation: str = "films") -> Registration:
-    return Registration.make(name, federation, PlatformIdentity.generate(), sealing_key=bytes(32), node_key=node_key())
 
 
 class SuperLinkStandIn:

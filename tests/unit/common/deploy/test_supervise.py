@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,21 +14,13 @@ from hypothesis import strategies as st
 
 from common.deploy.supervise import BackOff, Program, Supervisor
 from common.errors import ConfigError
+from tests.support.waiting import until
 
 FAST = BackOff(first=0.05, most=0.2, jitter=0.0)
 
 
 def python(code: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", code, *arguments]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(400):
-        if condition():
-            return
-        pause.wait(0.05)
-    pytest.fail("it did not happen")
 
 
 def alive(process: int) -> bool:

@@ -16,7 +16,7 @@ from common.deploy.roles import AggregatorConfig
 from common.errors import ConfigError
 from server.deploy.bundle import stage_app
 from server.deploy.provisioning import initialise, invite
-from tests.unit.simulations.evaluation.test_measure import scenario_of
+from tests.support.scenarios import scenario_of
 
 LONG = "n" * 300
 EVIL = "../../evil"

@@ -13,33 +13,19 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from client.deploy.agent_metrics import AgentMetrics, MeasuredAgent
-from client.deploy.aggregator_watch import AggregatorWatch
-from client.deploy.join import join_federation
 from client.privacy.ledger import BudgetLedger
-from client.service.metrics_export import ServingMetrics
 from common.config.loader import load_yaml_model
 from common.contributions.run_plan import RunPlan, read_plan
 from common.deploy.logs import JsonFormatter
-from common.deploy.roles import AggregatorConfig, PlatformConfig
+from common.deploy.roles import AggregatorConfig
 from common.privacy.lifetime import BudgetPolicy, budget_policy
 from common.wire.exchange import AgentReply, AgentRequest
-from server.deploy.admission import AdmissionBook
 from server.deploy.metrics import AggregatorMetrics
-from server.deploy.provisioning import initialise, invite
+from server.deploy.provisioning import initialise
 from server.deploy.runs import RunFolder
 from server.federation.state import RoundRecord
 from simulations.engine.deployment import free_port
-from tests.unit.common.deploy.test_provisioning import registration
-
-PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
-
-
-def admit(config: AggregatorConfig, *names: str) -> AdmissionBook:
-    """Cards of platforms that nobody has joined."""
-    book = AdmissionBook(config.platforms)
-    for name in names:
-        book.admit(registration(name), "films")
-    return book
+from tests.support.dashboards import DEPLOY, PLAN, admit, metric_names
 
 
 class Answering:
@@ -150,36 +136,7 @@ def test_damage_and_certificates_are_measured(tmp_path: Path) -> None:
     assert families["crossfed_certificate_days_left"]["server"] == 0.0
 
 
-DEPLOY = Path(__file__).parents[4] / "deploy"
-
-
-@pytest.fixture
-def known(tmp_path: Path) -> set[str]:
-    """The names of all metrics that the roles export."""
-    made = initialise(tmp_path / "agg", PLAN, "127.0.0.1:9443")
-    config = load_yaml_model(made.config, AggregatorConfig)
-    admit(config, "a")
-    run = RunFolder(config.state, "r1")
-    with run.recorded():
-        run.observer().on_reply(1, "counts", "a", "ok", 1)
-        run.observer().on_round(
-            RoundRecord(round=1, seconds=1, bytes_up=1, bytes_down=1, objective=1.0, recall=None, platforms=("a",))
-        )
-    names = {family.name for family in AggregatorMetrics(config).families()}
-    invite(config, "a", tmp_path / "a.invitation")
-    (tmp_path / "views.csv").write_text("user_id,item_id\n1,2\n")
-    joined = join_federation(tmp_path / "a.invitation", tmp_path / "a", interactions=tmp_path / "views.csv")
-    registry = CollectorRegistry()
-    AgentMetrics(registry, tmp_path, PLAN)
-    ServingMetrics(registry).certificate(made.server[0])
-    AggregatorWatch(load_yaml_model(joined.config, PlatformConfig), registry)
-    for metric in registry.collect():
-        ends = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(metric.type, [""])
-        names |= {metric.name + end for end in ends}
-    return names
-
-
-def test_the_dashboard_shows_metrics_that_exist(known: set[str]) -> None:
+def test_the_dashboard_shows_metrics_that_exist(tmp_path: Path) -> None:
     used = set(re.findall(r"crossfed_[a-z_]+", (DEPLOY / "grafana" / "crossfed.json").read_text()))
     assert len(used) > 10
-    assert used <= known
+    assert used <= metric_names(tmp_path)

@@ -24,7 +24,7 @@ from server.deploy.provisioning import initialise
 from server.deploy.runs import FAILED, FINISHED, INTERRUPTED, PENDING, RUNNING, RunFolder, RunStatus
 from server.deploy.schedule import Resumer
 from server.federation.exchange import PlatformExchange, SilentObserver
-from tests.unit.common.deploy.test_provisioning import registration
+from tests.support.registrations import registration
 
 PLAN = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
 

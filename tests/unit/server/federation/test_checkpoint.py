@@ -13,35 +13,9 @@ from common.errors import FederationError, NewerStoreError, StoreError
 from common.files import archive, read_archive
 from server.aggregation.ease import TransferWeights
 from server.federation.checkpoint import CheckpointStore
-from server.federation.state import FederationState, RoundRecord, fresh_state, with_vocabulary
+from server.federation.state import FederationState, fresh_state, with_vocabulary
 from tests.support import SECRET, small_plan
-
-PLAN = small_plan()
-
-
-def state_after(server_round: int) -> FederationState:
-    rng = np.random.default_rng(server_round)
-    vocabulary = Vocabulary.empty().extended({"b": SECRET.digests(["x:1", "x:2"]), "a": SECRET.digests(["x:2", "x:3"])})
-    record = RoundRecord(
-        round=1,
-        seconds=0.5,
-        bytes_up=10,
-        bytes_down=20,
-        objective=3.5,
-        recall=None,
-        platforms=("b",),
-        failed={"a": "data"},
-    )
-    return FederationState(
-        run_id="run",
-        server_round=server_round,
-        vocabulary=vocabulary,
-        item_parameters=rng.standard_normal((3, 4)).astype(np.float32),
-        item_counts=rng.random(3),
-        user_counts={"a": 3.0, "b": 1.0},
-        value_mean=0.25,
-        history=(record,) * server_round,
-    )
+from tests.support.checkpoints import PLAN, state_after
 
 
 def assert_same(left: FederationState, right: FederationState) -> None:

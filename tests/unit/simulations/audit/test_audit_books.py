@@ -60,7 +60,7 @@ def test_a_charge_that_is_too_small_is_flagged(outbox: Outbox) -> None:
 
 
 def test_the_fault_sends_past_the_ledger_indeed(outbox: Outbox) -> None:
-    from tests.unit.client.privacy.test_outbox import RELEASES, REQUEST, SIZES, counts
+    from tests.support.outbox import RELEASES, REQUEST, SIZES, counts
 
     skipping = object.__new__(SkippingOutbox)
     skipping.__dict__.update(outbox.__dict__)

@@ -12,7 +12,7 @@ from simulations.audit.books import BooksReport
 from simulations.audit.canary import CanaryReport
 from simulations.audit.command import AuditReport, write_report
 from simulations.cli import main as cli
-from tests.unit.simulations.evaluation.test_measure import scenario_of
+from tests.support.scenarios import scenario_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,33 +23,9 @@ from simulations.evaluation.measure import (
 from simulations.run import SimulationResult, load_result, simulate
 from simulations.scenarios.scenario import Scenario
 from tests.support import matrix
+from tests.support.scenarios import scenario_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-N_ITEMS = 30
-
-
-def scenario_of(folder: Path, **changes: Any) -> Scenario:
-    rng = np.random.default_rng(0)
-    lines = ["user_id,item_id,timestamp"]
-    for user in range(40):
-        weights = np.where(np.arange(N_ITEMS) % 2 == user % 2, 6.0, 1.0)
-        items = rng.choice(N_ITEMS, 12, replace=False, p=weights / weights.sum())
-        lines += [f"u{user},{item},{place}" for place, item in enumerate(items)]
-    (folder / "all.csv").write_text("\n".join(lines) + "\n")
-    (folder / "items.csv").write_text("item_id,title\n" + "".join(f"{i},T{i}\n" for i in range(N_ITEMS)))
-    data = {
-        "interactions": {"path": str(folder / "all.csv")},
-        "items": {"path": str(folder / "items.csv"), "namespace": "item", "id_column": "item_id"},
-    }
-    return Scenario.model_validate(
-        {
-            "name": "tiny",
-            "partition": {"data": data, "platforms": {"big": 3, "small": 1}, "common_items": 0.6},
-            "plan": {"rounds": 3, "model": {"dimension": 4, "regularization": 2.0}, "privacy": {"mode": "none"}},
-            "personalization": {"tuning_candidates": 1, "anchored": False, "blend_weights": [1.0]},
-        }
-        | changes
-    )
 
 
 @pytest.fixture(scope="module")

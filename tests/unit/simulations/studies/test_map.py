@@ -18,7 +18,7 @@ from common.errors import ConfigError
 from simulations.cli import main as cli
 from simulations.run import simulate
 from simulations.studies.item_map import NO_GENRE, OTHER, SEVERAL, draw_map, item_map
-from tests.unit.simulations.evaluation.test_measure import scenario_of
+from tests.support.scenarios import scenario_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

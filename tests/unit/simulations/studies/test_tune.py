@@ -18,7 +18,7 @@ from simulations.scenarios.scenario import Scenario, SearchParameter
 from simulations.studies import tune
 from simulations.studies.tune import Tried, Tuning, as_overrides, best_of, cost_of, search_space, validation_metric
 from tests.private_support import private_plan
-from tests.unit.simulations.evaluation.test_measure import scenario_of
+from tests.support.scenarios import scenario_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -22,7 +22,6 @@ from common.privacy.secure_sum import (
     run_round,
     wire,
 )
-from simulations.bench.secure_sum import bench_secure_sum
 
 BOUND = 1 << 24
 TEN = [f"shop-{index:02d}" for index in range(10)]
@@ -337,11 +336,3 @@ def test_an_aggregator_that_restarts_in_a_round_gets_the_same_vectors_again():
 
 
 # the figures
-
-
-def test_bench_keeps_error_below_one_step_per_platform_and_bytes_below_1_3_float32():
-    for missing in (0, 3):
-        figures = bench_secure_sum(values=20_000, missing=missing)
-        assert figures["survivors"] == 10 - missing
-        assert 0 < figures["max_error_steps"] <= 10
-        assert figures["bytes_ratio"] <= 1.3

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from client.data.columns import identifiers, texts
-from client.data.files import TableFile, open_table
-from client.data.names import GENRE_NAMES, ITEM_NAMES, TIME_NAMES, TITLE_NAMES, USER_NAMES, VALUE_NAMES
+from client.data.reading.columns import identifiers, texts
+from client.data.reading.files import TableFile, open_table
+from client.data.reading.names import GENRE_NAMES, ITEM_NAMES, TIME_NAMES, TITLE_NAMES, USER_NAMES, VALUE_NAMES
 from common.config.data import InteractionsConfig, ItemsConfig, UsersConfig
 from common.errors import DataError
 

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from client.data.reader import open_interactions, read_items, read_users, scan_interactions
+from client.data.reading.reader import open_interactions, read_items, read_users, scan_interactions
 from common.config.data import InteractionsConfig, ItemsConfig, UsersConfig
 from common.errors import DataError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import polars as pl
 from polars.io.plugins import register_io_source
 
-from client.data.dialect import PIECE, Dialect
-from client.data.records import Block, read_blocks
+from client.data.reading.dialect import PIECE, Dialect
+from client.data.reading.records import Block, read_blocks
 from common.errors import DataError
 
 
@@ -22,8 +22,8 @@ def scan_text(path: Path, dialect: Dialect, row: str, size: int = PIECE) -> pl.L
         row: name of one more column, uint32: the line on which a record begins, from 1.
         size: bytes that are parsed together.
 
-    Collecting it raises DataError as :func:`client.data.records.read_blocks` does, or when a parser finds another number of
-    records than there are.
+    Collecting it raises DataError as :func:`client.data.reading.records.read_blocks` does, or when a parser finds another
+    number of records than there are.
     """
     schema = dict.fromkeys(dialect.names, pl.String()) | {row: pl.UInt32()}
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from client.cli.main import app as client_app
 from client.data.cleaning import load_platform_data
-from client.data.reader import open_interactions, read_items, read_users, scan_interactions
+from client.data.reading.reader import open_interactions, read_items, read_users, scan_interactions
 from client.deploy.doctor import examine
 from client.deploy.keys import SealedSecret
 from common.config.data import DataConfig, InteractionsConfig, ItemsConfig, UsersConfig

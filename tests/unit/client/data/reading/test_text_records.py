@@ -15,12 +15,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import client.data.records
-import client.data.text
+import client.data.reading.records
+import client.data.reading.text
 from client.data.cleaning import load_platform_data
-from client.data.dialect import find_dialect
-from client.data.reader import read_items, read_users, scan_interactions
-from client.data.text import scan_text
+from client.data.reading.dialect import find_dialect
+from client.data.reading.reader import read_items, read_users, scan_interactions
+from client.data.reading.text import scan_text
 from common.config.data import DataConfig, FileConfig, InteractionsConfig, ItemsConfig, UsersConfig
 from common.config.loader import parse_model
 from common.errors import DataError
@@ -193,7 +193,7 @@ def test_one_users_quotes_leave_other_histories_alone(tmp_path: Path) -> None:
 def test_records_are_counted_apart_from_the_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.csv", "user,item\nann,1\nbob,2\ncy,3\n")
     parse = pl.read_csv
-    monkeypatch.setattr(client.data.text.pl, "read_csv", lambda *given, **more: parse(*given, **more)[:-1])
+    monkeypatch.setattr(client.data.reading.text.pl, "read_csv", lambda *given, **more: parse(*given, **more)[:-1])
     with pytest.raises(DataError, match="lines 2 to 4 hold 3 records, of which 2 were read"):
         scan_interactions(InteractionsConfig(path=path)).collect()
 
@@ -214,7 +214,7 @@ def test_missing_fields_at_a_lines_end_are_empty(tmp_path: Path) -> None:
 
 
 def test_a_file_whose_quote_never_closes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client.data.records, "_LARGEST_RECORD", 1 << 20)
+    monkeypatch.setattr(client.data.reading.records, "_LARGEST_RECORD", 1 << 20)
     path = write(tmp_path / "a.csv", 'a,b\n1,"2\n' + "1,2\n" * 600_000)
     assert refusal(path, size=1 << 18).startswith(
         "line 2 has a quote that opens a field and is not closed before 1 MiB"

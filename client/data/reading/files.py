@@ -11,10 +11,10 @@ from typing import Literal
 
 import polars as pl
 
-from client.data.dialect import Dialect, double_colons, find_dialect
-from client.data.names import is_header, plain
-from client.data.parquet import scan_parquet
-from client.data.text import scan_text
+from client.data.reading.dialect import Dialect, double_colons, find_dialect
+from client.data.reading.names import is_header, plain
+from client.data.reading.parquet import scan_parquet
+from client.data.reading.text import scan_text
 from common.config.data import FileConfig
 from common.errors import DataError
 

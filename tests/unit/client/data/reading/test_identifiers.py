@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.data.cleaning import load_platform_data
-from client.data.columns import identifiers
-from client.data.identifiers import LONGEST, identifier, item_key, required_identifier, required_key
+from client.data.reading.columns import identifiers
+from client.data.reading.identifiers import LONGEST, identifier, item_key, required_identifier, required_key
 from common.config.data import DataConfig
 from common.errors import ContractError
 

@@ -1,4 +1,4 @@
-"""Columns of ids and of texts: :mod:`client.data.identifiers` for whole columns, apart from it since serving has no polars."""
+"""Columns of ids and texts: :mod:`client.data.reading.identifiers` for whole columns; apart, since serving has no polars."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 import polars as pl
 
-from client.data.identifiers import identifier
+from client.data.reading.identifiers import identifier
 
 _PLAIN: Final = r"^[!-~](?:[ -~]*[!-~])?$"
 """Printable ASCII without a blank at an end."""

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.dialect import PIECE, STAND_IN, Dialect, pieces
+from client.data.reading.dialect import PIECE, STAND_IN, Dialect, pieces
 from common.errors import DataError
 
 _LINE_END, _CARRIAGE_RETURN = ord("\n"), ord("\r")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from client.data.columns import as_text
+from client.data.reading.columns import as_text
 from common.errors import DataError
 
 Schema = dict[str, pl.DataType]

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from client.data.cleaning import load_platform_data
-from client.data.reader import open_interactions, read_items, read_users, scan_interactions
+from client.data.reading.reader import open_interactions, read_items, read_users, scan_interactions
 from common.config.data import DataConfig, InteractionsConfig, ItemsConfig, UsersConfig
 from common.errors import DataError
 

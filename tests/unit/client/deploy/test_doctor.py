@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from common.config.deploy import PlatformConfig
 from typer.testing import CliRunner
 
 from client.deploy.doctor import check_store, check_text_encoder
@@ -24,6 +23,7 @@ from common.deploy.doctor import (
     check_python,
     print_findings,
 )
+from common.deploy.roles import PlatformConfig
 from common.deploy.tls import issue_server_certificate, make_authority
 from server.cli import app as server_app
 from server.deploy.doctor import examine

@@ -110,10 +110,9 @@ class PlainContributor:
 class PrivateContributor:
     """``mode: user``: what one user changes in a sum is bounded, and noise hides it.
 
-    Everything a user contributes depends on that user's history, released values and public parameters alone. So does
-    every refusal depend on public values alone: a request that could break down for one user and not for another is
-    refused whoever the users are. A platform that shares no item has no user as far as the federation is concerned; under
-    secure summation it adds its noise to the others'.
+    Everything a user contributes depends on that user's history, released values and public parameters alone. Nothing is
+    refused here for what the users are, nor for how many they are (:mod:`client.privacy.declared_users`). A platform that
+    shares no item has no user as far as the federation is concerned; under secure summation it adds its noise to the others'.
 
     Args:
         plan: public parameters, from the platform's own configuration.
@@ -121,27 +120,15 @@ class PrivateContributor:
         mechanism: holds the run's releases and their noise.
 
     Raises:
-        PrivacyError: the platform is too small or larger than the public bound, or δ is too large for it.
+        PrivacyError: δ is too large for the public bound on users.
     """
 
     def __init__(self, plan: FederationPlan, data: TrainingData, mechanism: UserLevelMechanism) -> None:
         shared = data.train.select_items(data.shared_columns)
         shared = replace(shared, values=bounded_weights(shared.values))
         self._matrix = shared if len(data.shared_columns) else shared.select_users(np.zeros(0, dtype=np.int64))
-        users = self._matrix.n_users
-        if len(data.shared_columns) and users < plan.privacy.minimum_users:
-            raise PrivacyError(
-                f"this platform has fewer than privacy.minimum_users = {plan.privacy.minimum_users} users: its noise "
-                "would drown what they have to say, so it contributes nothing; it can still take part as a reader "
-                "with catalogue.share: none"
-            )
-        if users > plan.privacy.user_bound:
-            raise PrivacyError(
-                f"this platform has more users than privacy.user_bound = {plan.privacy.user_bound}; agree on a higher "
-                "bound, on which δ and the ring of the secure sum rest"
-            )
-        if max(plan.delta, mechanism.plan.delta) > 1 / max(users, 1):
-            raise PrivacyError("privacy.delta: is above 1/n for this platform; agree on a smaller one")
+        if max(plan.delta, mechanism.plan.delta) > 1 / plan.privacy.user_bound:
+            raise PrivacyError("privacy.delta: is above 1/user_bound; agree on a smaller one")
         self._plan = plan
         # Row by row, whatever the plan says: a batch is padded to its longest history, so that how a user's solution is
         # rounded could depend on who else is there.

@@ -9,6 +9,7 @@ from client.deploy.keys import KeyFolder, registration_of
 from client.deploy.loading import load_platform_data, text_encoder, unusable_run_files
 from client.personalization.model_builder import read_outcome
 from client.personalization.store import PlatformStore
+from client.privacy.declared_users import check_declared_users, declaration_problem
 from client.privacy.ledger import LEDGER_FILE
 from client.privacy.report import privacy_dict, verify_books
 from common.config.loader import load_yaml_model
@@ -147,15 +148,15 @@ def _data(config: PlatformConfig) -> Finding:
         data = load_platform_data(config)
     except CrossfedError as error:
         return Finding("wrong", "data", str(error))
-    users, report = len(data.user_ids), data.report
-    needed = config.plan.privacy.minimum_users
-    if config.plan.private and users < needed and config.catalogue.share != "none":
-        return Finding(
-            "wrong",
-            "data",
-            f"{users} users; below privacy.minimum_users = {needed} the agent refuses to start: take part as a reader, with "
-            "catalogue.share: none",
-        )
+    report = data.report
+    if config.catalogue.share != "none":
+        try:
+            check_declared_users(config.declared_users, config.plan)
+        except CrossfedError as error:
+            return Finding("wrong", "data", str(error))
+        problem = declaration_problem(config.declared_users, len(data.user_ids), config.plan)
+        if problem is not None:
+            return Finding("wrong", "data", problem)
     return Finding("ok" if report.warning is None else "note", "data", report.render())
 
 

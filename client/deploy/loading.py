@@ -20,6 +20,7 @@ from client.data.training import TrainingData, shared_items
 from client.deploy.keys import KeyFolder
 from client.personalization.model_builder import FINISH_FILE, ModelBuilder
 from client.personalization.store import PlatformStore
+from client.privacy.declared_users import check_declared_users, tell_of_declaration
 from client.privacy.outbox import Outbox
 from client.privacy.secure_member import SecureMember
 from client.recommend.feedback_file import read_events
@@ -98,9 +99,13 @@ def make_agent(config: PlatformConfig, data: TrainingData, builder: ModelBuilder
 
     Raises:
         ConfigError: a key, the federation secret, a pin or the plan's text encoder is missing.
+        PrivacyError: this platform declares too few or too many users to contribute.
         LedgerError: the books are damaged, or kept under another budget.
     """
     text_encoder(config)
+    if data.shared.any():
+        check_declared_users(config.declared_users, config.plan)
+        tell_of_declaration(config.declared_users, data.train.n_users, config.plan)
     keys = KeyFolder(config.keys)
     make_folder(config.state, mode=0o700)
     for problem in unusable_run_files(config):

@@ -132,7 +132,7 @@ class PrivacyConfig(FrozenModel):
     user_bound: Annotated[int, Field(ge=2)] = 100_000
     """Public upper bound on the users of any one platform."""
     minimum_users: Annotated[int, Field(ge=1)] = 50
-    """A platform with fewer users contributes nothing: its noise would drown its users' say."""
+    """A platform that declares fewer users (``declared_users``) contributes nothing: its noise would drown its users' say."""
     release: Literal["shared_gram", "item_gram"] = "shared_gram"
     """item_gram: also release each item's own Gram matrix A_i; pays from about 100,000 users on."""
     item_features: bool = True

@@ -212,6 +212,10 @@ class PlatformConfig(_Deployed):
     """Chooses the validation slice. Privacy noise takes no seed."""
     budget: Annotated[float, Field(gt=0)] | None = None
     """Lifetime limit in ε over all runs; null: plan.privacy.budget, or one run's ε."""
+    declared_users: Annotated[int, Field(ge=1)] | None = None
+    """About how many users the platform has: a public number, rounded (to one digit, say), which is compared with
+    ``plan.privacy.minimum_users`` and ``user_bound`` so that nobody can tell from taking part or not whether one user more is
+    there. null: nothing is declared, and nothing compared."""
     state: ConfigPath = Path("state")
     """Ledger, journal, models: private, and to be backed up together."""
     keys: ConfigPath = Path("keys")

@@ -14,6 +14,7 @@ from typing import Literal
 from client.agent import PlatformAgent
 from client.app import make_courier
 from client.personalization.store import PlatformStore
+from client.privacy.declared_users import check_declared_users
 from client.privacy.outbox import Outbox
 from client.privacy.secure_member import SecureMember
 from common.catalogue import FederationSecret
@@ -83,6 +84,9 @@ def make_agents(
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         own: dict[str, float] = {"seed": scenario.seed, **weights.get(platform.name, {})}
         try:
+            if platform.training.shared.any():
+                # A researcher has nobody to hide a number of users from.
+                check_declared_users(platform.training.train.n_users, scenario.plan)
             agent = PlatformAgent(
                 platform.name,
                 scenario.plan,

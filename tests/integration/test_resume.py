@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.errors import FederationError, StoreError
+from common.errors import FederationError
 from server.federation.checkpoint import CheckpointStore
 from server.federation.state import FederationState, RoundRecord
 from simulations.engine.federate import FederationOutcome
@@ -131,7 +131,7 @@ def test_a_checkpoint_of_another_plan_is_refused_naming_the_difference(tmp_path:
         run_platforms(platforms, small_plan(**{"rounds": 4} | change), tmp_path)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_round_before_it_serves_once_it_is_moved_away(tmp_path: Path) -> None:
+def test_the_round_before_a_damaged_checkpoint_serves(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     plan, platforms = plan_of("implicit"), platforms_of("implicit")
     straight = run_platforms(platforms, plan, tmp_path / "straight")
     folder = tmp_path / "damaged"
@@ -139,10 +139,8 @@ def test_a_damaged_checkpoint_is_named_and_the_round_before_it_serves_once_it_is
         run_platforms(platforms, plan, folder, observer=Killer(4))
     newest = folder / "aggregator" / "checkpoints" / "round-000003.npz"
     newest.write_bytes(newest.read_bytes()[:-100])
-    with pytest.raises(StoreError, match=r"round-000003\.npz: cannot be read; move it away"):
-        run_platforms(platforms, plan, folder)
-    newest.unlink()
     assert_same_end(run_platforms(platforms, plan, folder), straight)
+    assert "round-000003.npz" in caplog.text
 
 
 def test_a_platform_that_joins_later_brings_its_items_and_moves_nobodys(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from client.deploy.agent_process import Part, PlatformProcess, listeners, log_fi
 from client.deploy.backup import back_up, restore
 from client.deploy.doctor import examine
 from client.deploy.join import RECOMMENDER_PORT, SUPERNODE_PORT, join_federation
-from client.deploy.keys import KeyFolder
 from client.deploy.loading import load_platform_data, look_at_data
 from client.deploy.preview import preview_rows, preview_table
+from client.keys import KeyFolder
 from client.service.tls import issue_recommender_tls
 from common.config.loader import load_yaml_model
 from common.deploy.console import PlainConsole, say, say_json

@@ -25,9 +25,9 @@ from prometheus_client import CollectorRegistry
 from client.data.recorded import EventRules
 from client.deploy.agent_metrics import AgentMetrics, MeasuredAgent
 from client.deploy.aggregator_watch import AggregatorWatch
-from client.deploy.keys import node_public_key
 from client.deploy.loading import load_training_data, make_agent
 from client.deploy.supernode import courier_programs
+from client.keys import node_public_key
 from client.passport.desk import PassportDesk
 from client.personalization.model_builder import ModelBuilder
 from client.personalization.store import PlatformStore

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from client.deploy.keys import KeyFolder, registration_of
+from client.keys import KeyFolder, registration_of
 from client.privacy.report import restore_books
 from client.privacy.secure_state import forget_secure_sums, is_secure_state
 from client.text.cache import CACHE_FOLDER

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from client.deploy.keys import KeyFolder, registration_of
 from client.deploy.loading import load_platform_data, text_encoder, unusable_run_files
+from client.keys import KeyFolder, registration_of
 from client.personalization.model_builder import read_outcome
 from client.personalization.store import PlatformStore
 from client.privacy.declared_users import check_declared_users, declaration_problem

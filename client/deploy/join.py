@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from client.deploy.keys import KeyFolder, make_keys, new_token, registration_of
+from client.keys import KeyFolder, make_keys, new_token, registration_of
 from common.config.loader import load_yaml_model
 from common.deploy.provisioning import Invitation, Registration, plan_section
 from common.deploy.roles import PlatformConfig

@@ -17,7 +17,7 @@ from client.data.recorded import NO_EVENTS, EventRules, RecordedEvents
 from client.data.report import CleaningReport
 from client.data.split import EvaluationSlice
 from client.data.training import TrainingData, shared_items
-from client.deploy.keys import KeyFolder
+from client.keys import KeyFolder
 from client.personalization.model_builder import FINISH_FILE, ModelBuilder
 from client.personalization.store import PlatformStore
 from client.privacy.declared_users import check_declared_users, tell_of_declaration

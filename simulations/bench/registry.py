@@ -40,19 +40,19 @@ ENTRIES: dict[str, Entry] = {
     "strong": Entry("als:strong_generalisation_quality", "ML-1M strong generalisation, against implicit", "ml1m"),
     "leave-one-out": Entry("als:leave_one_out_quality", "ML-1M leave-one-out, 99 negatives, HR@10, NDCG@10", "ml1m"),
     "large": Entry("large:large_synthetic", "20 M interactions on one platform, memory and time against implicit"),
-    "privacy": Entry("dp_quality:quality_by_epsilon", "ML-1M strong generalisation under privacy", "folder"),
+    "privacy": Entry("privacy.dp_quality:quality_by_epsilon", "ML-1M strong generalisation under privacy", "folder"),
     "quickstart": Entry("cross:bench_quickstart", "quickstart: cross-platform Recall@20 over popularity, five seeds"),
     "movies": Entry("cross:bench_movies", "movies: cross-platform Recall@20 and gap closed, five seeds", "folder"),
     "never-worse": Entry(
         "cross:bench_never_worse", "final against local, own items, all scenarios, five seeds", "folder"
     ),
     "small-platform": Entry(
-        "private_gain:bench_small_platform",
+        "privacy.private_gain:bench_small_platform",
         "121 users beside large platforms, HR@10 at ε = 3, 10 against local",
         "folder",
     ),
     "movies-private": Entry(
-        "private_gain:bench_movies_private",
+        "privacy.private_gain:bench_movies_private",
         "movies: cross-platform Recall@20 against popularity at the same ε",
         "folder",
     ),
@@ -64,7 +64,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "passport-epsilon": Entry("passport:bench_epsilon", "what ε in every passport costs cold users", "folder"),
     "privacy-product": Entry(
-        "private_gain:bench_privacy_product",
+        "privacy.private_gain:bench_privacy_product",
         "ML-1M strong generalisation under secure sum, six silos, genres and years",
         "folder",
     ),
@@ -77,7 +77,9 @@ ENTRIES: dict[str, Entry] = {
     ),
     "sequence-private": Entry("sequence:bench_private_sequence", "the same under privacy, ε = 10 and 3", "folder"),
     "last-items-private": Entry(
-        "private_gain:bench_last_items_private", "factors under privacy where sequence-private measures", "folder"
+        "privacy.private_gain:bench_last_items_private",
+        "factors under privacy where sequence-private measures",
+        "folder",
     ),
     "cold-items": Entry("transfer:cold_items", "items nobody knows, from their content: Recall@20", "folder"),
     "texts": Entry("text:bench_text", "text encoders: rate, cache, languages, unseen items by nearest texts", "folder"),
@@ -89,7 +91,7 @@ ENTRIES: dict[str, Entry] = {
     ),
     "mixed-lists": Entry("mixed:bench_mixed", "own and foreign items in one list: quality, foreign share"),
     "deployed-rounds": Entry("deployed:bench_rounds", "4 platforms as real processes: seconds a round"),
-    "secure-sum": Entry("secure_sum:bench_secure_sum", "10 platforms × 1 M values: error, bytes, time"),
+    "secure-sum": Entry("privacy.secure_sum:bench_secure_sum", "10 platforms × 1 M values: error, bytes, time"),
 }
 
 

@@ -20,7 +20,7 @@ import yaml
 
 from client.data.training import TrainingData
 from client.deploy.join import JoinedPlatform, join_federation
-from client.deploy.keys import KeyFolder
+from client.keys import KeyFolder
 from client.service.client import RecommenderClient
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client.deploy.agent_process import PlatformProcess
 from client.deploy.join import join_federation
-from client.deploy.keys import KeyFolder
+from client.keys import KeyFolder
 from client.personalization.store import PlatformStore
 from client.remote import RemoteAgent
 from client.service.server import AGENT_HEALTH, serve_recommender

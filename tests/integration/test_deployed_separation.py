@@ -13,8 +13,8 @@ import pytest
 
 from client.deploy.agent_process import give_to_group, socket_mode
 from client.deploy.join import join_federation
-from client.deploy.keys import KeyFolder
 from client.deploy.loading import load_training_data, make_agent
+from client.keys import KeyFolder
 from client.service.agent_service import serve_agent
 from common.config.loader import load_yaml_model
 from common.contributions.run_plan import read_plan

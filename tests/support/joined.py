@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from client.deploy.join import join_federation
-from client.deploy.keys import KeyFolder
+from client.keys import KeyFolder
 from common.config.loader import load_yaml_model
 from common.contributions.run_plan import read_plan
 from common.deploy.roles import AggregatorConfig

@@ -14,7 +14,6 @@ ROOT = Path(__file__).parents[2]
 PRODUCT = ("client", "common", "server", "simulations")
 MOST_MODULES = 15
 CIRCLES = {
-    ("client/deploy", "client/passport"),  # until the keys of a platform have a place below both
     ("server/aggregation", "server/federation"),  # until a kind of contribution checks its own statistics
 }
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from client.cli.main import app
-from client.deploy.keys import KeyFolder, make_keys, registration_of
+from client.keys import KeyFolder, make_keys, registration_of
 from client.personalization.store import PlatformStore
 from common.deploy.provisioning import Pins
 from simulations.engine.random_model import random_platform_model

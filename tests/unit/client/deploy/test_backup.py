@@ -12,9 +12,9 @@ import pytest
 from client.deploy.agent_process import ReloadableAgent
 from client.deploy.backup import back_up, restore
 from client.deploy.join import join_federation
-from client.deploy.keys import KeyFolder
 from client.deploy.loading import load_platform_data, load_training_data, make_agent, text_cache
 from client.deploy.preview import preview_rows
+from client.keys import KeyFolder
 from client.privacy.secure_state import STATE_FILE
 from common.backup.reading import MANIFEST
 from common.config.loader import load_yaml_model

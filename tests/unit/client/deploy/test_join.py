@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from client.deploy.join import JoinedPlatform, join_federation
-from client.deploy.keys import KeyFolder, SealedSecret
+from client.keys import KeyFolder, SealedSecret
 from common.config.loader import load_yaml_model
 from common.contributions.run_plan import read_plan
 from common.deploy.provisioning import Invitation, Pins, Registration

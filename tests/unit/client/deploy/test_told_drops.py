@@ -17,8 +17,8 @@ from client.data.cleaning import load_platform_data
 from client.data.dataset import PlatformData
 from client.deploy.agent_process import PlatformProcess
 from client.deploy.join import join_federation
-from client.deploy.keys import KeyFolder
 from client.deploy.loading import load_training_data
+from client.keys import KeyFolder
 from common.config.data import DataConfig
 from common.config.loader import load_yaml_model
 from common.contributions.run_plan import read_plan

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from client.deploy.doctor import examine
 from client.deploy.join import join_federation
-from client.deploy.keys import KeyFolder
 from client.deploy.loading import load_training_data, make_agent
+from client.keys import KeyFolder
 from client.privacy.ledger import BudgetLedger
 from client.privacy.report import restore_books
 from client.privacy.secure_member import SecureMember

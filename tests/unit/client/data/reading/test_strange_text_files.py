@@ -14,7 +14,7 @@ from client.cli.main import app as client_app
 from client.data.cleaning import load_platform_data
 from client.data.reading.reader import open_interactions, read_items, read_users, scan_interactions
 from client.deploy.doctor import examine
-from client.deploy.keys import SealedSecret
+from client.keys import SealedSecret
 from common.config.data import DataConfig, InteractionsConfig, ItemsConfig, UsersConfig
 from common.config.loader import load_yaml_model
 from common.deploy.provisioning import Invitation, Registration

@@ -1,6 +1,6 @@
 """What a private federation gives its platforms, through the product's own path: agents, ledgers, secure sum, aggregator.
 
-    CROSSFED_DATA=FOLDER python -m simulations.bench.private_gain small-platform movies-private privacy-product
+    CROSSFED_DATA=FOLDER python -m simulations.bench.privacy.private_gain small-platform movies-private privacy-product
 
 Noise has no seed. A draw of ``small-platform`` and of ``movies-private`` also has a seed of its own for the partition, the
 hidden items and the splits, so that a mean over draws is one over these too.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulations.bench.secure_sum import bench_secure_sum
+from simulations.bench.privacy.secure_sum import bench_secure_sum
 
 
 def test_errors_stay_below_a_step_and_bytes_below_1_3_of_float32() -> None:

@@ -4,7 +4,7 @@ All users are on one platform that adds the whole noise: what the sum over platf
 generalisation: 10 % of the users for validation, 10 % for test, never trained on; 80 % of a held-out user's items are
 the history, Recall@20 is over the rest, all items ranked; δ = 1/n of the training users.
 
-Run ``python -m simulations.bench.dp_quality [DATA]`` with the folder that has ``ml1m/`` (default: ``CROSSFED_DATA``).
+Run ``python -m simulations.bench.privacy.dp_quality [DATA]`` with the folder that has ``ml1m/`` (default: ``CROSSFED_DATA``).
 
 How the defaults were chosen (``common/config/privacy.py``): by tree-structured Parzen search (optuna) and then by
 coordinate search over the fields of :class:`common.config.privacy.TunedSetting`, for the Recall@20 of the *validation*

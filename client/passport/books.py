@@ -139,7 +139,7 @@ class PassportBooks:
 
     def check_usable(self, passport: Passport) -> None:
         """Raises: PassportError: its serial was revoked, redeemed for an account, or used for another passport."""
-        with self._transaction() as connection:
+        with self._transaction(writing=False) as connection:
             found = _find(connection, "redeemed", passport.serial)
         if found is not None:
             raise PassportError("passport: was redeemed for an account already; recommend to that account")
@@ -183,6 +183,11 @@ class PassportBooks:
             )
             return [Redeemed(_receipt(row[:-1]), Contents.decoded(row[-1])) for row in rows]
 
+    def version(self) -> int:
+        """Another number whenever another connection, in this process or another, has written."""
+        with self._transaction(writing=False) as connection:
+            return int(connection.execute("PRAGMA data_version").fetchone()[0])
+
     def close(self) -> None:
         with self._lock:
             if self._connection is not None:
@@ -214,11 +219,11 @@ class PassportBooks:
             )
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, writing: bool = True) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
                 connection = self._opened()
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("BEGIN IMMEDIATE" if writing else "BEGIN")
                 try:
                     yield connection
                     connection.execute("COMMIT")

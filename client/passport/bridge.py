@@ -81,6 +81,8 @@ class FittedBridge:
         setting: chosen on them; None: too few holders.
         popularity: mean Recall@20 of popularity on the held-out holders.
         gain: of the bridge over it, with its paired bootstrap interval.
+        trial: learned without the holders ``tried``, on whom its place beside own history can be chosen; None without one.
+        tried: rows of these holders.
     """
 
     bridge: Bridge | None
@@ -88,6 +90,8 @@ class FittedBridge:
     setting: Setting | None = None
     popularity: float = 0.0
     gain: PairedInterval = field(default_factory=lambda: PairedInterval(0.0, 0.0, 0.0))
+    trial: Bridge | None = None
+    tried: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
 
 
 def fit_bridge(
@@ -114,8 +118,18 @@ def fit_bridge(
     popularity = data.popularity(judged)
     gain = paired_bootstrap(_nested(reached, folds, judged), popularity, rng, level=_LEVEL)
     setting = settings[_choose(reached[:, judged])]
-    bridge = data.bridge(setting) if gain.lower > 0 else None
-    return FittedBridge(bridge, holders, setting, float(popularity.mean()), gain)
+    if gain.lower <= 0:
+        return FittedBridge(None, holders, setting, float(popularity.mean()), gain)
+    everyone = np.ones(holders, dtype=np.bool_)
+    return FittedBridge(
+        data.bridge(setting, everyone),
+        holders,
+        setting,
+        float(popularity.mean()),
+        gain,
+        trial=data.bridge(setting, folds != 0),
+        tried=judged[folds[judged] == 0],
+    )
 
 
 def _nested(
@@ -182,11 +196,10 @@ class _Data:
             found[row] = self._recalls(bridge.scores(profiles), holders)
         return found
 
-    def bridge(self, setting: Setting) -> Bridge:
-        """Learned from all holders, over all items."""
-        everyone = np.ones(len(self.profiles), dtype=np.bool_)
-        moments = self._moments(everyone, np.arange(len(self._share)))
-        return _Regression(self.profiles, *moments).bridge(setting, self._share)
+    def bridge(self, setting: Setting, learners: NDArray[np.bool_]) -> Bridge:
+        """Learned from ``learners``, over all items."""
+        moments = self._moments(learners, np.arange(len(self._share)))
+        return _Regression(self.profiles[learners], *moments).bridge(setting, self._share)
 
     def _moments(
         self, learners: NDArray[np.bool_], columns: NDArray[np.integer]

@@ -14,7 +14,7 @@ from client.passport.basis import ProfileBasis
 from client.passport.books import PassportBooks, Receipt, Redeemed
 from client.passport.contents import Contents
 from client.passport.envelope import Passport, account_binding, issue, read_passport, unseal
-from client.passport.making import make_contents
+from client.passport.making import ContentsMaker
 from client.personalization.platform_model import PlatformModel
 from client.recommend.recommender import History
 from common.config.passport import PassportConfig
@@ -54,7 +54,7 @@ class PassportDesk:
         self.books = PassportBooks(folder, clock=clock)
         self._identity, self._sealing_key, self._pinned = identity, sealing_key, pinned
         self._folder, self._clock = folder, clock
-        self._basis: ProfileBasis | None = None
+        self._maker: ContentsMaker | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -100,7 +100,7 @@ class PassportDesk:
         if registration is None:
             raise PassportError(f"passport: {receiver!r} is not pinned here; run crossfed-client pin first")
         binding = None if account is None else account_binding(receiver, account)
-        contents = make_contents(model, self._profile_basis(model), history, self.config, binding)
+        contents = self._maker_for(model).make(history, self.config, binding)
         now = int(self._clock())
         passport = issue(
             contents,
@@ -154,16 +154,19 @@ class PassportDesk:
         passport, contents = self.open(data)
         return self.books.record_redeem(passport, user, contents, per_day=self.config.redeems_per_day)
 
+    def _maker_for(self, model: PlatformModel) -> ContentsMaker:
+        with self._lock:
+            if self._maker is None or self._maker.model is not model:
+                self._maker = ContentsMaker(model, self._profile_basis(model))
+            return self._maker
+
     def _profile_basis(self, model: PlatformModel) -> ProfileBasis | None:
         """This platform's own, made at the first passport and kept; None where profiles are not put in."""
         if "profile" not in self.config.contents and self.config.epsilon is None:
             return None
-        with self._lock:
-            if self._basis is None:
-                self._basis = ProfileBasis.load(self._folder)
-            if self._basis is None:
-                self._basis = ProfileBasis.fit(
-                    model.histories, model.own.keys, f"{self.name}/1", dimension=self.config.dimension
-                )
-                self._basis.save(self._folder)
-            return self._basis
+        basis = ProfileBasis.load(self._folder)
+        if basis is None:
+            name = f"{self.name}/1"
+            basis = ProfileBasis.fit(model.histories, model.own.keys, name, dimension=self.config.dimension)
+            basis.save(self._folder)
+        return basis

@@ -2,58 +2,79 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from client.passport.basis import ProfileBasis
-from client.passport.contents import Contents, Factor, Profile
+from client.passport.contents import Basis, Contents, Factor, Profile
 from client.passport.noise import noised
 from client.passport.shared import shared_basis, shared_fold_in, shared_rows
 from client.passport.tastes import AttributeSpace
 from client.personalization.platform_model import PlatformModel
 from client.recommend.recommender import History
+from client.scoring.fold_in import FoldIn
 from common.config.passport import PassportConfig
 from common.errors import PassportError
 
 
-def make_contents(
-    model: PlatformModel, basis: ProfileBasis | None, history: History, config: PassportConfig, account: bytes | None
-) -> Contents:
-    """Everything that the configuration wants and the history gives.
+class ContentsMaker:
+    """For one version of a platform's model; what does not depend on the user is worked out once.
 
-    Raises:
-        PassportError: nothing can be made.
+    Args:
+        model: that knows the catalogue.
+        basis: of profiles; None: they are not put in.
     """
-    if basis is not None and config.epsilon is not None:
-        # Factor and tastes carry no noise: beside them that of the profile would protect nothing.
-        profile = _profile(model, basis, history)
-        if profile is None:
+
+    def __init__(self, model: PlatformModel, basis: ProfileBasis | None) -> None:
+        self.model, self._profiles = model, basis
+
+    def make(self, history: History, config: PassportConfig, account: bytes | None) -> Contents:
+        """Everything that the configuration wants and the history gives.
+
+        Raises:
+            PassportError: nothing can be made.
+        """
+        if config.epsilon is not None:
+            # Factor and tastes carry no noise: beside them that of the profile would protect nothing.
+            profile = self._profile(history)
+            if profile is None:
+                raise _nothing()
+            values = noised(profile.values, config.epsilon)
+            return Contents(account, profile=Profile(profile.basis, values, config.epsilon))
+        contents = Contents(
+            account,
+            factor=self._factor(history) if "factor" in config.contents else None,
+            tastes=self._attributes.tastes(history.columns) if "tastes" in config.contents else None,
+            profile=self._profile(history) if "profile" in config.contents else None,
+        )
+        if not contents.kinds:
             raise _nothing()
-        values = noised(profile.values, config.epsilon)
-        return Contents(account, profile=Profile(profile.basis, values, config.epsilon))
-    contents = Contents(account)
-    if "factor" in config.contents:
-        contents = replace(contents, factor=_factor(model, history))
-    if "tastes" in config.contents:
-        contents = replace(contents, tastes=AttributeSpace(model.own).tastes(history.columns))
-    if "profile" in config.contents and basis is not None:
-        contents = replace(contents, profile=_profile(model, basis, history))
-    if not contents.kinds:
-        raise _nothing()
-    return contents
+        return contents
 
+    @cached_property
+    def _attributes(self) -> AttributeSpace:
+        return AttributeSpace(self.model.own)
 
-def _factor(model: PlatformModel, history: History) -> Factor | None:
-    rows = shared_rows(model)[history.columns]
-    known = rows >= 0
-    if model.shared.config.feedback != "implicit" or not known.any():
-        return None
-    values = shared_fold_in(model).user(rows[known], history.values[known])
-    return Factor(shared_basis(model), values) if values.any() else None
+    @cached_property
+    def _shared(self) -> tuple[FoldIn, NDArray[np.int32], Basis]:
+        return shared_fold_in(self.model), shared_rows(self.model), shared_basis(self.model)
 
+    def _factor(self, history: History) -> Factor | None:
+        fold_in, rows, basis = self._shared
+        mine = rows[history.columns]
+        known = mine >= 0
+        if self.model.shared.config.feedback != "implicit" or not known.any():
+            return None
+        values = fold_in.user(mine[known], history.values[known])
+        return Factor(basis, values) if values.any() else None
 
-def _profile(model: PlatformModel, basis: ProfileBasis, history: History) -> Profile | None:
-    values = basis.profile([model.own.keys[column] for column in history.columns])
-    return None if values is None else Profile(basis.basis, values)
+    def _profile(self, history: History) -> Profile | None:
+        if self._profiles is None:
+            return None
+        values = self._profiles.profile([self.model.own.keys[column] for column in history.columns])
+        return None if values is None else Profile(self._profiles.basis, values)
 
 
 def _nothing() -> PassportError:

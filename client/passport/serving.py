@@ -37,6 +37,7 @@ class PassportServing:
         self._lock = threading.Lock()
         self._by_user: dict[str, list[Redeemed]] = {}
         self._looked_at = -float("inf")
+        self._version, self._expires = -1, float("inf")
         self._use: tuple[int, PassportUse] | None = None
         self._learner: threading.Thread | None = None
 
@@ -49,7 +50,10 @@ class PassportServing:
     def redeem(self, data: bytes, user: str) -> tuple[Receipt, bool]:
         """As :meth:`PassportDesk.redeem`; part of the next recommendation."""
         done = self.desk.redeem(data, user)
-        self._look(now=True)
+        mine = self.desk.books.redeemed(user)
+        with self._lock:
+            self._by_user[user] = mine
+            self._expires = min([self._expires, *(item.receipt.until for item in mine)])
         return done
 
     def prepared(self, snapshot: Snapshot, user: str) -> PreparedHistory:
@@ -98,15 +102,24 @@ class PassportServing:
         self.desk.books.close()
 
     def _look(self, *, now: bool = False) -> None:
-        """Read what is in use, at most once a second; forget bridges that a revoked passport had a part in."""
+        """Once a second: read what is in use anew where another process has written, or something has expired.
+
+        A bridge that a passport no longer in use had a part in is forgotten at once.
+        """
         if not now and self._clock() - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = self._clock()
+        version = self.desk.books.version()
+        if not now and version == self._version and time.time() < self._expires:
             return
         found: dict[str, list[Redeemed]] = {}
         for item in self.desk.books.redeemed():
             found.setdefault(item.receipt.user, []).append(item)
         with self._lock:
-            self._looked_at, self._by_user = self._clock(), found
-            serials = {item.receipt.serial for items in found.values() for item in items}
+            self._version, self._by_user = version, found
+            used = [item.receipt for items in found.values() for item in items]
+            self._expires = min((receipt.until for receipt in used), default=float("inf"))
+            serials = {receipt.serial for receipt in used}
             if self._use is not None and not self._use[1].bridges.serials <= serials:
                 self._use[1].forget_bridges()
                 self._learn(self._use[1])

@@ -1,21 +1,23 @@
 """What redeemed passports do for recommendations at home: scores of own items for a person, from what they brought.
 
-For a person without a history it ranks in place of popularity; beside a history of n items it has the weight b/(b + n). It
-is read by nothing else: what a platform contributes to the federation is made from its interactions alone.
+For a person without a history it ranks in place of popularity; beside a history of n items it has the weight b/(b + n), with b
+chosen on holders whom the bridge has not seen. It is read by nothing else: what a platform contributes to the federation is
+made from its interactions alone.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.dataset import UserItemMatrix
 from client.passport.books import Redeemed
-from client.passport.bridge import FittedBridge, fit_bridge, recall_at
+from client.passport.bridge import Bridge, FittedBridge, fit_bridge, recall_at
 from client.passport.contents import Basis, Contents
 from client.passport.shared import shared_basis, shared_fold_in, shared_rows
 from client.passport.tastes import AttributeSpace
@@ -25,7 +27,11 @@ from client.scoring.scorer import z
 from common.metrics.bootstrap import paired_bootstrap
 
 BALANCE = 5.0
-"""b: items of own history that weigh as much as what was brought."""
+"""b where no holders tell: items of own history that weigh as much as what was brought."""
+_BALANCES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+_LENGTHS = (1, 3, 10)
+"""Own histories cut to so many items, on which b is chosen."""
+_BALANCED = 150
 _WEIGHTS = (0.1, 0.2, 0.5, 1.0)
 _TRIED = 400
 _FEWEST = 20
@@ -38,10 +44,12 @@ class Bridges:
     Attributes:
         by_digest: of the basis.
         serials: of the passports that they were learned from: of one that is revoked, none of them may be used.
+        balances: b of each bridge that is used.
     """
 
     by_digest: Mapping[bytes, FittedBridge]
     serials: frozenset[str]
+    balances: Mapping[bytes, float] = field(default_factory=dict)
 
 
 class PassportUse:
@@ -52,7 +60,7 @@ class PassportUse:
     """
 
     def __init__(self, recommender: Recommender) -> None:
-        self._model = recommender.model
+        self._model, self._own = recommender.model, recommender.own.linear
         self._popularity = recommender.own.popularity
         self._users = {user: row for row, user in enumerate(recommender.model.user_ids)}
         self._bridges = Bridges({}, frozenset())
@@ -73,15 +81,20 @@ class PassportUse:
                 continue
             by_basis.setdefault(profile.basis.digest, []).append((row, profile.values))
             serials.add(item.receipt.serial)
-        fitted = {}
+        fitted, balances = {}, {}
         for digest, holders in sorted(by_basis.items()):
             width = max(len(values) for _, values in holders)
             same = [(row, values) for row, values in holders if len(values) == width]
             histories = self._model.histories.select_users(np.array([row for row, _ in same]))
             profiles = np.stack([values for _, values in same])
-            fitted[digest] = fit_bridge(profiles, histories, self._model.histories, np.random.default_rng(seed))
+            found = fit_bridge(profiles, histories, self._model.histories, np.random.default_rng(seed))
+            fitted[digest] = found
+            if found.trial is not None:
+                balances[digest] = self._balance(
+                    found.trial, profiles[found.tried], histories.select_users(found.tried)
+                )
         with self._lock:
-            self._bridges = Bridges(fitted, frozenset(serials))
+            self._bridges = Bridges(fitted, frozenset(serials), balances)
         return self._bridges
 
     def forget_bridges(self) -> None:
@@ -93,12 +106,17 @@ class PassportUse:
         """What a person's passports say of own items; None where nothing in them can be used here."""
         scores = self._popularity.astype(np.float32)
         platforms: list[str] = []
+        balances: list[float] = []
         for item in redeemed:
             mine = self._scores(item.contents)
             if mine is not None:
                 scores = mine if not platforms else scores + mine
                 platforms.append(item.receipt.platform)
-        return Brought(_standard(scores), BALANCE, tuple(dict.fromkeys(platforms))) if platforms else None
+                digest = b"" if item.contents.profile is None else item.contents.profile.basis.digest
+                balances.append(self.bridges.balances.get(digest, BALANCE))
+        if not platforms:
+            return None
+        return Brought(_standard(scores), float(np.mean(balances)), tuple(dict.fromkeys(platforms)))
 
     def _scores(self, contents: Contents) -> NDArray[np.float32] | None:
         """float32 ``[m]``, standardised, popularity in it; None where nothing can be used."""
@@ -115,6 +133,25 @@ class PassportUse:
             scores = scores + np.float32(self._weight_of_factor) * self._of_factors(factor.values[None])[0]
             used = True
         return _standard(scores) if used else None
+
+    def _balance(self, trial: Bridge, profiles: NDArray[np.float32], histories: UserItemMatrix) -> float:
+        """The b that finds most of the rest of holders' histories, cut to a few items, by a bridge that has not seen them."""
+        found = np.zeros(len(_BALANCES))
+        for row in range(min(len(profiles), _BALANCED)):
+            columns, values = histories.row(row), histories.values[histories.indptr[row] : histories.indptr[row + 1]]
+            brought = _standard(trial.scores(profiles[row : row + 1])[0])
+            for length in _LENGTHS:
+                rest = columns[length:]
+                if not len(rest):
+                    continue
+                query = self._own.query(columns[:length], values[:length])
+                own = self._own.items @ query.vector + np.float32(query.offset)
+                shares = np.array([b / (b + length) for b in _BALANCES], dtype=np.float32)[:, None]
+                ranked = (1 - shares) * own + shares * brought
+                ranked[:, columns[:length]] = -np.inf
+                truth = np.arange(len(_BALANCES) + 1) * len(rest), np.tile(rest, len(_BALANCES))
+                found += recall_at(ranked, *truth, 20)
+        return _BALANCES[int(found.argmax())] if found.any() else BALANCE
 
     @cached_property
     def _attributes(self) -> AttributeSpace:

@@ -48,7 +48,7 @@ class Brought:
 
     def share(self, length: int) -> float:
         """Its weight beside a history of ``length`` own items."""
-        return self.balance / (self.balance + length)
+        return 1.0 if length == 0 else self.balance / (self.balance + length)
 
 
 @dataclass(frozen=True, slots=True)

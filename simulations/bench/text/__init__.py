@@ -1,0 +1,1 @@
+"""What texts bring: ``python -m simulations.bench.text DATA``."""

@@ -1,15 +1,19 @@
 """The platform agent: owns the data, the private factors, the budget and the only way out.
 
-A request of the aggregator passes through these steps, and nothing else leaves:
+A request for a contribution passes through these steps, which :meth:`PlatformAgent.exchange` takes one by one:
 
-    1  admit      the request is one that the contract declares, of a plan that this platform agreed to, and in order: so far
-                  everything is decided from public facts
-    2  charge     the budget ledger, durably, before anything is computed
-    3  train      user factors are solved on the platform's own data; they never leave
-    4  privatise  the mechanism makes the contribution: clipped and noised, or marked as exact under ``mode: none``
-    5  send       through the egress guard, which checks, journals, and refuses what the contract does not declare
-    6  finish     (after the last round) the final parameters are taken and acknowledged; the platform's own model is built,
-                  judged and stored after that, and how it went is nobody else's business
+    1  admit    the contract declares it, it is of a plan that this platform agreed to, and it is in order; all of that is
+                decided from public facts
+    2  charge   the budget ledger, durably, before anything is computed
+    3  replay   what was charged and has left before leaves again, the same bytes; or else
+    4  make     user factors are solved on the platform's own data and stay; a mechanism makes the contribution of sums:
+                clipped and noised, or marked as exact under ``mode: none``
+    5  mask     what carries a share of the noise alone
+    6  send     through the egress guard, which checks, journals, and refuses what the contract does not declare
+
+Other requests hold nothing that is derived from interactions, and so do their answers: ``join``, ``vocabulary``, the secure
+sum's own steps, and ``finish``, which is acknowledged by a constant. The platform's own model is built, judged and stored
+after that, and how it went is nobody else's business.
 
 An error crosses the wire as its code alone. The same object serves the simulator in process and the courier of a
 deployment over a Unix socket.
@@ -17,17 +21,15 @@ deployment over a Unix socket.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from logging import getLogger
+from collections.abc import Mapping
+from logging import ERROR, WARNING, getLogger
 
-import numpy as np
 from pydantic import ValidationError
 
-from client.contributions.cooccurrence import make_linear_contributor
-from client.contributions.factors import Make, make_contributor
-from client.contributions.membership import Membership
-from client.contributions.run_file import RunFile
-from client.contributions.towers import make_tower_contributor
+from client.contributions.contributor import PlatformContext, make_contributors
+from client.contributions.membership import Membership, introduction
+from client.contributions.run_file import VOCABULARY_FILE, RunFile
+from client.contributions.towers import tower_contributor
 from client.data.training import TrainingData
 from client.personalization.finishing import Finisher
 from client.personalization.model_builder import BuildOutcome, ModelBuilder
@@ -38,11 +40,13 @@ from client.privacy.masking import MaskedContribution
 from client.privacy.outbox import Outbox
 from client.privacy.protocol_state import ProtocolState
 from client.privacy.secure_member import SecureMember
-from common.catalogue import FederationSecret, pack_blobs
+from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
 from common.contributions.broadcast import round_context
-from common.contributions.protocol import IDENTITY_BYTES, open_sizes, plan_sizes, request_contract, spec_of
+from common.contributions.kind import ContributionKind
+from common.contributions.protocol import open_sizes, plan_sizes, request_contract, spec_of
+from common.contributions.registry import kinds_of
 from common.contributions.run_plan import read_plan
 from common.errors import (
     ContractError,
@@ -54,15 +58,13 @@ from common.errors import (
     PrivacyError,
     StoreError,
 )
-from common.privacy.attributes import public_attributes
-from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.contribution import PrivatizedContribution
 from common.wire.exchange import OK, AgentReply, AgentRequest, Arrays, Json
 
 _log = getLogger(__name__)
 
 Fields = Mapping[str, Json]
 Answer = tuple[Arrays, Fields]
-Charged = Callable[[AgentRequest], tuple[Release, ...]]
 
 
 class PlatformAgent:
@@ -100,53 +102,41 @@ class PlatformAgent:
         self._secret = secret
         self._outbox = outbox
         self._secure_member = secure_member
-        self._contributor = make_contributor(plan, data)
-        self._linear = make_linear_contributor(name, plan, data)
-        self._towers = make_tower_contributor(name, plan, data, RunFile(store.root / "towers.npz"))
+        context = PlatformContext(name, plan, data, store.root)
+        self._contributors = make_contributors(context)
         personalizer = Personalizer(name, data, plan.model, personalization)
-        self._finisher = Finisher(plan, outbox, builder or ModelBuilder(store), personalizer, self._towers)
+        self._finisher = Finisher(
+            plan, outbox, builder or ModelBuilder(store), personalizer, context.once(tower_contributor)
+        )
         self._requests = request_contract(plan)
         self._protocol = ProtocolState(plan)
         self._told: tuple[str, Membership] | None = None
-        self._vocabulary_file = RunFile(store.root / "vocabulary.npz")
-        self._steps: Mapping[str, Callable[[AgentRequest], Answer]] = {
-            "join": self._join,
-            "vocabulary": self._take_vocabulary,
-            "secure_sum": self._take_part_in_secure_sum,
-            "counts": lambda request: self._contribute(request, self._contributor.counts),
-            "masked_counts": lambda request: self._contribute(request, self._contributor.counts),
-            "cooccurrence": self._cooccurrence,
-            "masked_cooccurrence": self._cooccurrence,
-            "statistics": lambda request: self._contribute(request, self._contributor.statistics),
-            "masked_statistics": lambda request: self._contribute(request, self._contributor.statistics),
-            "update": lambda request: self._contribute(request, self._towers.update, self._towers.releases),
-            "masked_update": lambda request: self._contribute(request, self._towers.update, self._towers.releases),
-            "finish": self._finish,
-        }
+        self._vocabulary_file = RunFile(store.root / VOCABULARY_FILE)
 
     def exchange(self, request: AgentRequest) -> AgentReply:
-        """Answer one request of the aggregator; whatever goes wrong, the answer says no more than a code."""
+        """Answer one request of the aggregator; whatever goes wrong, the answer says no more than a code.
+
+        Admit; charge; replay, or else make, mask and send. The module's text says what each step is for.
+        """
         try:
             self._admit(request)
-            arrays, fields = self._steps[request.kind](request)
-        except FailedContributionError as error:
-            _log.error(
-                "%s: %s of round %d failed: %s",
-                self.name,
-                request.kind,
-                request.server_round,
-                error,
-                exc_info=error.__cause__,
-            )
-            return self._answer(request, code=self._outbox.refuse(request.kind, error))
+            contributor = self._contributors.get(request.kind)
+            if contributor is None:
+                return self._answer(request, *self._answer_without_data(request))
+            membership, sizes = self._joined(request), self._sizes(request, contributor.kind)
+            receipt = self._outbox.charge(request, contributor.kind.releases(self.plan, request.server_round))
+            arrays = self._outbox.replay(receipt)
+            if arrays is None:
+                with self._outbox.one_attempt(receipt):
+                    contribution = contributor.make(request, membership)
+                    leaving = self._mask(contribution, request, membership)
+                    arrays = self._outbox.send(leaving, request.kind, sizes, receipt)
+            return self._answer(request, arrays)
         except CrossfedError as error:
-            _log.warning("%s: %s of round %d refused: %s", self.name, request.kind, request.server_round, error)
-            return self._answer(request, code=self._outbox.refuse(request.kind, error))
+            return self._refuse(request, error)
         except Exception as error:
             # This is the wire's edge: a traceback could carry values of users' data to the aggregator.
-            _log.exception("%s: %s of round %d failed", self.name, request.kind, request.server_round)
-            return self._answer(request, code=self._outbox.refuse(request.kind, InternalError(str(error))))
-        return self._answer(request, arrays=arrays, fields=fields)
+            return self._refuse(request, InternalError(str(error)), cause=error)
 
     def spend(self) -> PlatformSpend:
         """What this platform's ledger has charged and what its journal has seen leave."""
@@ -168,6 +158,18 @@ class PlatformAgent:
             check_mask=lambda asked: self._member().check_open(asked),
         )
 
+    def _answer_without_data(self, request: AgentRequest) -> Answer:
+        """The answer to a request that asks for nothing derived from interactions."""
+        match request.kind:
+            case "join":
+                return self._join(request)
+            case "vocabulary":
+                return self._take_vocabulary(request)
+            case "secure_sum":
+                return self._take_part_in_secure_sum(request)
+            case _:
+                return self._finish(request)
+
     def _recall(self, request: AgentRequest) -> None:
         """After a restart in the middle of a run: take the vocabulary from disk, as the aggregator told it."""
         if request.kind == "join" or (self._told is not None and self._told[0] == request.run_id):
@@ -184,34 +186,13 @@ class PlatformAgent:
             raise PlanMismatchError(
                 f"the aggregator's plan differs from this platform's in {', '.join(differences)}; agree on one of them"
             )
-        releases = self._contributor.run_releases() + self._towers.run_releases()
-        if self._linear is not None:
-            self._linear.check_size(len(self.data.shared_columns), "this platform")
-            releases += self._linear.releases()
+        releases = [release for kind in kinds_of(self.plan) for release in kind.run_releases(self.plan)]
+        self._check_size(len(self.data.shared_columns), "this platform")
         self._outbox.reserve(request.run_id, releases, self.plan)
-        digests = self._secret.digests(self.data.items.keys[column] for column in self.data.shared_columns)
-        cards, card_offsets = pack_blobs(self._secret.seal_cards(self.data.cards(), digests))
-        member = self._secure_member
-        identity = np.zeros(IDENTITY_BYTES, dtype=np.uint8) if member is None else member.public_key
-        tokens, token_offsets = self._secret.feature_tokens(self._features())
-        arrays: Arrays = {
-            "digests": digests,
-            "cards": cards,
-            "card_offsets": card_offsets,
-            "feature_tokens": tokens,
-            "feature_offsets": token_offsets,
-            "identity": identity,
-        }
+        identity = None if self._secure_member is None else self._secure_member.public_key
+        arrays = introduction(self.plan, self.data, self._secret, identity)
         fields: Fields = {"secret_fingerprint": self._secret.fingerprint}
         return self._outbox.reply("join", arrays, fields, self._sizes(request))
-
-    def _features(self) -> list[tuple[str, ...]]:
-        """Public attributes of the shared items. Sent under privacy only, where they make up for some of the noise."""
-        columns = self.data.shared_columns
-        if not (self.plan.private and self.plan.privacy.item_features):
-            return [()] * len(columns)
-        items = self.data.items
-        return [public_attributes(items.titles[column], items.genres[column]) for column in columns]
 
     def _take_vocabulary(self, request: AgentRequest) -> Answer:
         """Find the own items in the vocabulary and open the others' cards."""
@@ -224,8 +205,7 @@ class PlatformAgent:
                 f"{len(platforms)} platforms have joined, and noise was agreed for {self.plan.platforms}; wait for the "
                 "others, or agree on another plan.platforms"
             )
-        if self._linear is not None:
-            self._linear.check_size(len(request.arrays["digests"]), "the vocabulary")
+        self._check_size(len(request.arrays["digests"]), "the vocabulary")
         membership = self._member_of(platforms, request.arrays)
         known = None if self._told is None or self._told[0] != request.run_id else self._told[1]
         may_change = self._protocol.may_replace_vocabulary(self._outbox.run(request.run_id))
@@ -240,32 +220,17 @@ class PlatformAgent:
         message = self._member().answer(request, len(self._joined(request).owners))
         return self._outbox.reply("secure_sum", {"message": message}, {}, self._sizes(request))
 
-    def _cooccurrence(self, request: AgentRequest) -> Answer:
-        """Contribute the item-item statistics, once a run."""
-        linear = self._linear
-        if linear is None:
-            raise ContractError("this federation has no linear road")
-        sizes = linear.sizes(request, self._joined(request))
-        return self._contribute(request, linear.contribution, lambda _: linear.releases(), sizes)
+    def _check_size(self, n_items: int, of: str) -> None:
+        for contributor in self._contributors.values():
+            contributor.check_size(n_items, of)
 
-    def _contribute(
-        self,
-        request: AgentRequest,
-        make: Make,
-        releases: Charged | None = None,
-        sizes: Mapping[str, int] | None = None,
-    ) -> Answer:
-        """Charge, then compute and privatise, then mask where the noise is shared, then send."""
-
-        def contribution() -> PrivatizedContribution | MaskedContribution:
-            membership = self._joined(request)
-            released = make(request, membership)
-            if not released.masked:
-                return released
-            return self._member().mask(released, request.run_id, round_context(request, membership.digest))
-
-        charged = (releases or self._contributor.releases)(request)
-        return self._outbox.contribute(request, charged, contribution, {**self._sizes(request), **(sizes or {})}), {}
+    def _mask(
+        self, contribution: PrivatizedContribution, request: AgentRequest, membership: Membership
+    ) -> PrivatizedContribution | MaskedContribution:
+        """Mask what carries a share of the noise alone; what carries all of it, or none, leaves as it is."""
+        if not contribution.masked:
+            return contribution
+        return self._member().mask(contribution, request.run_id, round_context(request, membership.digest))
 
     def _finish(self, request: AgentRequest) -> Answer:
         """Take the final parameters, once a run, and say only that they are there."""
@@ -304,14 +269,33 @@ class PlatformAgent:
             raise ContractError("this platform has no part in a secure sum: privacy.noise is not secure_sum here")
         return self._secure_member
 
-    def _sizes(self, request: AgentRequest) -> dict[str, int]:
-        """The contract's named sizes, as this platform knows them in the request's run."""
+    def _sizes(self, request: AgentRequest, kind: ContributionKind | None = None) -> dict[str, int]:
+        """The contract's named sizes, as this platform knows them in the request's run, and those of a contribution."""
         told = self._told is not None and self._told[0] == request.run_id
         vocabulary = len(self._joined(request).owners) if told else None
-        return plan_sizes(self.plan, catalogue=len(self.data.shared_columns), vocabulary=vocabulary)
+        sizes = plan_sizes(self.plan, catalogue=len(self.data.shared_columns), vocabulary=vocabulary)
+        if kind is None:
+            return sizes
+        membership = self._joined(request)
+        return sizes | kind.sizes(self.plan, request, lambda: membership.owners, membership.shared_positions)
+
+    def _refuse(self, request: AgentRequest, error: CrossfedError, cause: Exception | None = None) -> AgentReply:
+        """The error's code; the log has the rest, and of what nobody foresaw where it came from."""
+        unforeseen = isinstance(error, FailedContributionError | InternalError)
+        _log.log(
+            ERROR if unforeseen else WARNING,
+            "%s: %s of round %d %s: %s",
+            self.name,
+            request.kind,
+            request.server_round,
+            "failed" if unforeseen else "refused",
+            error,
+            exc_info=(cause or error.__cause__) if unforeseen else None,
+        )
+        return self._answer(request, code=self._outbox.refuse(request.kind, error))
 
     def _answer(
-        self, request: AgentRequest, *, code: str = OK, arrays: Arrays | None = None, fields: Fields | None = None
+        self, request: AgentRequest, arrays: Arrays | None = None, fields: Fields | None = None, *, code: str = OK
     ) -> AgentReply:
         return AgentReply(
             platform=self.name,

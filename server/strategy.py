@@ -1,37 +1,34 @@
-"""The federation as a Flower strategy: ``start`` is the protocol, a call a step.
+"""A federation's run at the aggregator: ``start`` is the protocol, a call a step.
 
-    enrol        round 0: platforms join, the aggregator unites their digests and tells everyone the vocabulary
-    count        how many users have each item, once
-    gather       which items go together, once; solved for every platform's weights; where the plan has a linear road
-    train round  item parameters out; each platform's statistics back and into a sum as they arrive; solve
-    train towers the deep model's variables out, platforms' updates back, combined; where the plan has a deep model
-    save         the round is durable before the next begins
-    finish       final parameters out; each platform builds its own model and says only that it did
+    enrol     round 0: platforms join, the aggregator unites their digests and tells everyone the vocabulary
+    phases    every kind of contribution that the plan has, in order; each round of a phase
+                  asks       one request to every platform
+                  collects   their contributions one by one, or one sum that hides its parts
+                  solves     the aggregator's next state
+                  records    who contributed and what it came to; durable before the next round begins
+    finish    final parameters out; each platform acknowledges them, and builds its own model
 
 A platform that fails (an error, a deadline, an answer outside the contract) is named and left out of that round; a round
 below the quorum ends the run with an error, its last checkpoint intact.
+
+Flower carries the messages. Its strategies do not fit: they send all nodes one set of arrays and know two kinds of round.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from logging import getLogger
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
 
 from common.catalogue import check_same_secret, pack_blobs
 from common.config.federation import FederationPlan
 from common.errors import FederationError
-from common.wire.exchange import AgentReply, AgentRequest, Arrays, Json, Kind
-from common.wire.messages import array_record
-from server.aggregation.cooccurrence import aggregate_linear, linear_answer
-from server.aggregation.private_factors import make_aggregation
-from server.aggregation.towers import aggregate_towers
+from common.wire.exchange import AgentReply, AgentRequest, Arrays, Json
+from server.aggregation.phase import Phase, Question, Step, phases_of
 from server.cards import CardRelay
 from server.features import feature_matrix
 from server.federation.checkpoint import CheckpointStore
@@ -39,12 +36,11 @@ from server.federation.collect import make_collector
 from server.federation.exchange import Observer, PlatformExchange, SilentObserver
 from server.federation.handshake import greet
 from server.federation.state import RoundRecord, fresh_state, with_vocabulary
-from server.stopping import factors_settled, towers_settled
 
 _log = getLogger(__name__)
 
 
-class FederatedFactorization(Strategy):
+class FederatedFactorization:
     """Matrix factorisation over platforms that send sums of statistics and nothing of any user.
 
     Args:
@@ -80,19 +76,10 @@ class FederatedFactorization(Strategy):
         self._join_deadline = join_deadline
         self._names = names
         self._collector = make_collector(plan, checkpoints.folder)
-        self._aggregation = make_aggregation(plan)
+        self._phases = phases_of(plan)
         self._exchange: PlatformExchange
-        self._round_started = 0.0
 
-    def summary(self) -> None:
-        """Log what is about to run."""
-        _log.info(
-            "federation %s: at most %d rounds of %s", self.plan.federation, self.plan.server_rounds, self.plan.training
-        )
-
-    def start(  # type: ignore[override]  # the shared parameters come from the vocabulary, not from the caller
-        self, grid: Grid
-    ) -> Result:
+    def start(self, grid: Grid) -> None:
         """Run the federation to its end, from its last checkpoint if there is one.
 
         Raises:
@@ -100,14 +87,12 @@ class FederatedFactorization(Strategy):
             SecretMismatchError: platforms hold different federation secrets.
         """
         self.train(grid)
-        self.finish(grid)
-        result = Result()
-        result.arrays = array_record(self._shared_parameters())
-        return result
+        self.finish()
 
     def train(self, grid: Grid) -> None:
         """All but the finish: the shared parameters, and no platform's own model. Raises as :meth:`start`."""
-        self.summary()
+        plan = self.plan
+        _log.info("federation %s: at most %d rounds of %s", plan.federation, plan.server_rounds, plan.training)
         self._exchange = PlatformExchange(grid, self._observer, deadline=self._deadline, names=self._names)
         resumed = self._checkpoints.latest(self.plan)
         if resumed is None:
@@ -115,19 +100,13 @@ class FederatedFactorization(Strategy):
             self._checkpoints.save(self.state, self.plan)
         self.state = resumed or self.state
         self.enrol()
-        if not self.state.user_counts or self._newcomers():
-            self.count()
-            # Platforms that have answered a round unmask no earlier sum: counts are never asked for again.
-            self._checkpoints.save(self.state, self.plan)
-        if self.plan.linear is not None and self.state.linear is None:
-            self.gather_linear()
-            self._checkpoints.save(self.state, self.plan)
-        while not factors_settled(self.plan, self.state):
-            self.train_round(grid)
-            self._checkpoints.save(self.state, self.plan)
-        while not towers_settled(self.plan, self.state):
-            self.train_towers()
-            self._checkpoints.save(self.state, self.plan)
+        for phase in self._phases:
+            while phase.due(self.state, self._exchange.nodes.values()):
+                self.train_round(phase)
+                # Platforms that have answered a round unmask no earlier sum: it is never asked for again.
+                self._checkpoints.save(self.state, self.plan)
+                if len(phase.kind.rounds(self.plan)) == 1:
+                    break
 
     def enrol(self) -> None:
         """Round 0: learn who is there and what each shares; unite the digests; tell everyone the vocabulary."""
@@ -137,8 +116,8 @@ class FederatedFactorization(Strategy):
         self.state = with_vocabulary(self.state, self.state.vocabulary.extended(catalogues), self.plan)
         self._cards.collect(joined.values())
         vocabulary = self.state.vocabulary
-        if self.plan.linear is not None:
-            self.plan.linear.check_size(len(vocabulary), private=self.plan.private)
+        for phase in self._phases:
+            phase.check_vocabulary(len(vocabulary))
         names: list[Json] = list(vocabulary.owners)
         arrays: Arrays = {"digests": vocabulary.digests, "owners": vocabulary.ownership().astype(np.uint8)}
         requests = {
@@ -147,7 +126,9 @@ class FederatedFactorization(Strategy):
         }
         answers = self._exchange.ask_each(requests, arrays)
         self._require_quorum(len(list(answers)), "took the vocabulary")
-        self._aggregation.describe(feature_matrix(joined.values(), vocabulary))
+        features = feature_matrix(joined.values(), vocabulary)
+        for phase in self._phases:
+            phase.describe(features)
         identities = {name: reply.arrays["identity"].tobytes() for name, reply in joined.items()}
         self._collector.enrol(self._exchange, self.state, identities)
 
@@ -155,104 +136,34 @@ class FederatedFactorization(Strategy):
         cards, card_offsets = pack_blobs(self._cards.in_order_of(self.state.vocabulary, platform))
         return {"cards": cards, "card_offsets": card_offsets}
 
-    def count(self) -> None:
-        """Sum the platforms' item counts: once a run, and again when a platform has joined it later."""
-        request = self._request(self._collector.counts_kind, 0)
-        answers = self._exchange.ask(request)
-        parts = self._collector.contributions(self._exchange, self.state, request, answers)
-        # Items are chosen by counts, so that what was gathered before other platforms joined is out of date.
-        self.state = replace(self._aggregation.count(self.state, parts), linear=None)
-        self._require_quorum(len(self._exchange.nodes) - len(self._exchange.failed), "sent their counts")
-
-    def gather_linear(self) -> None:
-        """The platforms' item-item statistics, and from them each one's weights for the items that it lacks."""
+    def train_round(self, phase: Phase) -> None:
+        """One round of a phase: ask, collect, solve, record."""
         started = time.monotonic()
         self._exchange.reset_counters()
-        request = self._request(self._collector.linear_kind, 0, {}, {"item_counts": self.state.item_counts})
-        answers = self._exchange.ask(request)
-        parts = self._collector.contributions(self._exchange, self.state, request, answers)
-        weights, platforms = aggregate_linear(self.plan, self.state, parts)
-        self._require_quorum(len(platforms), "sent their item-item statistics")
-        record = self._record(0, started, platforms, objective=None, phase="linear")
-        self.state = replace(self.state, linear=weights, history=(*self.state.history, record))
-        self._observer.on_round(record)
-
-    def _newcomers(self) -> bool:
-        # Under privacy the plan fixes who takes part, and a second count would be a second release.
-        return not (self.plan.private or self.state.user_counts.keys() >= set(self._exchange.nodes.values()))
-
-    def train_round(self, grid: Grid) -> None:
-        """One server round: parameters out, statistics into the sum as they arrive, solve."""
-        self._round_started = time.monotonic()
-        self._exchange.reset_counters()
-        server_round = self.state.server_round + 1
-        questions = self.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid)
-        self.aggregate_train(server_round, self._exchange.send(questions))
-
-    def train_towers(self) -> None:
-        """One round of the deep model: shared variables out, platforms' updates back, combined."""
-        started = time.monotonic()
-        self._exchange.reset_counters()
-        tower_round, kind = self.state.tower_round + 1, self._collector.update_kind
-        server_round = self.plan.server_rounds + tower_round
-        request = self._request(kind, server_round, {"tower_round": tower_round}, self.state.towers)
-        answers = self._exchange.ask(request)
-        parts = self._collector.contributions(self._exchange, self.state, request, answers)
-        step = aggregate_towers(self.plan, self.state, parts)
-        self._require_quorum(len(step.platforms), f"contributed to round {tower_round} of the deep model")
-        record = self._record(server_round, started, step.platforms, objective=step.loss, phase="towers")
-        self.state = replace(step.state, tower_round=tower_round, history=(*self.state.history, record))
-        self._observer.on_round(record)
-
-    def finish(self, grid: Grid) -> None:
-        """Send the final parameters; every platform builds, judges and stores its own model."""
-        server_round = self.state.server_round
-        questions = self.configure_evaluate(server_round, ArrayRecord(), ConfigRecord(), grid)
-        self.aggregate_evaluate(server_round, self._exchange.send(questions))
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """The messages of a round: the item parameters of :attr:`state`, to every platform of the run."""
-        return self._exchange.messages(self._statistics_request(server_round))
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Fold each platform's statistics into the sum, solve for the new item parameters, record the round."""
-        request = self._statistics_request(server_round)
-        answers = self._exchange.read(request.kind, replies)
-        parts = self._collector.contributions(self._exchange, self.state, request, answers)
-        solved = self._aggregation.solve(self.state, parts)
-        self._require_quorum(len(solved.platforms), f"contributed to round {server_round}")
-        record = self._record(
-            server_round, self._round_started, solved.platforms, objective=solved.objective, recall=solved.recall
+        question = phase.question(self.state)
+        request = self._request(
+            phase.kind.wire_name(self.plan), question.server_round, question.config, question.arrays
         )
-        self.state = replace(
-            self.state,
-            server_round=server_round,
-            item_parameters=solved.item_parameters,
-            history=(*self.state.history, record),
-        )
-        self._observer.on_round(record)
-        return array_record(self._shared_parameters()), None
+        answers = self._exchange.ask(request)
+        contributions = self._collector.contributions(self._exchange, self.state, request, answers)
+        step = phase.solve(self.state, contributions)
+        self._require_quorum(len(step.platforms), phase.did(question))
+        self.state = step.state
+        if phase.record is not None:
+            self._record(phase.record, question, step, time.monotonic() - started)
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """The closing messages: the final item parameters and their popularity; to each platform its linear weights."""
-        final, linear = {**self._shared_parameters(), **self.state.towers}, self.state.linear
+    def finish(self) -> None:
+        """Send the final parameters; platforms say that they have them, and keep what they make of them."""
+        final = {name: array for phase in self._phases for name, array in phase.final(self.state).items()}
         requests = {
-            node: self._request("finish", server_round, {}, {} if linear is None else linear_answer(linear[name]))
+            node: self._request("finish", self.state.server_round, {}, self._final_for(name))
             for node, name in self._exchange.nodes.items()
         }
-        return self._exchange.messages_each(requests, final)
+        self._require_quorum(len(list(self._exchange.ask_each(requests, final))), "finished")
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Count who has built its model. Their measurements stay at home."""
-        done = len(list(self._exchange.read("finish", replies)))
-        self._require_quorum(done, "finished")
-        return MetricRecord({"platforms": done})
+    def _final_for(self, platform: str) -> Arrays:
+        parts = [phase.final_for(self.state, platform) for phase in self._phases]
+        return {name: array for part in parts for name, array in part.items()}
 
     def _join(self) -> dict[str, AgentReply]:
         """Ask every connected node who it is; the answers by platform name, in order of name."""
@@ -263,44 +174,32 @@ class FederatedFactorization(Strategy):
         self._require_quorum(len(replies), "joined")
         return replies
 
-    def _record(
-        self,
-        server_round: int,
-        started: float,
-        platforms: tuple[str, ...],
-        *,
-        objective: float | None,
-        recall: float | None = None,
-        phase: str = "factors",
-    ) -> RoundRecord:
-        return RoundRecord(
-            round=server_round,
-            seconds=time.monotonic() - started,
+    def _record(self, name: str, question: Question, step: Step, seconds: float) -> None:
+        """Add the round to the run's history, and show it to the observer."""
+        record = RoundRecord(
+            round=question.server_round,
+            seconds=seconds,
             bytes_up=self._exchange.bytes_up,
             bytes_down=self._exchange.bytes_down,
-            objective=objective,
-            recall=recall,
-            platforms=platforms,
+            objective=step.objective,
+            recall=step.recall,
+            platforms=step.platforms,
             failed=self._exchange.failed,
-            phase=phase,
+            phase=name,
         )
+        self.state = replace(self.state, history=(*self.state.history, record))
+        self._observer.on_round(record)
 
     def _request(
-        self, kind: Kind, server_round: int, config: dict[str, Json] | None = None, arrays: Arrays | None = None
+        self, kind: str, server_round: int, config: Mapping[str, Json] | None = None, arrays: Arrays | None = None
     ) -> AgentRequest:
         return AgentRequest(
             kind=kind,
             run_id=self.state.run_id,
             server_round=server_round,
-            config={"value_mean": self.state.value_mean} | (config or {}),
+            config={"value_mean": self.state.value_mean, **(config or {})},
             arrays=arrays or {},
         )
-
-    def _statistics_request(self, server_round: int) -> AgentRequest:
-        return self._request(self._collector.statistics_kind, server_round, {}, self._shared_parameters())
-
-    def _shared_parameters(self) -> Arrays:
-        return {"item_parameters": self.state.item_parameters, "item_counts": self.state.item_counts}
 
     def _require_quorum(self, present: int, did: str) -> None:
         if present < self.plan.min_platforms:

@@ -21,7 +21,7 @@ from common.config.federation import FederationPlan
 from common.contributions.broadcast import round_context, vocabulary_digest
 from common.contributions.factors import UserLevelMechanism
 from common.contributions.masked_rounds import secure_rounds
-from common.contributions.run_plan import RunPlan, read_plan
+from common.contributions.run_plan import read_plan
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.lifetime import budget_policy
 from common.privacy.secure_sum import Roster, SecureSumRound, SecureSumServer
@@ -169,12 +169,7 @@ class HandMade:
             "identities": {name: self.agents[name]._member().public_key.tobytes() for name in members},
             "colluders": self.plan.privacy.colluders,
             "dropouts": self.plan.privacy.dropouts,
-            "rounds": secure_rounds(
-                RunPlan.of(self.plan).release_plan(),
-                platforms=len(members),
-                n_items=len(self.vocabulary),
-                row=self.plan.row,
-            ),
+            "rounds": secure_rounds(self.plan, platforms=len(members), n_items=len(self.vocabulary)),
         }
         return Roster.agree(**(terms | changes))
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from client.contributions.contributor import Contributor, PlatformContext
 from client.contributions.membership import Membership
 from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
 from common.config.ease import LinearConfig
-from common.config.federation import FederationPlan
 from common.contributions.cooccurrence import COOCCURRENCE, CooccurrenceMechanism, packed_products
+from common.contributions.cooccurrence_kind import linear_config
 from common.contributions.factors import PlainMechanism
-from common.contributions.protocol import pair_sizes
+from common.contributions.kind import ContributionKind
 from common.contributions.run_plan import RunPlan
-from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.contribution import PrivatizedContribution
 from common.wire.exchange import AgentRequest
 
 
@@ -27,7 +28,6 @@ class LinearContributor:
         config: public parameters, from the platform's own configuration.
         data: the platform's.
         mechanism: bounds and noise under user-level privacy; None for ``mode: none``, where the sums are exact.
-        platform: its name; masked sums say whose users they are of.
     """
 
     def __init__(
@@ -35,34 +35,10 @@ class LinearContributor:
         config: LinearConfig,
         data: TrainingData,
         mechanism: CooccurrenceMechanism | None = None,
-        platform: str = "",
     ) -> None:
         self._config = config
-        self._platform = platform
         self._matrix = data.train.select_items(data.shared_columns)
         self._mechanism = mechanism
-
-    def releases(self) -> tuple[Release, ...]:
-        """What the ledger sets aside and charges, once a run."""
-        return PlainMechanism().releases(COOCCURRENCE) if self._mechanism is None else self._mechanism.releases()
-
-    def check_size(self, n_items: int, of: str) -> None:
-        """Raises: ConfigError for more items than can be gathered; at the handshake, before anything is charged."""
-        self._config.check_size(n_items, private=self._mechanism is not None, of=of)
-
-    def sizes(self, request: AgentRequest, membership: Membership) -> dict[str, int]:
-        """The contract's named size of the answer to ``request``."""
-        counts, positions = request.arrays["item_counts"], membership.shared_positions
-        return pair_sizes(len(self.columns(counts, membership.owners, positions)))
-
-    def contribution(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
-        """The statistics at the request's item counts."""
-        member = None
-        if self._masked:
-            member = membership.platforms.index(self._platform), len(membership.platforms)
-        return self.cooccurrence(
-            request.arrays["item_counts"], membership.owners, membership.shared_positions, member=member
-        )
 
     def columns(
         self,
@@ -114,12 +90,27 @@ class LinearContributor:
         return self._mechanism is not None and self._mechanism.noise.masked
 
 
-def make_linear_contributor(platform: str, plan: FederationPlan, data: TrainingData) -> LinearContributor | None:
-    """The contributor for the plan's linear road and mode of privacy; None without one."""
-    if plan.linear is None:
-        return None
-    mechanism = CooccurrenceMechanism(RunPlan.of(plan).linear_noise(), plan.linear) if plan.private else None
-    return LinearContributor(plan.linear, data, mechanism, platform)
+class CooccurrenceContributor(Contributor):
+    """The platform's half of ``cooccurrence``."""
+
+    def __init__(self, kind: ContributionKind, context: PlatformContext) -> None:
+        super().__init__(kind, context)
+        plan, config = context.plan, linear_config(context.plan)
+        mechanism = CooccurrenceMechanism(RunPlan.of(plan).linear_noise(), config) if plan.private else None
+        self._linear = LinearContributor(config, context.data, mechanism)
+
+    def check_size(self, n_items: int, of: str) -> None:
+        linear_config(self.context.plan).check_size(n_items, private=self.context.plan.private, of=of)
+
+    def make(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        member = membership.platforms.index(self.context.platform), len(membership.platforms)
+        return self._linear.cooccurrence(
+            request.arrays["item_counts"],
+            membership.owners,
+            membership.shared_positions,
+            # Masked sums say whose users they are of.
+            member=member if self.context.plan.secure_sum else None,
+        )
 
 
 def _laid_out(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.contributions.contributor import Contributor, PlatformContext
 from client.contributions.membership import Membership
 from client.data.dataset import UserItemMatrix
 from client.data.recorded import bounded_weights
@@ -21,23 +21,16 @@ from client.training.factory import make_trainer
 from client.training.trainer import Trainer
 from common.config.federation import FederationPlan
 from common.contributions.factors import PlainMechanism, UserLevelMechanism
+from common.contributions.kind import ContributionKind
 from common.contributions.run_plan import RunPlan
-from common.errors import ContractError, PrivacyError
-from common.privacy.contribution import PrivatizedContribution, Release
+from common.errors import PrivacyError
+from common.privacy.contribution import PrivatizedContribution
 from common.privacy.postprocess import item_weights
 from common.wire.exchange import AgentRequest, value_mean_of
 
-Make = Callable[[AgentRequest, Membership], PrivatizedContribution]
 
-
-class Contributor(Protocol):
-    """Makes contributions of one platform."""
-
-    def run_releases(self) -> tuple[Release, ...]:
-        """Everything that a whole run releases: what the ledger sets aside before the first."""
-
-    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
-        """What answering ``request`` releases, known before anything is computed."""
+class FactorContributor(Protocol):
+    """Makes one platform's counts and statistics."""
 
     def counts(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         """How many users have each shared item, and how many users there are."""
@@ -60,12 +53,6 @@ class PlainContributor:
         self._matrix = data.train.select_items(data.shared_columns)
         self._mechanism = PlainMechanism()
         self._trainer: tuple[float, Trainer] | None = None
-
-    def run_releases(self) -> tuple[Release, ...]:
-        return self._mechanism.releases("counts") + self._mechanism.releases("statistics")
-
-    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
-        return self._mechanism.releases("counts" if request.kind == "counts" else "statistics")
 
     def counts(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         value_sum, interactions = rating_sum_and_count(self._matrix)
@@ -136,17 +123,6 @@ class PrivateContributor:
         self._release_plan = mechanism.plan
         self._mechanism = mechanism
 
-    def run_releases(self) -> tuple[Release, ...]:
-        return self._release_plan.releases()
-
-    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
-        plan = self._release_plan
-        if request.kind.endswith("counts"):
-            return plan.releases()[:1]
-        if not 1 <= request.server_round <= len(plan.rounds):
-            raise ContractError(f"round {request.server_round}: the plan has rounds 1 to {len(plan.rounds)} only")
-        return plan.rounds[request.server_round - 1].releases()
-
     def counts(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         matrix = self._laid_out(membership)
         return self._mechanism.counts(matrix.indptr, matrix.indices, n_items=matrix.n_items)
@@ -182,8 +158,35 @@ class PrivateContributor:
         return membership.on_vocabulary(self._matrix) if self._dense else self._matrix
 
 
-def make_contributor(plan: FederationPlan, data: TrainingData) -> Contributor:
+def make_contributor(plan: FederationPlan, data: TrainingData) -> FactorContributor:
     """The contributor for the plan's mode of privacy."""
     if plan.private:
         return PrivateContributor(plan, data, UserLevelMechanism(RunPlan.of(plan).release_plan()))
     return PlainContributor(plan, data)
+
+
+def factor_contributor(context: PlatformContext) -> FactorContributor:
+    """The platform's, which counts and statistics share."""
+    return make_contributor(context.plan, context.data)
+
+
+class CountsContributor(Contributor):
+    """The platform's half of ``counts``."""
+
+    def __init__(self, kind: ContributionKind, context: PlatformContext) -> None:
+        super().__init__(kind, context)
+        self._factors = context.once(factor_contributor)
+
+    def make(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        return self._factors.counts(request, membership)
+
+
+class StatisticsContributor(Contributor):
+    """The platform's half of ``statistics``."""
+
+    def __init__(self, kind: ContributionKind, context: PlatformContext) -> None:
+        super().__init__(kind, context)
+        self._factors = context.once(factor_contributor)
+
+    def make(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        return self._factors.statistics(request, membership)

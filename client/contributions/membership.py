@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.data.training import TrainingData
-from common.catalogue import FederationSecret, Vocabulary, split_boxes, unpack_blobs
+from common.catalogue import FederationSecret, Vocabulary, pack_blobs, split_boxes, unpack_blobs
+from common.config.federation import FederationPlan
 from common.contributions.broadcast import vocabulary_digest
+from common.contributions.protocol import IDENTITY_BYTES
 from common.errors import CatalogueError
+from common.privacy.attributes import public_attributes
 from common.wire.exchange import Arrays
 
 _UNDESCRIBED = "(an item that its platform does not describe)"
@@ -76,6 +79,39 @@ class Membership:
     def on_vocabulary(self, shared: UserItemMatrix) -> UserItemMatrix:
         """Interactions in columns of the shared items (n × m_p) in columns of the vocabulary (n × m)."""
         return replace(shared, indices=self.shared_positions[shared.indices].astype(np.int32), n_items=len(self.owners))
+
+
+def introduction(
+    plan: FederationPlan, data: TrainingData, secret: FederationSecret, identity: NDArray[np.uint8] | None
+) -> Arrays:
+    """What a platform says of itself when it joins: the items that it shares, under digests and in sealed cards.
+
+    Args:
+        plan: of the run.
+        data: the platform's.
+        secret: shared by the platforms, unknown to the aggregator.
+        identity: uint8 ``[32]``, its key in the secure sum; None without one.
+    """
+    digests = secret.digests(data.items.keys[column] for column in data.shared_columns)
+    cards, card_offsets = pack_blobs(secret.seal_cards(data.cards(), digests))
+    tokens, token_offsets = secret.feature_tokens(_features(plan, data))
+    return {
+        "digests": digests,
+        "cards": cards,
+        "card_offsets": card_offsets,
+        "feature_tokens": tokens,
+        "feature_offsets": token_offsets,
+        "identity": np.zeros(IDENTITY_BYTES, dtype=np.uint8) if identity is None else identity,
+    }
+
+
+def _features(plan: FederationPlan, data: TrainingData) -> list[tuple[str, ...]]:
+    """Public attributes of the shared items. Sent under privacy only, where they make up for some of the noise."""
+    columns = data.shared_columns
+    if not (plan.private and plan.privacy.item_features):
+        return [()] * len(columns)
+    items = data.items
+    return [public_attributes(items.titles[column], items.genres[column]) for column in columns]
 
 
 def _open_cards(arrays: Arrays, secret: FederationSecret) -> ItemDescriptions:

@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from client.contributions.contributor import Contributor, PlatformContext
 from client.contributions.membership import Membership
-from client.contributions.run_file import RunFile
+from client.contributions.run_file import TOWERS_FILE, RunFile
 from client.data.training import TrainingData
 from client.towers.stored import TowerModel
 from common.config.federation import FederationPlan
 from common.contributions.factors import PlainMechanism
+from common.contributions.kind import ContributionKind
 from common.contributions.run_plan import RunPlan
 from common.contributions.updates import UpdateMechanism, UpdatePlan, UserGradients
 from common.errors import ContractError, PrivacyError, TrainingError
 from common.privacy.accounting import subsampled_epsilon
-from common.privacy.contribution import PrivatizedContribution, Release
+from common.privacy.contribution import PrivatizedContribution
 from common.wire.exchange import AgentRequest
 
 if TYPE_CHECKING:
@@ -63,12 +65,6 @@ class TowerItems:
 class TowerContributor(Protocol):
     """Makes one platform's contributions to the deep model."""
 
-    def run_releases(self) -> tuple[Release, ...]:
-        """Everything that a whole run releases."""
-
-    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
-        """What answering ``request`` releases."""
-
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         """One round's contribution, from the request's shared variables."""
 
@@ -78,12 +74,6 @@ class TowerContributor(Protocol):
 
 class NoTowers:
     """A plan without a deep model: nothing to release, and no request for it passes the contract."""
-
-    def run_releases(self) -> tuple[Release, ...]:
-        return ()
-
-    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
-        raise ContractError("this federation has no deep model")
 
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         raise ContractError("this federation has no deep model")
@@ -109,12 +99,6 @@ class PlainTowers:
         self._platform, self._plan, self._data, self._progress = platform, plan, data, progress
         self._mechanism = PlainMechanism()
         self._current: tuple[str, TwoTower, LocalTrainer] | None = None
-
-    def run_releases(self) -> tuple[Release, ...]:
-        return self._mechanism.releases("update")
-
-    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
-        return self._mechanism.releases("update")
 
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         from client.towers.local_training import idle_result, scheduled_rate, trained_arrays
@@ -194,14 +178,6 @@ class PrivateTowers:
                 f"{self._updates.epsilon:.4g}; raise noise_multiplier or take fewer rounds"
             )
 
-    def run_releases(self) -> tuple[Release, ...]:
-        return self._updates.releases()
-
-    def releases(self, request: AgentRequest) -> tuple[Release, ...]:
-        if not 1 <= request.server_round - self._plan.server_rounds <= self._updates.rounds:
-            raise ContractError("update: the plan has no such round of the deep model")
-        return (self._updates.release(),)
-
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         layout = RunPlan.of(self._plan).update_layout(len(membership.owners))
         columns = self._data.shared_columns
@@ -264,3 +240,20 @@ def make_tower_contributor(
     if plan.towers is None:
         return NoTowers()
     return (PrivateTowers if plan.private else PlainTowers)(platform, plan, data, progress)
+
+
+def tower_contributor(context: PlatformContext) -> TowerContributor:
+    """The platform's, which also makes the finished model."""
+    progress = RunFile(context.folder / TOWERS_FILE)
+    return make_tower_contributor(context.platform, context.plan, context.data, progress)
+
+
+class UpdateContributor(Contributor):
+    """The platform's half of ``update``."""
+
+    def __init__(self, kind: ContributionKind, context: PlatformContext) -> None:
+        super().__init__(kind, context)
+        self._towers = context.once(tower_contributor)
+
+    def make(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        return self._towers.update(request, membership)

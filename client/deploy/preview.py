@@ -9,13 +9,12 @@ import numpy as np
 
 from client.data.dataset import PlatformData
 from client.data.training import shared_items
-from client.privacy.masking import MASKED
 from common.config.federation import FederationPlan
+from common.contributions.kind import MASKED
 from common.contributions.protocol import contribution_specs, plan_sizes, reply_specs
+from common.contributions.registry import kinds_by_wire_name
 from common.deploy.console import PlainTable
 from common.deploy.roles import PlatformConfig
-
-_KINDS_ONCE = ("join", "counts", "masked_counts", "cooccurrence", "masked_cooccurrence")
 
 
 def preview_rows(config: PlatformConfig, data: PlatformData) -> list[dict[str, Any]]:
@@ -26,8 +25,10 @@ def preview_rows(config: PlatformConfig, data: PlatformData) -> list[dict[str, A
     """
     sizes = plan_sizes(config.plan, catalogue=int(shared_items(data.items, config.catalogue).sum()))
     rows = []
-    for spec, derived in [(s, False) for s in reply_specs()] + [(s, True) for s in contribution_specs(config.plan)]:
-        times = _times(config.plan, spec.kind) if derived else 1
+    kinds = kinds_by_wire_name(config.plan)
+    for spec in (*reply_specs(), *contribution_specs(config.plan)):
+        derived = spec.kind in kinds
+        times = len(kinds[spec.kind].rounds(config.plan)) if derived else 1
         for array in spec.arrays:
             shape = [size if isinstance(size, int) else sizes.get(size) for size in array.shape]
             known = [size for size in shape if size is not None]
@@ -57,13 +58,6 @@ def preview_table(rows: list[dict[str, Any]]) -> PlainTable:
         source = "interactions" if row["from_interactions"] else "no interactions"
         table.add_row(row["kind"], row["array"], row["dtype"], shape, size, str(row["times"]), source, row["noise"])
     return table
-
-
-def _times(plan: FederationPlan, kind: str) -> int:
-    if kind in _KINDS_ONCE:
-        return 1
-    deep = plan.towers if kind.endswith("update") else None
-    return plan.server_rounds if deep is None else deep.training.rounds
 
 
 def _noise(plan: FederationPlan, array: str) -> str:

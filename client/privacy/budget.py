@@ -19,6 +19,7 @@ before its first release, so there the Gaussian part simply gets what the run's 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -66,6 +67,11 @@ class Plan:
         if self.subsampled is None:
             return mu_within(self.epsilon, self.delta) ** 2
         return mu_within(self.epsilon - self.subsampled.epsilon, self.delta - self.subsampled.delta) ** 2
+
+    def agrees_with(self, other: Plan) -> bool:
+        """Whether both set the same aside; in which order releases are named says nothing."""
+        limits = [(plan.epsilon, plan.delta, plan.subsampled) for plan in (self, other)]
+        return limits[0] == limits[1] and Counter(self.releases) == Counter(other.releases)
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -13,6 +13,7 @@ from typing import Any
 from client.privacy.spend import Spend
 from common.config.federation import FederationPlan
 from common.config.passport import PassportConfig
+from common.contributions.registry import all_kinds, kinds_of
 from common.contributions.run_plan import RunPlan
 
 
@@ -68,8 +69,7 @@ def card_content(
         "epsilon": plan.privacy.epsilon,
         "delta": plan.delta,
         "mu": RunPlan.of(plan).gaussian_mu,
-        "linear": _linear(plan),
-        "towers": _towers(plan),
+        **{kind.card_key: kind.facts(plan) if kind.takes_part(plan) else None for kind in all_kinds() if kind.card_key},
         "mechanism": f"discrete Gaussian on clipped sums over users ({plan.privacy.release}), composed as Gaussian DP",
         "noise": plan.privacy.noise,
         "colluders": plan.privacy.colluders,
@@ -82,37 +82,6 @@ def card_content(
                 {release.kind: release.noise_multiplier for release in part.releases()} for part in releases.rounds
             ],
         },
-    }
-
-
-def _linear(plan: FederationPlan) -> dict[str, Any] | None:
-    """The item-item statistics' part of the run, or None."""
-    if plan.linear is None:
-        return None
-    noise = RunPlan.of(plan).linear_noise()
-    return {
-        "share": plan.linear.privacy.share,
-        "kept_items": plan.linear.privacy.kept_items,
-        "history_norm": plan.linear.privacy.history_norm,
-        "noise_multiplier": noise.noise_multiplier,
-        "mu": 1 / noise.noise_multiplier,
-        "mu_left": RunPlan.of(plan).release_plan().mu,
-        "masked": noise.masked,
-    }
-
-
-def _towers(plan: FederationPlan) -> dict[str, Any] | None:
-    """The deep model's part of the run, or None."""
-    if plan.towers is None:
-        return None
-    updates = RunPlan.of(plan).update_plan()
-    return {
-        "epsilon": updates.epsilon,
-        "delta": updates.delta,
-        "rounds": updates.rounds,
-        "sampling_rate": updates.sampling_rate,
-        "noise_multiplier": updates.noise.noise_multiplier,
-        "clip_norm": updates.noise.sensitivity,
     }
 
 
@@ -252,10 +221,10 @@ concluded nearly the same had this user never been there. Formally, the run is (
 - *Mechanism*: {content["mechanism"]}; a user's factor is clipped to norm {content["parameters"]["clip_norm"]:g}, item
   weights to total {content["parameters"]["weight_total"]:g}. Noise is exact integer noise from the operating system's
   random number generator.
-{_linear_text(content["linear"])}{_towers_text(content["towers"])}- *Noise*: {noise}
+{_paragraphs(plan, content)}- *Noise*: {noise}
 - *Assumptions*: no platform has more than {content["user_bound"]:,} users (δ rests on it); each platform runs this
   software unmodified for its own users' sake; identity fingerprints were compared out of band.
-- *Every* release counts: item counts, item-item statistics, item vectors, Gram matrices and updates of all rounds.
+- *Every* release counts: {", ".join(kind.title for kind in kinds_of(plan))} of all rounds.
   No metric, objective or verdict left.
 """
 
@@ -264,31 +233,9 @@ def _gaussian(content: Mapping[str, Any]) -> str:
     return "the factorisation" if content["linear"] is None else "the factorisation with the item-item statistics"
 
 
-def _linear_text(linear: Mapping[str, Any] | None) -> str:
-    if linear is None:
-        return ""
-    users = (
-        " With it the aggregator learns how many users each platform has, noise on that too."
-        if linear["masked"]
-        else ""
-    )
-    return (
-        f"- *Item-item statistics*: one release of which of at most {linear['kept_items']:,} items go together; a user's "
-        f"weighted history has norm at most {linear['history_norm']:g}. Noise multiplier {linear['noise_multiplier']:.4g}, "
-        f"which is {linear['share']:.0%} of the budget (of μ²): μ = {linear['mu']:.4f}. All other releases of the "
-        f"factorisation are made with what that leaves, μ = {linear['mu_left']:.4f}.{users}\n"
-    )
-
-
-def _towers_text(towers: Mapping[str, Any] | None) -> str:
-    if towers is None:
-        return ""
-    return (
-        f"- *Deep model*: {towers['rounds']} rounds; in each, every user takes part with probability "
-        f"{towers['sampling_rate']:g} and a gradient clipped to norm {towers['clip_norm']:g}, noise multiplier "
-        f"{towers['noise_multiplier']:.4g}. Opacus' PRV accountant: ε = {towers['epsilon']:.4g} at δ = "
-        f"{towers['delta']:.3g}, which is part of the ε and δ above (basic composition with the factorisation).\n"
-    )
+def _paragraphs(plan: FederationPlan, content: Mapping[str, Any]) -> str:
+    """What the plan's kinds of contributions have to say of themselves."""
+    return "".join(kind.paragraph(content[kind.card_key]) for kind in kinds_of(plan) if kind.card_key)
 
 
 def _epsilon(part: Mapping[str, Any]) -> str:
@@ -313,12 +260,7 @@ def _audit(audit: Mapping[str, Any] | None, plan: FederationPlan) -> str:
 
 def _not_audited(plan: FederationPlan) -> str:
     """What the canary test does not measure: it runs the factorisation with shared Gram matrices, from its training data."""
-    parts = {
-        "the deep model's updates": plan.towers is not None,
-        "the item-item statistics": plan.linear is not None,
-        "the items' own Gram matrices": plan.privacy.release == "item_gram",
-    }
-    missing = [name for name, is_there in parts.items() if is_there]
+    missing = [name for kind in kinds_of(plan) for name in kind.unaudited(plan)]
     if not (plan.private and missing):
         return ""
     return f" It measured counts, item vectors and users' Gram matrices; not measured: {', '.join(missing)}."

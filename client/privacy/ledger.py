@@ -153,7 +153,7 @@ class BudgetLedger:
                         "sees them can tell who is among them; the ledger marks its data as spent without bound",
                         run_id,
                     )
-            elif known.plan != plan:
+            elif not known.plan.agrees_with(plan):
                 raise PrivacyError(f"run {run_id!r} was reserved with another plan; give the new plan a new run id")
         self._log.publish(_totals)
 

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.contributions.kind import MASKED, masked_name
 from common.errors import PrivacyError
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.plan import LOG2_SHARE_STEPS
 from common.privacy.secure_sum import SecureSumClient
-
-MASKED = "masked"
-"""Name of the array that holds the masked vector."""
 
 _MINT = object()
 
@@ -73,7 +71,7 @@ def mask_contribution(
     message = secure_sum.mask(round_index, masked_units(contribution), noise_std=2.0**LOG2_SHARE_STEPS, context=context)
     open_arrays = {name: array for name, array in contribution.arrays.items() if name not in contribution.masked}
     return MaskedContribution(
-        kind=f"{MASKED}_{contribution.kind}",
+        kind=masked_name(contribution.kind),
         server_round=contribution.server_round,
         private=True,
         arrays=MappingProxyType({**open_arrays, MASKED: np.frombuffer(message, np.uint8)}),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,14 @@ from client.privacy.budget import SubsampledBudget
 from client.privacy.card import PlatformSpend
 from client.privacy.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
 from client.privacy.journal import EgressJournal
-from client.privacy.ledger import BudgetLedger
+from client.privacy.ledger import BudgetLedger, Receipt
 from client.privacy.masking import MaskedContribution
 from client.privacy.witness import FileWitness
 from common.config.federation import FederationPlan
 from common.contributions.protocol import contribution_specs, open_sizes, reply_specs
-from common.contributions.run_plan import RunPlan
 from common.errors import CrossfedError, FailedContributionError, LedgerError, SecureSumError, StoreError
 from common.privacy.contribution import PrivatizedContribution, Release
-from common.privacy.lifetime import UNCLAIMED_DELTA, BudgetPolicy
+from common.privacy.lifetime import UNCLAIMED_DELTA, BudgetPolicy, subsampled_share
 from common.wire.exchange import AgentRequest, Arrays, Json, digest_of
 
 _log = getLogger(__name__)
@@ -43,10 +43,8 @@ def witnesses(folder: Path) -> tuple[FileWitness, FileWitness]:
 
 def subsampled_budget(plan: FederationPlan) -> SubsampledBudget | None:
     """(ε, δ) of the deep model's releases; each agent has checked with its accountant that they keep to it."""
-    if plan.towers is None:
-        return None
-    updates = RunPlan.of(plan).update_plan()
-    return SubsampledBudget(updates.epsilon, updates.delta)
+    share = subsampled_share(plan)
+    return SubsampledBudget(share * plan.privacy.epsilon, share * plan.delta) if share else None
 
 
 class Outbox:
@@ -91,44 +89,60 @@ class Outbox:
         """Where a run stands, by what it has paid; None where it was never joined."""
         return self.ledger.run(run_id)
 
-    def contribute(
-        self,
-        request: AgentRequest,
-        releases: Sequence[Release],
-        make: Callable[[], PrivatizedContribution | MaskedContribution],
-        sizes: Mapping[str, int],
-    ) -> Arrays:
-        """Charge ``releases``, then make the contribution, then let it out.
+    def charge(self, request: AgentRequest, releases: Sequence[Release]) -> Receipt:
+        """Pay for the answer to ``request``, durably. The same request again is not charged; another of its round is.
 
-        The same request again gets the same bytes and is not charged; another request of the same round is a new charge.
+        Raises:
+            BudgetExceededError: the budget does not cover it; nothing was charged.
+        """
+        return self.ledger.charge(request.run_id, request.server_round, releases, digest_of(request))
+
+    def replay(self, receipt: Receipt) -> Arrays | None:
+        """What has left before under ``receipt``, the same bytes; None where nothing has.
+
+        Raises:
+            EgressRefusedError: it has left, and its bytes are no longer kept.
+        """
+        return self._guard.replay(receipt)
+
+    @contextmanager
+    def one_attempt(self, receipt: Receipt) -> Iterator[None]:
+        """Make and send what ``receipt`` has paid for; an attempt that fails is a private run's last.
 
         Whether a contribution can be made may depend on the data, whatever was done to rule that out. Noise in its place would
         not hide it, as a sum without its users is far from one with them. So a private run ends here, whatever went wrong: one
         bit may leave, once for a run that was paid for, under one code. Without privacy the platform misses that round.
 
         Raises:
-            BudgetExceededError: nothing was made.
-            EgressRefusedError: it has left before, and its bytes are no longer kept.
             LedgerError, StoreError: the books or the disk; nothing left.
             SecureSumError: the round's masks are used up; nothing left.
             FailedContributionError: it could not be made, or is not what the contract declares; a private run is closed.
         """
-        receipt = self.ledger.charge(request.run_id, request.server_round, releases, digest_of(request))
-        earlier = self._guard.replay(receipt)
-        if earlier is not None:
-            return earlier
         try:
-            contribution = make()
-            sizes = {**sizes, **open_sizes(contribution.arrays)}
-            return self._guard.send(contribution, kind=request.kind, sizes=sizes, receipt=receipt)
+            yield
         except (LedgerError, StoreError, SecureSumError):
             # Of the machine and of the run: the same for whatever data. Asked again, it may well succeed.
             raise
         except Exception as error:
-            if all(release.mechanism == "none" for release in releases):
+            if all(release.mechanism == "none" for release in receipt.releases):
                 raise FailedContributionError(f"{error}; this platform is left out of the round") from error
-            self.ledger.close(request.run_id)
+            self.ledger.close(receipt.run_id)
             raise FailedContributionError(f"{error}; this platform takes no further part in the run") from error
+
+    def send(
+        self,
+        contribution: PrivatizedContribution | MaskedContribution,
+        kind: str,
+        sizes: Mapping[str, int],
+        receipt: Receipt,
+    ) -> Arrays:
+        """Let a contribution of ``kind`` out, which ``receipt`` has paid for.
+
+        Raises:
+            EgressRefusedError: nothing left.
+        """
+        sizes = {**sizes, **open_sizes(contribution.arrays)}
+        return self._guard.send(contribution, kind=kind, sizes=sizes, receipt=receipt)
 
     def reply(
         self, kind: str, arrays: Arrays, fields: Mapping[str, Json], sizes: Mapping[str, int]

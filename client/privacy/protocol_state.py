@@ -14,20 +14,16 @@ its counts and rounds again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from client.privacy.account import Charge, RunAccount
 from common.config.federation import FederationPlan
+from common.contributions.kind import ContributionKind
+from common.contributions.registry import all_kinds, kind_of_release, kinds_by_wire_name, kinds_of
 from common.errors import OrderError
 from common.wire.exchange import AgentRequest, digest_of
 
 Place = tuple[int, int]
-"""A phase's number and a server round: places compare in the order of the protocol."""
-
-_PHASES: Final = ("counts", "cooccurrence", "statistics", "update")
-_PHASE_OF_RELEASE: Final = {"item_vectors": "statistics", "user_gram": "statistics", "item_grams": "statistics"}
-_STATISTICS: Final = _PHASES.index("statistics")
-_UPDATE: Final = _PHASES.index("update")
+"""A kind's number and a server round: places compare in the order of the protocol."""
 
 
 class ProtocolState:
@@ -39,14 +35,9 @@ class ProtocolState:
 
     def __init__(self, plan: FederationPlan) -> None:
         self._plan = plan
-        rounds = plan.server_rounds
-        self._rounds = {"counts": (0, 0), "statistics": (1, rounds)}
-        if plan.linear is not None:
-            self._rounds["cooccurrence"] = (0, 0)
-        if plan.towers is not None:
-            self._rounds["update"] = (rounds + 1, rounds + plan.towers.training.rounds)
-        last = "statistics" if plan.towers is None else "update"
-        self._last: Place = (_PHASES.index(last), self._rounds[last][1])
+        self._kinds = kinds_by_wire_name(plan)
+        last = kinds_of(plan)[-1]
+        self._last = _place(last, last.rounds(plan)[-1])
 
     def check(
         self,
@@ -98,15 +89,14 @@ class ProtocolState:
     def _check_contribution(
         self, request: AgentRequest, run: RunAccount, check_mask: Callable[[AgentRequest], None]
     ) -> None:
-        phase = request.kind.removeprefix("masked_")
-        first, last = self._rounds.get(phase, (1, 0))
-        if not first <= request.server_round <= last:
+        kind = self._kinds[request.kind]
+        if request.server_round not in kind.rounds(self._plan):
             raise OrderError(f"{request.kind}: the run has no such round as {request.server_round}")
         _check_open(run)
         digest = digest_of(request)
         if any(charge.request_digest == digest for charge in run.charges):
             return
-        place = (_PHASES.index(phase), request.server_round)
+        place = _place(kind, request.server_round)
         if self._plan.private and run.charges:
             newest = max(map(place_of, run.charges))
             if place <= newest:
@@ -114,17 +104,18 @@ class ProtocolState:
                     f"{request.kind} of round {request.server_round}: the run has come to {_named(newest)} and a "
                     "round is paid for once"
                 )
-        if request.kind.startswith("masked_"):
+        if self._plan.secure_sum:
             check_mask(request)
 
     def _check_finish(self, request: AgentRequest, run: RunAccount) -> None:
         _check_open(run)
         places = {place_of(charge) for charge in run.charges}
-        rounds = [server_round for phase, server_round in places if phase == _STATISTICS]
-        trained = bool(rounds) or any(phase == _UPDATE for phase, _ in places)
+        last = self._plan.server_rounds
+        # Of the factorisation; the deep model's come after them.
+        rounds = [server_round for _, server_round in places if 1 <= server_round <= last]
+        trained = any(server_round >= 1 for _, server_round in places)
         # A round may take place without this platform only where the plan lets it; so may rounds be left out.
         complete = trained if self._may_miss_rounds or self._may_stop_early else self._last in places
-        last = self._plan.server_rounds
         named = request.server_round == last
         if self._may_stop_early:
             named = max(rounds, default=1) <= request.server_round <= last
@@ -141,14 +132,16 @@ class ProtocolState:
     @property
     def _may_stop_early(self) -> bool:
         plan = self._plan
-        patient = plan.towers is None or plan.towers.training.patience == 0
-        return not plan.private and (plan.tolerance > 0 or not patient)
+        return not plan.private and any(kind.may_stop_early(plan) for kind in kinds_of(plan))
 
 
 def place_of(charge: Charge) -> Place:
     """Where in its run a charge stands."""
-    kind = charge.releases[0].kind
-    return _PHASES.index(_PHASE_OF_RELEASE.get(kind, kind)), charge.server_round
+    return _place(kind_of_release(charge.releases[0].kind), charge.server_round)
+
+
+def _place(kind: ContributionKind, server_round: int) -> Place:
+    return all_kinds().index(kind), server_round
 
 
 def _check_open(run: RunAccount) -> None:
@@ -157,4 +150,4 @@ def _check_open(run: RunAccount) -> None:
 
 
 def _named(place: Place) -> str:
-    return f"{_PHASES[place[0]]} of round {place[1]}"
+    return f"{all_kinds()[place[0]].name} of round {place[1]}"

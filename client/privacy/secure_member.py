@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from client.privacy.masking import MaskedContribution, mask_contribution
 from client.privacy.secure_state import SecureStateFile
 from common.config.federation import FederationPlan
-from common.contributions.run_plan import RunPlan
+from common.contributions.kind import masked_name
+from common.contributions.masked_rounds import round_index, secure_rounds
+from common.contributions.registry import kinds_by_wire_name
 from common.errors import SecureSumError
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.secure_sum import PlatformIdentity, Roster, RosterPolicy, SecureSumClient
@@ -43,7 +45,7 @@ class SecureMember:
         self._platform = platform
         self._identity = identity
         self._fingerprints = dict(fingerprints)
-        self._plan, self._run = plan, RunPlan.of(plan)
+        self._plan = plan
         self._file = SecureStateFile(folder)
         self._client: SecureSumClient | None = None
 
@@ -82,18 +84,19 @@ class SecureMember:
         Raises:
             SecureSumError: not enrolled, or the round is closed.
         """
-        kind = request.kind.removeprefix("masked_")
-        self._enrolled(request.run_id).check_open(self._run.masked_round(kind, request.server_round))
+        kind = kinds_by_wire_name(self._plan)[request.kind]
+        self._enrolled(request.run_id).check_open(round_index(self._plan, kind, request.server_round))
 
     def mask(self, contribution: PrivatizedContribution, run_id: str, context: bytes) -> MaskedContribution:
-        """Mask a contribution in its round of the sum (:meth:`RunPlan.masked_round`).
+        """Mask a contribution in its round of the sum (:func:`common.contributions.masked_rounds.round_index`).
 
         ``context`` is the digest of what this platform was told (:func:`common.contributions.broadcast.round_context`).
 
         Raises:
             SecureSumError: not enrolled, or the round is closed.
         """
-        index = self._run.masked_round(contribution.kind, contribution.server_round)
+        kind = kinds_by_wire_name(self._plan)[masked_name(contribution.kind)]
+        index = round_index(self._plan, kind, contribution.server_round)
         return mask_contribution(contribution, self._enrolled(run_id), index, context)
 
     def _join(self, roster: Roster, run_id: str, n_items: int) -> SecureSumClient:
@@ -109,7 +112,7 @@ class SecureMember:
             fingerprints=self._fingerprints,
             colluders=self._plan.privacy.colluders,
             dropouts=self._plan.privacy.dropouts,
-            rounds=self._run.masked_rounds(len(roster.members), n_items),
+            rounds=secure_rounds(self._plan, platforms=len(roster.members), n_items=n_items),
         )
         self._client = SecureSumClient.join(
             roster, platform=self._platform, identity=self._identity, policy=policy, save=self._file.write

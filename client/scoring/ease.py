@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from client.scoring.part import Arrays as PartArrays
 from client.scoring.part import Carried, Part, stored
-from common.contributions.protocol import LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS
+from common.contributions.cooccurrence_kind import LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS
 from common.errors import ContractError
 from common.wire.exchange import Arrays
 

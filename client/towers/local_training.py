@@ -21,8 +21,8 @@ from client.towers.histories import PADDING, Windows, training_windows
 from client.towers.losses import choice_losses, squared_losses
 from client.towers.two_tower import TwoTower
 from common.config.towers import TowerTraining
-from common.contributions.protocol import EXAMPLES, LOSS, ROW_POSITIONS, ROW_WEIGHTS
 from common.contributions.tower_variables import ITEM_ROWS
+from common.contributions.update_kind import EXAMPLES, LOSS, ROW_POSITIONS, ROW_WEIGHTS
 from common.errors import TrainingError
 from common.privacy.contribution import ReleasedArray
 

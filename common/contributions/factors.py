@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import PrivacyError
-from common.privacy.contribution import ContributionKind, PrivatizedContribution, Release, ReleasedArray
+from common.privacy.contribution import PrivatizedContribution, Release, ReleasedArray
 from common.privacy.minting import mint
 from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise, ReleasePlan
 from common.privacy.postprocess import isometric_scale
@@ -46,13 +46,11 @@ _SMALLEST_WEIGHT = 1e-100
 class PlainMechanism:
     """``mode: none``: passes arrays through unchanged, marked as not private and as spending without bound."""
 
-    def releases(self, kind: ContributionKind) -> tuple[Release, ...]:
+    def releases(self, kind: str) -> tuple[Release, ...]:
         """What the ledger charges for a contribution: unbounded spending."""
         return (Release(kind=kind, mechanism="none", noise_multiplier=0.0),)
 
-    def release(
-        self, kind: ContributionKind, server_round: int, arrays: Mapping[str, ReleasedArray]
-    ) -> PrivatizedContribution:
+    def release(self, kind: str, server_round: int, arrays: Mapping[str, ReleasedArray]) -> PrivatizedContribution:
         """Wrap exact ``arrays``, which are taken over; the ledger marks the data as spent without bound."""
         return mint(
             kind=kind,
@@ -192,7 +190,7 @@ class UserLevelMechanism:
 
     def _contribution(
         self,
-        kind: ContributionKind,
+        kind: str,
         server_round: int,
         arrays: Mapping[str, ReleasedArray],
         noises: Mapping[str, GaussianNoise],

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from common.contributions.updates import UpdatePlan
-from common.errors import SecureSumError
-from common.linalg import packed_size
-from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise, ReleasePlan
+from common.contributions.kind import ContributionKind
+from common.contributions.registry import kinds_of
+from common.errors import ContractError, SecureSumError
+from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise
 from common.privacy.secure_sum import RingBits, RingConfig, RoundSpec, noise_tail
+
+if TYPE_CHECKING:
+    from common.config.federation import FederationPlan
 
 SHARE_STD = 2.0**LOG2_SHARE_STEPS
 """Standard deviation, in grid steps, of the noise share that each platform adds."""
@@ -17,77 +22,70 @@ _MOST_ITEMS = 1 << 32
 """Of any vocabulary; the noise's tail grows with the root of its logarithm only."""
 
 
-def masked_lengths(plan: ReleasePlan, *, n_items: int, row: int) -> tuple[int, ...]:
-    """How many values each round masks: first the counts, then each server round's statistics."""
-    with_grams = plan.rounds[0].item_grams is not None
-    statistics = n_items * (row + (packed_size(row) if with_grams else 0))
-    return (n_items + 1, *(statistics for _ in plan.rounds))
-
-
-def secure_rounds(
-    plan: ReleasePlan,
-    *,
-    platforms: int,
-    n_items: int,
-    row: int,
-    linear: GaussianNoise | None = None,
-    linear_size: int = 0,
-    updates: UpdatePlan | None = None,
-    update_size: int = 0,
-) -> tuple[RoundSpec, ...]:
+def secure_rounds(plan: FederationPlan, *, platforms: int, n_items: int) -> tuple[RoundSpec, ...]:
     """One specification a round: what is summed, in the smallest ring that its public bounds fit.
 
     Args:
-        plan: the run's releases of the factorisation.
+        plan: the run's.
         platforms: P.
         n_items: m, the vocabulary's size.
-        row: d.
-        linear: noise of the item-item statistics, in the round after the counts; None where the run gathers none.
-        linear_size: values of them.
-        updates: the deep model's releases, in the rounds after those of the factorisation.
-        update_size: values of one of them.
 
     Raises:
         SecureSumError: the bounds fit no ring; lower ``privacy.user_bound``.
     """
-    lengths = masked_lengths(plan, n_items=n_items, row=row)
-    noises: list[tuple[GaussianNoise, ...]] = [(plan.counts,)]
-    noises += [
-        (part.item_vectors,) if part.item_grams is None else (part.item_vectors, part.item_grams)
-        for part in plan.rounds
-    ]
-    labels = ["counts", *(f"statistics {index}" for index in range(1, len(plan.rounds) + 1))]
-    specs = tuple(
-        RoundSpec(label=label, ring=_ring(plan, noise, platforms, length), noise_std=SHARE_STD)
-        for label, noise, length in zip(labels, noises, lengths, strict=True)
+    return tuple(
+        RoundSpec(
+            label=kind.label(plan, number),
+            ring=_ring(plan, kind.noises(plan, number), platforms, kind.masked_length(plan, n_items)),
+            noise_std=SHARE_STD,
+        )
+        for kind, number in _places(plan)
     )
-    if linear is not None:
-        ring = _ring(plan, (linear,), platforms, linear_size)
-        specs = (specs[0], RoundSpec(label="cooccurrence", ring=ring, noise_std=SHARE_STD), *specs[1:])
-    if updates is None:
-        return specs
-    ring = _ring(plan, (updates.noise,), platforms, update_size)
-    numbers = range(1, updates.rounds + 1)
-    return (*specs, *(RoundSpec(label=f"update {number}", ring=ring, noise_std=SHARE_STD) for number in numbers))
 
 
-def check_sums_fit(plan: ReleasePlan, *, platforms: int, linear: GaussianNoise | None = None) -> None:
-    """Refuse a plan whose sums fit no ring, before anything is known of items.
+def round_index(plan: FederationPlan, kind: ContributionKind, server_round: int) -> int:
+    """Where a contribution of ``kind`` to ``server_round`` stands among :func:`secure_rounds`.
 
     Raises:
-        SecureSumError: names the setting to change, and to what.
+        ContractError: the plan has no such round.
     """
-    secure_rounds(plan, platforms=platforms, n_items=_MOST_ITEMS, row=1, linear=linear, linear_size=_MOST_ITEMS)
+    before = 0
+    for other in kinds_of(plan):
+        rounds = other.rounds(plan)
+        if other.name == kind.name and server_round in rounds:
+            return before + rounds.index(server_round)
+        before += len(rounds)
+    raise ContractError(f"{kind.name}: the plan has no such round as {server_round}")
 
 
-def _ring(plan: ReleasePlan, noises: tuple[GaussianNoise, ...], platforms: int, length: int) -> RingConfig:
+def check_sums_fit(plan: FederationPlan, *, platforms: int) -> None:
+    """Refuse a plan whose sums fit no ring, or no 64 bits, before anything is known of items and users.
+
+    Raises:
+        SecureSumError, PrivacyError: names the setting to change, and to what.
+    """
+    for kind in kinds_of(plan):
+        for noises in kind.checked_noises(plan) if plan.secure_sum else ():
+            _ring(plan, noises, platforms, _MOST_ITEMS * len(noises))
+    for kind in kinds_of(plan):
+        kind.check_plan(plan)
+
+
+def _places(plan: FederationPlan) -> Iterator[tuple[ContributionKind, int]]:
+    for kind in kinds_of(plan):
+        for number in kind.rounds(plan):
+            yield kind, number
+
+
+def _ring(plan: FederationPlan, noises: tuple[GaussianNoise, ...], platforms: int, length: int) -> RingConfig:
     per_user = max(math.ceil(noise.sensitivity / noise.grid_step) for noise in noises)
+    users = plan.privacy.user_bound
     for bits in _RINGS:
         try:
             return RingConfig.from_public_bounds(
                 bits=bits,
                 platforms=platforms,
-                users_per_platform=plan.user_bound,
+                users_per_platform=users,
                 max_abs_per_user=per_user,
                 noise_std=SHARE_STD,
                 coordinates=length,
@@ -96,6 +94,6 @@ def _ring(plan: ReleasePlan, noises: tuple[GaussianNoise, ...], platforms: int, 
             continue
     most = ((1 << (_RINGS[-1] - 2)) // platforms - noise_tail(SHARE_STD, platforms * length)) // per_user
     raise SecureSumError(
-        f"privacy.user_bound: sums over {platforms} platforms of up to {plan.user_bound:,} users each do not fit the secure "
+        f"privacy.user_bound: sums over {platforms} platforms of up to {users:,} users each do not fit the secure "
         f"sum's widest ring ({_RINGS[-1]} bits) at this epsilon; lower user_bound to at most {most:,}, if no platform has more"
     )

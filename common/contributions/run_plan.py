@@ -8,21 +8,19 @@ from typing import Annotated
 from pydantic import AfterValidator, TypeAdapter
 
 from common.config.federation import FederationPlan
-from common.contributions.cooccurrence import check_bits, cooccurrence_noise, masked_size
-from common.contributions.masked_rounds import check_sums_fit, secure_rounds
+from common.contributions.cooccurrence import cooccurrence_noise
 from common.contributions.tower_variables import SharedVariable, tower_variables
 from common.contributions.updates import UpdateLayout, UpdatePlan
 from common.errors import PrivacyError, SecureSumError
 from common.privacy.lifetime import gaussian_mu
 from common.privacy.plan import GaussianNoise, ReleasePlan, calibrate, noise_shares
-from common.privacy.secure_sum import RoundSpec
 
 
 @dataclass(frozen=True)
 class RunPlan:
     """What all parties compute alike from a plan and the vocabulary's size.
 
-    >>> RunPlan.of(FederationPlan(platforms=3)).masked_round("statistics", 2)
+    >>> len(RunPlan.of(FederationPlan(platforms=3)).release_plan().rounds)
     2
     """
 
@@ -46,11 +44,13 @@ class RunPlan:
     def release_plan(self) -> ReleasePlan:
         """Every release of the factorisation that a platform makes in a run, with its noise.
 
-        Of μ² it takes what the item-item statistics leave.
+        Of μ² it takes what the other kinds of contributions leave.
 
         Raises:
             PrivacyError: ``mode: none``, no number of platforms, or a combination that protects nobody.
         """
+        from common.contributions.registry import kinds_of  # kinds are made of run plans
+
         plan = self.plan
         if plan.platforms is None:
             raise PrivacyError("plan.platforms: under privacy the number of platforms must be set")
@@ -59,7 +59,7 @@ class RunPlan:
             n_users_bound=plan.privacy.user_bound,
             rounds=plan.server_rounds,
             platforms=plan.platforms,
-            share=1.0 if plan.linear is None else 1 - plan.linear.privacy.share,
+            share=1 - sum(kind.share(plan) for kind in kinds_of(plan)),
         )
 
     def linear_noise(self) -> GaussianNoise:
@@ -73,13 +73,6 @@ class RunPlan:
             raise PrivacyError("plan.linear, plan.platforms: both must be set for item-item statistics under privacy")
         shares, masked = noise_shares(plan.privacy, plan.platforms), plan.secure_sum
         return cooccurrence_noise(plan.linear, mu=self.gaussian_mu, shares=shares, masked=masked)
-
-    def linear_size(self, n_items: int) -> int:
-        """Values of the item-item statistics that each platform masks, for a vocabulary of ``n_items``."""
-        plan = self.plan
-        if plan.linear is None or plan.platforms is None:
-            return 0
-        return masked_size(plan.linear.private_items(n_items), plan.platforms)
 
     def update_plan(self) -> UpdatePlan:
         """Every release of the deep model that a platform makes in a run, with its noise.
@@ -109,29 +102,6 @@ class RunPlan:
         """Where each shared variable of the deep model is in a sum over a vocabulary of ``n_items``."""
         return UpdateLayout(self.tower_variables, n_items)
 
-    def masked_rounds(self, platforms: int, n_items: int) -> tuple[RoundSpec, ...]:
-        """The rounds of the secure sum: counts, item-item statistics, the factorisation's rounds, the deep model's.
-
-        Raises:
-            SecureSumError: a sum fits no ring.
-        """
-        deep = self.plan.towers is not None
-        return secure_rounds(
-            self.release_plan(),
-            platforms=platforms,
-            n_items=n_items,
-            row=self.plan.row,
-            linear=None if self.plan.linear is None else self.linear_noise(),
-            linear_size=self.linear_size(n_items),
-            updates=self.update_plan() if deep else None,
-            update_size=self.update_layout(n_items).size if deep else 0,
-        )
-
-    def masked_round(self, kind: str, server_round: int) -> int:
-        """Where a contribution of ``kind`` to ``server_round`` stands among :meth:`masked_rounds`."""
-        late = self.plan.linear is not None and not kind.endswith("counts")
-        return server_round + 1 if late else server_round
-
     def check(self) -> None:
         """Refuse what fits no ring, or no 64 bits, before anything is known of items and users.
 
@@ -141,14 +111,12 @@ class RunPlan:
             PrivacyError: a combination that protects nobody, or noise so small that sums would overflow.
             SecureSumError: a sum fits no ring; the message names the setting to change.
         """
+        from common.contributions.masked_rounds import check_sums_fit  # as above
+
         plan = self.plan
         if not plan.private or plan.platforms is None:
             return
-        linear = None if plan.linear is None else self.linear_noise()
-        if plan.secure_sum:
-            check_sums_fit(self.release_plan(), platforms=plan.platforms, linear=linear)
-        if linear is not None:
-            check_bits(linear, plan.privacy.user_bound)
+        check_sums_fit(plan, platforms=plan.platforms)
 
 
 def _checked(plan: FederationPlan) -> FederationPlan:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from common.errors import PrivacyError
 
-ContributionKind = Literal["counts", "statistics", "update", "cooccurrence"]
 ReleasedArray: TypeAlias = NDArray[np.int64] | NDArray[np.floating]
 ReleaseMechanism = Literal["none", "gaussian", "subsampled-gaussian"]
 
@@ -24,8 +23,7 @@ class Release:
     """One entry for the privacy ledger.
 
     Attributes:
-        kind: what was released: ``counts``, ``item_vectors``, ``user_gram``, ``item_grams``, ``update``,
-            ``cooccurrence``.
+        kind: what was released, by one of its kind's names (``ContributionKind.released``).
         mechanism: ``none`` spends without bound.
         noise_multiplier: σ / L2 sensitivity of what the recipient can see (the whole sum under secure summation); 0 for
             ``none``.
@@ -64,7 +62,7 @@ class PrivatizedContribution:
         releases: what the ledger charges before anything leaves.
     """
 
-    kind: ContributionKind
+    kind: str
     server_round: int
     private: bool
     arrays: Mapping[str, ReleasedArray]

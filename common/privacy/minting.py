@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from common.privacy.contribution import _MINT, ContributionKind, PrivatizedContribution, Release, ReleasedArray
+from common.privacy.contribution import _MINT, PrivatizedContribution, Release, ReleasedArray
 
 
 def mint(
     *,
-    kind: ContributionKind,
+    kind: str,
     server_round: int,
     private: bool,
     arrays: Mapping[str, ReleasedArray],

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +22,6 @@ JsonScalar = str | int | float | bool | None
 Json = JsonScalar | list["Json"] | dict[str, "Json"]
 Arrays = Mapping[str, NDArray[Any]]
 
-Kind = Literal[
-    "join",
-    "vocabulary",
-    "secure_sum",
-    "counts",
-    "masked_counts",
-    "cooccurrence",
-    "masked_cooccurrence",
-    "statistics",
-    "masked_statistics",
-    "update",
-    "masked_update",
-    "finish",
-]
-
 OK = "ok"
 _LARGEST_MEAN = 1e6
 
@@ -46,7 +31,7 @@ class AgentRequest:
     """One request of the aggregator.
 
     Attributes:
-        kind: which step of the protocol (:data:`Kind`).
+        kind: which step of the protocol.
         run_id: the federation run that it belongs to.
         server_round: 0 for the handshake, then 1, 2, …
         config: small public values.

@@ -12,20 +12,47 @@ absence is still no dislike. What is approximate is how the inputs go together a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.config.federation import FederationPlan
 from common.contributions.cooccurrence import COOCCURRENCE, USERS, users_from
-from common.contributions.protocol import LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS
+from common.contributions.cooccurrence_kind import LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS, linear_config
 from common.contributions.run_plan import RunPlan
 from common.linalg import pack_symmetric
 from common.wire.exchange import Arrays
-from server.aggregation.ease import ItemStatistics, TransferWeights, transfer_weights
+from server.aggregation.ease import ItemStatistics, transfer_weights
+from server.aggregation.phase import Phase, Question, Step
 from server.federation.collect import Contribution
-from server.federation.state import FederationState
+from server.federation.state import FederationState, TransferWeights
+
+
+class CooccurrencePhase(Phase):
+    """Gathers which items go together, once, and solves for the weights of every platform."""
+
+    record = "linear"
+
+    def check_vocabulary(self, n_items: int) -> None:
+        linear_config(self.plan).check_size(n_items, private=self.plan.private)
+
+    def due(self, state: FederationState, present: Collection[str]) -> bool:
+        return state.linear is None
+
+    def question(self, state: FederationState) -> Question:
+        return Question(server_round=0, arrays={"item_counts": state.item_counts})
+
+    def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Step:
+        weights, platforms = aggregate_linear(self.plan, state, contributions)
+        return Step(state=replace(state, linear=weights), platforms=platforms)
+
+    def did(self, question: Question) -> str:
+        return "sent their item-item statistics"
+
+    def final_for(self, state: FederationState, platform: str) -> Arrays:
+        return {} if state.linear is None else linear_answer(state.linear[platform])
 
 
 def aggregate_linear(
@@ -36,7 +63,7 @@ def aggregate_linear(
     Raises:
         ConfigError: for want of regularisation a system is not positive definite.
     """
-    assert plan.linear is not None
+    config = linear_config(plan)
     statistics: dict[str, ItemStatistics] = {}
     platforms: set[str] = set()
     for part in contributions:
@@ -44,7 +71,7 @@ def aggregate_linear(
         if COOCCURRENCE in part.arrays:
             statistics |= _statistics(plan, state, part)
     owners = state.vocabulary.owners
-    weights = {name: transfer_weights(statistics, owners, name, plan.linear) for name in owners}
+    weights = {name: transfer_weights(statistics, owners, name, config) for name in owners}
     return weights, tuple(sorted(platforms))
 
 
@@ -55,14 +82,14 @@ def linear_answer(weights: TransferWeights) -> Arrays:
 
 def _statistics(plan: FederationPlan, state: FederationState, part: Contribution) -> dict[str, ItemStatistics]:
     """What a contribution says of each platform's users."""
-    assert plan.linear is not None
+    config = linear_config(plan)
     ownership = state.vocabulary.ownership()
-    kept = plan.linear.columns(state.item_counts, ownership, private=plan.private)
+    kept = config.columns(state.item_counts, ownership, private=plan.private)
     packed = part.arrays[COOCCURRENCE]
     if USERS in part.arrays:
         noise = RunPlan.of(plan).linear_noise()
         total = ItemStatistics.released(kept, packed, noise.grid_step)
-        users = users_from(part.arrays[USERS], plan.linear, noise.grid_step)
+        users = users_from(part.arrays[USERS], config, noise.grid_step)
         return apportioned(total, ownership[kept], dict(zip(sorted(state.vocabulary.owners), users, strict=True)))
     (name,) = part.platforms
     columns = kept[np.isin(kept, part.positions)]

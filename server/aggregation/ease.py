@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from common.config.ease import LinearConfig
 from common.errors import ConfigError, ContractError
 from common.linalg import packed_size
+from server.federation.state import TransferWeights
 
 _ROWS = 256
 
@@ -76,41 +77,6 @@ class ItemStatistics:
             places = _place(own_rows[part, None], own_columns[None, :], k)
             result[np.ix_(row_at[part], column_at)] = self.packed[places]
         return result
-
-
-@dataclass(frozen=True, eq=False)
-class TransferWeights:
-    """B of one platform.
-
-    Attributes:
-        inputs: int64 ``[s]``; vocabulary positions of own items, rising.
-        targets: int64 ``[t]``; vocabulary positions of items that the platform lacks, rising.
-        weights: float32 ``[s, t]``.
-    """
-
-    inputs: NDArray[np.int64]
-    targets: NDArray[np.int64]
-    weights: NDArray[np.float32]
-
-
-def check_sums_of_products(packed: NDArray[np.float64], n_items: int, ridge: float) -> None:
-    """Refuse exact statistics that no users can have: one platform's rubbish must not end the run for all.
-
-    Args:
-        packed: float64 ``[k(k + 1)/2]``.
-        n_items: k.
-        ridge: how far below zero the spectrum may reach; rounding is far less.
-
-    Raises:
-        ContractError: they are not positive semidefinite.
-    """
-    everything = np.arange(n_items, dtype=np.int64)
-    system = ItemStatistics(everything, packed).block(everything, everything)
-    system[np.diag_indices_from(system)] += ridge
-    try:
-        scipy.linalg.cholesky(system, lower=True, overwrite_a=True, check_finite=False)
-    except scipy.linalg.LinAlgError:
-        raise ContractError("cooccurrence is not positive semidefinite, so it is no sum over users") from None
 
 
 def transfer_weights(

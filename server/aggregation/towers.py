@@ -10,7 +10,7 @@ Under privacy the aggregator has one noisy sum of clipped gradients and takes a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from logging import WARNING, getLogger
@@ -22,16 +22,44 @@ from numpy.typing import NDArray
 
 from common.config.federation import FederationPlan
 from common.config.towers import TowerConfig
-from common.contributions.protocol import EXAMPLES, LOSS, ROW_POSITIONS, ROW_WEIGHTS
 from common.contributions.run_plan import RunPlan
+from common.contributions.update_kind import EXAMPLES, LOSS, ROW_POSITIONS, ROW_WEIGHTS
 from common.contributions.updates import UPDATE, decoded
+from common.wire.exchange import Arrays, Json
+from server.aggregation.phase import Phase, Question, Step
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
+from server.stopping import towers_settled
 
 _WEIGHT = "num-examples"
 _BETA1, _BETA2 = 0.9, 0.99
 _TAU = 1e-3
 _ADAM_EPSILON = 1e-8
+
+
+class UpdatePhase(Phase):
+    """Shared variables out, platforms' updates back, combined; after the factorisation has settled."""
+
+    record = "towers"
+
+    def due(self, state: FederationState, present: Collection[str]) -> bool:
+        return not towers_settled(self.plan, state)
+
+    def question(self, state: FederationState) -> Question:
+        tower_round = state.tower_round + 1
+        config: dict[str, Json] = {"tower_round": tower_round}
+        return Question(server_round=self.plan.server_rounds + tower_round, config=config, arrays=state.towers)
+
+    def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Step:
+        step = aggregate_towers(self.plan, state, contributions)
+        after = replace(step.state, tower_round=state.tower_round + 1)
+        return Step(state=after, platforms=step.platforms, objective=step.loss)
+
+    def did(self, question: Question) -> str:
+        return f"contributed to round {question.config['tower_round']} of the deep model"
+
+    def final(self, state: FederationState) -> Arrays:
+        return state.towers
 
 
 @dataclass(frozen=True, eq=False)

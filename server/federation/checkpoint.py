@@ -17,12 +17,11 @@ from common.config.federation import FederationPlan
 from common.contributions.run_plan import read_plan
 from common.errors import FederationError, NewerStoreError, StoreError
 from common.files import archive, make_folder, read_archive, write_atomically
-from server.aggregation.ease import TransferWeights
-from server.federation.state import FederationState, RoundRecord
+from server.federation.state import FederationState, RoundRecord, TransferWeights
 
 _log = getLogger(__name__)
 _FORMAT = 1
-_TOWERS, _SLOTS = "towers_", "slots_"
+_TOWERS, _SLOTS, _RESULT = "towers_", "slots_", "result/"
 _LINEAR_FILE = "linear.npz"
 """Kept beside the rounds and not in each: it can be hundreds of megabytes, and stays as it is."""
 
@@ -73,6 +72,7 @@ class CheckpointStore:
             **{f"owners_{index}": rows for index, rows in enumerate(state.vocabulary.owners.values())},
             **{f"{_TOWERS}{name}": value for name, value in state.towers.items()},
             **{f"{_SLOTS}{name}": value for name, value in state.tower_slots.items()},
+            **{f"{_RESULT}{kind}/{name}": a for kind, result in state.results.items() for name, a in result.items()},
         }
         if state.linear is not None and state.linear is not self._linear:
             # Before the round that names it.
@@ -173,6 +173,7 @@ def _plan_and_state(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> 
         towers=_of_prefix(arrays, _TOWERS),
         tower_slots=_of_prefix(arrays, _SLOTS),
         tower_round=header.get("tower_round", 0),
+        results=_results(arrays),
     )
     return read_plan(header["plan"]), state
 
@@ -197,6 +198,16 @@ def _linear_of(arrays: dict[str, NDArray[Any]], run_id: str) -> dict[str, Transf
 
 def _of_prefix(arrays: dict[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _results(arrays: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, NDArray[Any]]]:
+    """By kind of contribution, and by name."""
+    results: dict[str, dict[str, NDArray[Any]]] = {}
+    for place, array in arrays.items():
+        if place.startswith(_RESULT):
+            kind, _, name = place.removeprefix(_RESULT).partition("/")
+            results.setdefault(kind, {})[name] = array
+    return results
 
 
 def _record(entry: dict[str, object]) -> RoundRecord:

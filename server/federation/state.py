@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,6 @@ from common.config.federation import FederationPlan
 from common.contributions.run_plan import RunPlan
 from common.contributions.tower_variables import SharedVariable, initial_values
 from common.linalg import initial_item_factors
-from server.aggregation.ease import TransferWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,21 @@ class RoundRecord:
         return asdict(self)
 
 
+@dataclass(frozen=True, eq=False)
+class TransferWeights:
+    """B of one platform: weights of the linear road (:mod:`server.aggregation.ease`).
+
+    Attributes:
+        inputs: int64 ``[s]``; vocabulary positions of own items, rising.
+        targets: int64 ``[t]``; vocabulary positions of items that the platform lacks, rising.
+        weights: float32 ``[s, t]``.
+    """
+
+    inputs: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FederationState:
     """The shared side of a federation after ``server_round`` rounds.
@@ -63,6 +78,7 @@ class FederationState:
         tower_slots: the server optimiser's state by name, float64.
         tower_round: rounds of the deep model completed.
         linear: weights of the linear road by platform; None before its statistics are gathered, and without one.
+        results: of kinds of contributions without a field of their own here: arrays by name, by name of the kind.
     """
 
     run_id: str
@@ -77,6 +93,7 @@ class FederationState:
     tower_slots: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     tower_round: int = 0
     linear: Mapping[str, TransferWeights] | None = None
+    results: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
 
     @property
     def objectives(self) -> list[float]:

@@ -10,8 +10,8 @@ from client.contributions.cooccurrence import LinearContributor
 from client.scoring.ease import LinearPart
 from common.config.ease import LinearConfig
 from common.contributions.cooccurrence import COOCCURRENCE
-from server.aggregation.ease import ItemStatistics, TransferWeights, transfer_weights
-from server.federation.state import FederationState
+from server.aggregation.ease import ItemStatistics, transfer_weights
+from server.federation.state import FederationState, TransferWeights
 from simulations.engine.datasets import SimulatedPlatform
 
 

@@ -24,6 +24,7 @@ from tests.support import (
     Tampered,
     Watch,
     agents_of,
+    contributor_of,
     factors_by_key,
     federate,
     flower_message,
@@ -70,15 +71,15 @@ def test_a_platform_with_another_plan_stays_out_and_the_others_go_on(tmp_path: P
 
 def breaking_down(agent: PlatformAgent, server_round: int) -> None:
     """The agent's own computation fails in that round, with a text that must stay at home."""
-    contributor: Any = agent._contributor
-    healthy = contributor.statistics
+    contributor: Any = contributor_of(agent, "statistics")
+    healthy = contributor.make
 
     def statistics(request: AgentRequest, membership: Any) -> Any:
         if request.server_round == server_round:
             raise ZeroDivisionError("history of person-1-3 in /srv/shop/ratings.csv")
         return healthy(request, membership)
 
-    contributor.statistics = statistics
+    contributor.make = statistics
 
 
 def test_a_platform_that_raises_in_a_round_is_left_out_of_it_alone(tmp_path: Path) -> None:
@@ -167,14 +168,14 @@ def test_the_aggregator_leaves_rubbish_out_by_name(tmp_path: Path, rubbish: str)
 @pytest.mark.parametrize("rubbish", [name for name in RUBBISH if name != "nothing"])
 def test_the_platform_itself_lets_no_rubbish_out(tmp_path: Path, rubbish: str, monkeypatch: pytest.MonkeyPatch) -> None:
     agents = agents_of(random_platforms(3, SIZES), PLAN, tmp_path)
-    contributor: Any = agents[1]._contributor
-    healthy, change = contributor.statistics, RUBBISH[rubbish]
+    contributor: Any = contributor_of(agents[1], "statistics")
+    healthy, change = contributor.make, RUBBISH[rubbish]
 
     def statistics(request: AgentRequest, membership: Any) -> Any:
         made = healthy(request, membership)
         return PlainMechanism().release("statistics", request.server_round, change(dict(made.arrays)))
 
-    contributor.statistics = statistics
+    contributor.make = statistics
     watch = Watch()
     outcome = federate(agents, PLAN, tmp_path, observer=watch)
     assert {(name, code) for _, name, code in watch.failures} == {("platform-1", "internal")}

@@ -27,7 +27,6 @@ from common.linalg import pack_symmetric, packed_size
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.gdp import compose
 from common.wire.exchange import AgentRequest
-from server import strategy
 from server.aggregation.cooccurrence import aggregate_linear
 from server.federation.checkpoint import CheckpointStore
 from server.federation.exchange import SilentObserver
@@ -150,7 +149,7 @@ class MaskedTap:
             return aggregate_linear(plan, state, self.received)
 
         monkeypatch.setattr(CooccurrenceMechanism, "release", release)
-        monkeypatch.setattr(strategy, "aggregate_linear", aggregate)
+        monkeypatch.setattr("server.aggregation.cooccurrence.aggregate_linear", aggregate)
 
     def total(self, name: str) -> np.ndarray:
         """What the aggregator saw, all platforms together."""

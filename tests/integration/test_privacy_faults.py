@@ -37,7 +37,17 @@ from tests.private_support import (
     private_platforms,
     sent_by,
 )
-from tests.support import Recorder, Tampered, Watch, agents_of, failing, federate, matrix, small_plan, training_data
+from tests.support import (
+    Recorder,
+    Tampered,
+    Watch,
+    agents_of,
+    failing,
+    federate,
+    matrix,
+    small_plan,
+    training_data,
+)
 
 Act = Callable[[], object]
 PER_PLATFORM = {"noise": "per_platform"}
@@ -546,7 +556,7 @@ def test_a_contribution_that_fails_after_its_charge_ends_the_run_there_by_one_co
     """Whatever it failed of may lie in the data: that is told once a run that is paid for, and not once a request."""
     asked = by_hand(private_platforms(), private_plan(**PER_PLATFORM, budget=20.0), tmp_path, joined=False)
     agent = asked.agents["platform-0"]
-    healthy = agent._contributor.statistics
+    healthy = agent._contributor.make
 
     def fails(*_: Any) -> Any:
         raise MemoryError("of the history of person-0-1")
@@ -557,9 +567,9 @@ def test_a_contribution_that_fails_after_its_charge_ends_the_run_there_by_one_co
     for failure in (fails, spoils):
         asked.run_id = failure.__name__
         asked.join()
-        agent._contributor.statistics = failure  # type: ignore[method-assign]
+        agent._contributor.make = failure  # type: ignore[method-assign]
         assert_no_arrays(asked.ask("platform-0", "statistics", 1, arrays=asked.parameters()), "internal")
-        agent._contributor.statistics = healthy  # type: ignore[method-assign]
+        agent._contributor.make = healthy  # type: ignore[method-assign]
         for server_round, seed in ((1, 0), (1, 1), (2, 0)):
             again = asked.ask("platform-0", "statistics", server_round, arrays=asked.parameters(seed))
             assert_no_arrays(again, "out-of-order")

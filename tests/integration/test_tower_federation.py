@@ -16,8 +16,8 @@ from client.data.training import TrainingData
 from client.towers.local_training import LocalTrainer
 from client.towers.scorer import TowerScorer
 from common.config.federation import FederationPlan
-from common.contributions.protocol import ROW_POSITIONS
 from common.contributions.run_plan import RunPlan, read_plan
+from common.contributions.update_kind import ROW_POSITIONS
 from common.errors import PrivacyError, TrainingError
 from common.privacy.accounting import calibrate_subsampled
 from common.wire.exchange import AgentReply, AgentRequest

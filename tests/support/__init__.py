@@ -165,6 +165,11 @@ def agents_of(
     return make_agents(simulated, scenario, folder / "platforms", {})
 
 
+def contributor_of(agent: PlatformAgent, name: str) -> Any:
+    """An agent's half of the kind of contribution ``name``; whether it leaves masked makes no difference."""
+    return next(half for half in agent._contributors.values() if half.kind.name == name)
+
+
 def federate(
     agents: Sequence[AgentConnection], plan: FederationPlan, folder: Path, **options: Any
 ) -> FederationOutcome:

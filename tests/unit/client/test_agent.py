@@ -12,7 +12,7 @@ from client.agent import PlatformAgent
 from common.catalogue import Vocabulary, pack_blobs
 from common.contributions.factors import PlainMechanism
 from common.wire.exchange import AgentReply, AgentRequest
-from tests.support import SECRET, agents_of, matrix, small_plan, training_data
+from tests.support import SECRET, agents_of, contributor_of, matrix, small_plan, training_data
 
 PLAN = small_plan()
 KEYS = ["imdb:1", "imdb:2", "shop:3"]
@@ -221,7 +221,7 @@ def test_an_error_leaves_as_its_code_alone(agent: PlatformAgent, monkeypatch: py
     def explode(*_: Any) -> Any:
         raise KeyError("private-user-1 /srv/shop/ratings.csv")
 
-    monkeypatch.setattr(agent._contributor, "counts", explode)
+    monkeypatch.setattr(contributor_of(agent, "counts"), "make", explode)
     reply = agent.exchange(request("counts"))
     assert reply == AgentReplyLike("shop", "counts", 0, "internal")
 
@@ -255,12 +255,12 @@ def test_the_egress_guard_lets_out_nothing_else_than_declared(
     agent: PlatformAgent, monkeypatch: pytest.MonkeyPatch, spoil: Any
 ) -> None:
     joined(agent)
-    honest = agent._contributor.statistics
+    honest = contributor_of(agent, "statistics").make
 
     def spoilt(asked: AgentRequest, membership: Any) -> Any:
         return PlainMechanism().release("statistics", 1, spoil(dict(honest(asked, membership).arrays)))
 
-    monkeypatch.setattr(agent._contributor, "statistics", spoilt)
+    monkeypatch.setattr(contributor_of(agent, "statistics"), "make", spoilt)
     reply = agent.exchange(request("statistics", 1, arrays=parameters()))
     assert reply == AgentReplyLike("shop", "statistics", 1, "internal")
 

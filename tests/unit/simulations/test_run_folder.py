@@ -39,10 +39,10 @@ class Stopped(BaseException):
 def stop_after_round_2(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     train = FederatedFactorization.train_round
 
-    def stopping(self: FederatedFactorization, grid: Any) -> None:
+    def stopping(self: FederatedFactorization, phase: Any) -> None:
         if self.state.server_round == 2:
             raise Stopped
-        train(self, grid)
+        train(self, phase)
 
     monkeypatch.setattr(FederatedFactorization, "train_round", stopping)
     return monkeypatch

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from common.contributions.run_plan import RunPlan
+from common.contributions.masked_rounds import secure_rounds
 from common.errors import ConfigError
 from common.privacy.secure_sum.roster import Member, Roster, check_terms, most_dropouts
 from simulations import run
@@ -98,7 +98,7 @@ def accepts_terms(platforms: int, colluders: int, dropouts: int) -> bool:
 
 def makes_roster(platforms: int, colluders: int, dropouts: int) -> bool:
     members = {Member(name=f"p{n}", identity=bytes([n]) * 32).name: bytes([n]) * 32 for n in range(platforms)}
-    spec = RunPlan.of(small_plan(platforms=8, privacy={"mode": "user"} | SMALL)).masked_rounds(8, 5)
+    spec = secure_rounds(small_plan(platforms=8, privacy={"mode": "user"} | SMALL), platforms=8, n_items=5)
     try:
         Roster.agree(run_id="r", identities=members, colluders=colluders, dropouts=dropouts, rounds=spec)
     except Exception:

@@ -15,8 +15,10 @@ from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
 from client.training.factory import make_trainer
 from common.config.model import FactorizationConfig
+from common.contributions.factor_kinds import StatisticsKind
 from common.contributions.factors import UserLevelMechanism
 from common.contributions.protocol import plan_sizes, request_contract
+from common.contributions.registry import kinds_of
 from common.contributions.run_plan import RunPlan
 from common.errors import ContractError, PrivacyError
 from common.privacy.plan import GaussianNoise
@@ -238,21 +240,19 @@ def replace_shared(data: TrainingData, shared: NDArray[np.bool_]) -> TrainingDat
 
 @pytest.mark.parametrize("server_round", [-1, 0, 3, 99])
 def test_rounds_beyond_the_plan_are_refused_before_anything_is_computed(server_round: int) -> None:
-    contributor = contributor_of([[0]])
-    asked = replace(request(1), server_round=server_round)
-    with pytest.raises(ContractError, match=r"the plan has rounds 1 to 2 only"):
-        contributor.releases(asked)
+    with pytest.raises(ContractError, match="the plan has no such round"):
+        StatisticsKind().releases(PLAN, server_round)
 
 
 def test_the_releases_of_all_requests_are_those_of_the_run() -> None:
     for plan in (PLAN, private_plan(), private_plan(release="item_gram")):
         contributor = contributor_of([[0]], plan)
-        prefix = "masked_" if plan.privacy.noise == "secure_sum" else ""
-        asked = [replace(request(0), kind=f"{prefix}counts")]
-        asked += [replace(request(t), kind=f"{prefix}statistics") for t in (1, 2)]
-        assert tuple(r for one in asked for r in contributor.releases(one)) == contributor.run_releases()
-        made = [contributor.counts(asked[0], MEMBERSHIP), *(contributor.statistics(q, MEMBERSHIP) for q in asked[1:])]
-        assert [part.releases for part in made] == [contributor.releases(one) for one in asked]
+        counts, statistics = kinds_of(plan)
+        charged = [counts.releases(plan, 0), *(statistics.releases(plan, t) for t in (1, 2))]
+        assert tuple(r for one in charged for r in one) == counts.run_releases(plan) + statistics.run_releases(plan)
+        made = [contributor.counts(request(0), MEMBERSHIP)]
+        made += [contributor.statistics(request(t), MEMBERSHIP) for t in (1, 2)]
+        assert [part.releases for part in made] == charged
 
 
 def test_only_training_interactions_and_shared_items_count() -> None:
@@ -317,11 +317,10 @@ def test_exact_sums_depend_on_data_and_request_alone_not_on_what_was_asked_befor
 
 def test_the_mode_of_privacy_decides_who_contributes() -> None:
     assert type(make_contributor(small_plan(), data_of([[0]]))) is PlainContributor
-    private = make_contributor(private_plan(), data_of([[0]]))
-    assert type(private) is PrivateContributor
-    plain = make_contributor(small_plan(), data_of([[0]]))
-    assert {release.mechanism for release in plain.run_releases()} == {"none"}
-    assert {release.mechanism for release in private.run_releases()} == {"gaussian"}
+    assert type(make_contributor(private_plan(), data_of([[0]]))) is PrivateContributor
+    for plan, mechanism in ((small_plan(), "none"), (private_plan(), "gaussian")):
+        released = [release for kind in kinds_of(plan) for release in kind.run_releases(plan)]
+        assert {release.mechanism for release in released} == {mechanism}
 
 
 def test_noise_comes_from_the_operating_system_and_is_new_every_time() -> None:

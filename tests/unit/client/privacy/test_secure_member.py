@@ -34,7 +34,7 @@ def member(identities: dict[str, PlatformIdentity], folder: Path, name: str = "a
 
 
 def roster(identities: dict[str, PlatformIdentity], names: tuple[str, ...] = NAMES, **changes: Any) -> Roster:
-    rounds = secure_rounds(RunPlan.of(PLAN).release_plan(), platforms=len(names), n_items=N_ITEMS, row=3)
+    rounds = secure_rounds(PLAN, platforms=len(names), n_items=N_ITEMS)
     terms: dict[str, Any] = {
         "run_id": "run",
         "identities": {name: identities[name].public for name in names},
@@ -88,7 +88,7 @@ def test_a_new_run_gets_new_keys(identities: dict[str, PlatformIdentity], tmp_pa
 def test_terms_that_were_not_agreed_are_refused(
     identities: dict[str, PlatformIdentity], tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    rounds = secure_rounds(RunPlan.of(PLAN).release_plan(), platforms=3, n_items=N_ITEMS, row=3)
+    rounds = secure_rounds(PLAN, platforms=3, n_items=N_ITEMS)
     made = {
         "one fewer": rounds[:-1],
         "quieter": (rounds[0].model_copy(update={"noise_std": 1.0}), *rounds[1:]),
@@ -139,7 +139,7 @@ def test_one_run_has_one_roster(identities: dict[str, PlatformIdentity], tmp_pat
     plan = private_plan(4)
     names = (*NAMES, "stranger")
     pins = {name: identities[name].fingerprint for name in names}
-    rounds = secure_rounds(RunPlan.of(plan).release_plan(), platforms=4, n_items=N_ITEMS, row=3)
+    rounds = secure_rounds(plan, platforms=4, n_items=N_ITEMS)
     one = member(identities, tmp_path, fingerprints=pins, plan=plan)
     first = roster(identities, names, rounds=rounds)
     one.answer(step("advertise", first.to_bytes()), N_ITEMS)

@@ -15,10 +15,12 @@ from client.data.training import TrainingData
 from client.scoring.ease import LinearPart
 from common.config.ease import LinearConfig, LinearPrivacy
 from common.contributions.cooccurrence import CooccurrenceMechanism, cooccurrence_noise
+from common.contributions.cooccurrence_kind import check_sums_of_products
 from common.errors import ConfigError, ContractError
 from common.linalg import pack_symmetric
 from server.aggregation.cooccurrence import apportioned
-from server.aggregation.ease import ItemStatistics, TransferWeights, check_sums_of_products, transfer_weights
+from server.aggregation.ease import ItemStatistics, transfer_weights
+from server.federation.state import TransferWeights
 from simulations.engine.datasets import undescribed_items
 
 M = 14

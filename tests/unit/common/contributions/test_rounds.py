@@ -11,21 +11,26 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from common.config.federation import FederationPlan
-from common.contributions.masked_rounds import SHARE_STD, masked_lengths, secure_rounds
+from common.contributions.masked_rounds import SHARE_STD, round_index, secure_rounds
+from common.contributions.registry import kinds_of
 from common.contributions.run_plan import RunPlan, read_plan
 from tests.private_support import private_plan
 
 
+def masked_lengths(plan: FederationPlan, n_items: int) -> list[int]:
+    return [kind.masked_length(plan, n_items) for kind in kinds_of(plan)]
+
+
 def test_lengths_are_counts_and_a_user_number_then_vectors_a_round() -> None:
-    assert masked_lengths(RunPlan.of(private_plan()).release_plan(), n_items=7, row=3) == (8, 21, 21)
+    assert masked_lengths(private_plan(), n_items=7) == [8, 21]
 
 
 def test_with_item_grams_each_item_has_a_triangle_more() -> None:
-    assert masked_lengths(RunPlan.of(private_plan(release="item_gram")).release_plan(), n_items=7, row=3) == (8, 63, 63)
+    assert masked_lengths(private_plan(release="item_gram"), n_items=7) == [8, 63]
 
 
 def test_every_round_is_named_and_promises_the_mechanisms_noise() -> None:
-    rounds = secure_rounds(RunPlan.of(private_plan()).release_plan(), platforms=3, n_items=7, row=3)
+    rounds = secure_rounds(private_plan(), platforms=3, n_items=7)
     assert [spec.label for spec in rounds] == ["counts", "statistics 1", "statistics 2"]
     assert {spec.noise_std for spec in rounds} == {2.0**16} == {SHARE_STD}
 
@@ -38,10 +43,10 @@ def test_every_round_is_named_and_promises_the_mechanisms_noise() -> None:
     st.sampled_from(["shared_gram", "item_gram"]),
 )
 def test_no_honest_sum_leaves_the_ring(platforms: int, users: int, epsilon: float, release: Any) -> None:
-    plan = RunPlan.of(private_plan(platforms, user_bound=users, epsilon=epsilon, release=release)).release_plan()
-    rounds = secure_rounds(plan, platforms=platforms, n_items=50, row=3)
-    noises: list[list[Any]] = [[plan.counts]]
-    noises += [[n for n in (part.item_vectors, part.item_grams) if n is not None] for part in plan.rounds]
+    plan = private_plan(platforms, user_bound=users, epsilon=epsilon, release=release)
+    rounds, releases = secure_rounds(plan, platforms=platforms, n_items=50), RunPlan.of(plan).release_plan()
+    noises: list[list[Any]] = [[releases.counts]]
+    noises += [[n for n in (part.item_vectors, part.item_grams) if n is not None] for part in releases.rounds]
     for spec, released in zip(rounds, noises, strict=True):
         largest = max(users * noise.sensitivity / noise.grid_step for noise in released) + 6 * SHARE_STD
         assert largest <= spec.ring.max_abs_per_platform
@@ -51,8 +56,8 @@ def test_no_honest_sum_leaves_the_ring(platforms: int, users: int, epsilon: floa
 def test_the_smallest_ring_that_fits_is_taken() -> None:
     bits = []
     for users in (100, 10_000, 1_000_000, 100_000_000):
-        plan = RunPlan.of(private_plan(user_bound=users, epsilon=3.0, delta=1e-9)).release_plan()
-        bits.append({spec.ring.bits for spec in secure_rounds(plan, platforms=3, n_items=10, row=3)})
+        plan = private_plan(user_bound=users, epsilon=3.0, delta=1e-9)
+        bits.append({spec.ring.bits for spec in secure_rounds(plan, platforms=3, n_items=10)})
     assert bits[0] == {32}
     assert bits[-1] == {48}
     assert all(min(a) <= min(b) for a, b in pairwise(bits))
@@ -62,13 +67,13 @@ def test_the_smallest_ring_that_fits_is_taken() -> None:
 def test_the_default_bound_on_users_fits_federations_of_many_platforms(platforms: int, epsilon: float) -> None:
     plan = read_plan({"platforms": platforms, "privacy": {"epsilon": epsilon}})
     assert plan.privacy.user_bound == 100_000
-    rounds = secure_rounds(RunPlan.of(plan).release_plan(), platforms=platforms, n_items=1_000_000, row=plan.row)
+    rounds = secure_rounds(plan, platforms=platforms, n_items=1_000_000)
     assert max(spec.ring.bits for spec in rounds) <= 48
 
 
 def test_a_default_federation_of_ten_keeps_to_a_quarter_more_than_float32() -> None:
     plan = FederationPlan(platforms=10)
-    rounds = secure_rounds(RunPlan.of(plan).release_plan(), platforms=10, n_items=40_000, row=plan.row)
+    rounds = secure_rounds(plan, platforms=10, n_items=40_000)
     assert max(spec.ring.bytes_per_value for spec in rounds) == 5
 
 
@@ -94,28 +99,27 @@ def test_an_agreement_that_protects_nobody_is_refused_when_it_is_read() -> None:
 
 
 def test_both_sides_compute_the_same_rounds_from_public_values_alone() -> None:
-    one, two = (
-        secure_rounds(RunPlan.of(private_plan()).release_plan(), platforms=3, n_items=7, row=3) for _ in range(2)
-    )
+    one, two = (secure_rounds(private_plan(), platforms=3, n_items=7) for _ in range(2))
     assert one == two
     assert math.isfinite(one[0].ring.max_abs_per_platform)
 
 
 def test_item_item_statistics_are_masked_after_the_counts_in_a_ring_of_their_own() -> None:
     linear = {"linear": {"privacy": {"kept_items": 5}}}
-    plan = read_plan(private_plan().model_dump() | linear)
-    labels = [spec.label for spec in RunPlan.of(plan).masked_rounds(3, 7)]
+    plan = FederationPlan.model_validate(private_plan().model_dump() | linear)
+    labels = [spec.label for spec in secure_rounds(plan, platforms=3, n_items=7)]
     assert labels == ["counts", "cooccurrence", "statistics 1", "statistics 2"]
-    asked = [("counts", 0), ("cooccurrence", 0), ("statistics", 1), ("masked_statistics", 2)]
-    assert [RunPlan.of(plan).masked_round(kind, number) for kind, number in asked] == [0, 1, 2, 3]
-    assert RunPlan.of(plan).linear_size(7) == 15 + 3
+    counts, cooccurrence, statistics = kinds_of(plan)
+    asked = [(counts, 0), (cooccurrence, 0), (statistics, 1), (statistics, 2)]
+    assert [round_index(plan, kind, number) for kind, number in asked] == [0, 1, 2, 3]
+    assert cooccurrence.masked_length(plan, 7) == 15 + 3
 
 
 @pytest.mark.parametrize(("users", "bits"), [(100, 32), (10_000, 40), (100_000, 40)])
 def test_the_ring_of_item_item_statistics_is_the_smallest_that_their_bounds_fit(users: int, bits: int) -> None:
     linear = {"linear": {"privacy": {"kept_items": 5, "share": 0.5}}}
-    plan = read_plan(private_plan(user_bound=users).model_dump() | linear)
-    noise, ring = RunPlan.of(plan).linear_noise(), RunPlan.of(plan).masked_rounds(3, 7)[1].ring
+    plan = FederationPlan.model_validate(private_plan(user_bound=users).model_dump() | linear)
+    noise, ring = RunPlan.of(plan).linear_noise(), secure_rounds(plan, platforms=3, n_items=7)[1].ring
     assert ring.bits == bits
     assert 3 * users * noise.sensitivity / noise.grid_step < 2 ** (bits - 2)
     if bits > 32:

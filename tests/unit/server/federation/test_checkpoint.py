@@ -11,9 +11,8 @@ import pytest
 from common.catalogue import Vocabulary
 from common.errors import FederationError, NewerStoreError, StoreError
 from common.files import archive, read_archive
-from server.aggregation.ease import TransferWeights
 from server.federation.checkpoint import CheckpointStore
-from server.federation.state import FederationState, fresh_state, with_vocabulary
+from server.federation.state import FederationState, TransferWeights, fresh_state, with_vocabulary
 from tests.support import SECRET, small_plan
 from tests.support.checkpoints import PLAN, state_after
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from common.contributions.factor_kinds import check_sums_of_squares
 from common.errors import ContractError
 from common.linalg import pack_symmetric
-from server.federation.collect import check_sums_of_squares
 
 
 def statistics(users: np.ndarray) -> dict[str, np.ndarray]:

@@ -170,12 +170,12 @@ def test_every_shipped_scenario_can_be_trained_privately(name: str, monkeypatch:
     scenario = scenario.with_platforms(number)
     for epsilon in scenario.price_at or (3.0,):
         plan = private_plan(scenario.plan, epsilon)
-        releases = RunPlan.of(plan).release_plan()
+        RunPlan.of(plan).release_plan()
         if plan.privacy.noise == "secure_sum":
             Roster.agree(
                 run_id="run",
                 identities={str(index): bytes([index]) * 32 for index in range(number)},
                 colluders=plan.privacy.colluders,
                 dropouts=plan.privacy.dropouts,
-                rounds=secure_rounds(releases, platforms=number, n_items=5000, row=plan.row),
+                rounds=secure_rounds(plan, platforms=number, n_items=5000),
             )

@@ -1,0 +1,77 @@
+"""Counting, and the factorisation's rounds, as phases of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config.federation import FederationPlan
+from common.contributions.kind import ContributionKind
+from common.wire.exchange import Arrays
+from server.aggregation.phase import Phase, Question, Step
+from server.aggregation.private_factors import make_aggregation
+from server.federation.collect import Contribution
+from server.federation.state import FederationState
+from server.stopping import factors_settled
+
+
+class CountsPhase(Phase):
+    """Sums the platforms' item counts: once a run, and again when a platform has joined it later."""
+
+    record = None
+
+    def due(self, state: FederationState, present: Collection[str]) -> bool:
+        # Under privacy the plan fixes who takes part, and a second count would be a second release.
+        newcomers = not (self.plan.private or state.user_counts.keys() >= set(present))
+        return not state.user_counts or newcomers
+
+    def question(self, state: FederationState) -> Question:
+        return Question(server_round=0)
+
+    def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Step:
+        platforms: set[str] = set()
+
+        def noted() -> Iterable[Contribution]:
+            for part in contributions:
+                platforms.update(part.platforms)
+                yield part
+
+        counted = make_aggregation(self.plan).count(state, noted())
+        # Items are chosen by counts, so that what was gathered before other platforms joined is out of date.
+        return Step(state=replace(counted, linear=None, results={}), platforms=tuple(sorted(platforms)))
+
+    def did(self, question: Question) -> str:
+        return "sent their counts"
+
+
+class StatisticsPhase(Phase):
+    """Item parameters out; each platform's statistics back and into a sum as they arrive; solved."""
+
+    record = "factors"
+
+    def __init__(self, kind: ContributionKind, plan: FederationPlan) -> None:
+        super().__init__(kind, plan)
+        self._aggregation = make_aggregation(plan)
+
+    def describe(self, features: NDArray[np.float64]) -> None:
+        self._aggregation.describe(features)
+
+    def due(self, state: FederationState, present: Collection[str]) -> bool:
+        return not factors_settled(self.plan, state)
+
+    def question(self, state: FederationState) -> Question:
+        return Question(server_round=state.server_round + 1, arrays=self.final(state))
+
+    def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Step:
+        solved = self._aggregation.solve(state, contributions)
+        after = replace(state, server_round=state.server_round + 1, item_parameters=solved.item_parameters)
+        return Step(state=after, platforms=solved.platforms, objective=solved.objective, recall=solved.recall)
+
+    def did(self, question: Question) -> str:
+        return f"contributed to round {question.server_round}"
+
+    def final(self, state: FederationState) -> Arrays:
+        return {"item_parameters": state.item_parameters, "item_counts": state.item_counts}

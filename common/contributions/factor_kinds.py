@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,7 @@ from common.contributions.run_plan import RunPlan
 from common.errors import ContractError
 from common.linalg import packed_size
 from common.privacy.contribution import Release
-from common.privacy.plan import GaussianNoise, ReleasePlan
+from common.privacy.plan import GaussianNoise
 from common.wire.contract import ArraySpec
 from common.wire.exchange import AgentRequest, Arrays
 
@@ -61,10 +60,10 @@ class CountsKind(ContributionKind):
         return (ArraySpec("counts", "int64", ("counts",)),)
 
     def noisy_releases(self, plan: FederationPlan, server_round: int) -> tuple[Release, ...]:
-        return _releases(plan).releases()[:1]
+        return RunPlan.of(plan).release_plan().releases()[:1]
 
     def noises(self, plan: FederationPlan, server_round: int) -> tuple[GaussianNoise, ...]:
-        return (_releases(plan).counts,)
+        return (RunPlan.of(plan).release_plan().counts,)
 
     def masked_length(self, plan: FederationPlan, n_items: int) -> int:
         return n_items + 1
@@ -125,10 +124,10 @@ class StatisticsKind(ContributionKind):
         check_sums_of_squares(arrays)
 
     def noisy_releases(self, plan: FederationPlan, server_round: int) -> tuple[Release, ...]:
-        return _releases(plan).rounds[server_round - 1].releases()
+        return RunPlan.of(plan).release_plan().rounds[server_round - 1].releases()
 
     def noises(self, plan: FederationPlan, server_round: int) -> tuple[GaussianNoise, ...]:
-        noise = _releases(plan).rounds[server_round - 1]
+        noise = RunPlan.of(plan).release_plan().rounds[server_round - 1]
         return (noise.item_vectors,) if noise.item_grams is None else (noise.item_vectors, noise.item_grams)
 
     def label(self, plan: FederationPlan, server_round: int) -> str:
@@ -165,9 +164,3 @@ def check_sums_of_squares(arrays: Arrays) -> None:
         raise ContractError("user_gram is not positive semidefinite, so it is no sum over users")
     if arrays["gram"][:, diagonal].min(initial=0.0) < 0:
         raise ContractError("gram has a negative diagonal, so it is no sum over users")
-
-
-@lru_cache(maxsize=8)
-def _releases(plan: FederationPlan) -> ReleasePlan:
-    """Of all rounds together, and asked for round by round."""
-    return RunPlan.of(plan).release_plan()

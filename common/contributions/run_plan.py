@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import AfterValidator, TypeAdapter
@@ -54,13 +55,7 @@ class RunPlan:
         plan = self.plan
         if plan.platforms is None:
             raise PrivacyError("plan.platforms: under privacy the number of platforms must be set")
-        return calibrate(
-            plan.factor_privacy,
-            n_users_bound=plan.privacy.user_bound,
-            rounds=plan.server_rounds,
-            platforms=plan.platforms,
-            share=1 - sum(kind.share(plan) for kind in kinds_of(plan)),
-        )
+        return _calibrated(plan, plan.platforms, 1 - sum(kind.share(plan) for kind in kinds_of(plan)))
 
     def linear_noise(self) -> GaussianNoise:
         """The noise of the item-item statistics; of μ² they take ``linear.privacy.share``.
@@ -117,6 +112,18 @@ class RunPlan:
         if not plan.private or plan.platforms is None:
             return
         check_sums_fit(plan, platforms=plan.platforms)
+
+
+@lru_cache(maxsize=8)
+def _calibrated(plan: FederationPlan, platforms: int, share: float) -> ReleasePlan:
+    """Of all rounds together, and asked for round by round."""
+    return calibrate(
+        plan.factor_privacy,
+        n_users_bound=plan.privacy.user_bound,
+        rounds=plan.server_rounds,
+        platforms=platforms,
+        share=share,
+    )
 
 
 def _checked(plan: FederationPlan) -> FederationPlan:

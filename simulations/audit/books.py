@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from client.privacy.budget import mu_squared
 from client.privacy.outbox import Outbox
 from common.privacy.contribution import Release
-from common.wire.exchange import Arrays
+from common.wire.exchange import AgentRequest, Arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,5 +59,11 @@ def compare_books(outbox: Outbox, received: list[tuple[Release, ...]]) -> BooksR
 class SkippingOutbox(Outbox):
     """The fault: sends contributions past ledger and guard."""
 
-    def contribute(self, request: Any, releases: Any, make: Any, sizes: Any) -> Arrays:
-        return dict(make().arrays)
+    def charge(self, request: AgentRequest, releases: Sequence[Release]) -> Any:
+        return SimpleNamespace(run_id=request.run_id, releases=tuple(releases))
+
+    def replay(self, receipt: Any) -> None:
+        return None
+
+    def send(self, contribution: Any, kind: str, sizes: Any, receipt: Any) -> Arrays:
+        return dict(contribution.arrays)

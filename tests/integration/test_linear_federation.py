@@ -39,6 +39,7 @@ from tests.support import (
     Tampered,
     Watch,
     agents_of,
+    contributor_of,
     failing,
     federate,
     random_platforms,
@@ -419,15 +420,15 @@ def test_an_undeclared_array_is_refused_on_both_sides(tmp_path: Path) -> None:
 
 def contribution_with(change: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]], agent: PlatformAgent) -> None:
     """The agent's own contribution is changed before egress sees it."""
-    linear: Any = agent._linear
-    make = linear.contribution
+    linear = contributor_of(agent, "cooccurrence")
+    make = linear.make
 
     def contribution(*arguments: Any) -> PrivatizedContribution:
         from common.contributions.factors import PlainMechanism
 
         return PlainMechanism().release("cooccurrence", 0, change(dict(make(*arguments).arrays)))
 
-    linear.contribution = contribution
+    linear.make = contribution
 
 
 @pytest.mark.parametrize(

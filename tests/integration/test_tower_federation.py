@@ -30,6 +30,7 @@ from tests.support import (
     Tampered,
     Watch,
     agents_of,
+    contributor_of,
     federate,
     random_platforms,
     small_plan,
@@ -101,7 +102,7 @@ def test_a_run_trains_the_deep_model_after_the_factors_and_every_platform_keeps_
         agent: Any = recorder.agent
         kept = agent.store.load()
         assert kept.towers is not None
-        live = agent._towers._current[1]
+        live = contributor_of(agent, "update")._towers._current[1]
         assert np.array_equal(kept.towers.item_vectors, np.asarray(live.item_vectors()))
         for name in state.towers:
             assert np.array_equal(np.asarray(live.shared[name]), state.towers[name]), "the final variables, as sent"
@@ -244,7 +245,7 @@ def updates_of(plan: FederationPlan, folder: Path) -> tuple[list[PlatformAgent],
 
 
 def made_up(agent: Any, loss: Callable[[int], float] = lambda tower_round: 1.0 / tower_round) -> None:
-    towers = agent._towers
+    towers = contributor_of(agent, "update")._towers
 
     def update(request: Any, membership: Any) -> Any:
         tower_round = request.server_round - agent.plan.server_rounds
@@ -264,22 +265,22 @@ def made_up(agent: Any, loss: Callable[[int], float] = lambda tower_round: 1.0 /
         return towers._mechanism.release("update", request.server_round, arrays)
 
     towers.update = update
-    agent._towers.model = lambda request, membership: None
+    contributor_of(agent, "update")._towers.model = lambda request, membership: None
 
 
 def test_a_platform_whose_training_breaks_down_sends_weights_of_zero_and_no_code(tmp_path: Path) -> None:
     plan = deep_plan(**PLAIN, training={"rounds": 2, "learning_rate": 5.0})
     agents, platforms = updates_of(plan, tmp_path)
     broken: Any = agents_of({"platform-1": platforms["platform-1"]}, plan, tmp_path / "other")[0]
-    prepared = broken._towers.prepared
+    prepared = contributor_of(broken, "update")._towers.prepared
 
     def with_a_wild_rate(run_id: str, membership: Any) -> Any:
         model, trainer = prepared(run_id, membership)
         trainer._sound = lambda: False
         return model, trainer
 
-    broken._towers.prepared = with_a_wild_rate
-    broken._towers.model = lambda request, membership: None
+    contributor_of(broken, "update")._towers.prepared = with_a_wild_rate
+    contributor_of(broken, "update")._towers.model = lambda request, membership: None
     recorder, watch = Recorder(broken), Watch()
     taking_part = [recorder if agent.name == "platform-1" else agent for agent in agents]
     state = federate(taking_part, plan, tmp_path, observer=watch).state
@@ -357,12 +358,12 @@ def test_a_killed_private_round_is_asked_for_again_and_charged_once(tmp_path: Pa
 
 def noise_alone(agent: Any) -> None:
     """As a platform without shared items answers; TensorFlow stays out."""
-    towers = agent._towers
+    towers = contributor_of(agent, "update")._towers
     layout = RunPlan.of(agent.plan).update_layout
     towers.update = lambda request, membership: towers._mechanism.noise_alone(
         request.server_round, layout(len(membership.owners))
     )
-    agent._towers.model = lambda request, membership: None
+    contributor_of(agent, "update")._towers.model = lambda request, membership: None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from client.agent import PlatformAgent
 from client.privacy.outbox import Outbox
 from common.config.federation import FederationPlan
-from common.contributions.run_plan import RunPlan
+from common.contributions.registry import kinds_by_wire_name
 from common.deploy.console import PlainTable, styled
 from common.files import write_atomically
 from common.privacy.contribution import Release
@@ -104,14 +104,13 @@ class _Watched:
         self.name = agent.name
         self.received: list[tuple[Release, ...]] = []
         self._agent = agent
-        self._plan = RunPlan.of(plan).release_plan()
+        self._plan, self._kinds = plan, kinds_by_wire_name(plan)
 
     def exchange(self, request: AgentRequest) -> AgentReply:
         reply = self._agent.exchange(request)
-        if request.kind.endswith("counts") and reply.arrays:
-            self.received.append(self._plan.releases()[:1])
-        if request.kind.endswith("statistics") and reply.arrays:
-            self.received.append(self._plan.rounds[request.server_round - 1].releases())
+        kind = self._kinds.get(request.kind)
+        if kind is not None and reply.arrays:
+            self.received.append(kind.releases(self._plan, request.server_round))
         return reply
 
 

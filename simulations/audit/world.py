@@ -21,6 +21,7 @@ from client.data.training import TrainingData
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.contributions.factors import UserLevelMechanism
+from common.contributions.kind import masked_name
 from common.contributions.run_plan import RunPlan, read_plan
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.plan import GaussianNoise
@@ -133,7 +134,7 @@ class CanaryWorld:
 
     def _request(self, server_round: int, state: FederationState) -> AgentRequest:
         arrays: Arrays = {"item_parameters": state.item_parameters, "item_counts": state.item_counts}
-        kind = "masked_statistics" if server_round else "masked_counts"
+        kind = masked_name("statistics" if server_round else "counts")
         return AgentRequest(kind=kind, run_id="audit", server_round=server_round, arrays=arrays)
 
     def _advance(

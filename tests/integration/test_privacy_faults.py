@@ -42,6 +42,7 @@ from tests.support import (
     Tampered,
     Watch,
     agents_of,
+    contributor_of,
     failing,
     federate,
     matrix,
@@ -556,7 +557,8 @@ def test_a_contribution_that_fails_after_its_charge_ends_the_run_there_by_one_co
     """Whatever it failed of may lie in the data: that is told once a run that is paid for, and not once a request."""
     asked = by_hand(private_platforms(), private_plan(**PER_PLATFORM, budget=20.0), tmp_path, joined=False)
     agent = asked.agents["platform-0"]
-    healthy = agent._contributor.make
+    contributor = contributor_of(agent, "statistics")
+    healthy = contributor.make
 
     def fails(*_: Any) -> Any:
         raise MemoryError("of the history of person-0-1")
@@ -567,9 +569,9 @@ def test_a_contribution_that_fails_after_its_charge_ends_the_run_there_by_one_co
     for failure in (fails, spoils):
         asked.run_id = failure.__name__
         asked.join()
-        agent._contributor.make = failure  # type: ignore[method-assign]
+        contributor.make = failure
         assert_no_arrays(asked.ask("platform-0", "statistics", 1, arrays=asked.parameters()), "internal")
-        agent._contributor.make = healthy  # type: ignore[method-assign]
+        contributor.make = healthy
         for server_round, seed in ((1, 0), (1, 1), (2, 0)):
             again = asked.ask("platform-0", "statistics", server_round, arrays=asked.parameters(seed))
             assert_no_arrays(again, "out-of-order")

@@ -13,9 +13,9 @@ from common.contributions.kind import ContributionKind
 from common.wire.exchange import Arrays
 from server.aggregation.phase import Phase, Question, Step
 from server.aggregation.private_factors import make_aggregation
+from server.aggregation.stopping import factors_settled
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
-from server.stopping import factors_settled
 
 
 class CountsPhase(Phase):

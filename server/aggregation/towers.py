@@ -27,9 +27,9 @@ from common.contributions.update_kind import EXAMPLES, LOSS, ROW_POSITIONS, ROW_
 from common.contributions.updates import UPDATE, decoded
 from common.wire.exchange import Arrays, Json
 from server.aggregation.phase import Phase, Question, Step
+from server.aggregation.stopping import towers_settled
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
-from server.stopping import towers_settled
 
 _WEIGHT = "num-examples"
 _BETA1, _BETA2 = 0.9, 0.99

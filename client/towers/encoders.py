@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
 
-from client.towers.features import Feature, ItemFeatures
+from client.towers.features import ItemFeatures
 from client.towers.sequence import TransformerBlock
 from common.config.towers import EncoderConfig, TowerConfig
 
@@ -109,8 +109,3 @@ class _Reader(keras.layers.Layer):  # type: ignore[misc]
         """Token vectors float32 ``[items, length, width]`` and their mask ``[items, length, 1]``."""
         mask = ops.cast(tokens > 0, "float32")[:, :, None]
         return ops.take(self.table, tokens, axis=0) * mask, mask
-
-
-def reads_tokens(feature: Feature) -> bool:
-    """Whether an attribute is looked up in a table, so that its attribution starts behind the look-up."""
-    return feature.config.kind in ("multi_hot", "text", "text_transformer")

@@ -97,14 +97,6 @@ class FlowerControl:
         runs: list[dict[str, Any]] = self._call("list", _CONNECTION)["runs"]
         return runs
 
-    def stop_run(self, run_id: int) -> None:
-        """Stop a run.
-
-        Raises:
-            FederationError: the SuperLink does not answer or has no such run.
-        """
-        self._call("stop", str(run_id), _CONNECTION)
-
     def _call(self, *arguments: str) -> dict[str, Any]:
         what = "flwr " + " ".join(word for word in arguments[:2] if word.isalpha())
         command: Sequence[str] = (str(Path(sys.executable).parent / "flwr"), *arguments, "--format", "json")

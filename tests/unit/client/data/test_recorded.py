@@ -29,6 +29,7 @@ from client.data.recorded import (
 )
 from client.deploy.agent_process import PlatformProcess, ReloadableAgent, _serve_recommender
 from client.deploy.loading import FEEDBACK_LOG, load_training_data
+from client.keys import KeyFolder
 from client.recommend.feedback import FeedbackLog
 from client.service.client import RecommenderClient
 from common.config.data import CleaningConfig, DataConfig
@@ -313,6 +314,8 @@ def test_a_deployed_recommender_has_the_rules_before_any_model_and_after_a_reloa
     port, path = free_port(), tmp_path / "platform.yaml"
     process = PlatformProcess(path)
     process._agent = ReloadableAgent(Mock())
+    (tmp_path / "keys").mkdir()
+    KeyFolder(tmp_path / "keys").new_secret()
     with (
         _serve_recommender(written(), CollectorRegistry()) as process._recommender,
         RecommenderClient(f"127.0.0.1:{port}") as client,

@@ -31,6 +31,7 @@ from client.contributions.membership import Membership, introduction
 from client.contributions.run_file import VOCABULARY_FILE, RunFile
 from client.contributions.towers import tower_contributor
 from client.data.training import TrainingData
+from client.personalization.described import TextVectors
 from client.personalization.finishing import Finisher
 from client.personalization.model_builder import BuildOutcome, ModelBuilder
 from client.personalization.personalize import Personalizer
@@ -80,6 +81,7 @@ class PlatformAgent:
         personalization: how the platform's own model is built.
         secure_member: its part in the secure sum, where the plan has one.
         builder: builds the platform's own model; in the caller of :meth:`wait_built` unless given.
+        texts: turns titles into vectors; None without a text encoder.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class PlatformAgent:
         personalization: PersonalizationConfig,
         secure_member: SecureMember | None = None,
         builder: ModelBuilder | None = None,
+        texts: TextVectors | None = None,
     ) -> None:
         self.name = name
         self.plan = plan
@@ -104,7 +107,7 @@ class PlatformAgent:
         self._secure_member = secure_member
         context = PlatformContext(name, plan, data, store.root)
         self._contributors = make_contributors(context)
-        personalizer = Personalizer(name, data, plan.model, personalization)
+        personalizer = Personalizer(name, data, plan.model, personalization, texts)
         self._finisher = Finisher(
             plan, outbox, builder or ModelBuilder(store), personalizer, context.once(tower_contributor)
         )

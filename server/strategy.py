@@ -155,8 +155,9 @@ class FederatedFactorization:
     def finish(self) -> None:
         """Send the final parameters; platforms say that they have them, and keep what they make of them."""
         final = {name: array for phase in self._phases for name, array in phase.final(self.state).items()}
+        told: dict[str, Json] = {"user_counts": list(self.state.users_by_platform())}
         requests = {
-            node: self._request("finish", self.state.server_round, {}, self._final_for(name))
+            node: self._request("finish", self.state.server_round, told, self._final_for(name))
             for node, name in self._exchange.nodes.items()
         }
         self._require_quorum(len(list(self._exchange.ask_each(requests, final))), "finished")

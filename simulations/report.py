@@ -88,6 +88,7 @@ def result_tables(content: Mapping[str, Any]) -> Group:
     cross = _table("Items of the other platforms: Recall@20", "users", "popular", "shared", "final", "× popular")
     cross.add_column("ceiling", justify="right")
     cross.add_column("gap closed", justify="right")
+    cross.add_column("chosen")
     for name, part in content["platforms"].items():
         cells = [_number(part["own"][scorer]["recall@20"]) for scorer in ("popularity", "local", "shared", "final")]
         own.add_row(name, f"{part['users']:,}", f"{part['items']:,}", *cells, part["verdict"])
@@ -194,7 +195,16 @@ def _cross_cells(block: Mapping[str, Any]) -> list[str]:
         ratio,
         ceiling,
         gap,
+        _chosen(block["chosen"]),
     ]
+
+
+def _chosen(verdict: Mapping[str, Any] | None) -> str:
+    """What ranks, and by how much it was better than popularity on items that the platform hid from itself."""
+    if verdict is None:
+        return "as configured"
+    low, high = verdict["interval"]
+    return f"{verdict['name']} ({low:+.3f} to {high:+.3f})"
 
 
 def _number(value: float | None) -> str:

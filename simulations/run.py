@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -218,9 +218,9 @@ def _measure(
                 exact = CrossGround.of(platform, platform.hidden, pooled_state, secret)
                 cross["shared_without_noise"] = measure_shared(ruler, exact, shared_model(pooled_state, plan))
             measured[platform.name]["cross"] = cross | {
+                "chosen": None if model.cross_verdict is None else asdict(model.cross_verdict),
+                "weights": dict(model.cross.weights),
                 "beta": model.cross.beta,
-                "attribute_weight": model.cross.weights.get("attributes", 0.0),
-                "linear_weight": model.cross.weights.get("linear", 0.0),
             }
     return measured, pooled
 

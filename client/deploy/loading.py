@@ -27,6 +27,7 @@ from client.recommend.feedback_file import read_events
 from client.text.cache import CACHE_FOLDER, VectorCache
 from client.text.encoder import TextEncoder
 from client.text.registry import load_encoder
+from client.text.vectors import text_vectors
 from common.config.loader import load_yaml_model
 from common.deploy.provisioning import Pins
 from common.deploy.roles import PlatformConfig
@@ -102,7 +103,7 @@ def make_agent(config: PlatformConfig, data: TrainingData, builder: ModelBuilder
         PrivacyError: this platform declares too few or too many users to contribute.
         LedgerError: the books are damaged, or kept under another budget.
     """
-    text_encoder(config)
+    texts = text_vectors(text_encoder(config), text_cache(config))
     if data.shared.any():
         check_declared_users(config.declared_users, config.plan)
         tell_of_declaration(config.declared_users, data.train.n_users, config.plan)
@@ -122,6 +123,7 @@ def make_agent(config: PlatformConfig, data: TrainingData, builder: ModelBuilder
         secure_member=_secure_member(config, keys),
         personalization=config.personalization,
         builder=builder,
+        texts=texts,
     )
 
 

@@ -22,7 +22,7 @@ from client.scoring.factors import FactorModel
 from client.towers.stored import TowerModel
 from common.config.federation import FederationPlan
 from common.errors import CrossfedError
-from common.wire.exchange import AgentRequest, Arrays, digest_of, value_mean_of
+from common.wire.exchange import AgentRequest, Arrays, digest_of, user_counts_of, value_mean_of
 
 
 class Finisher:
@@ -65,6 +65,7 @@ class Finisher:
             StoreError, LedgerError: it cannot be kept, and must not be acknowledged.
         """
         value_mean_of(request)
+        user_counts_of(request, len(membership.platforms))
         _linear_weights(self._plan, request, membership)
         self._builder.keep(Finish(request, membership.platforms, vocabulary), self._plan)
         self._outbox.close(request.run_id, finish=digest_of(request))
@@ -121,6 +122,7 @@ def _view(
         elsewhere=request.arrays["item_counts"],
         towers=towers,
         linear=_linear_weights(plan, request, membership),
+        user_counts=user_counts_of(request, len(membership.platforms)),
     )
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.dataset import ItemDescriptions
+from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.data.training import TrainingData
+from client.personalization.cross_parts import CrossParts, users_of_owners
+from client.personalization.described import DescribedItems, TextVectors
 from client.personalization.platform_model import on_vocabulary
 from client.scoring.attributes import AttributePart, fit_attribute_transfer
 from client.scoring.demand import expected_demand, public_columns
@@ -20,18 +22,48 @@ class Elsewhere:
 
     Attributes:
         own_positions: int32 ``[m_own]``: position of each own item, −1 where nobody shares it.
-        others: bool ``[m]``: whether some other platform shares the item.
+        owners: bool ``[m, P − 1]``: which of the other platforms shares which item.
         cards: the m items as others describe them. Own descriptions have no part: what is learned of common items
             from one catalogue's genres does not hold for another's.
         item_counts: float64 ``[m]``: users of all platforms who have each item.
         private: whether these counts are noisy; own ones can then not be taken out exactly.
+        user_counts: users of each of the other platforms, maybe noisy; None where the aggregator does not tell.
+        texts: turns titles into vectors; None without a text encoder.
     """
 
     own_positions: NDArray[np.int32]
-    others: NDArray[np.bool_]
+    owners: NDArray[np.bool_]
     cards: ItemDescriptions
     item_counts: NDArray[np.float64]
     private: bool
+    user_counts: tuple[float, ...] | None = None
+    texts: TextVectors | None = None
+
+    @property
+    def others(self) -> NDArray[np.bool_]:
+        """Bool ``[m]``: whether some other platform shares the item."""
+        return np.asarray(np.any(self.owners, axis=1), dtype=np.bool_)
+
+    def parts(self, data: TrainingData) -> CrossParts:
+        """What scorers of the others' items are fitted on; of training interactions alone."""
+        own = ItemDescriptions(keys=data.items.keys, titles=data.items.titles, genres=data.items.genres)
+        histories = on_vocabulary(data.train, self.own_positions, len(self.owners))
+        counts = np.maximum(self._counts_elsewhere(data), 0.0)
+        shared = np.sort(self.own_positions[self.own_positions >= 0])
+        return CrossParts(
+            histories=histories,
+            own=shared,
+            others=self.others,
+            counts_elsewhere=counts,
+            users_elsewhere=self._users_elsewhere(counts, histories),
+            described=DescribedItems.of(self.cards, own, self.own_positions, self.texts),
+            private=self.private,
+        )
+
+    def _users_elsewhere(self, counts: NDArray[np.float64], histories: UserItemMatrix) -> NDArray[np.float64]:
+        if self.user_counts is None:
+            return users_of_owners(self.owners, counts, histories)
+        return np.asarray(self.owners @ np.array(self.user_counts), dtype=np.float64)
 
     def demand(self, data: TrainingData) -> NDArray[np.float64]:
         """float64 ``[m]``: how much own users would want each item, judged by the others' users."""

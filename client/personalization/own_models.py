@@ -107,7 +107,7 @@ class OwnModels:
 
     def rng(self, purpose: str) -> np.random.Generator:
         """The same for one platform, seed and purpose."""
-        return np.random.default_rng([self._config.seed, zlib.crc32(f"{self._platform}/{purpose}".encode())])
+        return platform_rng(self._config, self._platform, purpose)
 
     def _tuned(self, items: NDArray[np.float32], config: FactorizationConfig, trials: Trials) -> TunedModel:
         total, count = rating_sum_and_count(self._data.train)
@@ -118,6 +118,11 @@ class OwnModels:
             items = place_by_content(items, described, implicit=config.feedback == "implicit")
         model = FactorModel(item_parameters=items, config=config, value_mean=mean)
         return TunedModel(model, trials.cross_fitted(self.rng("folds")))
+
+
+def platform_rng(config: PersonalizationConfig, platform: str, purpose: str) -> np.random.Generator:
+    """The same for one seed, platform and purpose."""
+    return np.random.default_rng([config.seed, zlib.crc32(f"{platform}/{purpose}".encode())])
 
 
 class Trials:

@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions
 from client.data.training import TrainingData
+from client.personalization.cross_choice import CrossChoice
+from client.personalization.described import TextVectors
 from client.personalization.model_selection import Candidate, ValidationUsers, choose_verdict
 from client.personalization.other_catalogues import Elsewhere
 from client.personalization.own_models import OwnModels, TunedModel
 from client.personalization.platform_model import OWN_MODELS, OwnVerdict, PlatformModel
-from client.scoring.blend import Blend
 from client.scoring.ease import LinearPart
 from client.scoring.factors import FactorModel
 from client.scoring.reranker import RankedItems
 from client.towers.stored import TowerModel
 from client.training.content import DescribedItems, place_by_content
 from common.config.model import FactorizationConfig
-from common.config.platform import PersonalizationConfig, shipped_weights
+from common.config.platform import PersonalizationConfig
 from common.errors import ConfigError, DataError
 
 _log = getLogger(__name__)
@@ -42,6 +43,7 @@ class FederationView:
     elsewhere: NDArray[np.float64]
     towers: TowerModel | None = None
     linear: LinearPart | None = None
+    user_counts: tuple[float, ...] | None = None
 
 
 class Personalizer:
@@ -52,10 +54,16 @@ class Personalizer:
         data: training interactions and the validation slice.
         model: feedback, solver and backend of local training; its other hyperparameters are tuned.
         config: what to try.
+        texts: turns titles into vectors; None without a text encoder.
     """
 
     def __init__(
-        self, platform: str, data: TrainingData, model: FactorizationConfig, config: PersonalizationConfig
+        self,
+        platform: str,
+        data: TrainingData,
+        model: FactorizationConfig,
+        config: PersonalizationConfig,
+        texts: TextVectors | None = None,
     ) -> None:
         if config.ranker.enabled and model.feedback == "explicit":
             raise ConfigError(
@@ -63,6 +71,7 @@ class Personalizer:
                 "leave the ranking stage out"
             )
         self._platform = platform
+        self._texts = texts
         self._data = data
         self._implicit = model.feedback == "implicit"
         self._config = config
@@ -77,7 +86,14 @@ class Personalizer:
         possible = self._config.anchored and (view.own_positions >= 0).any()
         anchored = self._own.anchored(view.shared, view.own_positions) if possible else None
         elsewhere = self._elsewhere(view)
-        blend = self._blend(view, elsewhere)
+        choice = CrossChoice(
+            config=self._config,
+            elsewhere=elsewhere,
+            shared=view.shared,
+            towers=view.towers is not None,
+            linear=view.linear,
+        )
+        blend, cross_verdict = choice.of(self._data, self._own.rng("cross"))
         undecided = OwnVerdict(
             name="local", weight=None, metric=self._config.metric, local_mean=0.0, chosen_mean=0.0, interval=(0.0, 0.0)
         )
@@ -98,31 +114,22 @@ class Personalizer:
             user_ids=self._data.user_ids,
             histories=self._data.known,
             towers=view.towers,
+            cross_verdict=cross_verdict,
         )
         if self._config.ranker.enabled:
             model = self._with_ranker(model)
         return replace(model, verdict=self._judge(model, local, anchored))
 
-    def _blend(self, view: FederationView, elsewhere: Elsewhere) -> Blend:
-        """What ranks the others' items, with the shipped weights or the configured ones."""
-        beta, attribute_weight = shipped_weights(self._config, private=view.private)
-        blend = Blend(weights={"shared": 1.0}, beta=beta)
-        if view.towers is not None and self._config.tower_weight > 0:
-            blend = replace(blend, weights={**blend.weights, "towers": self._config.tower_weight})
-        if self._config.attributes and attribute_weight > 0:
-            blend = blend.with_part(elsewhere.attributes(self._data), attribute_weight)
-        if view.linear is not None and self._config.linear_weight > 0:
-            blend = blend.with_part(view.linear, self._config.linear_weight)
-        return blend
-
     def _elsewhere(self, view: FederationView) -> Elsewhere:
         others = [column for column, name in enumerate(view.platforms) if name != self._platform]
         return Elsewhere(
             own_positions=view.own_positions,
-            others=np.any(view.owners[:, others], axis=1),
+            owners=view.owners[:, others],
             cards=view.cards,
             item_counts=view.elsewhere,
+            user_counts=None if view.user_counts is None else tuple(view.user_counts[column] for column in others),
             private=view.private,
+            texts=self._texts,
         )
 
     def local(self) -> FactorModel:

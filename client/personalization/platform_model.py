@@ -47,6 +47,26 @@ class OwnVerdict:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class CrossVerdict:
+    """What ranks the others' items, and what it reached on items that the platform hid from itself.
+
+    Attributes:
+        name: ``blend`` or ``popularity``.
+        metric: what was compared.
+        users: how many were looked at.
+        popularity_mean, chosen_mean: of the metric.
+        interval: paired bootstrap interval of the blend − popularity, chosen or not.
+    """
+
+    name: str
+    metric: str
+    users: int
+    popularity_mean: float
+    chosen_mean: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PlatformModel:
     """Shared and own item factors, the verdict between them, and the users' histories.
 
@@ -68,6 +88,8 @@ class PlatformModel:
         user_ids, histories: the users and what each is known to have (n × m_own).
         towers: the deep model, or None.
         ranker: orders the best own items of all models anew, or None.
+        cross_verdict: why :attr:`cross` ranks the others' items; None where nothing was validated: its weights are the shipped
+            or configured ones.
     """
 
     platform: str
@@ -87,6 +109,7 @@ class PlatformModel:
     histories: UserItemMatrix
     towers: TowerModel | None = None
     ranker: Ranker | None = None
+    cross_verdict: CrossVerdict | None = None
 
     def has(self, name: str) -> bool:
         """Whether there is a model of that name to rank own items by."""

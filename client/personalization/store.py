@@ -19,8 +19,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+import client.scoring.described  # noqa: F401 -- its parts are stored
 from client.data.dataset import ItemDescriptions, UserItemMatrix
-from client.personalization.platform_model import OwnVerdict, PlatformModel
+from client.personalization.platform_model import CrossVerdict, OwnVerdict, PlatformModel
 from client.scoring.attributes import AttributePart
 from client.scoring.blend import Blend
 from client.scoring.ease import LinearPart
@@ -186,6 +187,7 @@ def _write(folder: Path, model: PlatformModel) -> None:
         "vocabulary": asdict(model.vocabulary),
         "own": asdict(model.own),
         "verdict": asdict(model.verdict),
+        "cross_verdict": None if model.cross_verdict is None else asdict(model.cross_verdict),
         "cross": {
             "weights": model.cross.weights,
             "beta": model.cross.beta,
@@ -250,6 +252,7 @@ def _model_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Plat
         ),
         towers=_towers_of(manifest.get("towers"), arrays),
         ranker=_ranker_of(arrays),
+        cross_verdict=_cross_verdict_of(manifest.get("cross_verdict")),
     )
 
 
@@ -289,6 +292,10 @@ def _blend_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Blen
         own = {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
         parts.append(stored_part(told["kind"]).of_arrays(told["name"], own))
     return Blend(weights=found["weights"], beta=found["beta"], parts=tuple(parts))
+
+
+def _cross_verdict_of(told: dict[str, Any] | None) -> CrossVerdict | None:
+    return None if told is None else CrossVerdict(**{**told, "interval": tuple(told["interval"])})
 
 
 def _older_blend(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Blend:

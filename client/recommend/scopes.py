@@ -126,7 +126,7 @@ def cross_scope(model: PlatformModel, *, approximate_above: int) -> ItemScope:
     linear = model.cross_scope(positions)
     described = model.vocabulary
     return ItemScope(
-        decided_by="tower_blend" if "towers" in model.cross.weights else "shared",
+        decided_by=_decided_by(model),
         linear=linear,
         items=ItemDescriptions(
             keys=tuple(described.keys[i] for i in positions),
@@ -138,6 +138,13 @@ def cross_scope(model: PlatformModel, *, approximate_above: int) -> ItemScope:
         popularity=_standardised(log_popularity(model.elsewhere[positions])),
         index=make_index(linear.items, approximate_above=approximate_above),
     )
+
+
+def _decided_by(model: PlatformModel) -> str:
+    """As in :class:`client.recommend.answers.Explanation`."""
+    if model.cross_verdict is not None:
+        return model.cross_verdict.name
+    return "tower_blend" if "towers" in model.cross.weights else "shared"
 
 
 def mixings(model: PlatformModel, own: ItemScope, cross: ItemScope) -> tuple[Mixing, Mixing]:

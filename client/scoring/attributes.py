@@ -106,19 +106,30 @@ def fit_attribute_transfer(
     m = histories.n_items
     ones = np.ones(histories.nnz)
     x = sp.csr_array((ones, histories.indices, histories.indptr), shape=(histories.n_users, m))
-    tastes = _tastes(x, dimension)
+    return place_among(own_tastes(x, dimension), common, features, regularization=regularization)
+
+
+def place_among(
+    tastes: NDArray[np.float64],
+    common: NDArray[np.integer],
+    features: NDArray[np.float64],
+    *,
+    regularization: float,
+    name: str = "attributes",
+) -> AttributePart:
+    """Items among ``tastes`` (float64 ``[m, r]``); other arguments as of :func:`fit_attribute_transfer`."""
     if tastes.shape[1] == 0 or len(common) == 0:
-        nothing = np.zeros((m, 1), dtype=np.float32)
-        return AttributePart(nothing, nothing)
+        nothing = np.zeros((len(tastes), 1), dtype=np.float32)
+        return AttributePart(nothing, nothing, name)
     design = standard_columns(features, common)
     mean = tastes[common].mean(axis=0)
     known = design[common]
     normal = known.T @ known + regularization * np.eye(known.shape[1])
     weights = np.linalg.solve(normal, known.T @ (tastes[common] - mean))
-    return AttributePart(tastes.astype(np.float32), (mean + design @ weights).astype(np.float32))
+    return AttributePart(tastes.astype(np.float32), (mean + design @ weights).astype(np.float32), name)
 
 
-def _tastes(x: sp.csr_array, dimension: int) -> NDArray[np.float64]:
+def own_tastes(x: sp.csr_array, dimension: int, iterations: int = _ITERATIONS) -> NDArray[np.float64]:
     """float64 ``[m, r]``: the right singular vectors of the r largest singular values, by subspace iteration.
 
     Halko et al. 2011, algorithm 4.4. ARPACK is no alternative: its restarts draw from a state that lives as long as the
@@ -127,7 +138,7 @@ def _tastes(x: sp.csr_array, dimension: int) -> NDArray[np.float64]:
     n, m = x.shape
     width = min(dimension + _OVERSAMPLING, n, m)
     basis = np.linalg.qr(np.random.default_rng(0).standard_normal((m, width)))[0]
-    for _ in range(_ITERATIONS):
+    for _ in range(iterations):
         basis = np.linalg.qr(x.T @ (x @ basis))[0]
     _, values, turn = np.linalg.svd(x @ basis, full_matrices=False)
     used = np.flatnonzero(values[:dimension] > 1e-6 * values.max(initial=0.0))

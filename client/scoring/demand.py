@@ -70,7 +70,7 @@ def public_columns(
     attributes: NDArray[np.floating] | None = None,
 ) -> NDArray[np.float64]:
     """float64 ``[m, f]``: genres, years over the range of the items ``rows``, and ``attributes`` behind them."""
-    columns = [_genre_columns(genres), _year_columns(titles, rows)]
+    columns = [_genre_columns(genres), year_columns(titles, rows)]
     if attributes is not None:
         columns.append(attributes.astype(np.float64))
     return np.column_stack(columns)
@@ -92,7 +92,7 @@ def _genre_columns(genres: Sequence[Sequence[str]]) -> NDArray[np.float64]:
     return columns
 
 
-def _year_columns(titles: Sequence[str], rows: NDArray[np.integer]) -> NDArray[np.float64]:
+def year_columns(titles: Sequence[str], rows: NDArray[np.integer]) -> NDArray[np.float64]:
     """float64 ``[m, k]``: hat functions of the year over the range of ``rows``; all 0 where a title has no year."""
     found = [_YEAR.search(title) for title in titles]
     years = np.array([float(match.group(1)) if match else np.nan for match in found])

@@ -109,7 +109,7 @@ class DirectPart(Part):
     """A scorer whose scores are no products: each request computes them for all items."""
 
     @abstractmethod
-    def direct(self, columns: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float64]:
+    def direct(self, columns: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float64] | None:
         """float64 ``[m]``: scores of a history; arguments as in :meth:`Part.factor`."""
 
     @abstractmethod
@@ -135,14 +135,16 @@ class DirectPart(Part):
     ) -> Carried:
         """What each entry adds; less the mean over all items, which counts as the item's own."""
         entries, amounts = self.added(row, columns, values)
-        return Carried(entries, amounts, -float(self.direct(columns, values).mean()), {})
+        scores = self.direct(columns, values)
+        return Carried(entries, amounts, 0.0 if scores is None else -float(scores.mean()), {})
 
     def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 ``[k, m]``."""
         found = np.zeros((len(users), len(self)), dtype=np.float32)
         for place, user in enumerate(users):
             entries = slice(histories.indptr[user], histories.indptr[user + 1])
-            found[place] = self.direct(histories.indices[entries], histories.values[entries])
+            scores = self.direct(histories.indices[entries], histories.values[entries])
+            found[place] = 0.0 if scores is None else scores
         return found
 
 

@@ -17,6 +17,9 @@ from common.errors import ConfigError
 
 _log = getLogger(__name__)
 
+Vectors = NDArray[np.float32]
+"""float32 ``[n, d]``; zero where there is no text."""
+
 Observer = Callable[[int, int], None]
 """Called with how many texts are encoded so far, and how many there are to encode."""
 
@@ -137,3 +140,8 @@ class _Teller:
         if now - self._last >= _TELL_EVERY:
             self._last = now
             _log.info("text encoder %s: %d of %d texts", self._name, done, total)
+
+
+def text_vectors(encoder: TextEncoder | None, cache: VectorCache | None) -> Callable[[Sequence[str]], Vectors] | None:
+    """What turns texts into vectors with this encoder; None without one."""
+    return None if encoder is None else lambda texts: encode_texts(texts, encoder, cache).vectors

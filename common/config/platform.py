@@ -46,13 +46,14 @@ class PersonalizationConfig(FrozenModel):
     """Whether to place items that only others have among the platform's own tastes by genres, year and popularity."""
     attribute_weight: Annotated[float, Field(ge=0)] | None = None
     """α: weight of these standardised scores beside the shared factors' in cross-platform scores; null: the shipped
-    constant (:func:`shipped_weights`)."""
+    constant (:func:`shipped_weights`) where too little is in common with others to weigh scorers on own items. What is set
+    here is used instead of such weights."""
     linear_weight: Annotated[float, Field(ge=0)] = 0.25
     """κ: weight of the linear road's standardised scores beside the shared factors' in cross-platform scores. Beside the
     shipped α and β, on the tuning slices, it costs 1.8 % of Recall between separate catalogues (``movies``) and brings 1.2 %
     between parts of one data set (``quickstart``); 1 would cost 7.1 % and bring 2.2 %."""
     beta: Annotated[float, Field(ge=0)] | None = None
-    """β: weight of log popularity in cross-platform scores; null: the shipped constant (:func:`shipped_weights`)."""
+    """β: weight of log popularity in cross-platform scores; null as for ``attribute_weight``."""
     ranker: RankerConfig = RankerConfig()
     """The ranking stage; the verdict decides whether it serves."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -91,6 +91,26 @@ def digest_of(request: AgentRequest) -> str:
     return digest.hexdigest()
 
 
+_MOST_USERS = 1e10
+
+
+def user_counts_of(request: AgentRequest, platforms: int) -> tuple[float, ...] | None:
+    """About how many users each platform has, in the order of the vocabulary's owners; None where it is not told.
+
+    Raises:
+        ContractError: these are not as many numbers of users as there are platforms.
+    """
+    told = request.config.get("user_counts")
+    if told is None:
+        return None
+    if not isinstance(told, list) or len(told) != platforms:
+        raise ContractError("user_counts must have a number for each platform")
+    counts = [float(one) for one in told if isinstance(one, int | float) and not isinstance(one, bool)]
+    if len(counts) != platforms or not all(0 <= one <= _MOST_USERS for one in counts):
+        raise ContractError(f"user_counts must be numbers from 0 to {_MOST_USERS:g}")
+    return tuple(counts)
+
+
 def value_mean_of(request: AgentRequest) -> float:
     """μ, the mean rating over all platforms, as the aggregator tells it; 0 for implicit feedback.
 

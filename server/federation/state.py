@@ -95,6 +95,18 @@ class FederationState:
     linear: Mapping[str, TransferWeights] | None = None
     results: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
 
+    def users_by_platform(self) -> tuple[float, ...]:
+        """About how many users each platform has, in the order of the vocabulary's owners.
+
+        Of a sum over platforms, which is all that a secure sum tells, each counts an equal share; so does a platform that has
+        not sent its number yet, of the mean.
+        """
+        names = list(self.vocabulary.owners)
+        told = [self.user_counts[name] for name in names if name in self.user_counts]
+        total = sum(self.user_counts.values())
+        mean = sum(told) / len(told) if told else total / max(len(names), 1)
+        return tuple(float(self.user_counts.get(name, mean)) for name in names)
+
     @property
     def objectives(self) -> list[float]:
         return [record.objective for record in self.history if record.objective is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,14 @@ from typing import Literal
 
 from client.agent import PlatformAgent
 from client.app import make_courier
+from client.personalization.described import TextVectors
 from client.personalization.store import PlatformStore
 from client.privacy.declared_users import check_declared_users
 from client.privacy.outbox import Outbox
 from client.privacy.secure_member import SecureMember
+from client.text.cache import VectorCache
+from client.text.registry import load_encoder
+from client.text.vectors import text_vectors
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
 from common.errors import PrivacyError, TrainingError
@@ -78,7 +83,7 @@ def make_agents(
     secure = scenario.plan.secure_sum
     identities = {platform.name: _identity(folder / platform.name) for platform in platforms} if secure else {}
     fingerprints = {name: identity.fingerprint for name, identity in identities.items()}
-    agents = []
+    agents, texts = [], scenario_texts(scenario)
     for platform in platforms:
         home = folder / platform.name
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -98,6 +103,7 @@ def make_agents(
                 if secure
                 else None,
                 personalization=scenario.personalization.model_copy(update=own),
+                texts=texts,
             )
         except PrivacyError as error:
             # A platform's own log need not say which platform it is.
@@ -126,6 +132,17 @@ def build_models(connections: Sequence[AgentConnection], *, ahead: int = 0) -> f
                 f"platform {agent.name}: its own model could not be built: {outcome.error}"
             ) from agent.build_error
     return time.perf_counter() - started
+
+
+def scenario_texts(scenario: Scenario) -> TextVectors | None:
+    """What turns titles into vectors at every platform; vectors are kept from one run to the next in the user's cache."""
+    plan = scenario.plan.text
+    return None if plan is None else text_vectors(load_encoder(plan, scenario.text), VectorCache(_cache_file()))
+
+
+def _cache_file() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "crossfed" / "texts.db"
 
 
 def _identity(home: Path) -> PlatformIdentity:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice, halve_per_user
 from client.data.training import TrainingData
-from client.personalization.other_catalogues import Elsewhere
 from client.personalization.platform_model import (
     ForeignScorer,
     PlatformModel,
@@ -20,6 +19,7 @@ from client.personalization.platform_model import (
     log_popularity,
     on_vocabulary,
 )
+from client.scoring.blend import Blend
 from client.scoring.evaluation import PerUserMetrics, evaluate, evaluate_ratings, gap_closed
 from client.scoring.factors import FactorModel, FactorPart, shared_on_own, shared_on_vocabulary
 from client.scoring.linear_form import LinearScope
@@ -173,30 +173,22 @@ class CrossGround:
     def shared(self, model: FactorModel) -> FactorPart:
         return shared_on_vocabulary(model, self.own_positions)
 
-    def blended(
-        self,
-        model: FactorModel,
-        view: Elsewhere,
-        beta: float,
-        attribute_weight: float,
-        linear: Sequence[tuple[Part, float]] = (),
-    ) -> Scorer:
-        """The scorer that the platform would have, of ``view`` and with these weights; ``linear`` with its own."""
-        training = self.platform.training
-        others: list[tuple[Part, float]] = []
-        if attribute_weight > 0:
-            others.append((view.attributes(training), attribute_weight))
-        others += linear
-        return self.scorer([(self.shared(model), 1.0), *others], view.demand(training), beta)
+    def blended(self, model: FactorModel, blend: Blend, popularity: NDArray[np.float64]) -> Scorer:
+        """The scorer that the platform would have of ``blend``; ``popularity`` elsewhere is for one with a β."""
+        kept = {part.name: part for part in blend.parts}
+        parts = [(kept.get(name) or self.shared(model), weight) for name, weight in blend.weights.items()]
+        return self.scorer(parts, popularity, blend.beta)
 
-    def scorer(self, parts: Sequence[tuple[Part, float]], popularity: NDArray[np.float64], beta: float) -> Scorer:
+    def scorer(
+        self, parts: Sequence[tuple[Part, float]], popularity: NDArray[np.float64], beta: float | None
+    ) -> Scorer:
         """Parts over the vocabulary with their weights, and popularity, as the engine puts them together."""
         positions = np.flatnonzero(self.foreign)
         scope = LinearScope(
             [part.at(positions) for part, _ in parts],
             [weight for _, weight in parts],
-            log_popularity(popularity[positions]),
-            beta,
+            None if beta is None else log_popularity(popularity[positions]),
+            beta or 0.0,
         )
         return ForeignScorer(scope, positions, len(self.foreign))
 

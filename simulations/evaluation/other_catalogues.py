@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from client.data.dataset import ItemDescriptions
+from client.personalization.described import TextVectors
 from client.personalization.other_catalogues import Elsewhere
 from common.catalogue import FederationSecret, ItemCard
 from server.federation.state import FederationState
@@ -21,6 +22,7 @@ def elsewhere_of(
     secret: FederationSecret,
     *,
     private: bool,
+    texts: TextVectors | None = None,
 ) -> Elsewhere:
     """The vocabulary as seen from ``platform``, with the cards that the aggregator would relay to it.
 
@@ -30,22 +32,23 @@ def elsewhere_of(
         state: the aggregator's.
         secret: of the federation.
         private: whether the state's counts are noisy.
+        texts: turns titles into vectors; None without a text encoder.
     """
     vocabulary = state.vocabulary
     cards: dict[int, ItemCard] = {}
-    others = np.zeros(len(vocabulary), dtype=np.bool_)
-    for other in sorted(platforms, key=lambda one: one.name):
-        if other.name == platform.name:
-            continue
+    owners = np.zeros((len(vocabulary), max(len(platforms) - 1, 0)), dtype=np.bool_)
+    others = sorted((one for one in platforms if one.name != platform.name), key=lambda one: one.name)
+    for column, other in enumerate(others):
         positions = vocabulary.owners[other.name]
-        others[positions] = True
+        owners[positions, column] = True
         for position, card in zip(positions.tolist(), other.training.cards(), strict=True):
             if card is not None:
                 cards.setdefault(position, card)
     told = [cards.get(position, ItemCard(key="", title="", genres=())) for position in range(len(vocabulary))]
+    users = state.users_by_platform()
     return Elsewhere(
         own_positions=positions_of(platform.training, vocabulary, secret),
-        others=others,
+        owners=owners,
         cards=ItemDescriptions(
             keys=tuple(card.key for card in told),
             titles=tuple(card.title for card in told),
@@ -53,4 +56,6 @@ def elsewhere_of(
         ),
         item_counts=state.item_counts,
         private=private,
+        texts=texts,
+        user_counts=tuple(users[list(vocabulary.owners).index(other.name)] for other in others),
     )

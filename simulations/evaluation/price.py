@@ -8,12 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from client.personalization.cross_choice import CrossChoice
+from client.personalization.other_catalogues import Elsewhere
+from client.personalization.own_models import platform_rng
+from client.scoring.blend import Blend
 from client.scoring.factors import FactorModel, shared_on_own
-from client.scoring.part import Part
 from client.scoring.scorer import PopularityScorer, Scorer
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
-from common.config.platform import shipped_weights
 from common.config.privacy import PrivacyConfig
 from common.errors import SecureSumError
 from common.privacy.secure_sum.roster import check_terms
@@ -21,7 +23,7 @@ from server.federation.checkpoint import CheckpointStore
 from server.federation.state import FederationState
 from server.strategy import FederatedFactorization
 from simulations.engine.datasets import SimulatedPlatform
-from simulations.engine.federate import inline_grid, make_agents
+from simulations.engine.federate import inline_grid, make_agents, scenario_texts
 from simulations.evaluation.ease import scorer_of
 from simulations.evaluation.measure import Block, CrossGround, Ruler, positions_of, shared_model
 from simulations.evaluation.other_catalogues import elsewhere_of
@@ -96,7 +98,7 @@ def measure_point(
 ) -> PricePoint:
     """Measure a trained shared model on own and hidden items."""
     ruler, model = Ruler(scenario), shared_model(state, plan)
-    beta, attribute_weight = shipped_weights(scenario.personalization, private=plan.private)
+    texts = scenario_texts(scenario)
     own: dict[str, Block] = {}
     cross: dict[str, dict[str, Block]] = {}
     for platform in platforms:
@@ -104,9 +106,9 @@ def measure_point(
         own[platform.name] = ruler.block(ruler.per_user(scorer, platform.test))
         if platform.hidden is not None:
             ground = CrossGround.of(platform, platform.hidden, state, secret)
-            view = elsewhere_of(platform, platforms, state, secret, private=plan.private)
-            linear = _linear(scenario, state, platform.name)
-            final = ground.blended(model, view, beta, attribute_weight, linear)
+            view = elsewhere_of(platform, platforms, state, secret, private=plan.private, texts=texts)
+            blend = cross_choice(scenario, state, platform, view, model)
+            final = ground.blended(model, blend, view.demand(platform.training))
             cross[platform.name] = _cross(ruler, ground, model, final)
     privacy = plan.privacy if plan.private else None
     return PricePoint(
@@ -117,11 +119,14 @@ def measure_point(
     )
 
 
-def _linear(scenario: Scenario, state: FederationState, platform: str) -> list[tuple[Part, float]]:
-    """What the platform would add of the linear road, if there is one."""
-    road = None if state.linear is None else scorer_of(state.linear[platform], len(state.vocabulary))
-    weight = scenario.personalization.linear_weight
-    return [] if road is None or weight == 0 else [(road, weight)]
+def cross_choice(
+    scenario: Scenario, state: FederationState, platform: SimulatedPlatform, view: Elsewhere, model: FactorModel
+) -> Blend:
+    """What the platform would rank the others' items by, of ``view`` and ``model``; it has no deep model here."""
+    road = None if state.linear is None else scorer_of(state.linear[platform.name], len(state.vocabulary))
+    choice = CrossChoice(config=scenario.personalization, elsewhere=view, shared=model, linear=road)
+    blend, _ = choice.of(platform.training, platform_rng(scenario.personalization, platform.name, "cross"))
+    return blend
 
 
 def _cross(ruler: Ruler, ground: CrossGround, model: FactorModel, final: Scorer) -> dict[str, Block]:

@@ -52,9 +52,9 @@ class CrossConfig(FrozenModel):
 
     ceiling: bool = True
     """Also train with one half of each user's hidden interactions given to the platform, and score the other half."""
-    tune_beta: bool = True
+    tune_beta: bool = False
     """Choose the weights α of public attributes and β of popularity in runs that hide further shared items and are thrown
-    away."""
+    away; false: by validation on own items, as in a deployment."""
     betas: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
     """Tried as weight β of popularity; growing."""
     attribute_weights: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
@@ -14,10 +15,13 @@ from client.personalization.platform_model import PlatformModel
 from client.personalization.store import PlatformStore
 from client.recommend.recommender import Recommender
 from client.scoring.attributes import AttributePart
+from client.scoring.described.counted import category_part
+from client.scoring.described.nearest_texts import fit_nearest_texts
+from client.scoring.described.prior import PriorPart
+from client.scoring.described.profile import fit_profile
 from client.scoring.ease import LinearPart
 from client.scoring.factors import own_factors, shared_on_own, shared_on_vocabulary
 from client.scoring.linear_form import LinearScope
-from client.scoring.nearest_texts import fit_nearest_texts
 from client.scoring.part import Arrays, Carried, DirectPart, Part, stored
 from client.scoring.scorer import z
 from simulations.engine.random_model import random_platform_model
@@ -109,7 +113,25 @@ OF_OWN: dict[str, Callable[[], Part]] = {
     "shared on own": lambda: shared_on_own(MODEL.shared, MODEL.own_positions),
     "shared on own, explicit": lambda: shared_on_own(EXPLICIT.shared, EXPLICIT.own_positions),
 }
+
+
+def category(values: int) -> Part:
+    """A categorical attribute of so many values, two an item; few are coordinates, many are not."""
+    columns = RNG.integers(0, values, (M, 2)).ravel()
+    has = sp.csr_array((np.ones(2 * M, dtype=np.float32), (np.repeat(np.arange(M), 2), columns)), shape=(M, values))
+    return category_part("maker", has, MODEL.own_positions[MODEL.own_positions >= 0])
+
+
+def profile() -> Part:
+    readable = np.sort(MODEL.own_positions[MODEL.own_positions >= 0])
+    return fit_profile(RNG.standard_normal((M, 6)), readable, unobserved_weight=0.1)
+
+
 STORED: dict[str, Callable[[], Part]] = {
+    "prior": lambda: PriorPart("popularity", RNG.standard_normal(M).astype(np.float32)),
+    "category of few values": lambda: category(9),
+    "category of many values": lambda: category(200),
+    "profile": profile,
     "attributes": lambda: AttributePart(*RNG.standard_normal((2, M, 3)).astype(np.float32)),
     "linear": linear_part,
     "nearest texts": lambda: fit_nearest_texts(*RNG.standard_normal((2, M, 6)).astype(np.float32) / 3, neighbours=20),

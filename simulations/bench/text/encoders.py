@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.scoring.nearest_texts import fit_nearest_texts
+from client.scoring.described.nearest_texts import fit_nearest_texts
 from client.text.cache import VectorCache
 from client.text.encoder import TextEncoder
 from client.text.registry import load_encoder

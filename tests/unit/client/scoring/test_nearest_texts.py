@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from client.data.dataset import UserItemMatrix
-from client.scoring.nearest_texts import fit_nearest_texts
+from client.scoring.described.nearest_texts import fit_nearest_texts
 from common.errors import ContractError
 
 

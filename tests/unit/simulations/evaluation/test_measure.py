@@ -79,7 +79,7 @@ def test_every_field_of_the_result_is_documented(result: SimulationResult) -> No
     documented = (Path(__file__).parents[4] / "docs" / "scenarios.md").read_text()
     platform = result.content["platforms"]["small"]
     fields = {*result.content, *platform, *platform["own"], *result.content["rounds"][0], *result.content["seconds"]}
-    fields |= {*platform["cross"], *METRICS} - {"beta", "attribute_weight", "linear_weight"}
+    fields |= {*platform["cross"], *METRICS} - {"beta"}
     assert {field for field in fields if f"`{field}`" not in documented} == set()
 
 

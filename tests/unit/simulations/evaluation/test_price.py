@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from client.scoring.scorer import PopularityScorer
-from common.config.platform import shipped_weights
 from common.config.privacy import tuned_setting
 from common.contributions.run_plan import RunPlan, read_plan
 from common.errors import PrivacyError
@@ -21,7 +20,7 @@ from simulations.evaluation import price
 from simulations.evaluation.measure import CrossGround, Ruler, measure_cross, shared_model
 from simulations.evaluation.other_catalogues import elsewhere_of
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
-from simulations.evaluation.price import measure_point, price_point, private_plan, train_shared
+from simulations.evaluation.price import cross_choice, measure_point, price_point, private_plan, train_shared
 from simulations.run import simulate
 from simulations.scenarios.scenario import Scenario, load_scenario, shipped_scenarios
 from tests.private_support import private_plan as tiny_plan
@@ -117,8 +116,10 @@ def test_the_price_is_measured_as_the_run_is_measured(ground: tuple[Scenario, li
         ground_of = CrossGround.of(platform, platform.hidden, state, secret)
         ruler = Ruler(scenario)
         view = elsewhere_of(platform, platforms, state, secret, private=False)
-        model, weights = shared_model(state, plan), shipped_weights(scenario.personalization, private=False)
-        run = measure_cross(ruler, ground_of, model, ground_of.blended(model, view, *weights), None, None)
+        model = shared_model(state, plan)
+        blend = cross_choice(scenario, state, platform, view, model)
+        final = ground_of.blended(model, blend, view.demand(platform.training))
+        run = measure_cross(ruler, ground_of, model, final, None, None)
         for name in ("popularity", "shared", "final"):
             assert point.cross[platform.name][name] == run[name]
 
@@ -138,8 +139,8 @@ def test_a_beta_that_is_set_is_used_even_if_it_is_zero(
     scenario = scenario.model_copy(update={"personalization": personalization})
     used: list[float] = []
 
-    def blended(self: CrossGround, model: Any, view: Any, beta: float, attribute_weight: float, linear: Any) -> Any:
-        used.append(beta)
+    def blended(self: CrossGround, model: Any, blend: Any, popularity: Any) -> Any:
+        used.append(blend.beta)
         return PopularityScorer(self.elsewhere)
 
     monkeypatch.setattr(CrossGround, "blended", blended)

@@ -1,0 +1,157 @@
+"""What may rank the items that only others have: one list of scorers, fitted at home on own data and public words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.optimize
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from client.data.dataset import UserItemMatrix
+from client.personalization.described import DescribedItems
+from client.scoring.attributes import own_tastes, place_among
+from client.scoring.demand import standard_columns
+from client.scoring.described.counted import category_part
+from client.scoring.described.nearest_texts import NearestTextsPart, fit_nearest_texts
+from client.scoring.described.prior import PriorPart
+from client.scoring.described.profile import fit_profile
+from client.scoring.factors import FactorModel, shared_on_vocabulary
+from client.scoring.part import Part
+
+_RIDGES = (200.0, 600.0)
+"""λ of tastes, in units of items. Which is right differs between domains: both are offered, validation weighs them. A λ that
+predicts tastes best ranks worse: an error of the ranking is none of the regression."""
+_DIMENSION = 16
+_ITERATIONS = 10
+_PENALTIES = 10.0 ** np.arange(0, 3.51, 0.5)
+_LEAST_RATE = 1e-9
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CrossParts:
+    """Everything that the scorers are fitted on, in columns of the vocabulary.
+
+    Attributes:
+        histories: n × m; training interactions.
+        own: int: positions of the platform's shared items, rising.
+        others: bool ``[m]``: whether another platform shares the item.
+        counts_elsewhere: float64 ``[m]``: users of the other platforms who have each item; may be noisy.
+        users_elsewhere: float64 ``[m]``: users of the platforms that have the item, the own one left out. Where an item cannot
+            be had it is not disliked: popularity is a rate among those who could.
+        described: the m items.
+        private: whether the counts are noisy.
+    """
+
+    histories: UserItemMatrix
+    own: NDArray[np.integer]
+    others: NDArray[np.bool_]
+    counts_elsewhere: NDArray[np.float64]
+    users_elsewhere: NDArray[np.float64]
+    described: DescribedItems
+    private: bool
+
+    @cached_property
+    def log_rate(self) -> NDArray[np.float64]:
+        """float64 ``[m]``: log of the share of the others' users who have the item."""
+        counts = np.maximum(self.counts_elsewhere, 0.0) + 0.5
+        rate = np.where(self.users_elsewhere > 0, counts / np.maximum(self.users_elsewhere, 1.0), 0.0)
+        logarithms: NDArray[np.float64] = np.log(np.maximum(rate, _LEAST_RATE))
+        return logarithms
+
+    @cached_property
+    def _features(self) -> NDArray[np.float64]:
+        return self.described.features(self.own)
+
+    @cached_property
+    def _near(self) -> NearestTextsPart | None:
+        """Nearest texts; None without vectors of texts."""
+        vectors = self.described.vectors
+        return None if vectors is None else fit_nearest_texts(vectors, vectors)
+
+    def popularity(self) -> PriorPart:
+        """The rate elsewhere."""
+        return PriorPart("popularity", self.log_rate.astype(np.float32))
+
+    def fitted(self, readable: NDArray[np.integer], histories: UserItemMatrix, shared: FactorModel) -> list[Part]:
+        """All scorers, as if the platform had the items ``readable`` alone.
+
+        Args:
+            readable: int: positions among :attr:`own`.
+            histories: n × m; interactions with these.
+            shared: factors over the vocabulary.
+        """
+        common = readable[self.others[readable]]
+        counts = histories.item_counts().astype(np.float64)
+        features, rate = self._features, self.log_rate
+        parts: list[Part] = [self.popularity(), shared_on_vocabulary(shared, readable.astype(np.int32))]
+        told = np.column_stack([features, self.described.text_features])
+        if told.shape[1]:
+            parts.append(PriorPart("demand", _demand(told, counts, readable)))
+        if features.shape[1]:
+            parts.append(
+                fit_profile(
+                    standard_columns(features, readable),
+                    readable,
+                    unobserved_weight=0.1 * shared.config.unobserved_weight,
+                )
+            )
+        known = np.column_stack([rate, rate**2, features])
+        if self.private:
+            also = np.column_stack([known, self.described.text_features])
+            parts.append(PriorPart("demand elsewhere", _demand(also, counts, common)))
+        ones = np.ones(histories.nnz)
+        x = sp.csr_array((ones, histories.indices, histories.indptr), shape=(histories.n_users, histories.n_items))
+        tastes = own_tastes(x, _DIMENSION, _ITERATIONS)
+        parts += [
+            place_among(tastes, common, known, regularization=ridge, name=f"tastes {ridge:g}") for ridge in _RIDGES
+        ]
+        parts += [category_part(name, has, readable) for name, has in self.described.has.items()]
+        if self._near is not None:
+            parts.append(self._near)
+        return parts
+
+
+def users_of_owners(
+    owners: NDArray[np.bool_], counts: NDArray[np.float64], histories: UserItemMatrix
+) -> NDArray[np.float64]:
+    """float64 ``[m]``: about how many users of other platforms could have each item: those of the platforms that share it.
+
+    How many users a platform has is not told. But of a common item the counts there and here are known, and they are in
+    proportion to the users: least squares over the common items, none below 0, in units of own users. A platform without
+    common items counts as the mean of the others.
+
+    Args:
+        owners: bool ``[m, P − 1]``: who of the others shares what.
+        counts: float64 ``[m]``: their users who have it; may be noisy.
+        histories: n × m; own.
+    """
+    here = histories.item_counts() / max(histories.n_users, 1)
+    common = np.flatnonzero((here > 0) & owners.any(axis=1))
+    # Counts vary by their root.
+    root = np.sqrt(here[common])
+    users, _ = scipy.optimize.nnls(owners[common] * root[:, None], counts[common] / np.maximum(root, 1e-12))
+    known = users > 0
+    users = np.where(known, users, users[known].mean() if known.any() else 1.0)
+    return np.asarray(owners @ users, dtype=np.float64)
+
+
+def _demand(
+    features: NDArray[np.float64], counts: NDArray[np.float64], rows: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """float32 ``[m]``: ridge regression of log(1 + own users) on features of the items ``rows``; λ by leave-one-out error."""
+    if len(rows) < 2:
+        return np.zeros(len(features), dtype=np.float32)
+    design = standard_columns(features, rows)
+    target = np.log1p(counts[rows])
+    left, values, right = np.linalg.svd(design[rows], full_matrices=False)
+    turned, best, weights = left.T @ (target - target.mean()), np.inf, np.zeros(design.shape[1])
+    for penalty in _PENALTIES:
+        shrunk = values**2 / (values**2 + penalty)
+        residuals = target - target.mean() - left @ (shrunk * turned)
+        error = float(np.mean(np.square(residuals / np.maximum(1.0 - np.square(left) @ shrunk, 1e-6))))
+        if error < best:
+            best, weights = error, right.T @ (values / (values**2 + penalty) * turned)
+    return (design @ weights).astype(np.float32)

@@ -1,0 +1,100 @@
+"""Public descriptions of the vocabulary's items as numbers: one-hot categories, and features for regression."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from client.data.dataset import ItemDescriptions
+from client.scoring.attributes import own_tastes
+from client.scoring.demand import year_columns
+from client.text.whitening import Whitening
+
+TextVectors = Callable[[Sequence[str]], NDArray[np.float32]]
+_YEAR = re.compile(r"\s*\(\d{4}\)\s*$")
+_MOST_COLUMNS = 64
+"""Values of a category that have a feature each; more of them are reduced to as few directions as below."""
+_DIRECTIONS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class DescribedItems:
+    """The m items in words.
+
+    Attributes:
+        titles: a year at a title's end counts as a number.
+        categories: by attribute: the values of each item, possibly none. Genres are one of them.
+        texts: turns n texts into vectors float32 ``[n, d]``, zero where there is none; None without a text encoder.
+    """
+
+    titles: Sequence[str]
+    categories: Mapping[str, Sequence[Sequence[str]]]
+    texts: TextVectors | None = None
+
+    @classmethod
+    def of(
+        cls,
+        cards: ItemDescriptions,
+        own: ItemDescriptions,
+        own_positions: NDArray[np.int32],
+        texts: TextVectors | None = None,
+    ) -> DescribedItems:
+        """As the others describe the items, and the platform itself where nobody else does.
+
+        An item must be described by the same hand whether it is common or foreign: what is learned of one catalogue's words
+        does not hold for another's.
+        """
+        titles, genres = list(cards.titles), list(cards.genres)
+        for column, position in enumerate(own_positions.tolist()):
+            if position >= 0 and not cards.titles[position] and not cards.genres[position]:
+                titles[position], genres[position] = own.titles[column], own.genres[column]
+        return cls(titles, {"genres": genres}, texts)
+
+    @cached_property
+    def has(self) -> Mapping[str, sp.csr_array]:
+        """float32 CSR ``[m, values]`` by attribute that has a value at all: 1 where an item has a value."""
+        return {name: _one_hot(values) for name, values in self.categories.items() if any(values)}
+
+    @cached_property
+    def vectors(self) -> NDArray[np.float32] | None:
+        """float32 ``[m, d]`` of unit length: what titles mean, whitened over the catalogue; None where nothing is told."""
+        if self.texts is None:
+            return None
+        found = self.texts([_YEAR.sub("", title) for title in self.titles])
+        return Whitening.fit(found).transform(found) if found.any() else None
+
+    @cached_property
+    def text_features(self) -> NDArray[np.float64]:
+        """float64 ``[m, ≤ 64]``: the directions in which the vectors differ most, for regressions."""
+        if self.vectors is None:
+            return np.zeros((len(self.titles), 0))
+        wide = self.vectors.astype(np.float64)
+        _, values, turn = np.linalg.svd(wide.T @ wide, hermitian=True)
+        kept = turn[: min(_MOST_COLUMNS, int((values > 1e-9 * values.max()).sum()))]
+        return np.asarray(wide @ kept.T)
+
+    def features(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
+        """float64 ``[m, f]`` for regressions; years over the range of the items ``rows``."""
+        blocks = [_reduced(matrix) for matrix in self.has.values()]
+        return np.column_stack([year_columns(self.titles, rows), *blocks])
+
+
+def _one_hot(values: Sequence[Sequence[str]]) -> sp.csr_array:
+    told = [[value.strip().casefold() for value in own] for own in values]
+    place = {value: column for column, value in enumerate(sorted({value for own in told for value in own}))}
+    rows = [row for row, own in enumerate(told) for _ in dict.fromkeys(own)]
+    columns = [place[value] for own in told for value in dict.fromkeys(own)]
+    return sp.csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(values), len(place)))
+
+
+def _reduced(has: sp.csr_array) -> NDArray[np.float64]:
+    """float64 ``[m, ≤ 64]``."""
+    if has.shape[1] <= _MOST_COLUMNS:
+        return np.asarray(has.toarray(), dtype=np.float64)
+    return np.asarray(has @ own_tastes(sp.csr_array(has.astype(np.float64)), _DIRECTIONS, iterations=8))

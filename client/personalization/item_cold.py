@@ -1,0 +1,193 @@
+"""Weights of cross-platform scorers from item-cold validation: the platform hides some of its own common items from itself.
+
+Items that the platform has and others have, too, are dealt out to folds. A fold's items are taken out of histories, every
+scorer is fitted again without them, and then ranks them: who really had one is known. So it works in a deployment as in a
+simulation, releases nothing, and never looks at what users did with items that the platform lacks. A conditional logit
+(McFadden 1974) over the folds' items says how the scorers weigh, none below 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.optimize
+from numpy.typing import NDArray
+
+from client.data.dataset import UserItemMatrix
+from client.personalization.cross_parts import CrossParts
+from client.personalization.leave_out import without_own
+from client.personalization.platform_model import CrossVerdict
+from client.scoring.blend import Blend
+from client.scoring.factors import FactorModel
+from client.scoring.part import Part
+from client.scoring.scorer import z
+from common.metrics import paired_bootstrap
+
+_FOLDS = 5
+_USERS = 400
+"""A fold, at most: more change the weights by less than other folds would."""
+_FEWEST_ITEMS, _FEWEST_USERS = 25, 30
+"""Common items and users with something to find, below which no weights can be told from luck."""
+_RIDGE = 1e-3
+_LIST, _SHORTEST = 20, 5
+_START = 0.1
+_DROPPED = 1e-3
+"""A weight below it is 0: its part would cost time and rank nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Some users and hidden items.
+
+    Attributes:
+        features: float32 ``[u, c, k]``: standardised scores of each of k scorers.
+        truth: bool ``[u, c]``.
+        users: int ``[u]``.
+    """
+
+    features: NDArray[np.float32]
+    truth: NDArray[np.bool_]
+    users: NDArray[np.integer]
+
+
+def choose_blend(
+    data: CrossParts, shared: FactorModel, rng: np.random.Generator, *, level: float
+) -> tuple[Blend, CrossVerdict] | None:
+    """What ranks the others' items, weighed on own ones; popularity alone where the blend is not surely better.
+
+    Args:
+        data: what scorers are fitted on.
+        shared: the federation's factors, over the vocabulary.
+        rng: deals items and users out to folds.
+        level: coverage of the two-sided interval whose lower end must exceed 0, as of the verdict on own items.
+
+    Returns:
+        None where the platform has too little in common with others to validate on, or where what own users did cannot be
+        taken out of the shared factors: these would look better than they are.
+    """
+    common = data.own[data.others[data.own]]
+    folds, names = _folds(data, shared, common, rng)
+    users = len(np.unique(np.concatenate([fold.users for fold in folds]))) if folds else 0
+    if len(common) < _FEWEST_ITEMS or users < _FEWEST_USERS:
+        return None
+    weights = conditional_logit(folds)
+    n_foreign = int(data.others.sum() - len(common))
+    alone = np.zeros(len(names))
+    alone[names.index("popularity")] = 1.0
+    # Each fold by weights that its items had no say in.
+    blended = [
+        (fold, conditional_logit([other for other in folds if other is not fold], start=weights)) for fold in folds
+    ]
+    reached = _by_user([(fold, _values(fold, own, n_foreign)) for fold, own in blended])
+    popular = _by_user([(fold, _values(fold, alone, n_foreign)) for fold in folds])
+    interval = paired_bootstrap(reached, popular, rng, level=level)
+    better = interval.lower > 0
+    verdict = CrossVerdict(
+        name="blend" if better else "popularity",
+        metric=f"recall@{_LIST}",
+        users=users,
+        popularity_mean=float(popular.mean()),
+        chosen_mean=float((reached if better else popular).mean()),
+        interval=(interval.lower, interval.upper),
+    )
+    if not better:
+        return Blend(weights={"popularity": 1.0}, parts=(data.popularity(),)), verdict
+    return _blend(data.fitted(data.own, data.histories, shared), weights), verdict
+
+
+def conditional_logit(folds: Sequence[Fold], start: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """float64 ``[k]``: w ≥ 0 that maximises the mean of log softmax(Σ w_k z_k) over what users had, less 0.001·‖w‖².
+
+    The softmax of a user is over a fold's items. The problem is convex.
+    """
+    k, n = folds[0].features.shape[2], sum(float(fold.truth.sum()) for fold in folds)
+    begin = np.full(k, _START) if start is None else start
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        total, slope = 0.0, np.zeros(k)
+        for fold in folds:
+            scores = fold.features @ weights.astype(np.float32)
+            scores -= scores.max(axis=1, keepdims=True)
+            odds = np.exp(scores)
+            normal = odds.sum(axis=1, keepdims=True)
+            wanted = fold.truth.sum(axis=1, keepdims=True)
+            total += float((wanted * np.log(normal)).sum() - scores[fold.truth].sum())
+            surplus = (wanted * (odds / normal) - fold.truth).astype(np.float32)
+            slope += np.tensordot(surplus, fold.features, axes=2)
+        return total / n + _RIDGE * float(weights @ weights), slope / n + 2 * _RIDGE * weights
+
+    found = scipy.optimize.minimize(
+        loss, begin, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * k, options={"maxiter": 100, "ftol": 1e-7}
+    )
+    weights: NDArray[np.float64] = np.where(found.x < _DROPPED, 0.0, found.x)
+    return weights
+
+
+def _folds(
+    data: CrossParts, shared: FactorModel, common: NDArray[np.integer], rng: np.random.Generator
+) -> tuple[list[Fold], list[str]]:
+    """The folds that have users, and the scorers' names."""
+    if len(common) < _FEWEST_ITEMS:
+        return [], []
+    # Own users have made the factors of common items: what they added is taken out of those that are to be found.
+    parameters = without_own(shared, data)
+    if parameters is None:
+        return [], []
+    of_fold, folds, names = rng.permutation(len(common)) % _FOLDS, list[Fold](), list[str]()
+    for number in range(_FOLDS):
+        hidden = common[of_fold == number]
+        truth = data.histories.select_items(hidden)
+        users = np.flatnonzero(truth.row_lengths)
+        users = np.sort(rng.permutation(users)[:_USERS])
+        mask = np.zeros(data.histories.n_items, dtype=np.bool_)
+        mask[hidden] = True
+        left = data.histories.select_entries(~mask[data.histories.indices])
+        changed = shared.item_parameters.copy()
+        changed[hidden] = parameters[hidden]
+        known = FactorModel(item_parameters=changed, config=shared.config, value_mean=shared.value_mean)
+        parts = data.fitted(np.setdiff1d(data.own, hidden), left, known)
+        names = [part.name for part in parts]
+        if len(users):
+            folds.append(Fold(_standardised(parts, hidden, left, users), _dense(truth.select_users(users)), users))
+    return folds, names
+
+
+def _standardised(
+    parts: Sequence[Part], hidden: NDArray[np.integer], histories: UserItemMatrix, users: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    return np.stack([z(part.at(hidden).scores(histories, users)) for part in parts], axis=-1)
+
+
+def _dense(matrix: UserItemMatrix) -> NDArray[np.bool_]:
+    dense = np.zeros((matrix.n_users, matrix.n_items), dtype=np.bool_)
+    dense[matrix.entry_users(), matrix.indices] = True
+    return dense
+
+
+def _values(fold: Fold, weights: NDArray[np.float64], n_foreign: int) -> NDArray[np.float64]:
+    """float64 ``[u]``: recall where the list is as large a share of the candidates as 20 are of the others' items."""
+    n_items = fold.truth.shape[1]
+    depth = int(np.clip(round(_LIST * n_items / max(n_foreign, 1)), min(_SHORTEST, n_items), _LIST))
+    scores = fold.features @ weights.astype(np.float32)
+    # Of equal scores those that nobody wanted come first, as in every evaluation.
+    order = np.lexsort((fold.truth, -scores), axis=1)[:, :depth]
+    found = np.take_along_axis(fold.truth, order, axis=1).sum(axis=1)
+    return np.asarray(found / np.minimum(fold.truth.sum(axis=1), depth), dtype=np.float64)
+
+
+def _by_user(values: Sequence[tuple[Fold, NDArray[np.float64]]]) -> NDArray[np.float64]:
+    """float64 ``[n]``: each user's mean over the folds, in order of user."""
+    users, place = np.unique(np.concatenate([fold.users for fold, _ in values]), return_inverse=True)
+    reached = np.concatenate([of_fold for _, of_fold in values])
+    return np.asarray(np.bincount(place, reached, len(users)) / np.bincount(place, minlength=len(users)))
+
+
+def _blend(parts: Sequence[Part], weights: NDArray[np.float64]) -> Blend:
+    """The parts that weigh anything; shared factors are the platform model's own."""
+    kept = [(part, float(weight)) for part, weight in zip(parts, weights, strict=True) if weight > 0]
+    return Blend(
+        weights={part.name: weight for part, weight in kept},
+        parts=tuple(part for part, _ in kept if part.name != "shared"),
+    )

@@ -1,0 +1,16 @@
+"""Scorers of what is publicly known of items; imported together, so that the store knows them."""
+
+from client.scoring.described.counted import CountedPart, category_part
+from client.scoring.described.nearest_texts import NearestTextsPart, fit_nearest_texts
+from client.scoring.described.prior import PriorPart
+from client.scoring.described.profile import ProfilePart, fit_profile
+
+__all__ = [
+    "CountedPart",
+    "NearestTextsPart",
+    "PriorPart",
+    "ProfilePart",
+    "category_part",
+    "fit_nearest_texts",
+    "fit_profile",
+]

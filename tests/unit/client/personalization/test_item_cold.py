@@ -1,0 +1,231 @@
+"""Weights of cross-platform scorers are found on own items, and popularity serves where nothing is surely better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from client.data.dataset import ItemDescriptions, UserItemMatrix
+from client.personalization.cross_parts import CrossParts, users_of_owners
+from client.personalization.described import DescribedItems
+from client.personalization.item_cold import Fold, choose_blend, conditional_logit
+from client.personalization.leave_out import without_own
+from client.scoring.factors import FactorModel
+from client.training.factory import make_trainer
+from common.config.model import FactorizationConfig
+
+OWN, FOREIGN = 150, 60
+M = OWN + FOREIGN
+CONFIG = FactorizationConfig(dimension=6, regularization=3.0, unobserved_weight=0.2, backend="numba")
+
+
+def matrix_of(wanted: np.ndarray) -> UserItemMatrix:
+    users, items = np.nonzero(wanted)
+    return UserItemMatrix.from_entries(
+        users, items, np.ones(len(users)), np.arange(len(users)), n_users=len(wanted), n_items=wanted.shape[1]
+    )
+
+
+def world(seed: int, *, loyal: float, private: bool = False) -> tuple[CrossParts, np.ndarray, np.ndarray, np.ndarray]:
+    """Users want what is popular, and ``loyal`` times what the makers make that they like. Everything is on both sides but
+    the foreign items; what own users would want of these is known here alone."""
+    rng = np.random.default_rng(seed)
+    makers = rng.integers(0, 12, M)
+    popular = rng.normal(0, 1.0, M)
+
+    def wanted(n: int) -> np.ndarray:
+        likes = rng.normal(0, loyal, (n, 12))
+        return rng.random((n, M)) < 1 / (1 + np.exp(3.0 - popular - likes[:, makers]))
+
+    here, there = wanted(300), wanted(500)
+    own = np.arange(OWN)
+    data = CrossParts(
+        histories=matrix_of(np.where(np.arange(M) < OWN, here, False)),
+        own=own,
+        others=np.ones(M, dtype=bool),
+        counts_elsewhere=there.sum(axis=0).astype(float),
+        users_elsewhere=np.full(M, 500.0),
+        described=DescribedItems([""] * M, {"maker": [(f"m{maker}",) for maker in makers]}),
+        private=private,
+    )
+    return data, here, there, makers
+
+
+def factors(here: np.ndarray, there: np.ndarray) -> FactorModel:
+    """Of everybody together."""
+    trainer = make_trainer(CONFIG)
+    everybody = matrix_of(np.vstack([here, there]))
+    parameters = np.random.default_rng(0).standard_normal((M, 6)).astype(np.float32) * 0.1
+    for _ in range(6):
+        parameters = trainer.solve_items(everybody, trainer.solve_users(everybody, parameters), parameters)
+    return FactorModel(item_parameters=parameters, config=CONFIG)
+
+
+def test_the_logit_has_the_weights_of_the_choices_that_were_drawn_with_them() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((4000, 12, 3)).astype(np.float32)
+    true = np.array([1.5, 0.0, 0.7])
+    chosen = (features @ true + rng.gumbel(size=(4000, 12))).argmax(axis=1)
+    folds = [Fold(features, np.arange(12) == chosen[:, None], np.arange(4000))]
+    weights = conditional_logit(folds)
+    assert weights == pytest.approx(true, abs=0.12)
+    assert (weights >= 0).all()
+
+
+def test_the_logit_is_at_the_top_of_the_likelihood_as_scipy_says_it() -> None:
+    rng = np.random.default_rng(1)
+    features = rng.standard_normal((200, 8, 2)).astype(np.float32)
+    truth = rng.random((200, 8)) < 0.2
+    folds = [Fold(features[:90], truth[:90], np.arange(90)), Fold(features[90:], truth[90:], np.arange(110))]
+
+    def likelihood(w: np.ndarray) -> float:
+        return float(log_softmax(features @ w, axis=1)[truth].mean() - 1e-3 * w @ w)
+
+    best = conditional_logit(folds)
+    for step in (np.array([0.05, 0.0]), np.array([0.0, 0.05])):
+        assert likelihood(best) >= likelihood(best + step) - 1e-6
+        assert likelihood(best) >= likelihood(np.maximum(best - step, 0)) - 1e-6
+
+
+def test_makers_are_found_to_matter_and_the_hidden_items_agree() -> None:
+    data, here, there, _ = world(2, loyal=2.0)
+    found = choose_blend(data, factors(here, there), np.random.default_rng(0), level=0.6)
+    assert found is not None
+    blend, verdict = found
+    assert verdict.name == "blend"
+    assert verdict.interval[0] > 0
+    assert blend.weights["maker"] > 0.1
+    kept = {part.name: part for part in blend.parts}
+    users, foreign = np.arange(300), np.arange(OWN, M)
+    scores = sum(
+        weight * _z(kept[name].at(foreign).scores(data.histories, users))
+        for name, weight in blend.weights.items()
+        if name in kept
+    )
+    popularity = np.broadcast_to(data.log_rate[foreign], (300, FOREIGN))
+    assert _recall(scores, here[:, OWN:]) > _recall(popularity, here[:, OWN:]) + 0.05
+
+
+def test_texts_are_found_to_matter_where_nothing_else_tells_the_makers() -> None:
+    data, here, there, makers = world(3, loyal=2.5)
+    directions = np.random.default_rng(0).standard_normal((12, 16)).astype(np.float32)
+    titles = [f"by {maker} ({1990 + maker})" for maker in makers]
+
+    def vectors(texts: Sequence[str]) -> np.ndarray:
+        assert not any("(" in text for text in texts), "a year is a number, not words"
+        return directions[[int(text.split()[1]) for text in texts]]
+
+    found = choose_blend(
+        replace(data, described=DescribedItems(titles, {}, vectors)),
+        factors(here, there),
+        np.random.default_rng(0),
+        level=0.6,
+    )
+    assert found is not None
+    blend, verdict = found
+    assert verdict.name == "blend"
+    assert blend.weights["texts"] > 0.1
+
+
+def test_the_others_words_come_first_and_own_ones_fill_in() -> None:
+    cards = ItemDescriptions(keys=("a", ""), titles=("Theirs", ""), genres=(("x",), ()))
+    own = ItemDescriptions(keys=("a", "b"), titles=("Mine", "Mine alone"), genres=(("y",), ("z",)))
+    described = DescribedItems.of(cards, own, np.array([0, 1], dtype=np.int32))
+    assert described.titles == ["Theirs", "Mine alone"]
+    assert described.categories == {"genres": [("x",), ("z",)]}
+
+
+def test_popularity_serves_unless_the_blend_is_surely_better() -> None:
+    names = []
+    for seed in range(4):
+        data, here, there, _ = world(seed, loyal=0.0)
+        few = replace(data, histories=data.histories.select_users(np.arange(40)))
+        found = choose_blend(few, factors(here[:40], there), np.random.default_rng(0), level=0.999)
+        assert found is not None
+        blend, verdict = found
+        assert (verdict.name == "blend") == (verdict.interval[0] > 0)
+        assert (verdict.name == "popularity") == (list(blend.weights) == ["popularity"])
+        if verdict.name == "popularity":
+            assert verdict.chosen_mean == verdict.popularity_mean
+        names.append(verdict.name)
+    assert names.count("popularity") >= 2
+
+
+def test_what_users_did_with_items_that_the_platform_lacks_is_not_looked_at() -> None:
+    data, here, there, _ = world(4, loyal=1.0)
+    first = choose_blend(data, factors(here, there), np.random.default_rng(0), level=0.6)
+    again = choose_blend(replace(data), factors(here, there), np.random.default_rng(0), level=0.6)
+    assert first is not None
+    assert again is not None
+    assert dict(first[0].weights) == dict(again[0].weights)
+    assert data.histories.indices.max() < OWN
+
+
+def test_too_little_in_common_says_nothing() -> None:
+    data, here, there, _ = world(5, loyal=1.0)
+    alone = replace(data, others=np.arange(M) >= OWN - 10)
+    assert choose_blend(alone, factors(here, there), np.random.default_rng(0), level=0.6) is None
+    nobody = replace(data, histories=data.histories.select_entries(np.zeros(data.histories.nnz, dtype=bool)))
+    assert choose_blend(nobody, factors(here, there), np.random.default_rng(0), level=0.6) is None
+
+
+def test_noisy_counts_below_zero_are_taken() -> None:
+    data, here, there, _ = world(6, loyal=1.0, private=True)
+    noisy = data.counts_elsewhere + np.random.default_rng(1).normal(0, 60, M)
+    found = choose_blend(
+        replace(data, counts_elsewhere=noisy), factors(here, there), np.random.default_rng(0), level=0.6
+    )
+    assert found is not None
+    assert found[1].name == "blend"
+    assert all(np.isfinite(weight) for weight in found[0].weights.values())
+
+
+def test_an_items_factors_without_own_users_are_those_of_the_others() -> None:
+    """Against factors that the others' users alone have made, in a world where they are like the own ones."""
+    data, here, there, _ = world(7, loyal=1.5)
+    trainer, shared = make_trainer(CONFIG), factors(here, there)
+    parameters = shared.item_parameters
+    users = trainer.solve_users(matrix_of(np.vstack([here, there])), parameters)
+    without = trainer.solve_items(matrix_of(there), users[300:], parameters)
+    found = without_own(shared, data)
+    assert found is not None
+    own = slice(0, OWN)
+    assert np.array_equal(found[OWN:], parameters[OWN:])
+    error = np.linalg.norm(found[own] - without[own]) / np.linalg.norm(parameters[own] - without[own])
+    assert error < 0.6, "most of what own users had added is gone"
+
+
+def test_users_of_owners_are_found_from_counts_of_common_items() -> None:
+    rng = np.random.default_rng(8)
+    rate = rng.uniform(0.05, 0.5, 400)
+    here = rng.random((500, 400)) < rate
+    owners = rng.random((400, 2)) < 0.6
+    counts = rng.binomial(1000, rate) * owners[:, 0] + rng.binomial(250, rate) * owners[:, 1]
+    users = users_of_owners(owners, counts.astype(float), matrix_of(here))
+    assert users[owners[:, 0] & ~owners[:, 1]].mean() == pytest.approx(1000, rel=0.05)
+    assert users[~owners[:, 0] & owners[:, 1]].mean() == pytest.approx(250, rel=0.1)
+    assert np.all(users[~owners.any(axis=1)] == 0)
+
+
+def _z(scores: np.ndarray) -> np.ndarray:
+    deviation = scores.std(axis=1, keepdims=True)
+    return (scores - scores.mean(axis=1, keepdims=True)) / np.where(deviation > 0, deviation, 1)
+
+
+def _recall(scores: np.ndarray, truth: np.ndarray, k: int = 10) -> float:
+    users = truth.any(axis=1)
+    top = np.argsort(-scores[users], axis=1, kind="stable")[:, :k]
+    hits = np.take_along_axis(truth[users], top, axis=1).sum(axis=1)
+    return float(np.mean(hits / np.minimum(truth[users].sum(axis=1), k)))
+
+
+def test_factors_that_own_users_cannot_be_taken_out_of_are_not_validated_on() -> None:
+    data, *_ = world(9, loyal=1.0)
+    chance = np.random.default_rng(0).standard_normal((M, 6)).astype(np.float32) * 30
+    shared = FactorModel(item_parameters=chance, config=CONFIG)
+    assert without_own(shared, data) is None
+    assert choose_blend(data, shared, np.random.default_rng(0), level=0.6) is None

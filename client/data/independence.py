@@ -27,7 +27,8 @@ def check_users_independent(data: DataConfig, *, at: str = "data") -> None:
     if dependent:
         raise ConfigError(
             f"{', '.join(f'{at}.{setting}' for setting in dependent)}: one user's presence would change what is kept of "
-            "others, which the privacy promise does not cover; give an items file, and no rule that counts over users"
+            "others, which the privacy promise does not cover; give an items file, no rule that counts over users, and no "
+            "multiline texts of users"
         )
 
 

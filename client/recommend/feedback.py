@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from logging import getLogger
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +23,8 @@ from common.errors import ContractError, StoreError
 from common.files import write_atomically
 
 __all__ = ["Event", "FeedbackEvent", "FeedbackLog"]
+
+_log = getLogger(__name__)
 
 _CLOSED = -1
 
@@ -72,7 +75,12 @@ class FeedbackLog:
     def _opened(self) -> LogContent:
         """Open the file, a torn last line cut off and what cannot be believed set aside; what is in it now."""
         try:
-            if not self.path.exists():
+            empty = self.path.exists() and not self.path.stat().st_size
+            if empty:
+                _log.warning(
+                    "%s: was empty, without the first line of a log; what it held is in backups only", self.path
+                )
+            if empty or not self.path.exists():
                 write_atomically(self.path, header(1))
             found = read_log(self.path, self.rules)
             if found.set_aside:

@@ -128,13 +128,16 @@ def line_of(events: Sequence[FeedbackEvent]) -> bytes:
 
 
 def read_log(path: Path, rules: EventRules) -> LogContent:
-    """Everything in a log.
+    """Everything in a log; one without a byte, as a full disk or a restore may leave it, holds nothing.
 
     Raises:
         StoreError: it is no feedback log.
         OSError: it cannot be read.
     """
-    lines = path.read_bytes().split(b"\n")
+    content = path.read_bytes()
+    if not content:
+        return LogContent(events=[], set_aside=[], size=0, following=1)
+    lines = content.split(b"\n")
     lines.pop()  # what no line end follows was not written whole
     magic, _, following = lines[0].decode(errors="replace").rpartition(" ") if lines else ("", "", "")
     if magic != _MAGIC or not following.isdigit():

@@ -57,7 +57,7 @@ class FileConfig(FrozenModel):
     """How a quote stands in a quoted field: twice (RFC 4180), or with a backslash before it (which is itself doubled)."""
     multiline: bool = False
     """true: quoted fields may hold whole lines that look like rows. Only where the program that wrote the file quotes all text
-    properly: else one user's text can take in other users' rows."""
+    properly: else one user's text can take in other users' rows, and user-level privacy refuses it."""
     encoding: Encoding | None = None
     """Of a text file: latin-1, cp1252, utf-16, …; null: what its byte-order mark says, else UTF-8."""
     decimal: Literal[".", ","] = "."
@@ -217,6 +217,11 @@ class DataConfig(FrozenModel):
         found = []
         if not self.catalogue_from_file:
             found.append("catalogue" if self.items.path is not None else "items.path")
+        # Only the program that wrote the file stands for its rows then: a stray quote of one user would swallow another's.
+        if self.interactions.multiline:
+            found.append("interactions.multiline")
+        if self.users is not None and self.users.multiline:
+            found.append("users.multiline")
         if self.cleaning.min_item_interactions > 0:
             found.append("cleaning.min_item_interactions")
         if self.cleaning.k_core is not None:

@@ -148,6 +148,9 @@ def test_taking_a_user_away_leaves_every_other_history_as_it_was(
         ({"cleaning": {"k_core": 5}}, ("cleaning.k_core",)),
         ({"catalogue": "interactions"}, ("catalogue",)),
         ({"items": {}}, ("items.path",)),
+        ({"interactions": {"path": "a.csv", "multiline": True}}, ("interactions.multiline",)),
+        ({"users": {"path": "u.csv", "multiline": True}}, ("users.multiline",)),
+        ({"items": {"path": "i.csv", "multiline": True}}, ()),
     ],
 )
 def test_settings_that_depend_on_other_users_are_named(settings: dict[str, Any], named: tuple[str, ...]) -> None:

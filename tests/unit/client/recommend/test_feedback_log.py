@@ -80,6 +80,15 @@ def test_a_crash_in_a_write_loses_nothing_that_was_acknowledged(tmp_path: Path, 
     assert len(read_events(path, EventRules()).user_ids) == 4
 
 
+def test_an_empty_file_is_an_empty_log_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "log").touch()
+    assert pairs(read_events(tmp_path / "log", EventRules())) == []
+    with FeedbackLog(tmp_path / "log") as log:
+        assert "was empty" in caplog.text
+        assert log.record("e1", "anna", "imdb:1", 1.0, 10) == (1, False)
+    assert len(read_events(tmp_path / "log", EventRules()).user_ids) == 1
+
+
 def test_a_damaged_line_is_set_aside_and_the_others_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     path = tmp_path / "log"
     with FeedbackLog(path) as log:

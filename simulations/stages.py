@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from client.contributions.factors import make_contributor
+from client.privacy.declared_users import check_declared_users
 from common.config.federation import FederationPlan
 from common.contributions.run_plan import RunPlan, read_plan
 from common.errors import ConfigError, PrivacyError, SecureSumError
@@ -43,6 +44,8 @@ def check_platforms(scenario: Scenario, platforms: Sequence[SimulatedPlatform]) 
     for plan, at in stages:
         for platform in platforms if plan.private else ():
             try:
+                if platform.training.shared.any():
+                    check_declared_users(platform.training.train.n_users, plan)
                 make_contributor(plan, platform.training)
             except PrivacyError as error:
                 raise ConfigError(f"{at}: platform {platform.name}: {_own_keys(error)}") from error

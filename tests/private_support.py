@@ -32,6 +32,11 @@ from tests.support import agents_of, random_platforms
 
 SIZES = (20, 12, 8, 6, 5)
 D = 3
+DEEP = {
+    "dimension": 4,
+    "training": {"rounds": 2},
+    "privacy": {"noise_multiplier": 50.0, "sampling_rate": 0.5, "share": 0.5},
+}
 
 
 def private_plan(platforms: int = 3, **privacy: Any) -> FederationPlan:
@@ -56,6 +61,13 @@ def private_plan(platforms: int = 3, **privacy: Any) -> FederationPlan:
             "privacy": settings | privacy,
         }
     )
+
+
+def whole_plan(noise: str) -> FederationPlan:
+    """A plan with all kinds of contributions."""
+    plan = private_plan(noise=noise).model_dump()
+    linear = {"max_items": 40, "privacy": {"kept_items": 8}}
+    return read_plan(plan | {"linear": linear, "towers": DEEP})
 
 
 def private_platforms(platforms: int = 3) -> dict[str, TrainingData]:

@@ -12,12 +12,18 @@ from hypothesis import strategies as st
 
 from client.agent import PlatformAgent
 from client.privacy.report import close_run
-from common.config.federation import FederationPlan
 from common.contributions.protocol import plan_sizes, request_contract
-from common.contributions.run_plan import read_plan
 from common.errors import FederationError
 from common.wire.exchange import AgentReply, Arrays
-from tests.private_support import HandMade, by_hand, charges_of, outbox_of, private_plan, private_platforms
+from tests.private_support import (
+    HandMade,
+    by_hand,
+    charges_of,
+    outbox_of,
+    private_plan,
+    private_platforms,
+    whole_plan,
+)
 from tests.support import Tampered, Watch, agents_of, failing, federate
 
 PRIVACY = pytest.mark.parametrize("privacy", [{}, {"noise": "per_platform"}], ids=["secure_sum", "per_platform"])
@@ -86,19 +92,7 @@ def test_a_run_that_released_something_is_named_to_the_operator(
 
 # Every kind of contribution, asked at a wrong time.
 
-DEEP = {
-    "dimension": 4,
-    "training": {"rounds": 2},
-    "privacy": {"noise_multiplier": 50.0, "sampling_rate": 0.5, "share": 0.5},
-}
 PLACES = {"counts": (0, 0), "cooccurrence": (0, 0), "statistics": (1, 2), "update": (3, 4)}
-
-
-def whole_plan(noise: str) -> FederationPlan:
-    """A plan with all kinds of contributions."""
-    plan = private_plan(noise=noise).model_dump()
-    linear = {"max_items": 40, "privacy": {"kept_items": 8}}
-    return read_plan(plan | {"linear": linear, "towers": DEEP})
 
 
 @pytest.fixture(scope="module", params=["secure_sum", "per_platform"])

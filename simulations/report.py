@@ -85,7 +85,7 @@ def result_tables(content: Mapping[str, Any]) -> Group:
         f"Own items, test interactions: {_recall_of(content)}", "users", "items", "popular", "local", "shared", "final"
     )
     own.add_column("verdict")
-    cross = _table("Items of the other platforms: Recall@20", "users", "popular", "shared", "final", "× popular")
+    cross = _table("Items of the other platforms: Recall@20", "users", "popular", "shared", "final", "×")
     cross.add_column("ceiling", justify="right")
     cross.add_column("gap closed", justify="right")
     cross.add_column("chosen")
@@ -98,7 +98,7 @@ def result_tables(content: Mapping[str, Any]) -> Group:
     if content["model"]["feedback"] == "explicit":
         parts.append(_ratings_table(content))
     if cross.row_count:
-        parts.append(cross)
+        parts += [cross, styled(_chosen_lines(content))]
     if content["price"]:
         parts.append(_price_table(content))
     if content["privacy"]["mode"] == "none":
@@ -200,11 +200,19 @@ def _cross_cells(block: Mapping[str, Any]) -> list[str]:
 
 
 def _chosen(verdict: Mapping[str, Any] | None) -> str:
-    """What ranks, and by how much it was better than popularity on items that the platform hid from itself."""
-    if verdict is None:
-        return "as configured"
-    low, high = verdict["interval"]
-    return f"{verdict['name']} ({low:+.3f} to {high:+.3f})"
+    return "configured" if verdict is None else str(verdict["name"])
+
+
+def _chosen_lines(content: Mapping[str, Any]) -> str:
+    """Why that ranks: by how much it was better than popularity on items that each platform hid from itself."""
+    intervals = [
+        f"{name} {part['cross']['chosen']['interval'][0]:+.3f} to {part['cross']['chosen']['interval'][1]:+.3f}"
+        for name, part in content["platforms"].items()
+        if part["cross"] is not None and part["cross"]["chosen"] is not None
+    ]
+    if not intervals:
+        return ""
+    return f"× of popularity. Chosen on own items, hidden for it; blend - popularity: {'; '.join(intervals)}\n"
 
 
 def _number(value: float | None) -> str:

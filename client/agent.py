@@ -49,6 +49,7 @@ from common.contributions.kind import ContributionKind
 from common.contributions.protocol import open_sizes, plan_sizes, request_contract, spec_of
 from common.contributions.registry import kinds_of
 from common.contributions.run_plan import read_plan
+from common.deploy.logs import one_line
 from common.errors import (
     ContractError,
     CrossfedError,
@@ -289,10 +290,11 @@ class PlatformAgent:
             ERROR if unforeseen else WARNING,
             "%s: %s of round %d %s: %s",
             self.name,
-            request.kind,
+            # The aggregator's words, at whatever length it likes.
+            one_line(request.kind, 64),
             request.server_round,
             "failed" if unforeseen else "refused",
-            error,
+            one_line(str(error), 1000),
             exc_info=(cause or error.__cause__) if unforeseen else None,
         )
         return self._answer(request, code=self._outbox.refuse(request.kind, error))

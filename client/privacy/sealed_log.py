@@ -280,7 +280,8 @@ class SealedLog:
     def _file_errors(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, UnicodeError) as error:
+            # SQLite quotes the file in its errors, and Python fails to read one whose bytes are no text.
             raise LedgerError(f"{self.name} cannot be used ({error}); nothing was written") from error
 
     def _mac(self, sequence: int, previous: str, text: str) -> str:

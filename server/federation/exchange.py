@@ -6,6 +6,7 @@ platforms × 18 MB collected would be 18 GB.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from logging import getLogger
@@ -26,6 +27,9 @@ NOT_ADMITTED: Final = "not-admitted"
 """Code of an answer from a node whose key belongs to no admitted platform."""
 OTHER_NAME: Final = "other-name"
 """Code of an answer under another name than that which the node's key was admitted with."""
+NO_CODE: Final = "no-code"
+"""In the place of what a platform sent for a code and what is none."""
+_CODE: Final = re.compile(r"[a-z][a-z-]{0,31}")
 # A deployed grid is a network call away; the in-process one answers at the first pull and never waits.
 _POLL_SECONDS: Final = 0.2
 _PUSH_TRIES: Final = 3
@@ -241,7 +245,8 @@ class PlatformExchange:
         if self._admitted is not None and reply.code == OK:
             self._check_name(question.metadata.dst_node_id, reply.platform, self._admitted)
         if reply.code != OK:
-            raise PlatformError(reply.code)
+            # A platform's word, which goes to logs, status files and metrics.
+            raise PlatformError(reply.code if _CODE.fullmatch(reply.code) else NO_CODE)
         expected = (
             kind,
             int(question.metadata.group_id),

@@ -11,6 +11,7 @@ import pytest
 from client.agent import PlatformAgent
 from common.catalogue import Vocabulary, pack_blobs
 from common.contributions.factors import PlainMechanism
+from common.deploy.logs import JsonFormatter, TextFormatter
 from common.wire.exchange import AgentReply, AgentRequest
 from tests.support import SECRET, agents_of, contributor_of, matrix, small_plan, training_data
 
@@ -285,3 +286,23 @@ def test_without_evaluation_rounds_no_recall_is_reported(tmp_path: Path) -> None
     agent.exchange(request("join", config={"plan": plan.model_dump(mode="json")}))
     agent.exchange(vocabulary_request())
     assert agent.exchange(request("statistics", 1, arrays=parameters())).arrays["evaluation"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("form", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
+def test_log_lines_stay_lines_whatever_the_aggregator_writes(
+    agent: PlatformAgent, caplog: pytest.LogCaptureFixture, form: logging.Formatter
+) -> None:
+    hostile = "\x1b[2J\x1b]0;pwned\x07\r\nERROR the ledger is empty\u202e" * 100
+    joined(agent)
+    with caplog.at_level(logging.INFO):
+        agent.exchange(request(hostile))
+        agent.exchange(replace(request("counts"), run_id=hostile))
+        agent.exchange(replace(join_request(), run_id=hostile))
+        agent.exchange(request("secure_sum", config={"step": hostile}, arrays={"message": np.zeros(1, np.uint8)}))
+        agent.exchange(request("statistics", 1, arrays={hostile: np.zeros(1), **parameters()}))
+        agent.exchange(replace(vocabulary_request(), config={"platforms": [hostile, "shop"]}))
+    assert len(caplog.records) >= 5
+    for record in caplog.records:
+        line = form.format(record)
+        assert line.isprintable(), line
+        assert len(line) < 5000

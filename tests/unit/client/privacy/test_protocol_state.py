@@ -66,7 +66,7 @@ def test_without_the_vocabulary_nothing_is_in_order(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "server_round"),
-    [("counts", 1), ("counts", -1), ("statistics", 0), ("statistics", 3), ("cooccurrence", 0), ("update", 3)],
+    [("counts", 1), ("counts", -1), ("statistics", 0), ("statistics", 3)],
 )
 def test_rounds_that_the_run_has_not_are_out_of_order(kind: str, server_round: int) -> None:
     for plan in (FULL, read_plan(FULL.model_dump() | {"privacy": {"mode": "none"}})):

@@ -147,6 +147,10 @@ def test_flowers_own_error_is_named_after_the_question_it_answers() -> None:
     ("change", "code"),
     [
         ({"code": "egress-refused", "arrays": {}}, "egress-refused"),
+        *(
+            ({"code": text, "arrays": {}}, "no-code")
+            for text in ("", "a\x1b[2J", "a\nERROR all is lost", "a" * 33, "No")
+        ),
         ({"platform": "a"}, "contract"),
         ({"kind": "counts"}, "contract"),
         ({"server_round": 3}, "contract"),

@@ -21,6 +21,7 @@ from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
 from common.contributions import cooccurrence
 from common.contributions.cooccurrence import CooccurrenceMechanism, users_from
+from common.contributions.registry import kinds_by_wire_name
 from common.contributions.run_plan import RunPlan, read_plan
 from common.errors import ConfigError, StoreError
 from common.linalg import pack_symmetric, packed_size
@@ -515,7 +516,9 @@ def test_under_privacy_a_large_vocabulary_is_pruned_and_not_refused(tmp_path: Pa
     assert plan.linear is not None
     plan = plan.model_copy(update={"linear": plan.linear.model_copy(update={"max_items": 9})})
     state = federate(agents_of(private_platforms(3), plan, tmp_path), plan, tmp_path).state
-    assert RunPlan.of(plan).linear_size(len(state.vocabulary)) == packed_size(9) + 3
+    assert (
+        kinds_by_wire_name(plan)["masked_cooccurrence"].masked_length(plan, len(state.vocabulary)) == packed_size(9) + 3
+    )
     assert state.linear is not None
     for part in state.linear.values():
         assert len(part.inputs) + len(part.targets) <= 9

@@ -241,7 +241,11 @@ def load_audit(path: Path) -> dict[str, Any]:
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        found = {name: report["canary"][name] for name in _CANARY_FIGURES} | {"flags": list(report["flags"])}
+        found = {name: report["canary"][name] for name in _CANARY_FIGURES}
+        found |= {
+            "kinds": list(report["kinds"]),
+            "flags": list(report["flags"]),
+        }
         fault = report["fault"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(

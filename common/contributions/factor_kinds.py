@@ -71,9 +71,6 @@ class CountsKind(ContributionKind):
     def split(self, plan: FederationPlan, total: NDArray[np.int64], n_items: int) -> Arrays:
         return {"counts": total}
 
-    def unaudited(self, plan: FederationPlan) -> tuple[str, ...]:
-        return ()
-
 
 class StatisticsKind(ContributionKind):
     """One server round's sums over users at the broadcast item parameters."""

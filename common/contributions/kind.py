@@ -203,5 +203,5 @@ class ContributionKind(ABC):
         return ""
 
     def unaudited(self, plan: FederationPlan) -> tuple[str, ...]:
-        """What of it the empirical audit does not measure."""
-        return (f"the {self.title}",)
+        """What of it under ``plan`` the audit does not measure, although the audit's own plan has the kind."""
+        return ()

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
 
 from client.privacy.budget import mu_squared
 from client.privacy.outbox import Outbox
 from common.privacy.contribution import Release
-from common.wire.exchange import AgentRequest, Arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +50,3 @@ def compare_books(outbox: Outbox, received: list[tuple[Release, ...]]) -> BooksR
         mu_charged=mu_charged,
         flags=tuple(flags),
     )
-
-
-class SkippingOutbox(Outbox):
-    """The fault: sends contributions past ledger and guard."""
-
-    def charge(self, request: AgentRequest, releases: Sequence[Release]) -> Any:
-        return SimpleNamespace(run_id=request.run_id, releases=tuple(releases))
-
-    def replay(self, receipt: Any) -> None:
-        return None
-
-    def send(self, contribution: Any, kind: str, sizes: Any, receipt: Any) -> Arrays:
-        return dict(contribution.arrays)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from client.privacy.card import PlatformSpend, card_content, card_text, passport_section
+from client.privacy.card import PlatformSpend, _audit, card_content, card_text, passport_section
 from client.privacy.ledger import BudgetLedger
+from common.config.ease import LinearConfig
 from common.config.federation import FederationPlan
 from common.config.passport import PassportConfig
+from common.config.towers import TowerConfig
 from common.contributions.run_plan import RunPlan
 from common.privacy.lifetime import BudgetPolicy
 from tests.private_support import private_plan
@@ -24,7 +26,9 @@ ENTRIES = [
     {"event": "replied", "kind": "statistics", "code": "budget-exceeded", "bytes": 0},
     {"event": "restored"},
 ]
-AUDIT = {"epsilon_claimed": 1.0, "epsilon_hat": 0.97, "epsilon_lower": 0.9, "runs": 20_000, "flags": []}
+AUDIT = {"epsilon_claimed": 1.0, "epsilon_hat": 0.97, "epsilon_lower": 0.9, "runs": 20_000, "flags": []} | {
+    "kinds": ["counts", "cooccurrence", "statistics", "update"]
+}
 
 
 def spend_of(folder: Path, plan: FederationPlan, *, charged: int = 3) -> PlatformSpend:
@@ -139,9 +143,15 @@ def test_what_an_audit_found_is_on_the_card_faults_above_all(tmp_path: Path) -> 
 def test_what_an_audit_did_not_measure_is_on_the_card(tmp_path: Path) -> None:
     plan = private_plan(release="item_gram")
     parts = {"shop": spend_of(tmp_path, plan)}
-    assert "not measured: the items' own Gram matrices." in card_text(plan, card_content(plan, parts, AUDIT))
-    assert "not measured" not in card_text(plan, card_content(plan, parts))
-    assert "not measured" not in card_text(private_plan(), card_content(private_plan(), parts, AUDIT))
+    assert "Not measured: the items' own Gram matrices." in card_text(plan, card_content(plan, parts, AUDIT))
+    assert "Not measured" not in card_text(plan, card_content(plan, parts))
+    for other in (
+        private_plan(),
+        private_plan().model_copy(update={"towers": TowerConfig(), "linear": LinearConfig()}),
+    ):
+        assert _audit(AUDIT, other) == _audit(AUDIT, private_plan())
+    deep = private_plan().model_copy(update={"towers": TowerConfig()})
+    assert "Not measured: the deep model's updates." in _audit(AUDIT | {"kinds": ["counts", "statistics"]}, deep)
 
 
 def test_passports_have_a_section_where_there_are_any() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.stats import kstest, norm
 
 from common.privacy.gdp import epsilon_from_mu, mu_from_epsilon
-from simulations.audit.canary import CanaryReport, _report, threshold_bound
+from simulations.audit.checks import flags_of
+from simulations.audit.separation import CanaryReport, Separation, gaussian_report, threshold_bound, threshold_p_value
 
 DELTA = 1e-3
 MU = mu_from_epsilon(1.0, DELTA)
@@ -25,7 +26,7 @@ def report_of(
     ratios: NDArray[np.float64], residuals: NDArray[np.float64] | None = None, **changes: Any
 ) -> CanaryReport:
     noise = np.random.default_rng(9).normal(size=2000) if residuals is None else residuals
-    return _report(1.0, DELTA, ratios, noise, changes.get("correlation", 0.3))
+    return gaussian_report(1.0, DELTA, MU, ratios, noise, changes.get("correlation", 0.3))
 
 
 @pytest.mark.parametrize("mu", [0.35, 1.0, 3.0])
@@ -67,7 +68,7 @@ def test_the_threshold_is_chosen_on_other_runs_than_it_is_judged_on() -> None:
 def test_sound_gaussian_ratios_give_the_claim_and_no_flag(epsilon: float) -> None:
     mu = mu_from_epsilon(epsilon, DELTA)
     ratios = gaussian_ratios(np.random.default_rng(4), mu, 20_000)
-    report = _report(epsilon, DELTA, ratios, np.random.default_rng(5).normal(size=5000), 0.5)
+    report = gaussian_report(epsilon, DELTA, mu, ratios, np.random.default_rng(5).normal(size=5000), 0.5)
     assert report.flags == ()
     assert report.mu_hat == pytest.approx(mu, abs=0.03)
     assert report.epsilon_hat == pytest.approx(epsilon, rel=0.1)
@@ -75,11 +76,30 @@ def test_sound_gaussian_ratios_give_the_claim_and_no_flag(epsilon: float) -> Non
     assert (report.runs, report.epsilon_claimed, report.delta) == (20_000, epsilon, DELTA)
 
 
-def test_the_lower_bound_of_sound_ratios_is_too_high_once_in_a_hundred_times_at_most() -> None:
+def test_sound_ratios_are_flagged_as_often_as_is_said() -> None:
+    """Two bounds at 99 % each; flags at one in 10,000 audits, or at one in ten where that is asked."""
     rng = np.random.default_rng(6)
-    flagged = sum(bool(report_of(gaussian_ratios(rng, MU, 400)).flags) for _ in range(200))
-    # Two bounds at 99 % each.
-    assert flagged <= 9
+    reports = [report_of(gaussian_ratios(rng, MU, 400), rng.normal(size=500)) for _ in range(200)]
+    assert sum(report.epsilon_lower > 1 for report in reports) <= 9
+    assert not any(report.flags for report in reports)
+    assert sum(bool(flags_of(report.checks, false_alarm=0.1)) for report in reports) <= 33
+
+
+@pytest.mark.parametrize(("runs", "mu"), [(50, MU), (400, MU), (400, 1.5), (3000, MU)])
+def test_the_p_value_of_a_separation_is_uniform(runs: int, mu: float) -> None:
+    rng = np.random.default_rng(11)
+    found = [Separation.of(*gaussian_ratios(rng, mu, runs)).p_value(mu) for _ in range(400)]
+    assert kstest(found, "uniform").pvalue > 1e-3
+    assert Separation.of(*gaussian_ratios(rng, 3 * mu, runs)).p_value(mu) < 1e-3
+
+
+def test_the_p_value_of_a_threshold_is_the_level_at_which_its_bound_meets_the_claim() -> None:
+    ratios = gaussian_ratios(np.random.default_rng(12), 3.0, 4000)
+    level = threshold_p_value(ratios, 4.0, DELTA)
+    assert 1e-9 < level < 0.5
+    assert threshold_bound(ratios, DELTA, confidence=1 - level) == pytest.approx(4.0, abs=1e-4)
+    assert threshold_p_value(ratios, 100.0, DELTA) == 1
+    assert threshold_p_value(ratios, 0.01, DELTA) == 1e-12
 
 
 @pytest.mark.parametrize("factor", [1.5, 2.0])
@@ -118,7 +138,7 @@ def test_the_noise_test_sees_noise_that_is_not_the_declared_one(spoil: Any, seen
     assert any("not the declared one" in flag for flag in report.flags) == seen
 
 
-@pytest.mark.parametrize(("correlation", "seen"), [(4.9, False), (-4.9, False), (5.1, True), (-5.1, True)])
+@pytest.mark.parametrize(("correlation", "seen"), [(4.1, False), (-4.1, False), (4.4, True), (-4.4, True)])
 def test_correlated_rounds_are_flagged(correlation: float, seen: bool) -> None:
     report = report_of(gaussian_ratios(np.random.default_rng(4), MU, 2000), correlation=correlation)
     assert any("successive rounds" in flag for flag in report.flags) == seen

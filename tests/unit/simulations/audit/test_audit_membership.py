@@ -10,8 +10,8 @@ from rich.console import Console
 from client.data.dataset import UserItemMatrix
 from common.config.model import FactorizationConfig
 from simulations.audit import membership
-from simulations.audit.command import _membership_table
 from simulations.audit.membership import MembershipReport, attack, membership_test
+from simulations.audit.tables import _membership_table
 from tests.support import matrix
 
 ONES = np.ones((1, 64), dtype=np.float32)

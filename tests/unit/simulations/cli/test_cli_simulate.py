@@ -9,8 +9,9 @@ import yaml
 from typer.testing import CliRunner
 
 from simulations.audit.books import BooksReport
-from simulations.audit.canary import CanaryReport
+from simulations.audit.checks import exact
 from simulations.audit.command import AuditReport, write_report
+from simulations.audit.separation import CanaryReport
 from simulations.cli import main as cli
 from tests.support.scenarios import scenario_of
 
@@ -102,12 +103,12 @@ def audit_report(path: Path, fault: str | None = None, flags: tuple[str, ...] = 
         epsilon_lower=0.95,
         ks_pvalue=0.5,
         round_correlation=0.1,
-        flags=flags,
+        checks=tuple(exact("canary", flag) for flag in flags),
     )
     books = BooksReport(
         received=3, charged=3, mu_received=1.0, mu_charged=1.0, flags=("a release was not charged",) if flags else ()
     )
-    write_report(AuditReport(canary=canary, books=books, membership=None, fault=fault), path)  # type: ignore[arg-type]
+    write_report(AuditReport(canary=canary, deep=None, path=None, books=books, membership=None, fault=fault), path)  # type: ignore[arg-type]
     return path
 
 

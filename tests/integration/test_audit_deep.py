@@ -1,0 +1,75 @@
+"""The audit of the deep model's updates: sound code passes, and faults of its mechanism are found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from common.contributions.run_plan import RunPlan
+from common.contributions.updates import UpdateMechanism
+from common.privacy.accounting import subsampled_epsilon
+from simulations.audit.checks import flags_of
+from simulations.audit.deep import deep_test
+from simulations.audit.faults import Fault, injected
+from simulations.audit.files import CANARIES
+from simulations.audit.neighbours import compare_neighbours
+from simulations.audit.plan import audit_plan
+from simulations.audit.platforms import audit_folder, one_thread
+
+
+@pytest.fixture(autouse=True, scope="module")
+def single_thread() -> Iterator[None]:
+    with one_thread():
+        yield
+
+
+def test_the_plan_claims_what_the_accountant_says() -> None:
+    updates = RunPlan.of(audit_plan(1.0, 1e-3, noise="per_platform", deep=True)).update_plan()
+    found = subsampled_epsilon(updates.noise.noise_multiplier, updates.sampling_rate, updates.rounds, updates.delta)
+    assert found == pytest.approx(0.5, rel=2e-2)
+    assert (updates.epsilon, updates.delta) == (0.5, 5e-4)
+
+
+def test_updates_of_the_code_that_ships_keep_their_claim() -> None:
+    report = deep_test(1.0, runs=100)
+    assert (report.flags, report.epsilon_claimed, report.runs) == ((), 0.5, 100)
+    # About four standard errors about 1/z = 0.25, from 200 rounds without and 100 with the canary.
+    assert -0.25 < report.mu_hat < 0.75
+
+
+@pytest.mark.parametrize("fault", ["halved-sensitivity", "untouched-rows-without-noise", "reused-noise"])
+def test_a_fault_of_the_noise_shows_in_updates(fault: Fault) -> None:
+    with injected(fault):
+        flags = deep_test(1.0, runs=20).flags
+    assert any(flag.startswith("deep: the noise") for flag in flags), flags
+
+
+def test_users_who_take_part_more_often_than_is_paid_for_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    from common.contributions import updates
+
+    drawn = updates.bernoulli
+    monkeypatch.setattr(updates, "bernoulli", lambda count, rate, source: drawn(count, 1.01 * rate, source))
+    assert "deep: users do not take part at the declared sampling rate" in deep_test(1.0, runs=20).flags
+
+
+def test_gradients_that_depend_on_company_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statistic over the batch, as batch normalisation has."""
+    quantised = UpdateMechanism._quantised
+
+    def centred(self: UpdateMechanism, part: object) -> object:
+        dense, rows = quantised(self, part)  # type: ignore[arg-type]
+        return dense - dense.mean(axis=0).astype(dense.dtype) // 2, rows
+
+    monkeypatch.setattr(UpdateMechanism, "_quantised", centred)
+    assert "deep: a user's gradient depends on who else takes part" in deep_test(1.0, runs=20).flags
+
+
+@pytest.mark.parametrize(("fault", "share"), [(None, 1.0), ("no-clipping", 5.0)])
+def test_a_person_takes_of_an_update_what_is_paid_for(fault: Fault | None, share: float) -> None:
+    plan = audit_plan(1.0, 1e-3, noise="per_platform", deep=True)
+    with audit_folder() as folder, injected(fault):
+        found = compare_neighbours(folder, plan, {"every item": CANARIES["every item"]})
+    assert bool(flags_of(found.checks)) == (fault is not None)
+    assert 0.99 * share < found.taken["update"]
+    assert fault is not None or found.taken["update"] <= 1

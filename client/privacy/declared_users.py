@@ -3,23 +3,18 @@
 Whether a platform takes part can be seen by everybody. So that must not hang on the true number of users, which one user
 more would change (user-level privacy is about adding or removing one). The operator declares a rounded number, and that is
 compared with ``privacy.minimum_users`` and ``privacy.user_bound``; without one, nothing is. The true number is looked at
-for the operator alone: a declaration that is wrong is told in the log and by ``doctor``, and one that is wrong beyond
-:data:`GROSS` is taken for a slip and ends the start. Declared numbers are far from that edge, and nothing on the wire
-moves a platform there.
+for the operator alone: a declaration that is wrong, however wrong, is told in the log and by ``doctor`` and changes nothing
+that others could see.
 """
 
 from __future__ import annotations
 
 from logging import getLogger
-from typing import Final
 
 from common.config.federation import FederationPlan
-from common.errors import ConfigError, PrivacyError
+from common.errors import PrivacyError
 
 _log = getLogger(__name__)
-
-GROSS: Final = 10
-"""Factor between the declared and the true number of users beyond which the declaration is a slip."""
 
 
 def check_declared_users(declared: int | None, plan: FederationPlan) -> None:
@@ -68,19 +63,7 @@ def declaration_problem(declared: int | None, users: int, plan: FederationPlan) 
 
 
 def tell_of_declaration(declared: int | None, users: int, plan: FederationPlan) -> None:
-    """Say in the operator's log what is wrong with the declaration.
-
-    Raises:
-        ConfigError: it is wrong by more than :data:`GROSS`: a slip.
-    """
-    if not plan.private:
-        return
-    highest = plan.privacy.user_bound if declared is None else declared
-    if users > GROSS * highest or (declared is not None and users * GROSS < declared):
-        raise ConfigError(
-            f"declared_users: there are more than {GROSS} times as many users, or fewer than a {GROSS}th, as "
-            f"{'privacy.user_bound says' if declared is None else 'are declared'}; declare a rounded number that is near"
-        )
+    """Say in the operator's log what is wrong with the declaration; the start goes on."""
     problem = declaration_problem(declared, users, plan)
     if problem is not None:
         _log.error("%s", problem)

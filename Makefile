@@ -66,6 +66,7 @@ docs: setup
 
 docs-reference: setup
 	$(BIN)/python -m tools.configuration
+	$(BIN)/python -m tools.architecture
 
 proto: setup
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. common/proto/*.proto

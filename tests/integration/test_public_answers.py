@@ -24,9 +24,9 @@ from common.config.federation import FederationPlan
 from common.contributions.run_plan import RunPlan, read_plan
 from common.contributions.tower_variables import tower_variables
 from common.wire.exchange import AgentReply, Arrays
-from tests.integration.test_tower_federation import towers_of
 from tests.private_support import HandMade, by_hand, private_plan, private_platforms, sent_by
 from tests.support import held_out_last, matrix, training_data
+from tests.support.deep_plans import towers_of
 
 NAME = "platform-0"
 ITEMS = 13

@@ -36,20 +36,9 @@ from tests.support import (
     small_plan,
     with_array,
 )
+from tests.support.deep_plans import ROUNDS, D, towers_of
 
-SIZES, D, ROUNDS = (12, 8, 5), 4, 3
-TOWERS: dict[str, Any] = {
-    "dimension": D,
-    "encoders": [{"attribute": "genres", "kind": "multi_hot", "buckets": 8, "width": 4, "length": 2}],
-    "sequence": {"kind": "mean", "length": 6},
-    "user_embedding": True,
-    "training": {"rounds": ROUNDS, "batch_users": 16, "learning_rate": 0.02},
-}
-
-
-def towers_of(**changes: Any) -> dict[str, Any]:
-    training = TOWERS["training"] | changes.pop("training", {})
-    return TOWERS | changes | {"training": training}
+SIZES = (12, 8, 5)
 
 
 def deep_plan(**changes: Any) -> FederationPlan:

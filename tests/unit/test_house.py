@@ -13,7 +13,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("client", "common", "server", "simulations")
 MOST_MODULES = 15
-LARGER = {"client/privacy": 16}  # until what masks has a folder of its own
+LARGER = {
+    "client/privacy": 16,  # until what masks has a folder of its own
+    "simulations/audit": 20,  # until the audit of the path from files has one
+}
 
 
 @cache

@@ -31,7 +31,8 @@ def modules() -> dict[str, str]:
 
 def imports() -> dict[str, set[str]]:
     """The folders that each folder imports."""
-    known, found = modules(), defaultdict(set)
+    known = modules()
+    found: dict[str, set[str]] = defaultdict(set)
     for name, folder in known.items():
         path = ROOT / Path(*name.split("."))
         path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -60,7 +61,7 @@ def levels(top: str, edges: dict[str, set[str]]) -> list[list[str]]:
     for folder in sorted(edges):
         if folder.split("/")[0] == top:
             heights[folder] = height(folder)
-    rows = defaultdict(list)
+    rows: dict[int, list[str]] = defaultdict(list)
     for folder in sorted(edges):
         if folder.split("/")[0] == top:
             rows[heights[folder]].append(folder)
@@ -69,7 +70,8 @@ def levels(top: str, edges: dict[str, set[str]]) -> list[list[str]]:
 
 def picture() -> str:
     """The SVG."""
-    edges, counts = imports(), defaultdict(int)
+    edges = imports()
+    counts: dict[str, int] = defaultdict(int)
     for folder in modules().values():
         counts[folder] += 1
     place: dict[str, tuple[int, int]] = {}

@@ -39,5 +39,6 @@ def test_the_embedded_data_and_its_licence_are_in_the_wheel(wheel: list[str]) ->
 
 def test_no_other_data_is_in_the_wheel(wheel: list[str]) -> None:
     data = [name for name in wheel if name.endswith((".gz", ".parquet", ".csv", ".inter", ".npz", ".db", ".pem"))]
-    assert all(name.startswith("simulations/data/movietweetings_core/") for name in data)
+    shipped = tuple(f"simulations/data/{name}/" for name in ("movietweetings_core", "synthetic", "insurance"))
+    assert all(name.startswith(shipped) for name in data)
     assert not any(name.startswith("tests/") for name in wheel)

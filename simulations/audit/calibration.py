@@ -22,7 +22,7 @@ from simulations.audit.files import population
 from simulations.audit.neighbours import USERS, NoisePlacement, World
 from simulations.audit.noise import noise_checks
 from simulations.audit.plan import audit_plan
-from simulations.audit.platforms import audit_folder, make_identities, one_thread
+from simulations.audit.platforms import audit_folder, make_identities, one_thread, quiet
 
 LOOSE = 0.05
 _CONFIDENCE = 0.95
@@ -85,7 +85,7 @@ def write_false_alarms(found: FalseAlarms, folder: Path) -> Path:
 
 def _statistical_checks(epsilon: float, runs: int, *, seed: int) -> list[Check]:
     found = list(canary_test(epsilon, runs=runs, seed=seed).checks)
-    with one_thread(), audit_folder() as folder:
+    with one_thread(), quiet(), audit_folder() as folder:
         for placement in get_args(NoisePlacement):
             at: Path = folder / placement
             plan = audit_plan(epsilon, 1e-3, noise=placement)

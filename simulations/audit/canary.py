@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from common.contributions.run_plan import RunPlan
 from simulations.audit.faults import Fault, injected
 from simulations.audit.plan import audit_plan
-from simulations.audit.platforms import audit_folder, one_thread
+from simulations.audit.platforms import audit_folder, one_thread, quiet
 from simulations.audit.separation import CanaryReport, gaussian_report
 from simulations.audit.world import CanaryWorld
 
@@ -83,7 +83,7 @@ class _Chunk:
 
 def _run_chunk(task: _Task) -> _Chunk:
     # Processes share the cores.
-    with injected(task.fault), one_thread(), audit_folder() as folder:
+    with injected(task.fault), one_thread(), quiet(), audit_folder() as folder:
         return _observe(task, folder)
 
 

@@ -26,7 +26,7 @@ from simulations.audit.faults import Fault, injected
 from simulations.audit.membership import MembershipReport, audit_platforms, audit_scenario, membership_test
 from simulations.audit.path import PathReport, audit_path
 from simulations.audit.plan import audit_plan
-from simulations.audit.platforms import audit_folder, one_thread
+from simulations.audit.platforms import audit_folder, one_thread, quiet
 from simulations.audit.separation import CanaryReport
 from simulations.engine.federate import inline_grid, make_agents
 
@@ -94,7 +94,7 @@ def run_audit(
         processes: for the canary test; all cores unless given.
         on_stage: told what is being done.
     """
-    with injected(fault), one_thread():
+    with injected(fault), one_thread(), quiet():
         on_stage("books: does all that left stand in the ledger?")
         books = audit_books(epsilon)
         compared = audit_path(epsilon, deep=deep, on_stage=on_stage) if path else None
@@ -108,7 +108,7 @@ def run_audit(
     deep_canary = None
     if deep:
         on_stage(f"canary test of the deep model: {runs:,} runs")
-        with injected(fault), one_thread():
+        with injected(fault), one_thread(), quiet():
             deep_canary = deep_test(epsilon, runs=runs)
     attacked = None
     if membership:

@@ -24,7 +24,7 @@ from simulations.audit.platforms import make_identities
 from simulations.audit.protocol import ByHand, Transcript
 
 Factors = NDArray[np.float32]
-_BREAKING = (4e7, 8e7, 1.6e8, 1e19)
+_BREAKING = (3e5, 9e5, 8e7, 1e19)
 
 
 def crafted_parameters(sound: Factors, item: int) -> Mapping[str, Factors]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -36,6 +36,7 @@ def audit_path(
     delta: float = 1e-3,
     deep: bool = True,
     canaries: Mapping[str, Person] = CANARIES,
+    crafted: Sequence[str] | None = None,
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> PathReport:
     """Run platforms from files with and without one person, and compare all that leaves them.
@@ -44,6 +45,8 @@ def audit_path(
         epsilon, delta: of the plan.
         deep: whether the plan has a deep model.
         canaries: persons by description.
+        crafted: names of parameters made to learn of a person (:func:`~simulations.audit.oracles.crafted_parameters`); all
+            unless given.
         on_stage: told what is being done.
     """
     checks: list[Check] = []
@@ -61,5 +64,5 @@ def audit_path(
             checks += noise_checks(world)
         on_stage("path: requests made to learn of one person")
         plan = audit_plan(epsilon, delta, noise="per_platform", deep=deep)
-        checks += oracle_checks(folder / "oracles", plan, saturating())
+        checks += oracle_checks(folder / "oracles", plan, saturating(), crafted)
     return PathReport(persons=tuple(canaries), taken=taken, checks=tuple(checks))

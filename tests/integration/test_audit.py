@@ -33,7 +33,7 @@ from simulations.audit.world import CanaryWorld
 from simulations.cli.main import _fault, app
 
 RUNS = 100
-FAULTY_RUNS = 40
+FAULTY_RUNS = 20
 DELTA = 1e-3
 
 
@@ -50,7 +50,9 @@ def sound() -> CanaryReport:
 
 @pytest.fixture(scope="module")
 def path() -> PathReport:
-    return audit_path(1.0, deep=False)
+    """Some of the crafted parameters: tests of the agent ask every kind with all of them."""
+    crafted = ("huge", "not-a-number", "one-item-times-900000")
+    return audit_path(1.0, deep=False, crafted=crafted)
 
 
 def compared(fault: Fault, *persons: str, placement: NoisePlacement = "per_platform") -> list[Check]:
@@ -68,7 +70,7 @@ def test_the_code_that_ships_keeps_its_claim(sound: CanaryReport) -> None:
 def test_all_that_leaves_is_the_same_with_and_without_a_person(path: PathReport) -> None:
     assert flags_of(path.checks) == ()
     assert path.persons == tuple(CANARIES)
-    assert sum(check.p_value is None for check in path.checks) > 40
+    assert sum(check.p_value is None for check in path.checks) > 30
 
 
 def test_one_person_takes_what_is_paid_for_and_no_more(path: PathReport) -> None:

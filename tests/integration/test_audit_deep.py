@@ -12,10 +12,11 @@ from common.privacy.accounting import subsampled_epsilon
 from simulations.audit.checks import flags_of
 from simulations.audit.deep import deep_test
 from simulations.audit.faults import Fault, injected
-from simulations.audit.files import CANARIES
-from simulations.audit.neighbours import compare_neighbours
+from simulations.audit.files import CANARIES, population
+from simulations.audit.neighbours import USERS, World, compare_neighbours
+from simulations.audit.noise import noise_checks
 from simulations.audit.plan import audit_plan
-from simulations.audit.platforms import audit_folder, one_thread
+from simulations.audit.platforms import audit_folder, make_identities, one_thread
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,3 +74,11 @@ def test_a_person_takes_of_an_update_what_is_paid_for(fault: Fault | None, share
     assert bool(flags_of(found.checks)) == (fault is not None)
     assert 0.99 * share < found.taken["update"]
     assert fault is not None or found.taken["update"] <= 1
+
+
+def test_every_entry_of_an_update_carries_its_noise() -> None:
+    plan = audit_plan(1.0, 1e-3, noise="per_platform", deep=True)
+    with audit_folder() as folder:
+        checks = noise_checks(World.of(folder, plan, population(1, USERS), make_identities(folder / "identities")))
+    assert flags_of(checks) == ()
+    assert {check.name.rpartition(", ")[2] for check in checks} >= {"update 3", "update 4"}

@@ -17,7 +17,7 @@ def report_tables(report: AuditReport) -> Group:
     if report.path is not None:
         parts.append(_path_table(report.path))
     if report.membership is not None:
-        parts.append(_membership_table(report.membership))
+        parts.append(membership_table(report.membership))
     books, by_chance = report.books, sum(check.p_value is not None for check in report.checks)
     parts.append(styled(f"Books: {books.received} contributions left, {books.charged} charged"))
     parts.append(
@@ -69,7 +69,7 @@ def _path_table(report: PathReport) -> PlainTable:
     return table
 
 
-def _membership_table(report: MembershipReport) -> PlainTable:
+def membership_table(report: MembershipReport) -> PlainTable:
     """The attack as it is, first; behind it what it would be with the users' halves in each other's place."""
     table = PlainTable(
         title=f"Membership inference on item factors, {report.members} members: AUC",

@@ -30,8 +30,8 @@ from common.visible import visible
 from server.cli import app as server_app
 from server.cli import status_table
 from server.deploy.runs import RunStatus
-from simulations.audit.command import _membership_table
 from simulations.audit.membership import MembershipReport
+from simulations.audit.tables import membership_table
 from simulations.engine.random_model import random_platform_model
 from simulations.report import ConsoleObserver
 from simulations.studies.tune import Tried, _table
@@ -176,7 +176,7 @@ def test_tried_settings_are_texts(key: str, value: str) -> None:
 @given(texts)
 def test_an_audits_levels_are_texts(level: str) -> None:
     report = MembershipReport(members=1, auc={level: 0.5}, swapped={level: 0.5})
-    check(shown(_membership_table(report)))
+    check(shown(membership_table(report)))
 
 
 @given(texts, texts)

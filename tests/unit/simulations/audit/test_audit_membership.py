@@ -11,7 +11,7 @@ from client.data.dataset import UserItemMatrix
 from common.config.model import FactorizationConfig
 from simulations.audit import membership
 from simulations.audit.membership import MembershipReport, attack, membership_test
-from simulations.audit.tables import _membership_table
+from simulations.audit.tables import membership_table
 from tests.support import matrix
 
 ONES = np.ones((1, 64), dtype=np.float32)
@@ -89,7 +89,7 @@ def test_the_plain_attack_is_shown_first_and_the_mean_with_its_reason() -> None:
     report = MembershipReport(members=300, auc={"none": 0.961, "3": 0.579}, swapped={"none": 0.962, "3": 0.487})
     console = Console(width=80, record=True, color_system=None)
     with console.capture() as shown:
-        console.print(_membership_table(report))
+        console.print(membership_table(report))
     text = " ".join(shown.get().split())
     places = [text.index(figure) for figure in ("0.579", "0.487", "0.533", "cancels in the mean")]
     assert places == sorted(places)

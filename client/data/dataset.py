@@ -94,6 +94,11 @@ class UserItemMatrix:
         matrix = sp.csr_array((self.values, self.indices, self.indptr), shape=(self.n_users, self.n_items))
         return matrix.sorted_indices()
 
+    def incidence(self, dtype: type[np.floating] = np.float64) -> sp.csr_array:
+        """CSR ``[n, m]`` of ``dtype``: 1 for each entry, whatever its value, in the order in which the user made them."""
+        ones = np.ones(self.nnz, dtype=dtype)
+        return sp.csr_array((ones, self.indices, self.indptr), shape=(self.n_users, self.n_items))
+
     @classmethod
     def from_entries(
         cls,

@@ -62,9 +62,7 @@ class ProfileBasis:
 
     def profiles(self, histories: UserItemMatrix) -> NDArray[np.float32]:
         """float32 ``[n, d]``: of all rows, whose columns are the basis's items; zero for an empty history."""
-        ones = np.ones(histories.nnz, dtype=np.float32)
-        x = sp.csr_array((ones, histories.indices, histories.indptr), (histories.n_users, histories.n_items))
-        totals = np.asarray(x @ self.vectors, dtype=np.float64)
+        totals = np.asarray(histories.incidence(np.float32) @ self.vectors, dtype=np.float64)
         lengths = np.linalg.norm(totals, axis=1, keepdims=True)
         return np.where(lengths > 1e-9, totals / np.maximum(lengths, 1e-9), 0.0).astype(np.float32)
 

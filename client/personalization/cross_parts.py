@@ -7,15 +7,14 @@ from functools import cached_property
 
 import numpy as np
 import scipy.optimize
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.personalization.described import DescribedItems
 from client.scoring.attributes import own_tastes, place_among
 from client.scoring.demand import standard_columns
-from client.scoring.described.counted import category_part
-from client.scoring.described.nearest_texts import NearestTextsPart, fit_nearest_texts
+from client.scoring.described.counted import CountedPart, category_part
+from client.scoring.described.nearest_texts import fit_nearest_texts
 from client.scoring.described.prior import PriorPart
 from client.scoring.described.profile import fit_profile
 from client.scoring.factors import FactorModel, shared_on_vocabulary
@@ -66,7 +65,7 @@ class CrossParts:
         return self.described.features(self.own)
 
     @cached_property
-    def _near(self) -> NearestTextsPart | None:
+    def _near(self) -> CountedPart | None:
         """Nearest texts; None without vectors of texts."""
         vectors = self.described.vectors
         return None if vectors is None else fit_nearest_texts(vectors, vectors)
@@ -102,9 +101,7 @@ class CrossParts:
         if self.private:
             also = np.column_stack([known, self.described.text_features])
             parts.append(PriorPart("demand elsewhere", _demand(also, counts, common)))
-        ones = np.ones(histories.nnz)
-        x = sp.csr_array((ones, histories.indices, histories.indptr), shape=(histories.n_users, histories.n_items))
-        tastes = own_tastes(x, _DIMENSION, _ITERATIONS)
+        tastes = own_tastes(histories.incidence(), _DIMENSION, _ITERATIONS)
         parts += [
             place_among(tastes, common, known, regularization=ridge, name=f"tastes {ridge:g}") for ridge in _RIDGES
         ]

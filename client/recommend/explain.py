@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.scoring.linear_form import LinearScope
+from client.scoring.part import UserHistory
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +57,12 @@ def explain_score(
         user: the platform's user that it belongs to, or None.
     """
     query = scope.query(columns, values, user)
-    entries, read, weights = scope.known(columns, values)
+    entries, history = scope.known(UserHistory(columns, values, user))
     deviation = scope.items[row] - scope.mean
     contributions, attributes = np.zeros(len(columns)), dict[str, float]()
     own, by_part = 0.0, np.zeros(len(scope.parts))
     for index, (part, where) in enumerate(zip(scope.parts, scope.slices, strict=True)):
-        carried = part.carried(row, deviation[where], read, weights, user)
+        carried = part.carried(row, deviation[where], history)
         scale = query.part_scales[index]
         contributions[carried.entries if entries is None else entries[carried.entries]] += scale * carried.amounts
         own += scale * carried.own

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.scoring.demand import standard_columns
-from client.scoring.part import Arrays, Carried, Part, stored
+from client.scoring.part import Arrays, Carried, Part, UserHistory, stored
 from common.errors import ContractError
 
 _OVERSAMPLING = 16
@@ -51,29 +51,20 @@ class AttributePart(Part):
         """The same over the items ``rows`` alone."""
         return replace(self, item_factors=self.item_factors[rows])
 
-    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
+    def factor(self, history: UserHistory) -> NDArray[np.float64]:
         """float64 ``[r]``; neither the order of the history nor its values count."""
-        factor: NDArray[np.float64] = self.tastes[columns].sum(axis=0, dtype=np.float64)
+        factor: NDArray[np.float64] = self.tastes[history.columns].sum(axis=0, dtype=np.float64)
         return factor
 
     def factors(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float64]:
         """float64 ``[k, r]``."""
-        own = histories.select_users(np.asarray(users))
-        ones = np.ones(own.nnz)
-        x = sp.csr_array((ones, own.indices, own.indptr), shape=(own.n_users, own.n_items))
+        x = histories.select_users(np.asarray(users)).incidence()
         return np.asarray(x @ self.tastes.astype(np.float64))
 
-    def carried(
-        self,
-        row: int,
-        deviation: NDArray[np.float64],
-        columns: NDArray[np.int32],
-        values: NDArray[np.float32],
-        user: int | None,
-    ) -> Carried:
+    def carried(self, row: int, deviation: NDArray[np.float64], history: UserHistory) -> Carried:
         """How far each item of the history shares the tastes that the scored item meets; nothing else adds."""
-        amounts = self.tastes[columns].astype(np.float64) @ deviation
-        return Carried(np.arange(len(columns)), amounts, 0.0, {})
+        amounts = self.tastes[history.columns].astype(np.float64) @ deviation
+        return Carried(np.arange(len(amounts)), amounts, 0.0, {})
 
     def arrays(self) -> Arrays:
         """Tastes and item factors."""
@@ -82,7 +73,7 @@ class AttributePart(Part):
     @classmethod
     def of_arrays(cls, name: str, arrays: Arrays) -> AttributePart:
         """Take back :meth:`arrays`."""
-        return cls(arrays["tastes"], arrays["items"], name)  # type: ignore[arg-type]
+        return cls(arrays["tastes"], arrays["items"], name)
 
 
 def fit_attribute_transfer(
@@ -103,10 +94,7 @@ def fit_attribute_transfer(
         dimension: r, the number of tastes; fewer where the data has fewer.
         regularization: λ, in units of items, for features of deviation 1.
     """
-    m = histories.n_items
-    ones = np.ones(histories.nnz)
-    x = sp.csr_array((ones, histories.indices, histories.indptr), shape=(histories.n_users, m))
-    return place_among(own_tastes(x, dimension), common, features, regularization=regularization)
+    return place_among(own_tastes(histories.incidence(), dimension), common, features, regularization=regularization)
 
 
 def place_among(

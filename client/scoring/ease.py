@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.scoring.part import Arrays as PartArrays
-from client.scoring.part import Carried, Part, stored
+from client.scoring.part import Carried, Part, UserHistory, stored
 from common.contributions.cooccurrence_kind import LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS
 from common.errors import ContractError
 from common.wire.exchange import Arrays
@@ -86,22 +86,15 @@ class LinearPart(Part):
         """The same over the items ``rows`` alone."""
         return replace(self, scored=self.scored[rows])
 
-    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
+    def factor(self, history: UserHistory) -> NDArray[np.float64]:
         """float64 ``[s]``: 1 for each input in the history; neither its order nor its values count."""
         factor = np.zeros(len(self.inputs))
-        factor[self._read(columns)[1]] = 1.0
+        factor[self._read(history.columns)[1]] = 1.0
         return factor
 
-    def carried(
-        self,
-        row: int,
-        deviation: NDArray[np.float64],
-        columns: NDArray[np.int32],
-        values: NDArray[np.float32],
-        user: int | None,
-    ) -> Carried:
+    def carried(self, row: int, deviation: NDArray[np.float64], history: UserHistory) -> Carried:
         """The weight of each input in the history on the scored item; nothing else adds."""
-        entries, inputs = self._read(columns)
+        entries, inputs = self._read(history.columns)
         return Carried(entries, deviation[inputs], 0.0, {})
 
     def _read(self, columns: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -118,4 +111,4 @@ class LinearPart(Part):
     def of_arrays(cls, name: str, arrays: PartArrays) -> LinearPart:
         """Take back :meth:`arrays`."""
         inputs, targets, weights, scored = (arrays[key] for key in ("inputs", "targets", "weights", "scored"))
-        return cls(inputs, targets, weights, scored, name)  # type: ignore[arg-type]
+        return cls(inputs, targets, weights, scored, name)

@@ -14,7 +14,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from client.scoring.fold_in import FoldIn
-from client.scoring.part import Carried, Part
+from client.scoring.part import Carried, Part, UserHistory
 from common.config.model import FactorizationConfig
 
 
@@ -64,25 +64,18 @@ class FactorPart(Part):
         """float32 ``[m, width]``."""
         return self.scored
 
-    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
+    def factor(self, history: UserHistory) -> NDArray[np.float64]:
         """float64 ``[width]``; whose history it is does not matter."""
-        entries, rows = self._known(columns)
-        factor = self.fold_in.user(rows, values[entries])
+        entries, rows = self._known(history.columns)
+        factor = self.fold_in.user(rows, history.values[entries])
         scoring: NDArray[np.float64] = self.fold_in.scoring_factors(factor[None])[0].astype(np.float64)
         return scoring
 
-    def carried(
-        self,
-        row: int,
-        deviation: NDArray[np.float64],
-        columns: NDArray[np.int32],
-        values: NDArray[np.float32],
-        user: int | None,
-    ) -> Carried:
+    def carried(self, row: int, deviation: NDArray[np.float64], history: UserHistory) -> Carried:
         """(deviationᵀA⁻¹y_j) w_j t_j of each entry, and the item's bias."""
-        entries, rows = self._known(columns)
-        known = values[entries].astype(np.float64)
-        matrix, _ = self.fold_in.system(rows, values[entries])
+        entries, rows = self._known(history.columns)
+        known = history.values[entries].astype(np.float64)
+        matrix, _ = self.fold_in.system(rows, history.values[entries])
         design = self.fold_in.scoring_items[rows].astype(np.float64)
         weighted_targets = self.fold_in.entry_weights(known)
         bias, item = 0.0, deviation

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from client.scoring.part import Part, UserHistory
 from common.errors import ContractError
 
 if TYPE_CHECKING:
     from client.data.dataset import UserItemMatrix
-    from client.scoring.part import Part
 
 _BLOCK = 1 << 15
 # As in scorer.z: a deviation that is nothing but rounding of the scores does not rank.
@@ -42,7 +42,7 @@ class Query:
         part_scales: float64 ``[P]``: w_p over all deviations, by which part p's raw scores are multiplied.
         popularity_scale: β over the deviation.
         direct: float64 ``[m]``: what direct parts add, or None without any.
-        columns, values: the history in the parts' columns: direct parts score other items for it, too.
+        history: in the parts' columns: direct parts score other items for it, too.
         scope: whose query it is.
     """
 
@@ -51,8 +51,7 @@ class Query:
     part_scales: NDArray[np.float64]
     popularity_scale: float
     direct: NDArray[np.float64] | None
-    columns: NDArray[np.int32]
-    values: NDArray[np.float32]
+    history: UserHistory
     scope: LinearScope
 
     @property
@@ -105,8 +104,8 @@ class LinearScope:
         """float32 ``[m, width]``."""
         bounds = np.cumsum([0, *(part.items.shape[1] for part in self.parts)])
         self.slices = tuple(slice(int(a), int(b)) for a, b in pairwise(bounds))
-        nothing = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32)
-        self._direct = tuple(place for place, part in enumerate(self.parts) if part.direct(*nothing) is not None)
+        nothing = UserHistory(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32))
+        self._direct = tuple(place for place, part in enumerate(self.parts) if part.direct(nothing) is not None)
         self._columns = columns
 
     def __len__(self) -> int:
@@ -131,15 +130,13 @@ class LinearScope:
             total += centred.T @ centred
         return total / max(len(self), 1)
 
-    def known(
-        self, columns: NDArray[np.int32], values: NDArray[np.float32]
-    ) -> tuple[NDArray[np.intp] | None, NDArray[np.int32], NDArray[np.float32]]:
+    def known(self, history: UserHistory) -> tuple[NDArray[np.intp] | None, UserHistory]:
         """Which entries of a history the parts can read (None: all of them), and these in the parts' columns."""
         if self._columns is None:
-            return None, columns, values
-        mapped = self._columns[columns]
+            return None, history
+        mapped = self._columns[history.columns]
         entries = np.flatnonzero(mapped >= 0)
-        return entries, mapped[entries], values[entries]
+        return entries, UserHistory(mapped[entries], history.values[entries], history.user)
 
     def query(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None = None) -> Query:
         """The query of a history.
@@ -149,9 +146,9 @@ class LinearScope:
             values: float32 ``[n]``.
             user: the platform's user that it belongs to; None: nobody that the models know by more than the history.
         """
-        _, columns, values = self.known(columns, values)
-        factors = [part.factor(columns, values, user)[None] for part in self.parts]
-        direct = [self.parts[place].direct(columns, values) for place in self._direct]
+        _, history = self.known(UserHistory(columns, values, user))
+        factors = [part.factor(history)[None] for part in self.parts]
+        direct = [self.parts[place].direct(history) for place in self._direct]
         block = self._combined(factors, [scores[None] for scores in direct if scores is not None])
         return Query(
             block.vectors[0].astype(np.float32),
@@ -159,8 +156,7 @@ class LinearScope:
             block.scales[0],
             float(block.betas[0]),
             None if block.direct is None else block.direct[0],
-            columns,
-            values,
+            history,
             self,
         )
 
@@ -239,7 +235,7 @@ class LinearScope:
             return query.direct
         total = np.zeros(len(self))
         for place in self._direct:
-            scores = self.parts[place].direct(query.columns, query.values)
+            scores = self.parts[place].direct(query.history)
             if scores is not None:
                 total += query.part_scales[place] * scores
         return total

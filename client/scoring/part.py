@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from common.errors import ContractError
 if TYPE_CHECKING:
     from client.data.dataset import UserItemMatrix
 
-Arrays = Mapping[str, NDArray[np.generic]]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,27 @@ class Carried:
     attributes: Mapping[str, float]
 
 
+@dataclass(frozen=True, eq=False)
+class UserHistory:
+    """What a part reads of a user.
+
+    Attributes:
+        columns: int32 ``[n]``: the history's items, oldest first.
+        values: float32 ``[n]``: their weights or ratings.
+        user: the platform's user that it belongs to; None: nobody that is known by more than the history.
+    """
+
+    columns: NDArray[np.int32]
+    values: NDArray[np.float32]
+    user: int | None = None
+
+    @classmethod
+    def of(cls, histories: UserItemMatrix, user: int) -> UserHistory:
+        """Row ``user`` of a platform's histories."""
+        entries = slice(histories.indptr[user], histories.indptr[user + 1])
+        return cls(histories.indices[entries], histories.values[entries], user)
+
+
 class Part(ABC):
     """One scorer of m items whose scores are products of a user's factor with the items' rows."""
 
@@ -54,31 +75,18 @@ class Part(ABC):
         """float32 ``[m, width]``."""
 
     @abstractmethod
-    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
-        """float64 ``[width]``: the user's side, of a history.
-
-        Args:
-            columns: int32 ``[n]``: the history's items, oldest first.
-            values: float32 ``[n]``: their weights or ratings.
-            user: the platform's user that it belongs to; None: nobody that is known by more than the history.
-        """
+    def factor(self, history: UserHistory) -> NDArray[np.float64]:
+        """float64 ``[width]``: the user's side."""
 
     @abstractmethod
-    def carried(
-        self,
-        row: int,
-        deviation: NDArray[np.float64],
-        columns: NDArray[np.int32],
-        values: NDArray[np.float32],
-        user: int | None,
-    ) -> Carried:
+    def carried(self, row: int, deviation: NDArray[np.float64], history: UserHistory) -> Carried:
         """Take apart ``factor @ deviation``, where ``deviation`` is row ``row`` of ``items`` minus their mean."""
 
     @abstractmethod
     def at(self, rows: NDArray[np.integer]) -> Self:
         """The same over the items ``rows`` alone; histories keep their columns."""
 
-    def direct(self, columns: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float64] | None:
+    def direct(self, history: UserHistory) -> NDArray[np.float64] | None:
         """float64 ``[m]`` where the scores are no product, else None."""
         return None
 
@@ -86,8 +94,7 @@ class Part(ABC):
         """float64 ``[k, width]``: :meth:`factor` of the rows ``users``; to be overridden where a block is faster."""
         found = np.zeros((len(users), self.items.shape[1]))
         for place, user in enumerate(users):
-            entries = slice(histories.indptr[user], histories.indptr[user + 1])
-            found[place] = self.factor(histories.indices[entries], histories.values[entries], int(user))
+            found[place] = self.factor(UserHistory.of(histories, int(user)))
         return found
 
     def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -109,41 +116,31 @@ class DirectPart(Part):
     """A scorer whose scores are no products: each request computes them for all items."""
 
     @abstractmethod
-    def direct(self, columns: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """float64 ``[m]``: scores of a history; arguments as in :meth:`Part.factor`."""
+    def direct(self, history: UserHistory) -> NDArray[np.float64] | None:
+        """float64 ``[m]``: scores of a history."""
 
     @abstractmethod
-    def added(
-        self, row: int, columns: NDArray[np.int32], values: NDArray[np.float32]
-    ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    def added(self, row: int, history: UserHistory) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """Entries int ``[k]`` of the history, and what each adds to the score of item ``row``: float64 ``[k]``."""
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
+    def factor(self, history: UserHistory) -> NDArray[np.float64]:
         """float64 ``[0]``."""
         return np.zeros(0)
 
-    def carried(
-        self,
-        row: int,
-        deviation: NDArray[np.float64],
-        columns: NDArray[np.int32],
-        values: NDArray[np.float32],
-        user: int | None,
-    ) -> Carried:
+    def carried(self, row: int, deviation: NDArray[np.float64], history: UserHistory) -> Carried:
         """What each entry adds; less the mean over all items, which counts as the item's own."""
-        entries, amounts = self.added(row, columns, values)
-        scores = self.direct(columns, values)
+        entries, amounts = self.added(row, history)
+        scores = self.direct(history)
         return Carried(entries, amounts, 0.0 if scores is None else -float(scores.mean()), {})
 
     def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 ``[k, m]``."""
         found = np.zeros((len(users), len(self)), dtype=np.float32)
         for place, user in enumerate(users):
-            entries = slice(histories.indptr[user], histories.indptr[user + 1])
-            scores = self.direct(histories.indices[entries], histories.values[entries])
+            scores = self.direct(UserHistory.of(histories, int(user)))
             found[place] = 0.0 if scores is None else scores
         return found
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.scoring.part import Carried, Part
+from client.scoring.part import Carried, Part, UserHistory
 from client.towers.stored import TowerModel
 
 
@@ -55,29 +55,22 @@ class TowerPart(Part):
         """The same over the items ``rows`` alone."""
         return replace(self, scored=self.scored[rows])
 
-    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
+    def factor(self, history: UserHistory) -> NDArray[np.float64]:
         """float64 ``[d]``; the order of the history counts, its values do not."""
-        return self.towers.served.vector(self._read(columns)[1], user).astype(np.float64)
+        return self.towers.served.vector(self._read(history.columns)[1], history.user).astype(np.float64)
 
     def factors(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float64]:
         """float64 ``[k, d]``: a block at a time by the Keras model."""
         return self.towers.scorer(self.rows).user_vectors(histories, np.asarray(users)).astype(np.float64)
 
-    def carried(
-        self,
-        row: int,
-        deviation: NDArray[np.float64],
-        columns: NDArray[np.int32],
-        values: NDArray[np.float32],
-        user: int | None,
-    ) -> Carried:
+    def carried(self, row: int, deviation: NDArray[np.float64], history: UserHistory) -> Carried:
         """Attributions against a history of nothing and the scope's mean item."""
-        entries, vectors = self._read(columns)
+        entries, vectors = self._read(history.columns)
         parts = {
             attribute: part[self.scored[row]] - self._means[attribute]
             for attribute, part in self.towers.item_parts.items()
         }
-        found = self.towers.served.attribution(vectors, user, deviation, parts)
+        found = self.towers.served.attribution(vectors, history.user, deviation, parts)
         # The baseline of both sides is 0, so what the history does not add is the item's.
         return Carried(entries, found.history, found.score - float(found.history.sum()), found.attributes)
 

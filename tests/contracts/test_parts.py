@@ -22,7 +22,7 @@ from client.scoring.described.profile import fit_profile
 from client.scoring.ease import LinearPart
 from client.scoring.factors import own_factors, shared_on_own, shared_on_vocabulary
 from client.scoring.linear_form import LinearScope
-from client.scoring.part import Arrays, Carried, DirectPart, Part, stored
+from client.scoring.part import Arrays, Carried, DirectPart, Part, UserHistory, stored
 from client.scoring.scorer import z
 from simulations.engine.random_model import random_platform_model
 from tests.scoring_oracle import cross_oracle
@@ -48,18 +48,12 @@ class ToyPart(Part):
     def at(self, rows: NDArray[np.integer]) -> ToyPart:
         return replace(self, parity=self.parity[rows])
 
-    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
-        return np.array([float((1.0 - 2.0 * (columns % 2)).sum())])
+    def factor(self, history: UserHistory) -> NDArray[np.float64]:
+        return np.array([float((1.0 - 2.0 * (history.columns % 2)).sum())])
 
-    def carried(
-        self,
-        row: int,
-        deviation: NDArray[np.float64],
-        columns: NDArray[np.int32],
-        values: NDArray[np.float32],
-        user: int | None,
-    ) -> Carried:
-        return Carried(np.arange(len(columns)), (1.0 - 2.0 * (columns % 2)) * deviation[0], 0.0, {})
+    def carried(self, row: int, deviation: NDArray[np.float64], history: UserHistory) -> Carried:
+        amounts = (1.0 - 2.0 * (history.columns % 2)) * deviation[0]
+        return Carried(np.arange(len(amounts)), amounts, 0.0, {})
 
     def arrays(self) -> Arrays:
         return {"parity": self.parity}
@@ -84,14 +78,12 @@ class ToyDirect(DirectPart):
     def at(self, rows: NDArray[np.integer]) -> ToyDirect:
         return replace(self, likes=self.likes[rows])
 
-    def direct(self, columns: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float64]:
-        return np.square(self.likes[:, columns].sum(axis=1))
+    def direct(self, history: UserHistory) -> NDArray[np.float64]:
+        return np.square(self.likes[:, history.columns].sum(axis=1))
 
-    def added(
-        self, row: int, columns: NDArray[np.int32], values: NDArray[np.float32]
-    ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        amounts = self.likes[row, columns]
-        return np.arange(len(columns)), amounts * amounts.sum()
+    def added(self, row: int, history: UserHistory) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        amounts = self.likes[row, history.columns]
+        return np.arange(len(amounts)), amounts * amounts.sum()
 
     def arrays(self) -> Arrays:
         return {"likes": self.likes}
@@ -208,11 +200,10 @@ def test_what_carried_a_score_adds_up_to_it(name: str) -> None:
     part, histories = PARTS[name](), histories_of(name)
     scores = part.scores(histories, np.array([1]))[0].astype(np.float64)
     mean = part.items.mean(axis=0, dtype=np.float64)
-    columns = histories.row(1)
-    values = histories.values[histories.indptr[1] : histories.indptr[2]]
+    history = UserHistory.of(histories, 1)
     for row in (0, 5):
-        carried = part.carried(row, part.items[row] - mean, columns, values, 1)
-        assert carried.entries.max(initial=0) < len(columns)
+        carried = part.carried(row, part.items[row] - mean, history)
+        assert carried.entries.max(initial=0) < len(history.columns)
         assert carried.amounts.sum() + carried.own == pytest.approx(scores[row] - scores.mean(), abs=1e-3)
 
 

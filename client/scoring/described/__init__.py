@@ -1,13 +1,12 @@
 """Scorers of what is publicly known of items; imported together, so that the store knows them."""
 
 from client.scoring.described.counted import CountedPart, category_part
-from client.scoring.described.nearest_texts import NearestTextsPart, fit_nearest_texts
+from client.scoring.described.nearest_texts import fit_nearest_texts
 from client.scoring.described.prior import PriorPart
 from client.scoring.described.profile import ProfilePart, fit_profile
 
 __all__ = [
     "CountedPart",
-    "NearestTextsPart",
     "PriorPart",
     "ProfilePart",
     "category_part",

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.scoring.part import Arrays, Carried, DirectPart, stored
+from client.scoring.part import Arrays, Carried, DirectPart, UserHistory, stored
+from common.errors import ContractError
 
 _WIDEST = 128
 
@@ -45,9 +46,9 @@ class CountedPart(DirectPart):
             return np.asarray(self.outputs.toarray(), dtype=np.float32)
         return np.zeros((self.outputs.shape[0], 0), dtype=np.float32)
 
-    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
+    def factor(self, history: UserHistory) -> NDArray[np.float64]:
         """float64 ``[values]``; neither the order of the history nor its values count."""
-        return np.log1p(self._counts(columns)) if self._narrow else super().factor(columns, values, user)
+        return np.log1p(self._counts(history.columns)) if self._narrow else super().factor(history)
 
     def factors(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float64]:
         """float64 ``[k, values]``."""
@@ -55,40 +56,37 @@ class CountedPart(DirectPart):
             return np.zeros((len(users), 0))
         return np.asarray(self._logarithms(histories, users).toarray(), dtype=np.float64)
 
-    def carried(
-        self,
-        row: int,
-        deviation: NDArray[np.float64],
-        columns: NDArray[np.int32],
-        values: NDArray[np.float32],
-        user: int | None,
-    ) -> Carried:
+    def carried(self, row: int, deviation: NDArray[np.float64], history: UserHistory) -> Carried:
         """Each count's logarithm, shared out between the items that were counted."""
         if not self._narrow:
-            return super().carried(row, deviation, columns, values, user)
-        amounts = np.asarray(self.inputs[columns] @ (deviation * self._share(columns)), dtype=np.float64)
-        return Carried(np.arange(len(columns)), amounts, 0.0, {})
+            return super().carried(row, deviation, history)
+        share = self._share(history.columns)
+        amounts = np.asarray(self.inputs[history.columns] @ (deviation * share), dtype=np.float64)
+        return Carried(np.arange(len(amounts)), amounts, 0.0, {})
 
     def at(self, rows: NDArray[np.integer]) -> CountedPart:
         """The same over the items ``rows`` alone."""
         return replace(self, outputs=sp.csr_array(self.outputs[rows]))
 
-    def direct(self, columns: NDArray[np.int32], values: NDArray[np.float32]) -> NDArray[np.float64] | None:
+    def direct(self, history: UserHistory) -> NDArray[np.float64] | None:
         """float64 ``[m]`` of too many values, else None; as :meth:`factor`."""
         if self._narrow:
             return None
-        return np.asarray(self.outputs @ np.log1p(self._counts(columns)))
+        return np.asarray(self.outputs @ np.log1p(self._counts(history.columns)))
 
     def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
-        """float32 ``[k, m]``."""
+        """float32 ``[k, m]``.
+
+        Raises:
+            ContractError: histories have other columns.
+        """
         return np.asarray((self._logarithms(histories, users) @ self.outputs.T).toarray(), dtype=np.float32)
 
-    def added(
-        self, row: int, columns: NDArray[np.int32], values: NDArray[np.float32]
-    ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    def added(self, row: int, history: UserHistory) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """Each count's logarithm, shared out between the items that were counted."""
-        weights = self.outputs[[row]].toarray()[0] * self._share(columns)
-        return np.arange(len(columns)), np.asarray(self.inputs[columns] @ weights, dtype=np.float64)
+        weights = self.outputs[[row]].toarray()[0] * self._share(history.columns)
+        amounts = np.asarray(self.inputs[history.columns] @ weights, dtype=np.float64)
+        return np.arange(len(amounts)), amounts
 
     def _counts(self, columns: NDArray[np.int32]) -> NDArray[np.float64]:
         """float64 ``[values]``: c."""
@@ -101,9 +99,9 @@ class CountedPart(DirectPart):
 
     def _logarithms(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> sp.csr_array:
         """float32 CSR ``[k, values]``: log(1 + c) of the rows ``users``."""
-        own = histories.select_users(np.asarray(users))
-        ones = np.ones(own.nnz, dtype=np.float32)
-        x = sp.csr_array((ones, own.indices, own.indptr), shape=(own.n_users, own.n_items))
+        if histories.n_items != self.inputs.shape[0]:
+            raise ContractError(f"{self.name}: histories have {histories.n_items} columns, not {self.inputs.shape[0]}")
+        x = histories.select_users(np.asarray(users)).incidence(np.float32)
         counts = sp.csr_array(x @ self.inputs)
         counts.data = np.log1p(counts.data)
         return counts

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.scoring.part import Arrays, Carried, Part, stored
+from client.scoring.part import Arrays, Carried, Part, UserHistory, stored
 
 
 @stored("prior")
@@ -31,7 +31,7 @@ class PriorPart(Part):
         """The same over the items ``rows`` alone."""
         return replace(self, of_items=self.of_items[rows])
 
-    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
+    def factor(self, history: UserHistory) -> NDArray[np.float64]:
         """float64 ``[1]``: 1, whatever the history."""
         return np.ones(1)
 
@@ -39,14 +39,7 @@ class PriorPart(Part):
         """float64 ``[k, 1]``."""
         return np.ones((len(users), 1))
 
-    def carried(
-        self,
-        row: int,
-        deviation: NDArray[np.float64],
-        columns: NDArray[np.int32],
-        values: NDArray[np.float32],
-        user: int | None,
-    ) -> Carried:
+    def carried(self, row: int, deviation: NDArray[np.float64], history: UserHistory) -> Carried:
         """All of it is the item's own."""
         return Carried(np.zeros(0, dtype=np.intp), np.zeros(0), float(deviation[0]), {})
 
@@ -57,4 +50,4 @@ class PriorPart(Part):
     @classmethod
     def of_arrays(cls, name: str, arrays: Arrays) -> PriorPart:
         """Take back :meth:`arrays`."""
-        return cls(name, arrays["items"])  # type: ignore[arg-type]
+        return cls(name, arrays["items"])

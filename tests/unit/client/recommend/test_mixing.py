@@ -12,7 +12,7 @@ from client.data.dataset import UserItemMatrix
 from client.recommend.mixing import _GRID, Mixing, _Tally, calibrated, calibrated_popularity
 from client.recommend.recommender import Recommender
 from client.scoring.linear_form import LinearScope
-from client.scoring.part import Carried, Part
+from client.scoring.part import Carried, Part, UserHistory
 from simulations.engine.random_model import random_platform_model
 
 D = 4
@@ -33,9 +33,9 @@ class KnownTaste(Part):
     def at(self, rows: NDArray[np.integer]) -> KnownTaste:
         raise NotImplementedError
 
-    def factor(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None) -> NDArray[np.float64]:
-        assert user is not None
-        return self.tastes[user]
+    def factor(self, history: UserHistory) -> NDArray[np.float64]:
+        assert history.user is not None
+        return self.tastes[history.user]
 
     def carried(self, *given: object) -> Carried:
         raise NotImplementedError

@@ -37,10 +37,10 @@ from client.personalization.model_builder import BuildOutcome, ModelBuilder
 from client.personalization.personalize import Personalizer
 from client.personalization.store import PlatformStore
 from client.privacy.card import PlatformSpend
-from client.privacy.masking import MaskedContribution
 from client.privacy.outbox import Outbox
 from client.privacy.protocol_state import ProtocolState
-from client.privacy.secure_member import SecureMember
+from client.privacy.secure_sum.masking import MaskedContribution
+from client.privacy.secure_sum.member import SecureMember
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig

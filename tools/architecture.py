@@ -5,12 +5,12 @@ A folder stands above those that it imports. The picture cannot lag behind the c
 
 from __future__ import annotations
 
-import ast
-from collections import defaultdict
+from collections import Counter, defaultdict
+from functools import cache
 from html import escape
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tools.imports import PRODUCT, ROOT, folder_imports, folder_of, modules
+
 PICTURE = ROOT / "docs" / "architecture.svg"
 BANDS = (("simulations",), ("client", "server"), ("common",))
 """Top-level folders from above; those in one band do not know each other."""
@@ -18,62 +18,32 @@ BANDS = (("simulations",), ("client", "server"), ("common",))
 _WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 156, 34, 10, 22, 14
 
 
-def modules() -> dict[str, str]:
-    """The folder of every module of the product, by its dotted name."""
-    found = {}
-    for top in (name for band in BANDS for name in band):
-        for path in (ROOT / top).rglob("*.py"):
-            if path.name != "__main__.py" and "_pb2" not in path.name:
-                name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-                found[name] = str(path.parent.relative_to(ROOT))
-    return found
-
-
 def imports() -> dict[str, set[str]]:
-    """The folders that each folder imports."""
-    known = modules()
-    found: dict[str, set[str]] = defaultdict(set)
-    for name, folder in known.items():
-        path = ROOT / Path(*name.split("."))
-        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                targets = [f"{node.module}.{alias.name}" for alias in node.names]
-                targets = [target if target in known else node.module for target in targets]
-            elif isinstance(node, ast.Import):
-                targets = [alias.name for alias in node.names]
-            else:
-                continue
-            found[folder] |= {known[target] for target in targets if target in known} - {folder}
-        found[folder] |= set()
-    return dict(found)
+    """Return the folders that each folder imports."""
+    return {name: set(others) for name, others in folder_imports().items()}
 
 
 def levels(top: str, edges: dict[str, set[str]]) -> list[list[str]]:
-    """The folders of ``top`` from above: each above all of the same top that it imports."""
+    """Return the folders of ``top`` from above: each above all of the same top that it imports."""
 
-    def height(folder: str, above: tuple[str, ...] = ()) -> int:
-        # Of folders in a ring the one that is met first stands above.
-        below = [o for o in sorted(edges[folder]) if o.split("/")[0] == top and o not in (*above, folder)]
-        return 1 + max((heights.get(o) or height(o, (*above, folder)) for o in below), default=-1)
+    @cache
+    def height(name: str) -> int:
+        return 1 + max((height(other) for other in edges[name] if _top(other) == top), default=-1)
 
-    heights: dict[str, int] = {}
-    for folder in sorted(edges):
-        if folder.split("/")[0] == top:
-            heights[folder] = height(folder)
     rows: dict[int, list[str]] = defaultdict(list)
-    for folder in sorted(edges):
-        if folder.split("/")[0] == top:
-            rows[heights[folder]].append(folder)
+    for name in sorted(name for name in edges if _top(name) == top):
+        rows[height(name)].append(name)
     return [rows[level] for level in sorted(rows, reverse=True)]
 
 
+def _top(name: str) -> str:
+    return name.split("/", maxsplit=1)[0]
+
+
 def picture() -> str:
-    """The SVG."""
+    """Return the SVG."""
     edges = imports()
-    counts: dict[str, int] = defaultdict(int)
-    for folder in modules().values():
-        counts[folder] += 1
+    counts = Counter(folder_of(path) for path in modules(*PRODUCT).values() if path.name != "__main__.py")
     place: dict[str, tuple[int, int]] = {}
     frames, y, widest = [], _MARGIN, 0
     for band in BANDS:
@@ -95,7 +65,7 @@ def picture() -> str:
         _line(place[folder], place[other])
         for folder in sorted(edges)
         for other in sorted(edges[folder])
-        if folder.split("/")[0] == other.split("/")[0]
+        if _top(folder) == _top(other)
     ]
     boxes = [_box(*place[folder], folder, counts[folder]) for folder in sorted(place)]
     return "\n".join(

@@ -16,7 +16,7 @@ from typing import Any
 
 from client.keys import KeyFolder, registration_of
 from client.privacy.report import restore_books
-from client.privacy.secure_state import forget_secure_sums, is_secure_state
+from client.privacy.secure_sum.state import forget_secure_sums, is_secure_state
 from client.text.cache import CACHE_FOLDER
 from common.backup.listing import Listing, list_folder, outside
 from common.backup.reading import MANIFEST, empty, require_empty, unpack

@@ -22,7 +22,7 @@ from client.personalization.model_builder import FINISH_FILE, ModelBuilder
 from client.personalization.store import PlatformStore
 from client.privacy.declared_users import check_declared_users, tell_of_declaration
 from client.privacy.outbox import Outbox
-from client.privacy.secure_member import SecureMember
+from client.privacy.secure_sum.member import SecureMember
 from client.recommend.feedback_file import read_events
 from client.text.cache import CACHE_FOLDER, VectorCache
 from client.text.encoder import TextEncoder

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from client.privacy.budget import mu_squared, release_to_json
 from client.privacy.journal import Arrays, EgressJournal, pack, unpack
 from client.privacy.ledger import BudgetLedger, Receipt
-from client.privacy.masking import MaskedContribution
+from client.privacy.secure_sum.masking import MaskedContribution
 from common.errors import ContractError, CrossfedError, EgressRefusedError
 from common.privacy.contribution import PrivatizedContribution
 from common.wire.contract import MessageSpec

@@ -14,7 +14,7 @@ from client.privacy.card import PlatformSpend
 from client.privacy.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
 from client.privacy.journal import EgressJournal
 from client.privacy.ledger import BudgetLedger, Receipt
-from client.privacy.masking import MaskedContribution
+from client.privacy.secure_sum.masking import MaskedContribution
 from client.privacy.witness import FileWitness
 from common.config.federation import FederationPlan
 from common.contributions.protocol import contribution_specs, open_sizes, reply_specs

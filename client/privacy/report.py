@@ -17,7 +17,7 @@ from client.privacy.journal import EgressJournal
 from client.privacy.ledger import BudgetLedger
 from client.privacy.outbox import witnesses
 from client.privacy.sealed_log import Entry
-from client.privacy.secure_state import forget_secure_sums
+from client.privacy.secure_sum.state import forget_secure_sums
 from client.privacy.spend import RunSpend, Spend
 from client.privacy.witness import HeadWitness
 from common.config.federation import FederationPlan

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from client.towers.encoders import READER, ContentEncoder
 from client.towers.features import ItemFeatures
 from client.towers.sequence import SequenceEncoder
-from client.training.devices import choose_device, visible_gpus
+from client.training.kernels.devices import choose_device, visible_gpus
 from common.config.towers import SequenceConfig, TowerConfig
 from common.contributions.tower_variables import ITEM_ROWS, tower_variables
 from common.errors import ContractError

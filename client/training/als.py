@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from client.training.systems import Entries, Kernels, RowSystems
+from client.training.kernels.systems import Entries, Kernels, RowSystems
 from client.training.trainer import Anchor, ItemStatistics
 from common.linalg import initial_item_factors, scaled_ridge
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from client.training.als import ExplicitTrainer, ImplicitTrainer
 
 if TYPE_CHECKING:
-    from client.training.systems import Kernels
+    from client.training.kernels.systems import Kernels
     from client.training.trainer import Trainer
     from common.config.model import FactorizationConfig
 
@@ -38,7 +38,7 @@ def make_kernels(config: FactorizationConfig) -> Kernels:
     """The backend that the configuration asks for, imported here and not before."""
     if choose_backend(config) == "numba":
         return _numba_kernels()
-    from client.training.tensorflow_kernels import TensorFlowKernels
+    from client.training.kernels.tensorflow_kernels import TensorFlowKernels
 
     kernels = TensorFlowKernels(config.device)
     if config.backend == "auto" and kernels.device == "/CPU:0":  # a GPU that TensorFlow cannot use
@@ -47,7 +47,7 @@ def make_kernels(config: FactorizationConfig) -> Kernels:
 
 
 def _numba_kernels() -> Kernels:
-    from client.training.numba_kernels import NumbaKernels
+    from client.training.kernels.numba_kernels import NumbaKernels
 
     return NumbaKernels()
 

@@ -16,13 +16,13 @@ from typing import Any, get_args
 from scipy import stats
 
 from common.files import write_atomically
-from simulations.audit.canary import canary_test
-from simulations.audit.checks import FALSE_ALARM, Check, flags_of
-from simulations.audit.files import population
-from simulations.audit.neighbours import USERS, NoisePlacement, World
-from simulations.audit.noise import noise_checks
-from simulations.audit.plan import audit_plan
-from simulations.audit.platforms import audit_folder, make_identities, one_thread, quiet
+from simulations.audit.audited.files import population
+from simulations.audit.audited.plan import audit_plan
+from simulations.audit.audited.platforms import audit_folder, make_identities, one_thread, quiet
+from simulations.audit.canary.releases import canary_test
+from simulations.audit.path.neighbours import USERS, NoisePlacement, World
+from simulations.audit.path.noise import noise_checks
+from simulations.audit.statistics.checks import FALSE_ALARM, Check, flags_of
 
 LOOSE = 0.05
 _CONFIDENCE = 0.95
@@ -36,7 +36,7 @@ class FalseAlarms:
         repeats: audits.
         runs: of each one's canary test, in each world.
         statistical: checks of each audit.
-        flagged: audits with a flag, at :data:`~simulations.audit.checks.FALSE_ALARM`.
+        flagged: audits with a flag, at :data:`~simulations.audit.statistics.checks.FALSE_ALARM`.
         upper: 95 % upper confidence bound of their share (Clopper & Pearson).
         flagged_loosely: audits that a false-alarm rate of 5 % would flag.
     """

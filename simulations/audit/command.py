@@ -18,22 +18,24 @@ from common.privacy.contribution import Release
 from common.wire.exchange import AgentReply, AgentRequest
 from server.federation.checkpoint import CheckpointStore
 from server.strategy import FederatedFactorization
+from simulations.audit.audited.faults import Fault, injected
+from simulations.audit.audited.plan import audit_plan
+from simulations.audit.audited.platforms import audit_folder, one_thread, quiet
 from simulations.audit.books import BooksReport, compare_books
-from simulations.audit.canary import canary_test
-from simulations.audit.checks import FALSE_ALARM, Check, exact, flags_of
-from simulations.audit.deep import deep_test
-from simulations.audit.faults import Fault, injected
+from simulations.audit.canary.deep import deep_test
+from simulations.audit.canary.releases import canary_test
 from simulations.audit.membership import MembershipReport, audit_platforms, audit_scenario, membership_test
-from simulations.audit.path import PathReport, audit_path
-from simulations.audit.plan import audit_plan
-from simulations.audit.platforms import audit_folder, one_thread, quiet
-from simulations.audit.separation import CanaryReport
+from simulations.audit.path.whole import PathReport, audit_path
+from simulations.audit.statistics.checks import FALSE_ALARM, Check, exact, flags_of
+from simulations.audit.statistics.separation import CanaryReport
 from simulations.engine.federate import inline_grid, make_agents
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditReport:
-    """What an audit found; sound code has no flags, but with probability :data:`~simulations.audit.checks.FALSE_ALARM`.
+    """What an audit found.
+
+    Sound code has no flags, but with probability :data:`~simulations.audit.statistics.checks.FALSE_ALARM`.
 
     Attributes:
         canary: the canary test of factors and item-item statistics.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 
 from common.deploy.console import PlainTable, styled
-from simulations.audit.checks import FALSE_ALARM
 from simulations.audit.command import AuditReport
 from simulations.audit.membership import MembershipReport
-from simulations.audit.path import PathReport
+from simulations.audit.path.whole import PathReport
+from simulations.audit.statistics.checks import FALSE_ALARM
 
 
 def report_tables(report: AuditReport) -> Group:

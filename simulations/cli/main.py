@@ -16,7 +16,7 @@ from common.deploy.cli import run_app, teach
 from common.deploy.console import PlainConsole, PlainTable, say, styled
 from common.deploy.logs import set_up_simple_logs
 from common.errors import ConfigError
-from simulations.audit.faults import FAULTS, Fault
+from simulations.audit.audited.faults import FAULTS, Fault
 from simulations.cli.studies import add_commands, load_chosen
 from simulations.engine.federate import BACKENDS, Backend
 from simulations.engine.memory import keep_freed_memory

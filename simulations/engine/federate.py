@@ -18,7 +18,7 @@ from client.personalization.described import TextVectors
 from client.personalization.store import PlatformStore
 from client.privacy.declared_users import check_declared_users
 from client.privacy.outbox import Outbox
-from client.privacy.secure_member import SecureMember
+from client.privacy.secure_sum.member import SecureMember
 from client.text.cache import VectorCache
 from client.text.registry import load_encoder
 from client.text.vectors import text_vectors

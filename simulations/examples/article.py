@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.scoring.topk import top_k
 from client.training.factory import make_kernels
-from client.training.systems import Entries, RowSystems
+from client.training.kernels.systems import Entries, RowSystems
 from common.config.model import FactorizationConfig
 
 RATINGS = np.array([[5, 3, 0, 1], [4, 0, 0, 1], [1, 1, 0, 5], [0, 1, 5, 4]], dtype=np.float32)

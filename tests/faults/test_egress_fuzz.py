@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from client.privacy.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
 from client.privacy.journal import EgressJournal
 from client.privacy.ledger import BudgetLedger, Receipt
-from client.privacy.masking import MaskedContribution
+from client.privacy.secure_sum.masking import MaskedContribution
 from common.errors import ContractError, EgressRefusedError, LedgerError
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.lifetime import BudgetPolicy

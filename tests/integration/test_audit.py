@@ -15,21 +15,21 @@ from common.contributions.run_plan import RunPlan
 from common.deploy.console import PlainConsole
 from common.errors import ConfigError
 from common.privacy.gdp import compose
-from simulations.audit import platforms
-from simulations.audit.canary import canary_test
-from simulations.audit.checks import Check, flags_of
+from simulations.audit.audited import platforms
+from simulations.audit.audited.faults import FAULTS, Fault, injected
+from simulations.audit.audited.files import CANARIES, population
+from simulations.audit.audited.plan import audit_plan
+from simulations.audit.audited.platforms import audit_folder, make_identities
+from simulations.audit.canary.releases import canary_test
+from simulations.audit.canary.world import CanaryWorld
 from simulations.audit.command import audit_books, run_audit, write_report
-from simulations.audit.faults import FAULTS, Fault, injected
-from simulations.audit.files import CANARIES, population
-from simulations.audit.neighbours import USERS, NoisePlacement, World, compare_neighbours
-from simulations.audit.noise import noise_checks
-from simulations.audit.oracles import oracle_checks
-from simulations.audit.path import PathReport, audit_path
-from simulations.audit.plan import audit_plan
-from simulations.audit.platforms import audit_folder, make_identities
-from simulations.audit.separation import CanaryReport
+from simulations.audit.path.neighbours import USERS, NoisePlacement, World, compare_neighbours
+from simulations.audit.path.noise import noise_checks
+from simulations.audit.path.oracles import oracle_checks
+from simulations.audit.path.whole import PathReport, audit_path
+from simulations.audit.statistics.checks import Check, flags_of
+from simulations.audit.statistics.separation import CanaryReport
 from simulations.audit.tables import report_tables
-from simulations.audit.world import CanaryWorld
 from simulations.cli.main import _fault, app
 
 RUNS = 100

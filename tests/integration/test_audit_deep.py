@@ -9,14 +9,14 @@ import pytest
 from common.contributions.run_plan import RunPlan
 from common.contributions.updates import UpdateMechanism
 from common.privacy.accounting import subsampled_epsilon
-from simulations.audit.checks import flags_of
-from simulations.audit.deep import deep_test
-from simulations.audit.faults import Fault, injected
-from simulations.audit.files import CANARIES, population
-from simulations.audit.neighbours import USERS, World, compare_neighbours
-from simulations.audit.noise import noise_checks
-from simulations.audit.plan import audit_plan
-from simulations.audit.platforms import audit_folder, make_identities, one_thread
+from simulations.audit.audited.faults import Fault, injected
+from simulations.audit.audited.files import CANARIES, population
+from simulations.audit.audited.plan import audit_plan
+from simulations.audit.audited.platforms import audit_folder, make_identities, one_thread
+from simulations.audit.canary.deep import deep_test
+from simulations.audit.path.neighbours import USERS, World, compare_neighbours
+from simulations.audit.path.noise import noise_checks
+from simulations.audit.statistics.checks import flags_of
 
 
 @pytest.fixture(autouse=True, scope="module")

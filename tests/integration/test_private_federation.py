@@ -18,7 +18,7 @@ from scipy.stats import chisquare, kstest, norm
 from client.agent import PlatformAgent
 from client.data.training import TrainingData
 from client.privacy.journal import pack
-from client.privacy.masking import masked_units
+from client.privacy.secure_sum.masking import masked_units
 from common.config.federation import FederationPlan
 from common.config.privacy import PrivacyConfig
 from common.contributions.run_plan import RunPlan

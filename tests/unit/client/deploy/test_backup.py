@@ -15,7 +15,7 @@ from client.deploy.join import join_federation
 from client.deploy.loading import load_platform_data, load_training_data, make_agent, text_cache
 from client.deploy.preview import preview_rows
 from client.keys import KeyFolder
-from client.privacy.secure_state import STATE_FILE
+from client.privacy.secure_sum.state import STATE_FILE
 from common.backup.reading import MANIFEST
 from common.config.loader import load_yaml_model
 from common.contributions.run_plan import read_plan

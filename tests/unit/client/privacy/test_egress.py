@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from client.privacy.egress import EgressContract, EgressGuard, FieldSpec, ReplySpec
 from client.privacy.journal import EgressJournal, pack, unpack
 from client.privacy.ledger import BudgetLedger, Receipt
-from client.privacy.masking import MaskedContribution, mask_contribution
+from client.privacy.secure_sum.masking import MaskedContribution, mask_contribution
 from common.errors import BudgetExceededError, ContractError, DataError, EgressRefusedError, LedgerError, PrivacyError
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.lifetime import BudgetPolicy

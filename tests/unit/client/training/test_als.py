@@ -20,9 +20,9 @@ from client.data.dataset import UserItemMatrix
 from client.training.als import ImplicitTrainer, rating_sum_and_count
 from client.training.factory import choose_backend, make_trainer
 from client.training.fit import fit
-from client.training.numba_exact import MAX_WIDTH
-from client.training.numba_kernels import NumbaKernels
-from client.training.systems import Entries
+from client.training.kernels.numba_exact import MAX_WIDTH
+from client.training.kernels.numba_kernels import NumbaKernels
+from client.training.kernels.systems import Entries
 from client.training.trainer import Trainer
 from common.config.model import FactorizationConfig
 from common.errors import ConfigError
@@ -74,7 +74,7 @@ EXPLICIT = IMPLICIT.model_copy(update={"feedback": "explicit", "regularization_e
 
 
 def kernel_trainers(config: FactorizationConfig) -> list[Trainer]:
-    from client.training.tensorflow_kernels import TensorFlowKernels
+    from client.training.kernels.tensorflow_kernels import TensorFlowKernels
 
     return [make_trainer(config, kernels=kernels) for kernels in (NumbaKernels(), TensorFlowKernels("cpu"))]
 
@@ -328,7 +328,7 @@ def test_auto_takes_tensorflow_for_a_gpu_and_numba_for_a_cpu() -> None:
 
 
 def test_devices_are_chosen_from_those_there_are() -> None:
-    from client.training.devices import choose_device
+    from client.training.kernels.devices import choose_device
 
     assert choose_device("auto", []) == "/CPU:0"
     assert choose_device("auto", ["a", "b"]) == "/GPU:0"
@@ -359,7 +359,7 @@ assert "numba" in sys.modules and "tensorflow" not in sys.modules
 def test_kernels_compile_without_a_disk_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     import numba
 
-    from client.training import numba_compile
+    from client.training.kernels import numba_compile
 
     real = numba.njit
 

@@ -34,7 +34,7 @@ def test_the_model_is_made_on_the_device_that_was_asked_for(two_devices: list[st
 
 
 def test_auto_takes_the_cpu_where_there_is_no_gpu_and_the_gpu_where_there_is_one() -> None:
-    from client.training.devices import choose_device
+    from client.training.kernels.devices import choose_device
 
     assert "CPU" in choose_device("auto", []).upper()
     assert "GPU:0" in choose_device("auto", ["/physical_device:GPU:0"]).upper()
@@ -51,7 +51,7 @@ def test_a_gpu_that_is_not_there_is_refused_by_name() -> None:
 def test_memory_growth_is_on_for_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow as tf
 
-    from client.training.devices import visible_gpus
+    from client.training.kernels.devices import visible_gpus
 
     class _Gpu:
         def __init__(self, name: str) -> None:

@@ -8,8 +8,8 @@ from client.privacy.outbox import Outbox
 from common.contributions.run_plan import RunPlan
 from common.privacy.contribution import Release
 from common.privacy.lifetime import budget_policy
+from simulations.audit.audited.faults import injected
 from simulations.audit.books import compare_books
-from simulations.audit.faults import injected
 from tests.private_support import private_plan
 
 PLAN = private_plan(noise="per_platform")

@@ -10,8 +10,14 @@ from numpy.typing import NDArray
 from scipy.stats import kstest, norm
 
 from common.privacy.gdp import epsilon_from_mu, mu_from_epsilon
-from simulations.audit.checks import flags_of
-from simulations.audit.separation import CanaryReport, Separation, gaussian_report, threshold_bound, threshold_p_value
+from simulations.audit.statistics.checks import flags_of
+from simulations.audit.statistics.separation import (
+    CanaryReport,
+    Separation,
+    gaussian_report,
+    threshold_bound,
+    threshold_p_value,
+)
 
 DELTA = 1e-3
 MU = mu_from_epsilon(1.0, DELTA)

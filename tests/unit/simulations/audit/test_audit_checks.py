@@ -7,7 +7,7 @@ import pytest
 
 from simulations.audit import calibration
 from simulations.audit.calibration import count_false_alarms
-from simulations.audit.checks import FALSE_ALARM, exact, flags_of, noise_p_value, row_p_value, statistical
+from simulations.audit.statistics.checks import FALSE_ALARM, exact, flags_of, noise_p_value, row_p_value, statistical
 
 
 def test_exact_checks_fail_by_their_problem_alone() -> None:

@@ -9,9 +9,9 @@ import yaml
 from typer.testing import CliRunner
 
 from simulations.audit.books import BooksReport
-from simulations.audit.checks import exact
 from simulations.audit.command import AuditReport, write_report
-from simulations.audit.separation import CanaryReport
+from simulations.audit.statistics.checks import exact
+from simulations.audit.statistics.separation import CanaryReport
 from simulations.cli import main as cli
 from tests.support.scenarios import scenario_of
 

@@ -8,7 +8,7 @@ the person's quantised contribution. For every kind of contribution:
 - everything else that leaves (answers without data, codes, forms, number of messages, charges) is the same.
 
 The person's rows are written as strangers write them: one id in several spellings, values that are none, feedback that was
-recorded besides (:mod:`simulations.audit.files`).
+recorded besides (:mod:`simulations.audit.audited.files`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from client.data.dataset import UserItemMatrix
 from common.config.federation import FederationPlan
 from common.contributions.run_plan import RunPlan
 from common.privacy.secure_sum import PlatformIdentity
-from simulations.audit.checks import Check, exact
-from simulations.audit.files import PERSON, Person, population, write_files
-from simulations.audit.platforms import (
+from simulations.audit.audited.files import PERSON, Person, population, write_files
+from simulations.audit.audited.platforms import (
     PLATFORMS,
     SHARE_STEPS,
     TARGET,
@@ -36,7 +35,8 @@ from simulations.audit.platforms import (
     make_identities,
     partner,
 )
-from simulations.audit.protocol import ByHand, Transcript
+from simulations.audit.audited.protocol import ByHand, Transcript
+from simulations.audit.statistics.checks import Check, exact
 
 NoisePlacement = Literal["secure_sum", "per_platform"]
 USERS, OTHER_USERS = 20, 9

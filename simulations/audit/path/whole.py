@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from simulations.audit.checks import Check
-from simulations.audit.files import CANARIES, Person, population, saturating
-from simulations.audit.neighbours import USERS, NoisePlacement, World, compare_neighbours
-from simulations.audit.noise import noise_checks
-from simulations.audit.oracles import oracle_checks
-from simulations.audit.plan import audit_plan
-from simulations.audit.platforms import audit_folder, make_identities
+from simulations.audit.audited.files import CANARIES, Person, population, saturating
+from simulations.audit.audited.plan import audit_plan
+from simulations.audit.audited.platforms import audit_folder, make_identities
+from simulations.audit.path.neighbours import USERS, NoisePlacement, World, compare_neighbours
+from simulations.audit.path.noise import noise_checks
+from simulations.audit.path.oracles import oracle_checks
+from simulations.audit.statistics.checks import Check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def audit_path(
         epsilon, delta: of the plan.
         deep: whether the plan has a deep model.
         canaries: persons by description.
-        crafted: names of parameters made to learn of a person (:func:`~simulations.audit.oracles.crafted_parameters`); all
+        crafted: names of parameters made to learn of a person (:func:`~simulations.audit.path.oracles.crafted_parameters`); all
             unless given.
         on_stage: told what is being done.
     """

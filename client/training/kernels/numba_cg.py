@@ -1,6 +1,6 @@
 """Conjugate gradients and the squared error of the CPU backend, in float32, parallel over blocks of rows.
 
-Arguments and blocks as in :mod:`client.training.numba_exact`. Four entries are taken at a time, so that an accumulator
+Arguments and blocks as in :mod:`client.training.kernels.numba_exact`. Four entries are taken at a time, so that an accumulator
 is loaded and stored once for four multiply-adds.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from client.training.numba_compile import jit, jit_parallel
+from client.training.kernels.numba_compile import jit, jit_parallel
 
 
 @jit

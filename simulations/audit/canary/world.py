@@ -2,7 +2,7 @@
 
 A run is a whole private federation in small: counts, item-item statistics, then T rounds of statistics, each from item
 factors that the aggregator's own solve made of the releases before. What a platform contributes is made by an agent that
-read its files as a deployed one does; that just this leaves it is checked elsewhere (:mod:`simulations.audit.neighbours`).
+read its files as a deployed one does; that just this leaves it is checked elsewhere (:mod:`simulations.audit.path.neighbours`).
 The view is that of an aggregator that works with one platform: sums less the colluder's share, and the open Gram matrix. The
 log-likelihood ratio of the two worlds under the *declared* noise is computed release by release, given the history that was
 observed.
@@ -26,9 +26,9 @@ from common.wire.exchange import AgentRequest, Arrays
 from server.aggregation.private_factors import SharedGramAggregation
 from server.federation.collect import Contribution
 from server.federation.state import FederationState, fresh_state, with_vocabulary
-from simulations.audit.files import population, saturating
-from simulations.audit.neighbours import USERS, World
-from simulations.audit.platforms import COMPANION, TARGET, Audited, make_identities, without_noise
+from simulations.audit.audited.files import population, saturating
+from simulations.audit.audited.platforms import COMPANION, TARGET, Audited, make_identities, without_noise
+from simulations.audit.path.neighbours import USERS, World
 
 Sums = Mapping[str, NDArray[np.float64]]
 

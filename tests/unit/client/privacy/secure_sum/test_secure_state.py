@@ -17,8 +17,8 @@ from client.deploy.loading import load_training_data, make_agent
 from client.keys import KeyFolder
 from client.privacy.ledger import BudgetLedger
 from client.privacy.report import restore_books
-from client.privacy.secure_member import SecureMember
-from client.privacy.secure_state import STATE_FILE, SecureStateFile, forget_secure_sums
+from client.privacy.secure_sum.member import SecureMember
+from client.privacy.secure_sum.state import STATE_FILE, SecureStateFile, forget_secure_sums
 from common.config.loader import load_yaml_model
 from common.contributions.run_plan import RunPlan
 from common.deploy.provisioning import Pins

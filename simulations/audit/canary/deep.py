@@ -20,12 +20,12 @@ from common.config.federation import FederationPlan
 from common.contributions.run_plan import RunPlan
 from common.privacy.accounting import subsampled_epsilon
 from common.wire.exchange import AgentRequest, Arrays
-from simulations.audit.checks import Check, exact, noise_p_value
-from simulations.audit.files import PERSON, population, saturating
-from simulations.audit.neighbours import USERS, World
-from simulations.audit.plan import audit_plan
-from simulations.audit.platforms import Audited, Draws, audit_folder, make_identities, without_noise
-from simulations.audit.separation import CanaryReport, Separation, canary_checks, threshold_bound
+from simulations.audit.audited.files import PERSON, population, saturating
+from simulations.audit.audited.plan import audit_plan
+from simulations.audit.audited.platforms import Audited, Draws, audit_folder, make_identities, without_noise
+from simulations.audit.path.neighbours import USERS, World
+from simulations.audit.statistics.checks import Check, exact, noise_p_value
+from simulations.audit.statistics.separation import CanaryReport, Separation, canary_checks, threshold_bound
 
 _KS_RUNS = 400
 _NEVER = np.uint64(2**64 - 1)

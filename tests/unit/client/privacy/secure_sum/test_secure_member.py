@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.privacy.secure_member import SecureMember
+from client.privacy.secure_sum.member import SecureMember
 from common.contributions.factors import UserLevelMechanism
 from common.contributions.masked_rounds import secure_rounds
 from common.contributions.run_plan import RunPlan

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.privacy.masking import MaskedContribution, mask_contribution
-from client.privacy.secure_state import SecureStateFile
+from client.privacy.secure_sum.masking import MaskedContribution, mask_contribution
+from client.privacy.secure_sum.state import SecureStateFile
 from common.config.federation import FederationPlan
 from common.contributions.kind import masked_name
 from common.contributions.masked_rounds import round_index, secure_rounds

@@ -26,8 +26,8 @@ from common.contributions.tower_variables import initial_values
 from common.privacy.contribution import Release
 from common.privacy.secure_sum import Roster, SecureSumServer
 from common.wire.exchange import OK, AgentReply, AgentRequest, Arrays, Json
-from simulations.audit.files import ITEMS, UNTOUCHED
-from simulations.audit.platforms import PLATFORMS, SECRET, TARGET, Audited, Draws, ReplayedNoise, partner_keys
+from simulations.audit.audited.files import ITEMS, UNTOUCHED
+from simulations.audit.audited.platforms import PLATFORMS, SECRET, TARGET, Audited, Draws, ReplayedNoise, partner_keys
 
 _CONTRIBUTIONS = {name for kind in all_kinds() for name in (kind.name, masked_name(kind.name))}
 

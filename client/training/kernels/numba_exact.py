@@ -1,7 +1,7 @@
 """Exact solves and sums of the CPU backend, in float64, parallel over blocks of rows.
 
 Nothing is compiled at import; each loop is compiled at its first call and cached on disk where a cache directory can be
-written. Arguments are those of :class:`client.training.systems.RowSystems`, array by array; ``bounds`` (int64
+written. Arguments are those of :class:`client.training.kernels.systems.RowSystems`, array by array; ``bounds`` (int64
 ``[blocks + 1]``) cuts the rows into the blocks that run in parallel.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from client.training.numba_compile import jit, jit_parallel
+from client.training.kernels.numba_compile import jit, jit_parallel
 
 MAX_WIDTH = 2112
 """Longest factor; the constant distance of rows in scratch memory, and no multiple of a power of two that caches mind."""

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.contributions.run_plan import RunPlan
-from simulations.audit.faults import Fault, injected
-from simulations.audit.plan import audit_plan
-from simulations.audit.platforms import audit_folder, one_thread, quiet
-from simulations.audit.separation import CanaryReport, gaussian_report
-from simulations.audit.world import CanaryWorld
+from simulations.audit.audited.faults import Fault, injected
+from simulations.audit.audited.plan import audit_plan
+from simulations.audit.audited.platforms import audit_folder, one_thread, quiet
+from simulations.audit.canary.world import CanaryWorld
+from simulations.audit.statistics.separation import CanaryReport, gaussian_report
 
 _CHUNK = 250
 _KS_RUNS = 20

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.audit.checks import Check, noise_p_value, row_p_value, statistical
-from simulations.audit.neighbours import World
-from simulations.audit.platforms import PLATFORMS, SHARE_STEPS, TARGET, Draws, ReplayedNoise, without_noise
-from simulations.audit.protocol import ByHand, Transcript
+from simulations.audit.audited.platforms import PLATFORMS, SHARE_STEPS, TARGET, Draws, ReplayedNoise, without_noise
+from simulations.audit.audited.protocol import ByHand, Transcript
+from simulations.audit.path.neighbours import World
+from simulations.audit.statistics.checks import Check, noise_p_value, row_p_value, statistical
 
 PAIRS = 2
 """Pairs of runs that are compared."""

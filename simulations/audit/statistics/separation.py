@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from common.privacy.gdp import epsilon_from_mu
-from simulations.audit.checks import Check, flags_of, noise_p_value, statistical
+from simulations.audit.statistics.checks import Check, flags_of, noise_p_value, statistical
 
 CONFIDENCE = 0.99
 FACTORS = "factors and item-item"

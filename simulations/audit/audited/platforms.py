@@ -28,7 +28,7 @@ from client.data.training import TrainingData
 from client.deploy import loading
 from client.personalization.store import PlatformStore
 from client.privacy.outbox import Outbox
-from client.privacy.secure_member import SecureMember
+from client.privacy.secure_sum.member import SecureMember
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
@@ -36,7 +36,7 @@ from common.contributions import cooccurrence, factors, updates
 from common.deploy.roles import PlatformConfig
 from common.privacy.lifetime import budget_policy
 from common.privacy.secure_sum import PlatformIdentity
-from simulations.audit.files import NAMESPACE
+from simulations.audit.audited.files import NAMESPACE
 from simulations.engine.datasets import undescribed_items
 
 TARGET, COMPANION, COLLUDER = "target", "companion", "colluder"

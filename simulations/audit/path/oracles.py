@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from common.config.federation import FederationPlan
 from common.wire.exchange import OK, Arrays
-from simulations.audit.checks import Check, exact
-from simulations.audit.files import ITEMS, UNTOUCHED, Person, population
-from simulations.audit.neighbours import USERS, World, differences, fresh_arrays
-from simulations.audit.platforms import make_identities
-from simulations.audit.protocol import ByHand, Transcript
+from simulations.audit.audited.files import ITEMS, UNTOUCHED, Person, population
+from simulations.audit.audited.platforms import make_identities
+from simulations.audit.audited.protocol import ByHand, Transcript
+from simulations.audit.path.neighbours import USERS, World, differences, fresh_arrays
+from simulations.audit.statistics.checks import Check, exact
 
 Factors = NDArray[np.float32]
 _BREAKING = (3e5, 9e5, 8e7, 1e19)

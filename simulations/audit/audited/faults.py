@@ -26,8 +26,8 @@ from common.contributions.cooccurrence import CooccurrenceMechanism
 from common.contributions.factors import UserLevelMechanism
 from common.contributions.updates import UpdateMechanism, UserGradients
 from common.privacy.quantise import toward_zero
-from simulations.audit.platforms import NOISY_MODULES, PLATFORMS
-from simulations.audit.unclean import load_uncleaned
+from simulations.audit.audited.platforms import NOISY_MODULES, PLATFORMS
+from simulations.audit.audited.unclean import load_uncleaned
 
 Fault = Literal[
     "halved-sensitivity",

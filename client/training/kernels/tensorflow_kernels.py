@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
-from client.training.devices import choose_device, visible_gpus
-from client.training.systems import Entries, RowSystems, zero_unsound_rows
+from client.training.kernels.devices import choose_device, visible_gpus
+from client.training.kernels.systems import Entries, RowSystems, zero_unsound_rows
 from common.linalg import packed_size
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _traced(function: Callable[..., Any], dtype: Any, *more: Any) -> Callable[..
 
 
 class TensorFlowKernels:
-    """:class:`client.training.systems.Kernels` on one TensorFlow device.
+    """:class:`client.training.kernels.systems.Kernels` on one TensorFlow device.
 
     Exact solves and sums run in float64, conjugate gradients in float32 without TensorFloat-32, whose 10-bit mantissa
     would show in the factors.

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from common.config.federation import FederationPlan
 from common.contributions.run_plan import read_plan
-from simulations.audit.files import ITEMS
-from simulations.audit.platforms import PLATFORMS
+from simulations.audit.audited.files import ITEMS
+from simulations.audit.audited.platforms import PLATFORMS
 from simulations.scenarios.noise import plan_with_noise
 
 DIMENSION, ROUNDS, TOWER_ROUNDS = 4, 2, 2

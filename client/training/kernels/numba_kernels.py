@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from client.training.numba_cg import cg_blocks, squared_error_blocks
-from client.training.numba_exact import MAX_WIDTH, cholesky_blocks, statistics_blocks
-from client.training.systems import warn_of_failures, zero_unsound_rows
+from client.training.kernels.numba_cg import cg_blocks, squared_error_blocks
+from client.training.kernels.numba_exact import MAX_WIDTH, cholesky_blocks, statistics_blocks
+from client.training.kernels.systems import warn_of_failures, zero_unsound_rows
 from common.errors import ConfigError
 from common.linalg import packed_size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from client.training.systems import Entries, RowSystems
+    from client.training.kernels.systems import Entries, RowSystems
 
 _LAUNCH = threading.Lock()
 """Numba's fallback threading layer crashes when two threads launch kernels; one kernel uses all cores anyway."""
@@ -33,7 +33,7 @@ def _equal_work_bounds(indptr: NDArray[np.int64], row_cost: int) -> NDArray[np.i
 
 
 class NumbaKernels:
-    """:class:`client.training.systems.Kernels` on the CPU's cores (``NUMBA_NUM_THREADS`` bounds how many)."""
+    """:class:`client.training.kernels.systems.Kernels` on the CPU's cores (``NUMBA_NUM_THREADS`` bounds how many)."""
 
     name = "numba"
 

@@ -1,0 +1,1 @@
+"""Solves blocks of row systems on a device: compiled on a CPU, in TensorFlow on a GPU."""

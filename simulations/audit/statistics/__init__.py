@@ -1,0 +1,1 @@
+"""What the audit concludes: exact and statistical checks, and how far two worlds can be told apart."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from client.cli.ask import add_commands as add_ask_commands
 from client.cli.deploy import add_commands as add_deploy_commands
 from client.cli.passport import passport
+from client.passport.book_file import RESTORED_NOTE, restored_passports
 from client.personalization.store import PlatformStore
 from client.privacy.report import (
     close_run,
@@ -154,6 +156,8 @@ def privacy_restore(
     """Go on with an old copy of ledger and journal, or with none: all that the kept heads say was spent counts as spent."""
     policy = None if epsilon is None else BudgetPolicy(epsilon=epsilon, delta=delta)
     PlainConsole().print(verify_table(restore_books(home, policy)))
+    if restored_passports(home, time.time):
+        say(f"Passports: {RESTORED_NOTE}.")
 
 
 @egress.command("log")

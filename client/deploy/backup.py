@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import shutil
 import tarfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from client.keys import KeyFolder, registration_of
+from client.passport.book_file import LEFT_OUT_OF_BACKUPS, PASSPORTS_FILE, RESTORED_NOTE, restored_passports
 from client.privacy.report import restore_books
 from client.privacy.secure_sum.state import forget_secure_sums, is_secure_state
 from client.text.cache import CACHE_FOLDER
@@ -85,7 +87,14 @@ def back_up(config_path: Path, target: Path) -> BackUp:
         raise StoreError(f"{root}: holds neither this platform's identity nor its node key; nothing to back up")
     skip = _skipped(config, root)
     listing: Callable[[], Listing] = lambda: list_folder(root, skip)  # noqa: E731 -- asked for anew while files change
-    made = write_backup(target, root, role=ROLE, config=config_path.resolve().name, listing=listing)
+    made = write_backup(
+        target,
+        root,
+        role=ROLE,
+        config=config_path.resolve().name,
+        listing=listing,
+        left_out=lambda path: LEFT_OUT_OF_BACKUPS if path.name == PASSPORTS_FILE else (),
+    )
     return BackUp(len(made.files), dict(outside(config, root)), listing().links)
 
 
@@ -112,6 +121,8 @@ def restore(source: Path, folder: Path) -> Restored:
             f"{error}\n{folder} is restored, its books are not yet: mend this, then run crossfed-client privacy restore"
         ) from error
     forget_secure_sums(config.state)
+    if restored_passports(config.state, time.time):
+        notes.append(RESTORED_NOTE)
     if _renew_registration(config, config_path):
         notes.append(f"{config.name}.registration.json was not in it and is made again from the keys")
     books: dict[str, Any] = {"ledger_entries": 0}

@@ -31,7 +31,7 @@ _LABEL = b"crossfed passport v1\0"
 _KEY_BYTES, _SERIAL_BYTES, _SIGNATURE_BYTES, _TAG_BYTES = 32, 16, 64, 16
 _LONGEST_PLATFORM = 64
 _LATEST = 1 << 40
-_CLOCK_SECONDS = 300
+CLOCK_SECONDS = 300
 """How far the clocks of two platforms may differ."""
 _BEGIN, _END = "-----BEGIN CROSSFED PASSPORT-----", "-----END CROSSFED PASSPORT-----"
 _LINE = 64
@@ -172,7 +172,7 @@ def unseal(
     head = passport.head
     if head.receiver_key != own_key:
         raise PassportError("passport: sealed to a key that this platform no longer has; ask for a new one")
-    if now < head.not_before - _CLOCK_SECONDS:
+    if now < head.not_before - CLOCK_SECONDS:
         raise PassportError("passport: not good yet; if it was issued just now, one of the two clocks is wrong")
     check_not_expired(head, now)
     try:

@@ -14,7 +14,7 @@ import os
 import sqlite3
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from io import BytesIO, RawIOBase
@@ -43,6 +43,7 @@ def write_backup(
     config: str,
     listing: Callable[[], Listing],
     may_go: Callable[[Path], bool] = lambda path: False,
+    left_out: Callable[[Path], Sequence[str]] = lambda path: (),
 ) -> Manifest:
     """Write a gzipped tar, readable by its owner only, open it again and compare every digest.
 
@@ -53,6 +54,7 @@ def write_backup(
         config: name of the configuration in ``root``.
         listing: lists what to keep.
         may_go: whether a file stands by itself, so that it may come or go meanwhile.
+        left_out: SQL statements that delete from the copy of a database what is to be in no backup.
 
     Raises:
         StoreError: it cannot be written or does not hold what was read, a database is damaged, or files keep changing.
@@ -67,7 +69,7 @@ def write_backup(
             for _ in range(_ATTEMPTS):
                 before = listing()
                 try:
-                    _write(part, root, role, config, before, may_go)
+                    _write(part, root, role, config, before, may_go, left_out)
                 except _ChangedError:
                     continue
                 if _lasting(before, may_go) == _lasting(listing(), may_go):
@@ -85,7 +87,15 @@ def _lasting(listing: Listing, may_go: Callable[[Path], bool]) -> list[Path]:
     return [path for path in listing.files if not may_go(path)]
 
 
-def _write(part: Path, root: Path, role: str, config: str, listing: Listing, may_go: Callable[[Path], bool]) -> None:
+def _write(
+    part: Path,
+    root: Path,
+    role: str,
+    config: str,
+    listing: Listing,
+    may_go: Callable[[Path], bool],
+    left_out: Callable[[Path], Sequence[str]],
+) -> None:
     files: dict[str, KeptFile] = {}
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as raw:
@@ -93,7 +103,7 @@ def _write(part: Path, root: Path, role: str, config: str, listing: Listing, may
             for path in listing.files:
                 name = path.relative_to(root).as_posix()
                 try:
-                    files[name] = _add(archive, path, name, part.parent)
+                    files[name] = _add(archive, path, name, part.parent, left_out(path))
                 except (FileNotFoundError, _ChangedError):
                     if not may_go(path):
                         raise _ChangedError from None
@@ -109,7 +119,7 @@ def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _add(archive: tarfile.TarFile, path: Path, name: str, scratch: Path) -> KeptFile:
+def _add(archive: tarfile.TarFile, path: Path, name: str, scratch: Path, left_out: Sequence[str]) -> KeptFile:
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         mode = status.st_mode & 0o777
@@ -117,7 +127,7 @@ def _add(archive: tarfile.TarFile, path: Path, name: str, scratch: Path) -> Kept
             file.seek(0)
             return _add_stream(archive, file, name, status.st_size, mode)
     copy = scratch / "database"
-    _copy_database(path, copy)
+    _copy_database(path, copy, left_out)
     try:
         with copy.open("rb") as file:
             return _add_stream(archive, file, name, copy.stat().st_size, mode)
@@ -159,8 +169,8 @@ def _add_bytes(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, BytesIO(content))
 
 
-def _copy_database(path: Path, copy: Path) -> None:
-    """The database as of one moment, whoever writes to it; checked."""
+def _copy_database(path: Path, copy: Path, left_out: Sequence[str]) -> None:
+    """The database as of one moment, whoever writes to it; checked, and without what is left out."""
     try:
         with (
             closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=_BUSY_SECONDS)) as live,
@@ -168,6 +178,12 @@ def _copy_database(path: Path, copy: Path) -> None:
         ):
             live.backup(copied)
             problem = str(copied.execute("PRAGMA integrity_check(1)").fetchone()[0])
+            for statement in left_out if problem == "ok" else ():
+                copied.execute(statement)
+            copied.commit()
+            if left_out:
+                # What was deleted stands in free pages until then.
+                copied.execute("VACUUM")
     except sqlite3.Error as error:
         problem = str(error)
     if problem != "ok":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tarfile
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from client.deploy.agent_process import ReloadableAgent
 from client.deploy.backup import back_up, restore
@@ -15,12 +17,16 @@ from client.deploy.join import join_federation
 from client.deploy.loading import load_platform_data, load_training_data, make_agent, text_cache
 from client.deploy.preview import preview_rows
 from client.keys import KeyFolder
+from client.passport.books import PassportBooks
+from client.passport.contents import Basis, Contents, Profile
+from client.passport.envelope import issue
 from client.privacy.secure_sum.state import STATE_FILE
 from common.backup.reading import MANIFEST
 from common.config.loader import load_yaml_model
 from common.contributions.run_plan import read_plan
 from common.deploy.roles import AggregatorConfig, PlatformConfig
-from common.errors import ConfigError, StoreError
+from common.errors import ConfigError, PassportError, StoreError
+from common.privacy.secure_sum import PlatformIdentity
 from common.wire.exchange import AgentReply, AgentRequest
 from server.deploy.provisioning import initialise, invite
 
@@ -185,3 +191,35 @@ def test_two_couriers_at_once_do_not_make_two_successors() -> None:
     for thread in threads:
         thread.join()
     assert len(made) == 1
+
+
+def test_no_vector_that_a_person_brought_is_in_a_backup_or_revived_by_it(config_path: Path, tmp_path: Path) -> None:
+    config = load_yaml_model(config_path, PlatformConfig)
+    mark = np.full(64, 0.123456, dtype=np.float32)
+    contents = Contents(profile=Profile(Basis("shop/1", bytes(32)), mark))
+    sealing = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    make = lambda start: issue(  # noqa: E731 -- as at another platform
+        contents, issuer="shop", identity=PlatformIdentity.generate(), receiver="cinema", receiver_key=sealing,
+        not_before=start, expires=1 << 39,
+    )  # fmt: skip
+    config.state.mkdir(mode=0o700, exist_ok=True)
+    books, now = PassportBooks(config.state), int(time.time())
+    passport = make(now)
+    books.record_redeem(passport, "anna", contents, per_day=1)
+    books.close()
+    back_up(config_path, tmp_path / "b")
+    with tarfile.open(tmp_path / "b") as archive:
+        kept = b"".join(archive.extractfile(name).read() for name in archive.getmembers() if name.isfile())  # type: ignore[union-attr]
+    assert mark.astype(">f4").tobytes() not in kept
+    assert passport.serial.encode() in kept
+
+    restored = restore(tmp_path / "b", tmp_path / "again")
+    assert "passports" in " ".join(restored.notes)
+    again = PassportBooks(load_yaml_model(restored.config, PlatformConfig).state)
+    assert again.redeemed() == []
+    assert [receipt.state(now) for receipt in again.receipts()] == ["revoked"]
+    for early in (passport, make(now)):
+        with pytest.raises(PassportError):
+            again.record_redeem(early, "anna", contents, per_day=9)
+    again.record_redeem(make(now + 3600), "anna", contents, per_day=9)
+    again.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +31,9 @@ class _Clock:
         return self.now
 
 
-def _passport(contents: Contents = _PROFILE, issuer: str = "cinema", days: int = 30) -> Passport:
-    start = int(_Clock.now)
+def _passport(
+    contents: Contents = _PROFILE, issuer: str = "cinema", days: int = 30, start: int = int(_Clock.now)
+) -> Passport:
     return issue(
         contents,
         issuer=issuer,
@@ -130,12 +132,79 @@ def test_expired_passport_is_forgotten(books: PassportBooks, clock: _Clock, tmp_
     assert books.receipts("anna")[0].state(clock.now) == "expired"
 
 
-def test_erasing_a_user_leaves_nothing(books: PassportBooks, tmp_path: Path) -> None:
-    books.record_redeem(_passport(), "anna-0815", _PROFILE, per_day=1)
+def test_erasing_a_user_leaves_nothing(books: PassportBooks, clock: _Clock, tmp_path: Path) -> None:
+    passport = _passport()
+    books.record_redeem(passport, "anna-0815", _PROFILE, per_day=1)
+    books.record_issue(_passport(), "anna-0815", ("profile",), per_day=1)
     books.record_redeem(_passport(), "ben", _PROFILE, per_day=1)
-    books.erase_user("anna-0815")
+    assert books.erase_user("anna-0815") == 2
+    assert books.erase_user("anna-0815") == 0
     assert [item.user for item in books.receipts()] == ["ben"]
-    assert b"anna-0815" not in (tmp_path / PASSPORTS_FILE).read_bytes()
+    kept = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    for trace in (b"anna-0815", passport.serial.encode(), passport.head.serial):
+        assert trace not in kept
+    # What was redeemed once stays redeemed, whoever has the file now.
+    for user in ("anna-0815", "ben"):
+        with pytest.raises(PassportError, match="was redeemed before"):
+            books.record_redeem(passport, user, _PROFILE, per_day=9)
+    with pytest.raises(PassportError, match="was redeemed before"):
+        books.check_usable(passport)
+
+
+@pytest.mark.parametrize("undone", ["revoked", "erased", "redeemed"])
+def test_old_copy_put_back_revives_nothing(books: PassportBooks, clock: _Clock, tmp_path: Path, undone: str) -> None:
+    passport = _passport()
+    if undone != "redeemed":
+        books.record_redeem(passport, "anna", _PROFILE, per_day=1)
+    books.record_redeem(_passport(), "ben", _PROFILE, per_day=1)
+    old = (tmp_path / PASSPORTS_FILE).read_bytes()
+    if undone == "redeemed":
+        books.record_redeem(passport, "anna", _PROFILE, per_day=1)
+    elif undone == "revoked":
+        books.revoke(passport.serial)
+    else:
+        books.erase_user("anna")
+    books.close()
+    (tmp_path / PASSPORTS_FILE).write_bytes(old)
+    clock.now += 3600
+
+    assert books.redeemed() == []
+    assert all(receipt.revoked is not None for receipt in books.receipts())
+    for user in ("anna", "ben"):
+        with pytest.raises(PassportError):
+            books.record_redeem(passport, user, _PROFILE, per_day=9)
+    with pytest.raises(PassportError):
+        books.check_usable(passport)
+    # Nor one that was issued meanwhile: it may have been redeemed here before the copy was put back.
+    with pytest.raises(PassportError, match="older than the books"):
+        books.record_redeem(_passport(), "clara", _PROFILE, per_day=9)
+    later = _passport(start=int(clock.now) + 300)
+    assert books.record_redeem(later, "anna", _PROFILE, per_day=9)[0].user == "anna"
+    books.close()
+    assert [item.receipt.user for item in PassportBooks(tmp_path, clock=clock).redeemed()] == ["anna"]
+
+
+def test_books_of_before_are_read(tmp_path: Path, clock: _Clock) -> None:
+    (tmp_path / PASSPORTS_FILE).touch(mode=0o600)
+    old = sqlite3.connect(tmp_path / PASSPORTS_FILE)
+    old.executescript(_FIRST_SCHEMA)
+    row = ("00" * 16, "redeemed", "anna", "cinema", "profile", int(clock.now), int(clock.now) + _DAY, "d", None)
+    old.execute("INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+    old.execute("INSERT INTO content VALUES (?, ?, ?)", (row[0], "anna", _PROFILE.encoded()))
+    old.commit()
+    old.close()
+    books = PassportBooks(tmp_path, clock=clock)
+    assert [item.receipt.user for item in books.redeemed()] == ["anna"]
+    books.close()
+
+
+_FIRST_SCHEMA = """
+CREATE TABLE receipt (
+  serial TEXT NOT NULL, direction TEXT NOT NULL, user TEXT NOT NULL, platform TEXT NOT NULL, kinds TEXT NOT NULL,
+  at INTEGER NOT NULL, until INTEGER NOT NULL, digest TEXT NOT NULL, revoked INTEGER,
+  PRIMARY KEY (direction, serial)) STRICT;
+CREATE TABLE content (serial TEXT PRIMARY KEY, user TEXT NOT NULL, data BLOB NOT NULL) STRICT;
+"""
 
 
 def test_file_is_private(books: PassportBooks, tmp_path: Path) -> None:

@@ -261,7 +261,7 @@ class PlatformAgent:
         return self._finisher.error
 
     def _member_of(self, platforms: tuple[str, ...], vocabulary: Arrays) -> Membership:
-        return Membership.of(self.name, platforms, vocabulary, self.data, self._secret)
+        return Membership.of(self.name, platforms, vocabulary, self.data, self._secret, self.plan.attributes.kinds)
 
     def _joined(self, request: AgentRequest) -> Membership:
         if self._told is None or self._told[0] != request.run_id:

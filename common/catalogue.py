@@ -5,8 +5,8 @@ what is the same item through the *digest* HMAC-SHA256(federation secret, key); 
 union of all digests is the :class:`Vocabulary`. Digests are pseudonyms, not secrets from those who hold the federation
 secret (see the privacy card): they hide the key from the aggregator, not the size of a catalogue.
 
-*Item cards* carry key, title and genres to the other platforms, encrypted under a key derived from the same secret and
-bound to their digest, so that the aggregator relays what it cannot read.
+*Item cards* carry key, title, genres and what else is described to the other platforms, encrypted under a key derived from
+the same secret and bound to their digest, so that the aggregator relays what it cannot read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from logging import getLogger
+from types import MappingProxyType
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -26,8 +27,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import JsonValue, TypeAdapter
 
+from common.attributes import LARGEST_CARD, AttributeKind, Value, to_json, told
 from common.errors import CatalogueError, SecretMismatchError
 
 _log = getLogger(__name__)
@@ -40,19 +42,26 @@ _CARD_BLOCK = 128
 _MIN_SECRET_BYTES = 16
 _KEY_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*:\S(?:.*\S)?", re.IGNORECASE)
 
-_CARD: TypeAdapter[tuple[str, str, tuple[str, ...], str | None]] = TypeAdapter(
-    tuple[str, str, tuple[str, ...], str | None]
-)
+_Plain = tuple[str, str, tuple[str, ...], str | None]
+# A card without further attributes is the same to the bit as before there were any.
+_Described = tuple[str, str, tuple[str, ...], str | None, dict[str, JsonValue]]
+_CARD: TypeAdapter[_Plain | _Described] = TypeAdapter(_Plain | _Described)
 
 
 @dataclass(frozen=True, slots=True)
 class ItemCard:
-    """What a platform lets others show of an item."""
+    """What a platform lets others know of an item.
+
+    Attributes:
+        key, title, genres, link: for people.
+        attributes: what else is described, by name (:mod:`common.attributes`).
+    """
 
     key: str
     title: str
     genres: tuple[str, ...] = ()
     link: str | None = None
+    attributes: Mapping[str, Value] = field(default_factory=dict)
 
 
 class FederationSecret:
@@ -112,20 +121,29 @@ class FederationSecret:
             self._seal(card, digest.tobytes()) if card else b"" for card, digest in zip(cards, digests, strict=True)
         ]
 
-    def open_cards(self, sealed: Sequence[bytes], digests: NDArray[np.uint8]) -> list[ItemCard | None]:
+    def open_cards(
+        self,
+        sealed: Sequence[bytes],
+        digests: NDArray[np.uint8],
+        kinds: Mapping[str, AttributeKind] = MappingProxyType({}),
+    ) -> list[ItemCard | None]:
         """Decrypt cards; an empty one (an item nobody described) is None.
 
         So is one that was made with another secret, tampered with, is malformed or describes another item than it stands
-        beside: any platform can spoil the cards that it sends, and must not spoil the federation with them.
+        beside: any platform can spoil the cards that it sends, and must not spoil the federation with them. Of attributes,
+        those that were agreed (``kinds``) and are within their bounds are read; others are left out.
         """
-        return self.open_first_cards([[box] if box else [] for box in sealed], digests)
+        return self.open_first_cards([[box] if box else [] for box in sealed], digests, kinds)
 
     def open_first_cards(
-        self, candidates: Sequence[Sequence[bytes]], digests: NDArray[np.uint8]
+        self,
+        candidates: Sequence[Sequence[bytes]],
+        digests: NDArray[np.uint8],
+        kinds: Mapping[str, AttributeKind] = MappingProxyType({}),
     ) -> list[ItemCard | None]:
         """The first card of each item that :meth:`open_cards` would open; None where there is none."""
         cards = [
-            next((card for box in boxes if (card := self._open(box, digest.tobytes()))), None)
+            next((card for box in boxes if (card := self._open(box, digest.tobytes(), kinds))), None)
             for boxes, digest in zip(candidates, digests, strict=True)
         ]
         bad = sum(1 for boxes, card in zip(candidates, cards, strict=True) if boxes and card is None)
@@ -139,19 +157,28 @@ class FederationSecret:
         return cards
 
     def _seal(self, card: ItemCard, digest: bytes) -> bytes:
-        text = json.dumps([card.key, card.title, card.genres, card.link], ensure_ascii=False).encode()
+        content: list[object] = [card.key, card.title, card.genres, card.link]
+        if card.attributes:
+            content.append({name: to_json(value) for name, value in card.attributes.items()})
+        text = json.dumps(content, ensure_ascii=False).encode()
         padded = text + b" " * (-len(text) % _CARD_BLOCK)
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._card_cipher.encrypt(nonce, padded, digest)
 
-    def _open(self, box: bytes, digest: bytes) -> ItemCard | None:
+    def _open(self, box: bytes, digest: bytes, kinds: Mapping[str, AttributeKind]) -> ItemCard | None:
+        if len(box) > LARGEST_CARD:
+            return None
         try:
             text = self._card_cipher.decrypt(box[:_NONCE_BYTES], box[_NONCE_BYTES:], digest)
-            key, title, genres, link = _CARD.validate_json(text, strict=True)
+            content = _CARD.validate_json(text, strict=True)
+            key, title, genres, link = content[:4]
             described = self.digests([key]).tobytes()
         except (InvalidTag, ValueError, CatalogueError):
             return None
-        return ItemCard(key=key, title=title, genres=genres, link=link) if described == digest else None
+        if described != digest:
+            return None
+        attributes = told(kinds, content[4]) if len(content) == 5 else {}
+        return ItemCard(key=key, title=title, genres=genres, link=link, attributes=attributes)
 
 
 def _derive(secret: bytes, purpose: bytes) -> bytes:

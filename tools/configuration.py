@@ -18,6 +18,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from common.attributes import AttributeKind
+from common.config.attributes import AgreedAttributes
 from common.config.federation import FederationPlan
 from common.deploy.roles import AggregatorConfig, PlatformConfig
 from simulations.scenarios.scenario import Scenario
@@ -172,6 +174,8 @@ def _kind(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[str, type[Base
         return f"{many}: {word}", section
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments), None
+    if annotation is AgreedAttributes:
+        return f"mapping of names to: {_kind(AttributeKind)[0]}", None
     if issubclass(annotation, BaseModel):
         return "section", annotation
     return _PLAIN[annotation] + _bounds(metadata), None
@@ -200,6 +204,8 @@ def _default(field: FieldInfo) -> str:
         return "as below"
     if isinstance(value, Path):
         value = value.as_posix()
+    if isinstance(value, AgreedAttributes):
+        value = value.kinds
     plain = list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(plain, default_flow_style=True, width=1000, allow_unicode=True)
     text = text.removesuffix("...\n").strip()

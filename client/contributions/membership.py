@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions, UserItemMatrix
+from client.data.described import Described
 from client.data.training import TrainingData
+from common.attributes import AttributeKind
 from common.catalogue import FederationSecret, Vocabulary, pack_blobs, split_boxes, unpack_blobs
 from common.config.federation import FederationPlan
 from common.contributions.broadcast import vocabulary_digest
 from common.contributions.protocol import IDENTITY_BYTES
 from common.errors import CatalogueError
-from common.privacy.attributes import public_attributes
+from common.privacy.attributes import attribute_tokens, public_attributes
 from common.wire.exchange import Arrays
 
 _UNDESCRIBED = "(an item that its platform does not describe)"
@@ -45,9 +49,15 @@ class Membership:
 
     @classmethod
     def of(
-        cls, platform: str, platforms: tuple[str, ...], arrays: Arrays, data: TrainingData, secret: FederationSecret
+        cls,
+        platform: str,
+        platforms: tuple[str, ...],
+        arrays: Arrays,
+        data: TrainingData,
+        secret: FederationSecret,
+        attributes: Mapping[str, AttributeKind] = MappingProxyType({}),
     ) -> Membership:
-        """Read the aggregator's vocabulary message.
+        """Read the aggregator's vocabulary message; of cards, title, genres and the ``attributes`` that the plan names.
 
         Raises:
             CatalogueError: it lacks an item that this platform shares or repeats one, says that this platform shares
@@ -65,7 +75,7 @@ class Membership:
             raise CatalogueError("the vocabulary does not list this platform; join the federation again")
         if not np.array_equal(np.flatnonzero(owners[:, platforms.index(platform)]), np.sort(shared)):
             raise CatalogueError("the vocabulary says that this platform shares other items than it does")
-        cards = _open_cards(arrays, secret)
+        cards = _open_cards(arrays, secret, attributes)
         return cls(
             platforms=platforms,
             owners=owners,
@@ -111,16 +121,24 @@ def _features(plan: FederationPlan, data: TrainingData) -> list[tuple[str, ...]]
     if not (plan.private and plan.privacy.item_features):
         return [()] * len(columns)
     items = data.items
-    return [public_attributes(items.titles[column], items.genres[column]) for column in columns]
+    further = items.further.agreed(plan.attributes.kinds, len(items))
+    return [
+        (
+            *public_attributes(items.titles[column], items.genres[column]),
+            *attribute_tokens(further.kinds, further.row(column)),
+        )
+        for column in columns.tolist()
+    ]
 
 
-def _open_cards(arrays: Arrays, secret: FederationSecret) -> ItemDescriptions:
+def _open_cards(arrays: Arrays, secret: FederationSecret, kinds: Mapping[str, AttributeKind]) -> ItemDescriptions:
     candidates = [split_boxes(joined) for joined in unpack_blobs(arrays["cards"], arrays["card_offsets"])]
-    cards = secret.open_first_cards(candidates, arrays["digests"])
+    cards = secret.open_first_cards(candidates, arrays["digests"], kinds)
     return ItemDescriptions(
         keys=tuple(card.key if card else "" for card in cards),
         titles=tuple(card.title if card else "" for card in cards),
         genres=tuple(card.genres if card else () for card in cards),
+        further=Described.of_rows(kinds, [card.attributes if card else {} for card in cards]),
     )
 
 
@@ -128,8 +146,10 @@ def _describe(cards: ItemDescriptions, data: TrainingData, own_positions: NDArra
     """The own description where there is one, else the card's, else blank."""
     keys, genres = list(cards.keys), list(cards.genres)
     titles = [t if k else _UNDESCRIBED for k, t in zip(cards.keys, cards.titles, strict=True)]
-    for column in np.flatnonzero(own_positions >= 0):
+    own = np.flatnonzero(own_positions >= 0)
+    for column in own:
         position = own_positions[column]
         keys[position], titles[position] = data.items.keys[column], data.items.titles[column]
         genres[position] = data.items.genres[column]
-    return ItemDescriptions(keys=tuple(keys), titles=tuple(titles), genres=tuple(genres))
+    further = data.items.further.over(cards.further, own_positions[own], own)
+    return ItemDescriptions(keys=tuple(keys), titles=tuple(titles), genres=tuple(genres), further=further)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import scipy.sparse as sp
 
+from client.data.described import NOTHING, Described, with_always
+
 if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
@@ -130,25 +132,53 @@ class ItemTable:
         keys: namespaced item keys, unique: ``imdb:0114709``.
         titles: one per key; the key itself where no title is known.
         genres: one tuple per key, possibly empty.
-        attributes: free attributes, one row per key (m rows), columns as in the items file; kept for the deep models.
+        attributes: free columns, one row per key (m rows), as in the items file. Private, unless :attr:`further` has them.
+        further: what the platform declares to be public besides, in the form in which it stands on cards.
     """
 
     keys: tuple[str, ...]
     titles: tuple[str, ...]
     genres: tuple[tuple[str, ...], ...]
     attributes: pl.DataFrame
+    further: Described = NOTHING
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def described(self) -> Described:
+        """All that is publicly told, title and genres among it."""
+        return with_always(self.titles, self.genres, self.further)
+
+    @property
+    def descriptions(self) -> ItemDescriptions:
+        """The same without the file's other columns."""
+        return ItemDescriptions(keys=self.keys, titles=self.titles, genres=self.genres, further=self.further)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ItemDescriptions:
-    """Titles and genres in order of position; the key is empty where nobody described the item to this platform."""
+    """What items are, in order of position; the key is empty where nobody described the item to this platform."""
 
     keys: tuple[str, ...]
     titles: tuple[str, ...]
     genres: tuple[tuple[str, ...], ...]
+    further: Described = NOTHING
+
+    @property
+    def described(self) -> Described:
+        """All that is told of them, title and genres among it; an item without a key has no title."""
+        titles = [title if key else "" for key, title in zip(self.keys, self.titles, strict=True)]
+        return with_always(titles, self.genres, self.further)
+
+    def select(self, rows: NDArray[np.integer]) -> ItemDescriptions:
+        """The same of the items ``rows``."""
+        return ItemDescriptions(
+            keys=tuple(self.keys[row] for row in rows),
+            titles=tuple(self.titles[row] for row in rows),
+            genres=tuple(self.genres[row] for row in rows),
+            further=self.further.select(rows),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -112,6 +112,7 @@ def select_items(table: ItemTable, columns: NDArray[np.integer]) -> ItemTable:
         titles=_pick(table.titles, columns),
         genres=_pick(table.genres, columns),
         attributes=table.attributes[columns],
+        further=table.further.select(columns),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -107,6 +107,10 @@ class CleaningReport:
     def render(self) -> str:
         """The report as aligned text, the warning last."""
         return "\n".join(self.lines() + ([] if self.warning is None else [f"  WARNING: {self.warning}"]))
+
+    def with_notes(self, notes: Iterable[str]) -> CleaningReport:
+        """The report with further notes."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def after_filter(self, dropped: tuple[Dropped, ...], *, rows: int, users: int, items: int) -> CleaningReport:
         """The report after more was dropped, with the new sizes."""

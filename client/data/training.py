@@ -6,6 +6,7 @@ Whoever measures (the simulator, an analyst) keeps the test interactions; an age
 from __future__ import annotations
 
 from dataclasses import dataclass
+from logging import getLogger
 
 import numpy as np
 import polars as pl
@@ -13,9 +14,12 @@ from numpy.typing import NDArray
 
 from client.data.dataset import ItemTable, UserItemMatrix
 from client.data.split import EvaluationSlice
+from common.attributes import LONGEST_CATEGORY, LONGEST_TEXT, MOST_CATEGORIES
 from common.catalogue import ItemCard
 from common.config.platform import CatalogueConfig
 from common.errors import DataError
+
+_log = getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,7 +32,7 @@ class TrainingData:
         train: n users × m_own items.
         validation: users and interactions for choices (tuning, the verdict); never for measuring.
         shared: bool ``[m_own]``; the items whose digests and statistics the platform shares.
-        cards_shared: whether titles and genres of the shared items go to the other platforms, encrypted.
+        cards_shared: whether what is described of the shared items goes to the other platforms, encrypted.
         users: profile attributes, one row per user id in that order (null where unknown), or None. Private.
     """
 
@@ -59,10 +63,14 @@ class TrainingData:
         """The cards of the shared items, in order of column; None for all where the platform keeps its cards."""
         if not self.cards_shared:
             return [None] * len(self.shared_columns)
-        return [
-            ItemCard(key=self.items.keys[i], title=self.items.titles[i], genres=self.items.genres[i])
-            for i in self.shared_columns
-        ]
+        cards = [_card(self.items, int(column)) for column in self.shared_columns]
+        cut = sum(
+            (card.title, card.genres) != (self.items.titles[column], self.items.genres[column])
+            for card, column in zip(cards, self.shared_columns, strict=True)
+        )
+        if cut:
+            _log.warning("%d item cards have a title or genres that are cut, being longer than a card holds", cut)
+        return [*cards]
 
     @property
     def known(self) -> UserItemMatrix:
@@ -84,6 +92,15 @@ class TrainingData:
             n_users=train.n_users,
             n_items=train.n_items,
         )
+
+
+def _card(items: ItemTable, column: int) -> ItemCard:
+    return ItemCard(
+        key=items.keys[column],
+        title=items.titles[column][:LONGEST_TEXT],
+        genres=tuple(genre[:LONGEST_CATEGORY] for genre in items.genres[column][:MOST_CATEGORIES]),
+        attributes=items.further.row(column),
+    )
 
 
 def shared_items(items: ItemTable, config: CatalogueConfig) -> NDArray[np.bool_]:

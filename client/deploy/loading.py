@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from client.agent import PlatformAgent
 from client.contributions.run_file import TOWERS_FILE, VOCABULARY_FILE, RunFile
 from client.data import cleaning
 from client.data.dataset import PlatformData, UserItemMatrix
+from client.data.describe import describe_items
 from client.data.independence import check_users_independent, withheld_by_user
 from client.data.recorded import NO_EVENTS, EventRules, RecordedEvents
 from client.data.report import CleaningReport
@@ -48,7 +50,9 @@ def load_platform_data(config: PlatformConfig) -> PlatformData:
         DataError: a file cannot be used.
     """
     check_privacy_of_data(config)
-    return cleaning.load_platform_data(config.data, platform=config.name, recorded=_recorded(config))
+    data = cleaning.load_platform_data(config.data, platform=config.name, recorded=_recorded(config))
+    items, notes = describe_items(data.items, config.catalogue.describe)
+    return replace(data, items=items, report=data.report.with_notes(f"items file: {note}" for note in notes))
 
 
 def load_training_data(config: PlatformConfig) -> TrainingData:

@@ -46,7 +46,6 @@ class Elsewhere:
 
     def parts(self, data: TrainingData) -> CrossParts:
         """What scorers of the others' items are fitted on; of training interactions alone."""
-        own = ItemDescriptions(keys=data.items.keys, titles=data.items.titles, genres=data.items.genres)
         histories = on_vocabulary(data.train, self.own_positions, len(self.owners))
         counts = np.maximum(self._counts_elsewhere(data), 0.0)
         shared = np.sort(self.own_positions[self.own_positions >= 0])
@@ -56,7 +55,7 @@ class Elsewhere:
             others=self.others,
             counts_elsewhere=counts,
             users_elsewhere=self._users_elsewhere(counts, histories),
-            described=DescribedItems.of(self.cards, own, self.own_positions, self.texts),
+            described=DescribedItems.of(self.cards, data.items.descriptions, self.own_positions, self.texts),
             private=self.private,
         )
 

@@ -212,4 +212,4 @@ def _placed(shared: FactorModel, vocabulary: ItemDescriptions) -> FactorModel:
 
 def describe(data: TrainingData) -> ItemDescriptions:
     """The platform's own catalogue as the recommender shows it."""
-    return ItemDescriptions(keys=data.items.keys, titles=data.items.titles, genres=data.items.genres)
+    return data.items.descriptions

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import client.scoring.described  # noqa: F401 -- its parts are stored
 from client.data.dataset import ItemDescriptions, UserItemMatrix
+from client.data.described import Described
 from client.personalization.platform_model import CrossVerdict, OwnVerdict, PlatformModel
 from client.scoring.attributes import AttributePart
 from client.scoring.blend import Blend
@@ -184,8 +185,8 @@ def _write(folder: Path, model: PlatformModel) -> None:
         "platform": model.platform,
         "server_round": model.server_round,
         "platforms": model.platforms,
-        "vocabulary": asdict(model.vocabulary),
-        "own": asdict(model.own),
+        "vocabulary": _told(model.vocabulary),
+        "own": _told(model.own),
         "verdict": asdict(model.verdict),
         "cross_verdict": None if model.cross_verdict is None else asdict(model.cross_verdict),
         "cross": {
@@ -323,4 +324,14 @@ def _descriptions(part: dict[str, Any]) -> ItemDescriptions:
         keys=tuple(part["keys"]),
         titles=tuple(part["titles"]),
         genres=tuple(tuple(genres) for genres in part["genres"]),
+        further=Described.from_json(part.get("further", {})),
     )
+
+
+def _told(described: ItemDescriptions) -> dict[str, Any]:
+    return {
+        "keys": described.keys,
+        "titles": described.titles,
+        "genres": described.genres,
+        "further": described.further.to_json(),
+    }

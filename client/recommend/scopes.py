@@ -124,15 +124,10 @@ def cross_scope(model: PlatformModel, *, approximate_above: int) -> ItemScope:
     """The items that only other platforms have, ranked by the model's :class:`~client.scoring.blend.Blend`."""
     positions = np.flatnonzero(model.foreign)
     linear = model.cross_scope(positions)
-    described = model.vocabulary
     return ItemScope(
         decided_by=_decided_by(model),
         linear=linear,
-        items=ItemDescriptions(
-            keys=tuple(described.keys[i] for i in positions),
-            titles=tuple(described.titles[i] for i in positions),
-            genres=tuple(described.genres[i] for i in positions),
-        ),
+        items=model.vocabulary.select(positions),
         owners=model.owners[positions],
         platforms=model.platforms,
         popularity=_standardised(log_popularity(model.elsewhere[positions])),

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from common.config.attributes import AgreedAttributes
 from common.config.base import FrozenModel
 from common.config.ease import LinearConfig
 from common.config.model import FactorizationConfig
@@ -41,6 +42,10 @@ class FederationPlan(FrozenModel):
     """The linear road between platforms: item-item statistics, gathered once after the counts; null: none."""
     towers: TowerConfig | None = None
     """The deep two-tower model, trained after the factorisation over the same items; null: none."""
+    attributes: AgreedAttributes = AgreedAttributes()
+    """What may be publicly told of items besides title and genres, by name: category, categories, number, text or vector
+    (``{maker: category, topics: categories, year: number}``). Each platform says in ``catalogue.describe`` which it tells, and
+    out of which column; it may know only some."""
     text: TextConfig | None = None
     """The frozen encoder that turns the items' public texts into vectors at every platform; null: none is used. Needs
     ``pip install 'crossfed[text]'``."""

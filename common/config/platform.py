@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from common.config.attributes import DescribedAttributes
 from common.config.base import FrozenModel
 from common.config.ranker import RankerConfig
 
@@ -20,7 +21,11 @@ class CatalogueConfig(FrozenModel):
     key_prefixes: tuple[str, ...] = ()
     """filter: items whose key begins with one of these (``imdb:``); empty admits all."""
     cards: bool = True
-    """Whether titles and genres of shared items go to the other platforms, encrypted."""
+    """Whether titles, genres and what ``describe`` names of shared items go to the other platforms, encrypted."""
+    describe: DescribedAttributes = Field(default_factory=dict)
+    """What else of the items file is public, by the name that ``plan.attributes`` has for it: ``{maker: category, year:
+    number}``, or ``{maker: {kind: category, column: author}}`` where the column is called otherwise here. Title and genres
+    always are. What is not named here never leaves."""
 
 
 class PersonalizationConfig(FrozenModel):

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from common.config.attributes import check_described
 from common.config.base import FrozenModel
 from common.config.data import DataConfig, check_feedback
 from common.config.federation import FederationPlan
@@ -243,6 +244,7 @@ class PlatformConfig(_Deployed):
     @model_validator(mode="after")
     def _trains_what_the_data_mean(self) -> Self:
         check_feedback(self.data, self.plan.model.feedback)
+        check_described(self.catalogue.describe, self.plan.attributes.kinds, "catalogue.describe")
         return self
 
     @model_validator(mode="after")

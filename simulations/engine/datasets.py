@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from client.data.cleaning import load_before_count_filters
 from client.data.dataset import ItemTable, PlatformData, UserItemMatrix
+from client.data.describe import describe_items
 from client.data.filters import fit_count_filters
 from client.data.independence import check_users_independent
 from client.data.items import select_items
@@ -32,7 +33,7 @@ from client.text.registry import load_encoder
 from common.config.data import CleaningConfig
 from common.config.platform import CatalogueConfig
 from common.errors import DataError
-from simulations.engine.descriptions import describe_items
+from simulations.engine.descriptions import with_descriptions
 from simulations.engine.partition import items_of_platforms, users_of_platforms
 from simulations.scenarios.scenario import Scenario, SplitConfig
 from simulations.scenarios.sources import PartitionSource, PlatformSource
@@ -153,8 +154,8 @@ def _separate(sources: tuple[PlatformSource, ...], rng: np.random.Generator) -> 
     loaded = {}
     for index, source in enumerate(sources):
         data = load_before_count_filters(source.data, platform=source.name)
-        described = describe_items(data.items, source.descriptions, f"platforms.{index}.descriptions")
-        loaded[source.name] = replace(data, items=described)
+        items = with_descriptions(data.items, source.descriptions, f"platforms.{index}.descriptions")
+        loaded[source.name] = _described(replace(data, items=items), source.catalogue, f"platforms.{index}.catalogue")
     parts = []
     for source in sources:
         data = loaded[source.name]
@@ -166,14 +167,20 @@ def _separate(sources: tuple[PlatformSource, ...], rng: np.random.Generator) -> 
     return parts
 
 
+def _described(data: PlatformData, catalogue: CatalogueConfig, at: str) -> PlatformData:
+    items, notes = describe_items(data.items, catalogue.describe, f"{at}.describe")
+    return replace(data, items=items, report=data.report.with_notes(f"items: {note}" for note in notes))
+
+
 def _partitioned(source: PartitionSource, rng: np.random.Generator) -> list[_Part]:
     """One data set's users over platforms; each platform has a part of the items."""
     data = load_before_count_filters(source.data, platform="partition")
-    data = replace(data, items=describe_items(data.items, source.descriptions, "partition.descriptions"))
+    items = with_descriptions(data.items, source.descriptions, "partition.descriptions")
+    data = _described(replace(data, items=items), source.catalogue, "partition.catalogue")
     users = users_of_platforms(source, data, rng)
-    items = items_of_platforms(source, len(data.items), rng)
+    catalogues = items_of_platforms(source, len(data.items), rng)
     parts = []
-    for (name, rows), kept in zip(users.items(), items, strict=True):
+    for (name, rows), kept in zip(users.items(), catalogues, strict=True):
         part = replace(
             data,
             user_ids=tuple(data.user_ids[row] for row in rows),

@@ -15,7 +15,7 @@ from common.errors import DataError
 from simulations.scenarios.sources import DescriptionsSource
 
 
-def describe_items(items: ItemTable, sources: Sequence[DescriptionsSource], at: str) -> ItemTable:
+def with_descriptions(items: ItemTable, sources: Sequence[DescriptionsSource], at: str) -> ItemTable:
     """``items`` with the columns of ``sources``; null where a file does not have the item.
 
     Args:

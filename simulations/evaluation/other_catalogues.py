@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from client.data.dataset import ItemDescriptions
+from client.data.described import Described
 from client.personalization.described import TextVectors
 from client.personalization.other_catalogues import Elsewhere
 from common.catalogue import FederationSecret, ItemCard
@@ -45,6 +46,7 @@ def elsewhere_of(
             if card is not None:
                 cards.setdefault(position, card)
     told = [cards.get(position, ItemCard(key="", title="", genres=())) for position in range(len(vocabulary))]
+    kinds = {name: kind for one in others for name, kind in one.training.items.further.kinds.items()}
     users = state.users_by_platform()
     return Elsewhere(
         own_positions=positions_of(platform.training, vocabulary, secret),
@@ -53,6 +55,7 @@ def elsewhere_of(
             keys=tuple(card.key for card in told),
             titles=tuple(card.title for card in told),
             genres=tuple(card.genres for card in told),
+            further=Described.of_rows(kinds, [card.attributes for card in told]),
         ),
         item_counts=state.item_counts,
         private=private,

@@ -9,11 +9,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from common.config.attributes import check_described
 from common.config.base import FrozenModel
 from common.config.data import DataConfig, check_feedback
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
-from common.config.platform import PersonalizationConfig
+from common.config.platform import CatalogueConfig, PersonalizationConfig
 from common.config.text import TextModelConfig
 from common.contributions.run_plan import CheckedPlan
 from common.errors import ConfigError
@@ -148,6 +149,8 @@ class Scenario(FrozenModel):
             raise ValueError(f"platforms: the name {twice[0]!r} is used twice; every platform needs its own")
         for at, data in self.data_sections():
             check_feedback(data, self.plan.model.feedback, at)
+        for at, catalogue in self.catalogues():
+            check_described(catalogue.describe, self.plan.attributes.kinds, f"{at}.describe")
         if self.protocol == "sampled-99" and self.split.protocol != "leave-last-out":
             raise ValueError("protocol: sampled-99 needs split.protocol: leave-last-out")
         if decided := sorted(_DECIDED.intersection(self.search)):
@@ -159,6 +162,12 @@ class Scenario(FrozenModel):
         if self.partition is not None:
             return (("partition.data", self.partition.data),)
         return tuple((f"platforms.{index}.data", source.data) for index, source in enumerate(self.platforms))
+
+    def catalogues(self) -> tuple[tuple[str, CatalogueConfig], ...]:
+        """What each platform shares, with its key path."""
+        if self.partition is not None:
+            return (("partition.catalogue", self.partition.catalogue),)
+        return tuple((f"platforms.{index}.catalogue", source.catalogue) for index, source in enumerate(self.platforms))
 
     @property
     def number_of_platforms(self) -> int:

@@ -67,6 +67,7 @@ CHAPTERS = (
 )
 
 _PLAIN = {bool: "`true`, `false`", int: "whole number", float: "number", str: "text", Path: "path"}
+_PLAIN[AgreedAttributes] = "mapping of names to: " + ", ".join(f"`{kind}`" for kind in get_args(AttributeKind))
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,6 @@ def _kind(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[str, type[Base
         return f"{many}: {word}", section
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments), None
-    if annotation is AgreedAttributes:
-        return f"mapping of names to: {_kind(AttributeKind)[0]}", None
     if issubclass(annotation, BaseModel):
         return "section", annotation
     return _PLAIN[annotation] + _bounds(metadata), None

@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import PlatformData, UserItemMatrix
+from client.data.exclusions import NOBODY, Exclusions
 from client.data.filters import fit_count_filters
 from client.data.items import Catalogue, catalogue_from_file, catalogue_from_ids, select_items
 from client.data.judging import CleaningLog, JudgedRows
@@ -28,7 +29,11 @@ __all__ = ["CleaningReport", "filter_by_counts", "load_before_count_filters", "l
 
 
 def load_platform_data(
-    config: DataConfig, *, platform: str | None = None, recorded: RecordedEvents = NO_EVENTS
+    config: DataConfig,
+    *,
+    platform: str | None = None,
+    recorded: RecordedEvents = NO_EVENTS,
+    excluded: Exclusions = NOBODY,
 ) -> PlatformData:
     """Read and clean all of a platform's data, for training on all of it.
 
@@ -39,16 +44,22 @@ def load_platform_data(
         config: files, columns and rules.
         platform: the platform's name, the namespace of items that have no public id.
         recorded: what users did since the interactions file was written.
+        excluded: whose rows and events are left out, as if they were in no file.
 
     Raises:
         DataError: a file cannot be used, or cleaning leaves nothing; says which rule dropped what.
         ConfigError: items need keys of the platform's own and it has no usable name.
     """
-    return filter_by_counts(load_before_count_filters(config, platform=platform, recorded=recorded), config.cleaning)
+    data = load_before_count_filters(config, platform=platform, recorded=recorded, excluded=excluded)
+    return filter_by_counts(data, config.cleaning)
 
 
 def load_before_count_filters(
-    config: DataConfig, *, platform: str | None = None, recorded: RecordedEvents = NO_EVENTS
+    config: DataConfig,
+    *,
+    platform: str | None = None,
+    recorded: RecordedEvents = NO_EVENTS,
+    excluded: Exclusions = NOBODY,
 ) -> PlatformData:
     """As :func:`load_platform_data`, without ``min_item_interactions`` and ``k_core``.
 
@@ -61,7 +72,7 @@ def load_before_count_filters(
             f"{source.table.path}: feedback: explicit needs a column of ratings; set interactions.value_column"
         )
     catalogue = catalogue_from_file(config.items, platform) if config.items.path is not None else None
-    judged = JudgedRows.of(source, recorded, config, catalogue, platform)
+    judged = JudgedRows.of(source, recorded, config, catalogue, platform, excluded)
     log, users, item_ids = judged.survey()
     if catalogue is None:
         catalogue = catalogue_from_ids(item_ids, config.items.namespace, platform)
@@ -73,7 +84,7 @@ def load_before_count_filters(
     matrix = _matrix(rows, len(users), len(catalogue.items), timed=source.time_column is not None)
     _note_oddities(rows, source, config, log)
     log.notes += source.table.notes + catalogue.notes
-    return _assemble(matrix, users["user"], catalogue, config, log, len(recorded))
+    return _assemble(matrix, users["user"], catalogue, config, log, len(recorded), excluded)
 
 
 def filter_by_counts(data: PlatformData, cleaning: CleaningConfig) -> PlatformData:
@@ -202,6 +213,7 @@ def _assemble(
     config: DataConfig,
     log: CleaningLog,
     recorded: int,
+    excluded: Exclusions,
 ) -> PlatformData:
     users = np.flatnonzero(matrix.row_lengths)
     matrix = matrix.select_users(users)
@@ -210,7 +222,7 @@ def _assemble(
         present = np.flatnonzero(matrix.item_counts())
         matrix, items = matrix.select_items(present), select_items(items, present)
     ids = user_ids[users]
-    profiles = None if config.users is None else read_profiles(ids.to_list(), config.users)
+    profiles = None if config.users is None else read_profiles(ids.to_list(), config.users, excluded)
     report = CleaningReport(
         source=log.source,
         rows_read=log.rows_read,

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from client.data.exclusions import NOBODY, Exclusions
 from client.data.items import Catalogue, own_prefix
 from client.data.reading.identifiers import LONGEST
 from client.data.reading.reader import InteractionsFile
@@ -91,6 +92,7 @@ class JudgedRows:
         config: DataConfig,
         catalogue: Catalogue | None,
         platform: str | None,
+        excluded: Exclusions = NOBODY,
     ) -> JudgedRows:
         """Judge every row by ``config``, once the frame is collected."""
         frame = source.frame
@@ -100,6 +102,7 @@ class JudgedRows:
             rows = _as_rows(events, catalogue, config, platform)
             frame = pl.concat([frame, rows.lazy()], how="diagonal")
         rules = _row_rules(source, config, catalogue, recorded=bool(len(events)))
+        rules[1:1] = _rules_of_exclusion(excluded)
         first = pl.coalesce(pl.when(rule.broken).then(pl.lit(rule.reason)) for rule in rules)
         return cls(source, {rule.reason: rule.asked for rule in rules}, frame.with_columns(reason=first), events)
 
@@ -142,6 +145,18 @@ class _Rule:
     reason: str
     broken: pl.Expr
     asked: bool = False
+
+
+def _rules_of_exclusion(excluded: Exclusions) -> list[_Rule]:
+    """Persons who were erased or have objected are left out by whatever id their rows have."""
+    if not len(excluded):
+        return []
+    left_out = pl.col("user").map_batches(
+        lambda users: pl.Series(excluded.mask(users.to_list()), dtype=pl.Boolean),
+        return_dtype=pl.Boolean,
+        is_elementwise=True,
+    )
+    return [_Rule("of a person who was erased or has objected", left_out, asked=True)]
 
 
 def _row_rules(

@@ -5,7 +5,7 @@ Whoever measures (the simulator, an analyst) keeps the test interactions; an age
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import getLogger
 
 import numpy as np
@@ -13,6 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemTable, UserItemMatrix
+from client.data.exclusions import Exclusions
 from client.data.split import EvaluationSlice
 from common.attributes import LONGEST_CATEGORY, LONGEST_TEXT, MOST_CATEGORIES
 from common.catalogue import ItemCard
@@ -71,6 +72,30 @@ class TrainingData:
         if cut:
             _log.warning("%d item cards have a title or genres that are cut, being longer than a card holds", cut)
         return [*cards]
+
+    def without(self, excluded: Exclusions) -> TrainingData:
+        """The same without some users, as if their rows were in no file; filters over counts are not fitted anew.
+
+        Raises:
+            DataError: nobody is left.
+        """
+        gone = excluded.mask(self.user_ids)
+        if not gone.any():
+            return self
+        kept = np.flatnonzero(~gone)
+        if not len(kept):
+            raise DataError("no user is left to train on")
+        place = np.cumsum(~gone) - 1
+        held = self.validation.users[~gone[self.validation.users]]
+        history = self.validation.history.select_users(kept)
+        validation = EvaluationSlice(place[held], history, self.validation.truth.select_users(kept))
+        return replace(
+            self,
+            user_ids=tuple(self.user_ids[user] for user in kept),
+            train=self.train.select_users(kept),
+            validation=validation,
+            users=None if self.users is None else self.users[kept],
+        )
 
     @property
     def known(self) -> UserItemMatrix:

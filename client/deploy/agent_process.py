@@ -22,13 +22,17 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry
 
+from client.data.exclusions import ExclusionBook
 from client.data.recorded import EventRules
+from client.data.training import TrainingData
 from client.deploy.agent_metrics import AgentMetrics, MeasuredAgent
 from client.deploy.aggregator_watch import AggregatorWatch
 from client.deploy.loading import load_training_data, make_agent
 from client.deploy.supernode import courier_programs
 from client.keys import node_public_key
 from client.passport.desk import PassportDesk
+from client.person.erasure import Erasures
+from client.person.watch import ExclusionWatch
 from client.personalization.model_builder import ModelBuilder
 from client.personalization.store import PlatformStore
 from client.service.agent_service import SocketWatch, serve_agent
@@ -43,7 +47,7 @@ from common.deploy.ports import check_port_free
 from common.deploy.roles import PlatformConfig, SocketConfig
 from common.deploy.signals import SignalQueue
 from common.deploy.supervise import Supervisor
-from common.errors import ConfigError, CrossfedError
+from common.errors import ConfigError, CrossfedError, StoreError
 from common.files import make_folder
 from common.wire.exchange import AgentConnection, AgentReply, AgentRequest
 
@@ -99,6 +103,8 @@ class PlatformProcess:
         self._agent: ReloadableAgent | None = None
         self._builder: ModelBuilder | None = None
         self._recommender: RecommenderServer | None = None
+        self._used: tuple[PlatformConfig, TrainingData] | None = None
+        self._changing = threading.Lock()
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT.
@@ -144,8 +150,15 @@ class PlatformProcess:
             PlatformStore(config.state / "store"), background=True, on_built=self._serve_newest
         )
         stack.callback(self._builder.stop)
-        agent = make_agent(config, load_training_data(config), self._builder)
-        self._agent = ReloadableAgent(agent)
+        try:
+            Erasures(config).resume()
+        except StoreError as error:
+            _log.error("an erasure is not complete yet: %s", error)
+        exclusions = ExclusionBook(config.state / "store")
+        data = load_training_data(config)
+        agent = make_agent(config, data, self._builder)
+        self._agent, self._used = ReloadableAgent(agent), (config, data)
+        stack.callback(ExclusionWatch(exclusions, self._leave_out).stop)
         server = serve_agent(
             MeasuredAgent(self._agent, metrics), config.name, config.socket.path, mode=socket_mode(config.socket)
         )
@@ -168,17 +181,38 @@ class PlatformProcess:
         self._serve_newest()
         if self._agent is None:
             return
-        try:
-            config = load_yaml_model(self._path, PlatformConfig)
-            # Here and not when the next run begins: how long it takes depends on the data.
-            successor = make_agent(config, load_training_data(config), self._builder)
-        except CrossfedError as error:
-            _log.error("not reloaded, the configuration and data before stay: %s", error)
-            return
+        with self._changing:
+            try:
+                config = load_yaml_model(self._path, PlatformConfig)
+                self._offer(config, load_training_data(config))
+            except CrossfedError as error:
+                _log.error("not reloaded, the configuration and data before stay: %s", error)
+                return
         if self._recommender is not None:
             self._recommender.model.feedback.rules = EventRules.of(config.data)
-        self._agent.offer(lambda: successor)
         _log.info("reloaded; the next run uses it")
+
+    def _leave_out(self) -> None:
+        """Make the next run without whoever is on the exclusion list now; from what is in memory, so that no file can fail."""
+        self._serve_newest()
+        with self._changing:
+            assert self._used is not None
+            config, data = self._used
+            try:
+                self._offer(config, data.without(ExclusionBook(config.state / "store").current()))
+            except CrossfedError as error:
+                # Going on would contribute what must not be used any more.
+                _log.critical("the data cannot be used without who was erased or has objected, so this ends: %s", error)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+        _log.info("the exclusion list has changed; the next run uses it")
+
+    def _offer(self, config: PlatformConfig, data: TrainingData) -> None:
+        # Made here and not when the next run begins: how long it takes depends on the data.
+        successor = make_agent(config, data, self._builder)
+        assert self._agent is not None
+        self._used = config, data
+        self._agent.offer(lambda: successor)
 
     def _serve_newest(self) -> None:
         if self._recommender is not None:

@@ -14,6 +14,7 @@ from client.contributions.run_file import TOWERS_FILE, VOCABULARY_FILE, RunFile
 from client.data import cleaning
 from client.data.dataset import PlatformData, UserItemMatrix
 from client.data.describe import describe_items
+from client.data.exclusions import read_exclusions
 from client.data.independence import check_users_independent, withheld_by_user
 from client.data.recorded import NO_EVENTS, EventRules, RecordedEvents
 from client.data.report import CleaningReport
@@ -25,7 +26,7 @@ from client.personalization.store import PlatformStore
 from client.privacy.declared_users import check_declared_users, tell_of_declaration
 from client.privacy.outbox import Outbox
 from client.privacy.secure_sum.member import SecureMember
-from client.recommend.feedback_file import read_events
+from client.recommend.feedback_file import FEEDBACK_LOG, read_events
 from client.text.cache import CACHE_FOLDER, VectorCache
 from client.text.encoder import TextEncoder
 from client.text.registry import load_encoder
@@ -39,18 +40,23 @@ from common.privacy.lifetime import budget_policy, run_cost, runs_paid
 
 _log = getLogger(__name__)
 
-FEEDBACK_LOG = "feedback.log"
-
 
 def load_platform_data(config: PlatformConfig) -> PlatformData:
     """Read and clean a platform's data: its files, and what users did since, as if that stood at the file's end.
+
+    Who was erased or has objected is left out, whatever the files hold.
 
     Raises:
         ConfigError: the cleaning rules do not go with user-level privacy.
         DataError: a file cannot be used.
     """
     check_privacy_of_data(config)
-    data = cleaning.load_platform_data(config.data, platform=config.name, recorded=_recorded(config))
+    data = cleaning.load_platform_data(
+        config.data,
+        platform=config.name,
+        recorded=_recorded(config),
+        excluded=read_exclusions(config.state / "store"),
+    )
     items, notes = describe_items(data.items, config.catalogue.describe)
     return replace(data, items=items, report=data.report.with_notes(f"items file: {note}" for note in notes))
 

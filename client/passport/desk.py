@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from client.data.exclusions import ExclusionBook
 from client.keys import KeyFolder
 from client.passport.basis import ProfileBasis
 from client.passport.books import PassportBooks, Receipt, Redeemed
@@ -37,6 +38,7 @@ class PassportDesk:
         pinned: the other platforms' registrations, asked each time.
         folder: the platform's private folder.
         clock: seconds since 1970.
+        exclusions: for whom nothing is issued or redeemed, or None.
     """
 
     def __init__(
@@ -49,8 +51,10 @@ class PassportDesk:
         pinned: Callable[[], Mapping[str, Registration]],
         folder: Path,
         clock: Callable[[], float] = time.time,
+        exclusions: ExclusionBook | None = None,
     ) -> None:
         self.name, self.config = name, config
+        self._exclusions = exclusions
         self.books = PassportBooks(folder, clock=clock)
         self._identity, self._sealing_key, self._pinned = identity, sealing_key, pinned
         self._folder, self._clock = folder, clock
@@ -73,6 +77,7 @@ class PassportDesk:
             sealing_key=keys.sealing_key(),
             pinned=Pins(config.pins).all,
             folder=config.state,
+            exclusions=ExclusionBook(config.state / "store"),
         )
 
     def issue(
@@ -94,6 +99,7 @@ class PassportDesk:
         """
         if not self.config.issue:
             raise PassportError("passport: this platform issues none; passport.issue of platform.yaml turns it on")
+        self._check_not_left_out(user)
         if receiver == self.name:
             raise PassportError(f"passport: {receiver!r} is this platform, which knows its own user; name another one")
         registration = self._pinned().get(receiver)
@@ -151,8 +157,13 @@ class PassportDesk:
             PassportError: this platform redeems none, or not this one, or not for this account.
             StoreError: it cannot be written, and is not redeemed.
         """
+        self._check_not_left_out(user)
         passport, contents = self.open(data)
         return self.books.record_redeem(passport, user, contents, per_day=self.config.redeems_per_day)
+
+    def _check_not_left_out(self, user: str) -> None:
+        if self._exclusions is not None and user in self._exclusions.current():
+            raise PassportError("passport: this person was erased from this platform, or has objected")
 
     def _maker_for(self, model: PlatformModel) -> ContentsMaker:
         with self._lock:

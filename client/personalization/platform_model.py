@@ -111,6 +111,18 @@ class PlatformModel:
     ranker: Ranker | None = None
     cross_verdict: CrossVerdict | None = None
 
+    def without(self, gone: NDArray[np.bool_]) -> PlatformModel:
+        """The same without the users of the rows where ``gone`` (bool ``[n]``) is true; what was learned of all stays."""
+        if not gone.any():
+            return self
+        kept = np.flatnonzero(~gone)
+        return replace(
+            self,
+            user_ids=tuple(self.user_ids[row] for row in kept),
+            histories=self.histories.select_users(kept),
+            towers=None if self.towers is None else self.towers.of_users(kept),
+        )
+
     def has(self, name: str) -> bool:
         """Whether there is a model of that name to rank own items by."""
         absent = {

@@ -5,12 +5,17 @@
 
 A version is written beside the others, made durable, and only then named in ``CURRENT``: a crash or a full disk at any
 point leaves the old version serving. Where the one that is named is damaged, the newest sound one serves.
+
+Whom the list of exclusions (:mod:`client.data.exclusions`) names is in no version that is written or loaded; one who is erased
+is taken out of those that are there (:meth:`PlatformStore.forget_excluded`).
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from logging import getLogger
 from pathlib import Path
@@ -22,6 +27,7 @@ from numpy.typing import NDArray
 import client.scoring.described  # noqa: F401 -- its parts are stored
 from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.data.described import Described
+from client.data.exclusions import ExclusionBook
 from client.personalization.platform_model import CrossVerdict, OwnVerdict, PlatformModel
 from client.scoring.attributes import AttributePart
 from client.scoring.blend import Blend
@@ -29,9 +35,10 @@ from client.scoring.ease import LinearPart
 from client.scoring.factors import FactorModel
 from client.scoring.part import stored_part
 from client.scoring.reranker import Ranker
-from client.towers.stored import TowerModel
+from client.towers.stored import USER_ROWS, TowerModel
 from common.config.model import FactorizationConfig
 from common.config.towers import TowerConfig
+from common.deploy.locks import held
 from common.errors import NewerStoreError, StoreError
 from common.files import archive, read_archive, sync_folder, write_atomically
 
@@ -40,6 +47,7 @@ FORMAT: Final = 2
 _MODELS: Final = ("shared", "local", "anchored")
 _RANKER: Final = "ranker_"
 _CROSS: Final = "cross_"
+_TOWER_VALUE: Final = "tower_value_"
 
 
 class PlatformStore:
@@ -53,6 +61,7 @@ class PlatformStore:
     def __init__(self, root: Path, *, keep: int = 3) -> None:
         self.root = root
         self._keep = keep
+        self._exclusions = ExclusionBook(root)
 
     @property
     def _versions(self) -> Path:
@@ -107,7 +116,12 @@ class PlatformStore:
     def signature(self) -> tuple[object, ...]:
         """Changes whenever a file of the store does."""
         files = [path for version in self.versions() for path in (self._versions / f"{version:06d}").glob("*")]
-        return tuple(_stamp(path) for path in (self.root / "CURRENT", *sorted(files)))
+        stamps = tuple(_stamp(path) for path in (self.root / "CURRENT", *sorted(files)))
+        return *stamps, self.exclusions_stamp()
+
+    def exclusions_stamp(self) -> tuple[object, ...]:
+        """Changes whenever somebody more, or less, is left out."""
+        return self._exclusions.stamp()
 
     def commit(self, model: PlatformModel) -> int:
         """Write ``model`` as the next version and serve it; returns its number.
@@ -115,9 +129,66 @@ class PlatformStore:
         Raises:
             StoreError: it cannot be written; the version before still serves.
         """
+        self._versions.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._writing("crossfed, writing a model"):
+            return self._commit(self._allowed(model))
+
+    def forget_excluded(self) -> int:
+        """Take whoever is left out of all versions on disk; how many versions had somebody. Safe to repeat.
+
+        What a version has learned of all users together stays: it is not any one's.
+
+        Raises:
+            StoreError: a version cannot be read or written; those before it are done.
+        """
+        if not self._versions.is_dir():
+            return 0
+        changed = 0
+        with self._writing("crossfed-client person"):
+            for left_over in self._versions.glob(".*"):
+                shutil.rmtree(left_over)
+            for version in self.versions():
+                changed += self._forget_in(self._versions / f"{version:06d}")
+        return changed
+
+    def stored_ids(self, version: int) -> tuple[str, ...]:
+        """Ids of the users whom a version's files name, empty where one was taken out.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        manifest, _ = self._files_of(self._versions / f"{version:06d}")
+        return tuple(user for user in manifest["user_ids"] if user)
+
+    def _forget_in(self, folder: Path) -> bool:
+        """Empty the rows of who is left out: first their arrays, then their ids, so that a crash leaves a whole version."""
+        for left_over in folder.glob(".*"):
+            left_over.unlink()
+        manifest, arrays = self._files_of(folder)
+        gone = self._exclusions.current().mask(manifest["user_ids"])
+        if not gone.any():
+            return False
+        write_atomically(folder / "arrays.npz", archive(_without_rows(arrays, gone, manifest)))
+        ids = ["" if gone[row] else user for row, user in enumerate(manifest["user_ids"])]
+        write_atomically(
+            folder / "manifest.json", json.dumps(manifest | {"user_ids": ids}, ensure_ascii=False).encode()
+        )
+        return True
+
+    def _allowed(self, model: PlatformModel) -> PlatformModel:
+        """The model without whoever is left out now, and without rows that were emptied."""
+        gone = self._exclusions.current().mask(model.user_ids)
+        return model.without(gone | np.array([not user for user in model.user_ids], dtype=np.bool_))
+
+    @contextmanager
+    def _writing(self, who: str) -> Iterator[None]:
+        """One writer at a time: a version that is being written must not bring back whom another process takes out."""
+        with held(self.root / "versions.lock", who, mend="try again", wait=_log.info):
+            yield
+
+    def _commit(self, model: PlatformModel) -> int:
         number = max(self.versions(), default=0) + 1
         try:
-            self._versions.mkdir(parents=True, exist_ok=True, mode=0o700)
             unfinished = self._versions / f".{number:06d}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(mode=0o700)
@@ -157,17 +228,44 @@ class PlatformStore:
 
     def _read(self, version: int) -> PlatformModel:
         folder = self._versions / f"{version:06d}"
+        manifest, arrays = self._files_of(folder)
+        try:
+            model = _model_of(manifest, arrays)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _damaged(folder) from error
+        return self._allowed(model)
+
+    def _files_of(self, folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         try:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             if manifest["format"] > FORMAT:
                 raise NewerStoreError(
                     f"{folder}: has format {manifest['format']}, this crossfed reads up to {FORMAT}; upgrade crossfed"
                 )
-            return _model_of(manifest, read_archive(folder / "arrays.npz"))
+            return manifest, read_archive(folder / "arrays.npz")
         except NewerStoreError:
             raise
         except (StoreError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{folder}: damaged; restore it from a backup, or train again") from error
+            raise _damaged(folder) from error
+
+
+def _damaged(folder: Path) -> StoreError:
+    return StoreError(f"{folder}: damaged; restore it from a backup, or train again")
+
+
+def _without_rows(
+    arrays: Mapping[str, NDArray[Any]], gone: NDArray[np.bool_], manifest: Mapping[str, Any]
+) -> dict[str, NDArray[Any]]:
+    """The arrays of a version with the rows of some users emptied, and all others where they were."""
+    histories = UserItemMatrix(
+        arrays["indptr"], arrays["indices"], arrays["values"], arrays["times"], manifest["n_items"]
+    )
+    kept = histories.select_entries(~gone[histories.entry_users()])
+    found = dict(arrays) | {name: getattr(kept, name) for name in ("indptr", "indices", "values", "times")}
+    for name, array in arrays.items():
+        if name == "tower_profile" or name.startswith(f"{_TOWER_VALUE}{USER_ROWS}"):
+            found[name] = np.where(gone[:, None], np.zeros_like(array), array)
+    return found
 
 
 def _stamp(path: Path) -> tuple[str, int, int, int]:
@@ -268,7 +366,7 @@ def _towers_manifest(towers: TowerModel) -> dict[str, Any]:
 
 def _tower_arrays(towers: TowerModel) -> dict[str, NDArray[Any]]:
     profile = {} if towers.profile is None else {"tower_profile": towers.profile}
-    return {"tower_own": towers.own, **profile, **{f"tower_value_{name}": v for name, v in towers.values.items()}}
+    return {"tower_own": towers.own, **profile, **{f"{_TOWER_VALUE}{name}": v for name, v in towers.values.items()}}
 
 
 def _towers_of(manifest: dict[str, Any] | None, arrays: dict[str, NDArray[Any]]) -> TowerModel | None:
@@ -276,7 +374,7 @@ def _towers_of(manifest: dict[str, Any] | None, arrays: dict[str, NDArray[Any]])
         return None
     return TowerModel(
         config=TowerConfig.model_validate(manifest["config"]),
-        values={name: arrays[f"tower_value_{name}"] for name in manifest["values"]},
+        values={name: arrays[f"{_TOWER_VALUE}{name}"] for name in manifest["values"]},
         own=arrays["tower_own"],
         n_shared=manifest["n_shared"],
         n_users=manifest["n_users"],

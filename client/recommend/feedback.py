@@ -15,6 +15,7 @@ from logging import getLogger
 from pathlib import Path
 from types import TracebackType
 
+from client.data.exclusions import ExclusionBook
 from client.data.reading.identifiers import identifier, required_identifier, required_key
 from client.data.recorded import Event, EventRules, RecordedEvents
 from client.recommend.feedback_file import FeedbackEvent, LogContent, header, line_of, read_log, recorded_events
@@ -29,11 +30,16 @@ _log = getLogger(__name__)
 _CLOSED = -1
 
 
+class FeedbackInUseError(StoreError):
+    """Another process writes the log."""
+
+
 @dataclass(eq=False)
 class _Batch:
     """Events that share one write."""
 
     events: list[FeedbackEvent] = field(default_factory=list)
+    refused: list[FeedbackEvent] = field(default_factory=list)
     done: bool = False
     error: OSError | None = None
 
@@ -47,13 +53,15 @@ class FeedbackLog:
     Args:
         path: the file; made, readable by its owner only, when it is not there.
         rules: what an event must be.
+        exclusions: of whom nothing is recorded and nothing kept; the list in the log's folder unless given.
 
     Raises:
         StoreError: another process writes it, it cannot be opened, or it is something else.
     """
 
-    def __init__(self, path: Path, rules: EventRules | None = None) -> None:
+    def __init__(self, path: Path, rules: EventRules | None = None, exclusions: ExclusionBook | None = None) -> None:
         self.path = path
+        self._exclusions = ExclusionBook(path.parent) if exclusions is None else exclusions
         self.rules = EventRules() if rules is None else rules
         self._state = threading.Lock()
         self._writing = threading.Lock()
@@ -71,6 +79,7 @@ class FeedbackLog:
             raise
         self._size = found.size
         self._remember(found.events, found.following)
+        self.forget_excluded()
 
     def _opened(self) -> LogContent:
         """Open the file, a torn last line cut off and what cannot be believed set aside; what is in it now."""
@@ -102,8 +111,8 @@ class FeedbackLog:
         Ids are recorded as they are compared (:mod:`client.data.reading.identifiers`).
 
         Raises:
-            ContractError: an id, the value or the time is none that an event can have, or the event's id was used for
-                another event.
+            ContractError: an id, the value or the time is none that an event can have, the event's id was used for another
+                event, or the person was erased or has objected.
             StoreError: it could not be written, and is not recorded.
         """
         user_id = required_identifier("user_id", user_id)
@@ -124,6 +133,10 @@ class FeedbackLog:
                 raise ContractError("event_id: was used for another event; choose a new id for each event")
         if batch is not None:
             self._settle(batch)
+            if event in batch.refused:
+                raise ContractError(
+                    "user_id: this person was erased from this platform or has objected; nothing of them is recorded"
+                )
         return (event if earlier is None else earlier).sequence, earlier is not None
 
     def events_of(self, user_id: str) -> tuple[Event, ...]:
@@ -153,12 +166,28 @@ class FeedbackLog:
             StoreError: a file cannot be rewritten; it is as it was.
         """
         same = identifier(user_id)
-        self._rewrite(lambda event: event.user_id != same)
-        if same is not None:
-            try:
-                forget_set_aside(self.path, same)
-            except OSError as error:
-                raise StoreError(f"{quarantine_of(self.path)}: cannot be rewritten ({error.strerror})") from error
+        self._forget(lambda user: user == same)
+
+    def forget_excluded(self) -> None:
+        """Erase all events of whoever is left out now, and what a crash left beside the log. Safe to repeat.
+
+        Raises:
+            StoreError: a file cannot be rewritten, or the list of exclusions cannot be read.
+        """
+        excluded = self._exclusions.current()
+        if len(excluded):
+            self._forget(lambda user: user in excluded)
+
+    def _forget(self, gone: Callable[[str], bool]) -> None:
+        if any(gone(event.user_id) for event in list(self._known.values())):
+            self._rewrite(lambda event: not gone(event.user_id))
+        try:
+            with self._writing:
+                for left_over in self.path.parent.glob(f".{self.path.name}*"):
+                    left_over.unlink()
+                forget_set_aside(self.path, gone)
+        except OSError as error:
+            raise StoreError(f"{quarantine_of(self.path)}: cannot be rewritten ({error.strerror})") from error
 
     def close(self) -> None:
         """Wait for a write under way and let go of the file; nothing can be recorded afterwards."""
@@ -189,15 +218,19 @@ class FeedbackLog:
             ) from batch.error
 
     def _write(self, batch: _Batch) -> None:
-        line = line_of(batch.events)
+        # Asked here, while nothing else writes: whoever is left out later is taken out of the log again after this.
+        excluded = self._exclusions.current()
+        batch.refused = [event for event in batch.events if event.user_id in excluded]
+        kept = [event for event in batch.events if event not in batch.refused]
         try:
-            self._append(line)
+            if kept:
+                self._append(line_of(kept))
         except OSError as error:
             batch.error = error
         with self._state:
             for event in batch.events:
                 del self._pending[event.event_id]
-                if batch.error is None:
+                if batch.error is None and event not in batch.refused:
                     self._add(event)
             batch.done = True
 
@@ -241,7 +274,7 @@ def _locked(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise StoreError(
+        raise FeedbackInUseError(
             f"{path}: another process records feedback here; stop it, or give this one a log of its own"
         ) from error
     return descriptor

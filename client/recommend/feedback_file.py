@@ -23,6 +23,9 @@ from common.errors import StoreError
 
 _log = getLogger(__name__)
 
+FEEDBACK_LOG = "feedback.log"
+"""In the folder of the platform's model store."""
+
 _MAGIC = "crossfed feedback 1"
 _SHOWN = 5
 

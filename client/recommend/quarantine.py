@@ -7,7 +7,7 @@ tools; crossfed itself only adds to it, and takes out of it what a user asks to 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from client.data.reading.identifiers import identifier
@@ -43,8 +43,8 @@ def set_aside(log: Path, entries: Sequence[SetAside]) -> Path:
     return path
 
 
-def forget_set_aside(log: Path, user_id: str) -> None:
-    """Erase a user's events, and every line that is too damaged to tell whose it is.
+def forget_set_aside(log: Path, gone: Callable[[str], bool]) -> None:
+    """Erase the events of users who are ``gone``, and every line that is too damaged to tell whose it is.
 
     Raises:
         StoreError: the file cannot be rewritten.
@@ -54,13 +54,15 @@ def forget_set_aside(log: Path, user_id: str) -> None:
     if not path.exists():
         return
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if not _may_be_of(line.rstrip(b"\n").partition(b"\t")[2], user_id)]
+    kept = [line for line in lines if not _may_be_of(line.rstrip(b"\n").partition(b"\t")[2], gone)]
+    if len(kept) == len(lines):
+        return
     if kept:
         write_atomically(path, b"".join(kept))
     else:
         path.unlink()
 
 
-def _may_be_of(line: bytes, user_id: str) -> bool:
+def _may_be_of(line: bytes, gone: Callable[[str], bool]) -> bool:
     events = parsed_line(line)
-    return events is None or any(identifier(event.user_id) == user_id for event in events)
+    return events is None or any(gone(identifier(event.user_id) or event.user_id) for event in events)

@@ -122,6 +122,7 @@ class ServingModel:
         self._on_change = on_change
         self._on_problems = on_problems
         self._seen: tuple[object, ...] | None = None
+        self._excluded_seen: tuple[object, ...] = ()
         self._snapshot: Snapshot | None = None
         self._loading = threading.Lock()
         self._stopping = threading.Event()
@@ -171,10 +172,14 @@ class ServingModel:
             seen = self._store.signature()
             if seen == self._seen:
                 return False
+            excluded = self._store.exclusions_stamp()
+            anew = excluded != self._excluded_seen
+            if anew:
+                self.feedback.forget_excluded()
             misnamed = self._store.misnamed()
             problems = [] if misnamed is None else [misnamed]
-            loaded = self._newest_sound(problems)
-            self._seen = seen
+            loaded = self._newest_sound(problems, anew=anew)
+            self._seen, self._excluded_seen = seen, excluded
             if loaded is not None:
                 self._snapshot = loaded
             self._report(problems)
@@ -182,14 +187,18 @@ class ServingModel:
             self._on_change(loaded)
         return loaded is not None
 
-    def _newest_sound(self, problems: list[str]) -> Snapshot | None:
+    def _newest_sound(self, problems: list[str], *, anew: bool) -> Snapshot | None:
         """The first of the store's candidates that can be loaded; None where that is what serves. Adds to ``problems``.
+
+        Args:
+            problems: what is wrong with those before it.
+            anew: whether even what serves is loaded again, since somebody is left out now who is in it.
 
         Raises:
             StoreError: none can.
         """
         for version in self._store.candidates():
-            if self._snapshot is not None and self._snapshot.version == version:
+            if not anew and self._snapshot is not None and self._snapshot.version == version:
                 return None
             try:
                 return self._snapshot_of(version)

@@ -9,7 +9,7 @@ The encoders' weights are kept for exports alone: with them an item that came la
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _PART, _ENCODER, _SCALE = "item_part_", "encoder_", "scale_"
 _KEPT_BESIDE = (_PART, _ENCODER, _SCALE)
+USER_ROWS = "users_"
+"""Begins the names of variables that have a row for each user."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,6 +79,12 @@ class TowerModel:
             n_users=model.n_users,
             profile=model.profile_values,
         )
+
+    def of_users(self, rows: NDArray[np.integer]) -> TowerModel:
+        """The same for the users of ``rows`` (int ``[k]``) alone, in that order."""
+        values = {name: value[rows] if name.startswith(USER_ROWS) else value for name, value in self.values.items()}
+        profile = None if self.profile is None else self.profile[rows]
+        return replace(self, values=values, n_users=len(rows), profile=profile)
 
     @property
     def item_vectors(self) -> NDArray[np.float32]:

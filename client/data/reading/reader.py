@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -198,8 +198,12 @@ def read_items(config: ItemsConfig) -> ItemRows:
     return ItemRows(table, rows.filter(has_id), typed, public, int((~has_id).sum()))
 
 
-def read_users(config: UsersConfig) -> pl.DataFrame:
+def read_users(config: UsersConfig, excluded: Container[str] = ()) -> pl.DataFrame:
     """Read the users file: ``id`` (str, unique: the last row of each) and attributes (numbers where all values are).
+
+    Args:
+        config: where it is.
+        excluded: ids whose rows count as if they were not there.
 
     Raises:
         DataError: the file is missing, empty or damaged, or a column cannot be found.
@@ -210,21 +214,22 @@ def read_users(config: UsersConfig) -> pl.DataFrame:
     ids = table.frame.select(identifiers(id_column, table.schema[id_column]).alias("id"))
     attributes = _attributes(table, config.attribute_columns, {id_column}, "users")
     id_rows, attribute_rows = table.collect(ids, attributes)
-    keep = id_rows["id"].is_not_null() & id_rows["id"].is_last_distinct()
+    left_out = pl.Series([user in excluded for user in id_rows["id"]], dtype=pl.Boolean)
+    keep = id_rows["id"].is_not_null() & id_rows["id"].is_last_distinct() & ~left_out
     typed = as_numbers(attribute_rows.filter(keep).drop(table.row), config.decimal)
     if "id" in typed.columns:
         raise DataError(f"{table.path}: an attribute may not be called 'id'; leave it out of users.attribute_columns")
     return pl.concat([id_rows.filter(keep), typed], how="horizontal")
 
 
-def read_profiles(user_ids: Sequence[str], config: UsersConfig) -> pl.DataFrame:
+def read_profiles(user_ids: Sequence[str], config: UsersConfig, excluded: Container[str] = ()) -> pl.DataFrame:
     """The attributes of the users file, one row per user id in that order; null where the file does not have the user.
 
     Raises:
         DataError: as :func:`read_users`.
     """
     ids = pl.DataFrame({"id": user_ids}, schema={"id": pl.String})
-    return ids.join(read_users(config), on="id", how="left", maintain_order="left").drop("id")
+    return ids.join(read_users(config, excluded), on="id", how="left", maintain_order="left").drop("id")
 
 
 def _genres(column: str | None, table: TableFile, separator: str) -> pl.Expr:

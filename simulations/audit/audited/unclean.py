@@ -11,7 +11,7 @@ import numpy as np
 
 from client.data.cleaning import load_platform_data
 from client.data.dataset import PlatformData, UserItemMatrix
-from client.deploy.loading import FEEDBACK_LOG
+from client.recommend.feedback_file import FEEDBACK_LOG
 from common.deploy.roles import PlatformConfig
 
 

@@ -28,9 +28,10 @@ from client.data.recorded import (
     problem_of_time,
 )
 from client.deploy.agent_process import PlatformProcess, ReloadableAgent, _serve_recommender
-from client.deploy.loading import FEEDBACK_LOG, load_training_data
+from client.deploy.loading import load_training_data
 from client.keys import KeyFolder
 from client.recommend.feedback import FeedbackLog
+from client.recommend.feedback_file import FEEDBACK_LOG
 from client.service.client import RecommenderClient
 from common.config.data import CleaningConfig, DataConfig
 from common.deploy.roles import PlatformConfig

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from client.data.training import TrainingData
-from client.deploy.loading import FEEDBACK_LOG, load_training_data, make_agent, text_cache
+from client.deploy.loading import load_training_data, make_agent, text_cache
 from client.recommend.feedback import FeedbackLog
+from client.recommend.feedback_file import FEEDBACK_LOG
 from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError
 from tests.support.platform_files import config

@@ -1,0 +1,43 @@
+"""Looks at a running platform's exclusion list, so that the next run is made without whoever was added."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from logging import getLogger
+
+from client.data.exclusions import ExclusionBook
+from common.errors import StoreError
+
+_log = getLogger(__name__)
+_POLL_SECONDS = 1.0
+
+
+class ExclusionWatch:
+    """Calls back whenever the list has changed; in a thread of its own.
+
+    Args:
+        book: the list.
+        on_change: called with no lock held.
+    """
+
+    def __init__(self, book: ExclusionBook, on_change: Callable[[], None]) -> None:
+        self._book, self._on_change = book, on_change
+        self._seen = book.stamp()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="exclusion-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(_POLL_SECONDS):
+            try:
+                stamp = self._book.stamp()
+                if stamp != self._seen:
+                    self._on_change()
+                    self._seen = stamp
+            except StoreError as error:
+                _log.error("%s", error)

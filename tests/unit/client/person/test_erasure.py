@@ -248,7 +248,7 @@ def test_no_passport_is_redeemed_for_who_was_erased(platform: PlatformConfig) ->
     desk = PassportDesk.of(platform)
     with pytest.raises(PassportError, match="erased from this platform"):
         desk.redeem(b"", ANNA)
-    with pytest.raises(PassportError, match="is none|begin|passport"):
+    with pytest.raises(PassportError, match="this platform redeems none"):
         desk.redeem(b"", BERND)
     desk.books.close()
 

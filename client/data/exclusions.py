@@ -170,7 +170,8 @@ class ExclusionBook:
     def _changing(self, key: bytes | None = None) -> Iterator[tuple[bytes, dict[str, Exclusion]]]:
         """Key and entries, to be changed; written when the body ends, while no other process writes them."""
         make_folder(self._path.parent, mode=0o700)
-        with held(self._path.with_name(f"{EXCLUSIONS_FILE}.lock"), "crossfed-client person", mend="try again"):
+        lock = self._path.with_name(f"{EXCLUSIONS_FILE}.lock")
+        with held(lock, "crossfed-client person", mend="try again", mode=0o600):
             before = self._read()
             if key is not None and before.entries and before.key != key:
                 raise StoreError(

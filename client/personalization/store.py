@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from logging import getLogger
 from pathlib import Path
@@ -129,7 +129,6 @@ class PlatformStore:
         Raises:
             StoreError: it cannot be written; the version before still serves.
         """
-        self._versions.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._writing("crossfed, writing a model"):
             return self._commit(self._allowed(model))
 
@@ -183,7 +182,16 @@ class PlatformStore:
     @contextmanager
     def _writing(self, who: str) -> Iterator[None]:
         """One writer at a time: a version that is being written must not bring back whom another process takes out."""
-        with held(self.root / "versions.lock", who, mend="try again", wait=_log.info):
+        with ExitStack() as stack:
+            try:
+                self._versions.mkdir(parents=True, exist_ok=True, mode=0o700)
+                lock = held(self.root / "versions.lock", who, mend="try again", wait=_log.info, mode=0o600)
+                stack.enter_context(lock)
+            except OSError as error:
+                raise StoreError(
+                    f"{self.root}: cannot be written ({error.strerror}); the version before still serves. Check the folder and "
+                    "the free space"
+                ) from error
             yield
 
     def _commit(self, model: PlatformModel) -> int:

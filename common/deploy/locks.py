@@ -46,7 +46,9 @@ class Holder:
 
 
 @contextmanager
-def held(path: Path, what: str, *, mend: str, wait: Callable[[str], None] | None = None) -> Iterator[None]:
+def held(
+    path: Path, what: str, *, mend: str, wait: Callable[[str], None] | None = None, mode: int = 0o640
+) -> Iterator[None]:
     """Hold the lock at ``path`` while the body runs.
 
     Args:
@@ -54,12 +56,13 @@ def held(path: Path, what: str, *, mend: str, wait: Callable[[str], None] | None
         what: who holds it, for the message of others.
         mend: what another one may do, the end of its message.
         wait: told who holds it, and then it is waited for; None refuses at once.
+        mode: of a file that is made; whoever may read it may ask whether it is held.
 
     Raises:
         InUseError: another process, or another part of this one, holds it.
         OSError: the file cannot be made.
     """
-    lock = _lock(path, what)
+    lock = _lock(path, what, mode)
     try:
         lock.acquire(timeout=_PATIENCE_SECONDS, poll_interval=0.05)
     except Timeout:
@@ -94,7 +97,7 @@ def holder(path: Path) -> Holder | None:
         return None
 
 
-def _lock(path: Path, what: str) -> UnixFileLock:
+def _lock(path: Path, what: str, mode: int) -> UnixFileLock:
     me = Holder(
         what=what,
         process=os.getpid(),
@@ -109,7 +112,7 @@ def _lock(path: Path, what: str) -> UnixFileLock:
     # Never a lock that outlives its process: a file system without flock is an error.
     return UnixFileLock(
         path,
-        mode=0o640,
+        mode=mode,
         thread_local=False,
         fallback_to_soft=False,
         preserve_lock_file=True,

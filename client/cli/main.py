@@ -12,6 +12,7 @@ from client.cli.ask import add_commands as add_ask_commands
 from client.cli.deploy import add_commands as add_deploy_commands
 from client.cli.passport import passport
 from client.cli.person import person
+from client.cli.serve import serve
 from client.passport.book_file import RESTORED_NOTE, restored_passports
 from client.personalization.store import PlatformStore
 from client.privacy.report import (
@@ -40,10 +41,10 @@ app = typer.Typer(
         """A platform's own side of a federation.
 
         To take part: join, pin, secret, doctor, preview, start. recommend shows what the platform's model recommends to a
-        user, explain shows why, similar what is like an item, of a store or of a running recommender; feedback records what
-        a user did; export writes the deep model for plain Keras; privacy shows the budget and what was spent of it; egress
-        shows what has left the platform; passport issues and redeems what a person carries from platform to platform; person
-        shows what is held of somebody, erases it, and takes objections.
+        user, explain shows why, similar what is like an item, of a store or of a running recommender; serve answers
+        applications from a store; feedback records what a user did; export writes the deep model for plain Keras; privacy
+        shows the budget and what was spent of it; egress shows what has left the platform; passport issues and redeems what
+        a person carries from platform to platform; person shows what is held of somebody, erases it, and takes objections.
         """
     ),
     no_args_is_help=True,
@@ -57,6 +58,7 @@ app.add_typer(passport, name="passport")
 app.add_typer(person, name="person")
 add_deploy_commands(app)
 add_ask_commands(app)
+app.command()(serve)
 
 Home = Annotated[
     Path,

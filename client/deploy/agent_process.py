@@ -169,6 +169,8 @@ class PlatformProcess:
             self._recommender.agent_reachable(True)
             stack.callback(self._recommender.stop)
             _log.info("recommender at %s", self._recommender.target)
+            if self._recommender.http_target is not None:
+                _log.info("recommender over HTTP at %s", self._recommender.http_target)
         agent.resume_building()
         stack.callback(SocketWatch(config.socket.path, self._tell_reachable).stop)
 
@@ -232,6 +234,8 @@ def listeners(config: PlatformConfig, part: Part) -> list[Listener]:
         found.append(Listener("agent", config.socket.path))
         if config.recommender.enabled:
             found.append(Listener("recommender", (config.recommender.host, config.recommender.port)))
+            if config.recommender.http is not None:
+                found.append(Listener("recommender over HTTP", (config.recommender.host, config.recommender.http.port)))
     if part != "agent":
         found.append(Listener("SuperNode", ("127.0.0.1", config.supernode.port)))
     return found
@@ -310,7 +314,7 @@ def _serve_recommender(config: PlatformConfig, registry: CollectorRegistry) -> R
         config.state / "store",
         token=read_token(settings.token_file),
         tls=tls,
-        config=ServingConfig(host=settings.host, port=settings.port, **config.serving.model_dump()),
+        config=ServingConfig(host=settings.host, port=settings.port, http=settings.http, **config.serving.model_dump()),
         rules=EventRules.of(config.data),
         metrics=ServingMetrics(registry),
         passports=PassportDesk.of(config) if config.passport.issue or config.passport.redeem else None,

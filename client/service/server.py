@@ -1,11 +1,10 @@
-"""Starts and stops the recommender's server: port, TLS, token, health, reflection, draining."""
+"""Starts and stops the recommender's servers, gRPC and HTTP: ports, TLS, token, health, reflection, draining."""
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from client.data.recorded import EventRules
@@ -22,18 +21,18 @@ from client.passport.serving import PassportServing
 from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
 from client.recommend.process import limit_blas_threads, prefer_short_waits
-from client.recommend.snapshot import ServingModel, Snapshot
+from client.recommend.snapshot import ServingModel
+from client.service.health import SERVICE, ServiceHealth
+from client.service.http_gateway import OPERATIONS, HttpGateway
+from client.service.http_server import HttpServer
 from client.service.metrics_export import ServingMetrics
+from client.service.openapi import pages
+from client.service.recommending import RecommenderService
 from client.service.servicer import RecommenderServicer
 from common.config.serving import ServingConfig
 from common.errors import ConfigError
-from common.proto import recommender_pb2, recommender_pb2_grpc
+from common.proto import recommender_pb2_grpc
 
-SERVICE = recommender_pb2.DESCRIPTOR.services_by_name["Recommender"].full_name
-STORE_HEALTH = "crossfed.store"
-"""Name in the health service that is NOT_SERVING while the store is damaged, whatever serves."""
-AGENT_HEALTH = "crossfed.agent"
-"""Name that is NOT_SERVING while the aggregator's requests do not reach the platform's agent."""
 _OPEN_TO_ALL = "/grpc.health.v1.Health/"
 
 
@@ -65,9 +64,10 @@ class RecommenderServer:
         server: grpc.Server,
         target: str,
         model: ServingModel,
-        told: _Health,
+        told: ServiceHealth,
         drain: float,
         passports: PassportServing | None = None,
+        http: HttpServer | None = None,
     ) -> None:
         self.target = target
         self.model = model
@@ -75,10 +75,16 @@ class RecommenderServer:
         self._server = server
         self._health = told
         self._drain = drain
+        self._http = http
 
     @property
     def port(self) -> int:
         return int(self.target.rpartition(":")[2])
+
+    @property
+    def http_target(self) -> str | None:
+        """host:port of HTTP; None without."""
+        return None if self._http is None else f"{self.target.rpartition(':')[0]}:{self._http.port}"
 
     def agent_reachable(self, reachable: bool) -> None:
         """Tell health checks whether the platform's agent, which runs in this process, can be reached."""
@@ -86,8 +92,11 @@ class RecommenderServer:
 
     def stop(self) -> None:
         """Report NOT_SERVING, take no more requests, finish those under way, close the log."""
-        self._health.statuses.enter_graceful_shutdown()
-        self._server.stop(self._drain).wait()
+        self._health.enter_shutdown()
+        ended = self._server.stop(self._drain)
+        if self._http is not None:
+            self._http.stop()
+        ended.wait()
         self.model.stop()
         self.model.feedback.close()
         if self.passports is not None:
@@ -138,7 +147,7 @@ def serve_recommender(
         raise ConfigError(f"serving.host: {settings.host} can be reached from other hosts; set TLS files and a token")
     limit_blas_threads()
     prefer_short_waits()
-    told = _Health(counts)
+    told = ServiceHealth(counts)
     log = FeedbackLog(store_root / "feedback.log" if feedback is None else feedback, rules)
     model = ServingModel(
         PlatformStore(store_root),
@@ -147,69 +156,42 @@ def serve_recommender(
         on_change=told.model_changed,
         on_problems=told.store_problems,
     )
+    brought = None if passports is None else PassportServing(passports, model)
+    service = RecommenderService(model, settings, counts, brought)
+    http = None
     try:
+        http = _http_server(service, settings, token, tls, told)
         server, bound = _server(settings, settings.port if port is None else port, token, tls)
     except ConfigError:
         log.close()
+        if http is not None:
+            http.stop()
         raise
     if tls is not None:
         counts.certificate(tls.certificate)
-    brought = None if passports is None else PassportServing(passports, model)
-    recommender_pb2_grpc.add_RecommenderServicer_to_server(
-        RecommenderServicer(model, settings, counts, brought), server
-    )
+    recommender_pb2_grpc.add_RecommenderServicer_to_server(RecommenderServicer(service), server)
     health_pb2_grpc.add_HealthServicer_to_server(told.statuses, server)
     names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     model.start()
     server.start()
-    return RecommenderServer(server, f"{settings.host}:{bound}", model, told, settings.drain_seconds, brought)
+    if http is not None:
+        http.start()
+    return RecommenderServer(server, f"{settings.host}:{bound}", model, told, settings.drain_seconds, brought, http)
 
 
-class _Health:
-    """What health checks and metrics are told, from what is known of model, store and agent.
-
-    The recommender's own service serves as soon as there is a model; the process as a whole (the empty name) only while the
-    platform's agent can be reached, too, where it runs one.
-    """
-
-    def __init__(self, metrics: ServingMetrics) -> None:
-        self.statuses = health.HealthServicer()
-        self._metrics = metrics
-        self._has_model = False
-        self._agent = True
-        self._lock = threading.Lock()
-        self._say()
-        self._set(STORE_HEALTH, serving=True)
-
-    def model_changed(self, snapshot: Snapshot | None) -> None:
-        if snapshot is None:
-            self._metrics.reload_failed()
-            return
-        server_round = snapshot.recommender.model.server_round
-        self._metrics.serves(snapshot.version, server_round, snapshot.loaded_at, snapshot.index_recall)
-        with self._lock:
-            self._has_model = True
-            self._say()
-
-    def store_problems(self, problems: Sequence[str]) -> None:
-        """A store may be damaged while an older version serves."""
-        self._metrics.store_problems(len(problems))
-        self._set(STORE_HEALTH, serving=not problems)
-
-    def agent_reachable(self, reachable: bool) -> None:
-        with self._lock:
-            self._agent = reachable
-            self._say()
-            self._set(AGENT_HEALTH, serving=reachable)
-
-    def _say(self) -> None:
-        self._set(SERVICE, serving=self._has_model)
-        self._set("", serving=self._has_model and self._agent)
-
-    def _set(self, name: str, *, serving: bool) -> None:
-        status = health_pb2.HealthCheckResponse
-        self.statuses.set(name, status.SERVING if serving else status.NOT_SERVING)
+def _http_server(
+    service: RecommenderService,
+    settings: ServingConfig,
+    token: str | None,
+    tls: TlsFiles | None,
+    told: ServiceHealth,
+) -> HttpServer | None:
+    if settings.http is None:
+        return None
+    gateway = HttpGateway(service, settings, settings.http, token, lambda: told.serving, pages(OPERATIONS))
+    files = (None, None) if tls is None else (tls.certificate, tls.key)
+    return HttpServer(gateway, settings, settings.http, *files)
 
 
 def _server(settings: ServingConfig, port: int, token: str | None, tls: TlsFiles | None) -> tuple[grpc.Server, int]:

@@ -34,6 +34,19 @@ class ServingLimits(FrozenModel):
     """How long requests under way may take once the service is stopping."""
 
 
+class HttpConfig(FrozenModel):
+    """HTTP and JSON beside gRPC: the same host, token, certificate and limits."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = 50062
+    """Port to listen on; 0 takes a free one."""
+    request_seconds: Annotated[float, Field(gt=0, json_schema_extra={"unit": "seconds"})] = 10.0
+    """How long a caller may take to send a request's head, and again to send its body."""
+    answer_seconds: Annotated[float, Field(gt=0, json_schema_extra={"unit": "seconds"})] = 10.0
+    """How long a request may wait for its turn; gRPC's callers say so themselves."""
+    idle_seconds: Annotated[float, Field(gt=0, json_schema_extra={"unit": "seconds"})] = 60.0
+    """How long a connection without a request is kept open."""
+
+
 class ServingConfig(ServingLimits):
     """The limits, and the address that ``recommender`` of ``platform.yaml`` names."""
 
@@ -41,3 +54,5 @@ class ServingConfig(ServingLimits):
     """Address to listen on; one that others can reach needs TLS and a token."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
     """0 takes a free one."""
+    http: HttpConfig | None = None
+    """HTTP beside gRPC; null: none."""

@@ -16,7 +16,7 @@ from common.config.federation import FederationPlan
 from common.config.loader import ConfigPath
 from common.config.passport import PassportConfig
 from common.config.platform import CatalogueConfig, PersonalizationConfig
-from common.config.serving import ServingLimits
+from common.config.serving import HttpConfig, ServingLimits
 from common.config.text import TextModelConfig
 from common.contributions.run_plan import CheckedPlan
 from common.privacy.lifetime import budget_for, budget_policy, delta_for, epsilon_for, runs_paid
@@ -151,6 +151,9 @@ class RecommenderConfig(_Deployed):
     """PEM of the server's certificate; null: no TLS."""
     key: ConfigPath | None = None
     """PEM of its private key."""
+    http: HttpConfig | None = None
+    """HTTP and JSON beside gRPC, at the same host with the same token and certificate; null: gRPC alone. ``http: {}`` turns it
+    on."""
 
     @model_validator(mode="after")
     def _protected(self) -> Self:
@@ -159,6 +162,8 @@ class RecommenderConfig(_Deployed):
         outside = self.host not in ("127.0.0.1", "::1", "localhost")
         if outside and (self.certificate is None or self.token_file is None):
             raise ValueError(f"host: {self.host} is reachable from outside; set certificate, key and token_file")
+        if self.http is not None and self.http.port == self.port:
+            raise ValueError(f"http.port: {self.port} is gRPC's already; give another")
         return self
 
 

@@ -71,6 +71,7 @@ ENTRIES: dict[str, Entry] = {
     "serving-latency": Entry("serving:bench_latency", "Recommend at 300 requests a second: p50, p99; highest rate"),
     "serving-feedback": Entry("serving:bench_feedback", "feedback acknowledged, reflected in the next call"),
     "serving-swap": Entry("serving:bench_swap", "hot swaps under load: failed requests"),
+    "serving-http": Entry("http:bench_http", "HTTP beside gRPC at 300 requests a second: p50 and p99, ratio"),
     "serving-implicit": Entry("serving:bench_implicit", "one user's list against implicit in process"),
     "sequence": Entry(
         "sequence:bench_sequence", "ML-1M leave-last-out, full ranking: a Transformer, pooled and federated", "folder"

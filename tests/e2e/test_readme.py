@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +49,10 @@ def test_make_simulate_runs_the_quickstart() -> None:
     assert commands("make test")
 
 
-@pytest.mark.parametrize("command", commands("crossfed-client"))
+SERVE = commands("crossfed-client serve")
+
+
+@pytest.mark.parametrize("command", [one for one in commands("crossfed-client") if one not in SERVE])
 def test_the_clients_commands_run_as_written(quickstart: Path, command: str) -> None:
     assert run(quickstart, command).strip()
 
@@ -54,6 +61,34 @@ def test_the_recommendations_come_from_the_other_platforms(quickstart: Path) -> 
     (command,) = commands("crossfed-client recommend")
     shown = run(quickstart, command)
     assert "cinema" in shown or "club" in shown
+
+
+def test_the_served_store_answers_the_requests_as_written(quickstart: Path) -> None:
+    program, *arguments = shlex.split(SERVE[0].removeprefix(".venv/bin/"))
+    command = [str(BIN / program), *arguments, "--port", "0", "--http-port", "0"]
+    with subprocess.Popen(command, cwd=quickstart, stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            said = [serving.stdout.readline(), serving.stdout.readline()]
+            (target,) = re.findall(r"HTTP at (http://[\d.:]+) ", said[1])
+            answers = [asked(line, target) for line in commands("curl")]
+        finally:
+            serving.send_signal(signal.SIGTERM)
+    assert serving.returncode == 0
+    first, event, second, health = answers
+    assert [one["platforms"] != ["forum"] for one in first["items"]] == [True] * 3
+    assert event == {"sequence": 1, "duplicate": False, "reflected": True}
+    assert len(second["items"]) == 3
+    assert health == {"status": "SERVING"}
+
+
+def asked(line: str, target: str) -> dict[str, Any]:
+    """What a curl of the README is answered, by a server at another address."""
+    *options, address = shlex.split(line)[1:]
+    assert address.startswith("http://127.0.0.1:50062/")
+    address = address.replace("http://127.0.0.1:50062", target)
+    answer = httpx.get(address) if not options else httpx.post(address, json=json.loads(options[1]))
+    assert answer.status_code == 200, (line, answer.text)
+    return answer.json()
 
 
 def test_every_linked_file_exists() -> None:

@@ -22,7 +22,8 @@ from client.deploy.join import join_federation
 from client.keys import KeyFolder
 from client.personalization.store import PlatformStore
 from client.remote import RemoteAgent
-from client.service.server import AGENT_HEALTH, serve_recommender
+from client.service.health import AGENT_HEALTH
+from client.service.server import serve_recommender
 from common.config.loader import load_yaml_model
 from common.contributions.run_plan import read_plan
 from common.deploy.locks import held

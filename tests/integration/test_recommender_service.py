@@ -29,10 +29,11 @@ from client.data.recorded import EventRules
 from client.personalization.store import PlatformStore
 from client.recommend.answers import ItemFilter
 from client.recommend.recommender import Recommender
-from client.service import servicer as recommender_service
+from client.service import request_fields
 from client.service.client import RecommenderClient
+from client.service.health import SERVICE
 from client.service.metrics_export import ServingMetrics, expose_metrics
-from client.service.server import SERVICE, RecommenderServer, TlsFiles, serve_recommender
+from client.service.server import RecommenderServer, TlsFiles, serve_recommender
 from common.config.serving import ServingConfig
 from common.errors import ConfigError, ContractError, DataError, PlatformError
 from common.proto import recommender_pb2 as pb
@@ -390,9 +391,9 @@ def test_a_rating_may_be_any_number_of_a_size_that_can_be_trained_on(value, refu
     item = pb.HistoryItem(item_key="imdb:0000001", value=value)
     if refused:
         with pytest.raises(ContractError, match="value: must be a number of an absolute value of at most 1000"):
-            recommender_service._value(item, EventRules(meaning="rating"))
+            request_fields.value_of(item, EventRules(meaning="rating"))
     else:
-        assert recommender_service._value(item, EventRules(meaning="rating")) == value
+        assert request_fields.value_of(item, EventRules(meaning="rating")) == value
 
 
 def test_the_largest_weight_is_recorded(client):

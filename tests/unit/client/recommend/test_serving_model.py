@@ -18,8 +18,10 @@ from client.recommend.feedback import Event, FeedbackLog
 from client.recommend.process import collector_paused
 from client.recommend.recommender import Recommender
 from client.recommend.snapshot import ServingModel, approximate_recall
+from client.service.health import STORE_HEALTH
 from client.service.metrics_export import ServingMetrics
-from client.service.server import STORE_HEALTH, serve_recommender
+from client.service.recommending import RecommenderService
+from client.service.server import serve_recommender
 from client.service.servicer import RecommenderServicer
 from common.config.serving import ServingConfig
 from common.errors import StoreError
@@ -65,7 +67,7 @@ def test_the_newest_entry_of_an_item_counts_and_the_history_stays_in_order_of_ti
 
 
 def test_a_request_whose_deadline_has_passed_costs_no_answer_and_no_event(serving):
-    servicer = RecommenderServicer(serving, ServingConfig(), ServingMetrics())
+    servicer = RecommenderServicer(RecommenderService(serving, ServingConfig(), ServingMetrics()))
     with pytest.raises(Aborted, match="DEADLINE_EXCEEDED"):
         servicer.Recommend(pb.RecommendRequest(user_id="user-1"), Context())
     event = pb.RecordFeedbackRequest(event_id="e", user_id="user-1", item_key="imdb:1")

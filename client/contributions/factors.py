@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from logging import getLogger
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from client.data.training import TrainingData
 from client.scoring.evaluation import evaluate
 from client.scoring.scorer import SolvedFactorScorer
 from client.training.als import rating_sum_and_count
-from client.training.factory import make_trainer
+from client.training.factory import make_row_kernels, make_trainer
 from client.training.trainer import Trainer
 from common.config.federation import FederationPlan
 from common.contributions.factors import PlainMechanism, UserLevelMechanism
@@ -27,6 +28,8 @@ from common.errors import PrivacyError
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.postprocess import item_weights
 from common.wire.exchange import AgentRequest, value_mean_of
+
+_log = getLogger(__name__)
 
 
 class FactorContributor(Protocol):
@@ -117,9 +120,9 @@ class PrivateContributor:
         if max(plan.delta, mechanism.plan.delta) > 1 / plan.privacy.user_bound:
             raise PrivacyError("privacy.delta: is above 1/user_bound; agree on a smaller one")
         self._plan = plan
-        # Row by row, whatever the plan says: a batch is padded to its longest history, so that how a user's solution is
-        # rounded could depend on who else is there.
-        self._trainer = make_trainer(plan.training.model_copy(update={"backend": "numba"}))
+        kernels = make_row_kernels(plan.training)
+        _log.info("users are solved one by one by the %s kernels", kernels.name)
+        self._trainer = make_trainer(plan.training, kernels=kernels)
         self._release_plan = mechanism.plan
         self._mechanism = mechanism
 

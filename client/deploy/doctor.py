@@ -12,6 +12,7 @@ from client.personalization.store import PlatformStore
 from client.privacy.declared_users import check_declared_users, declaration_problem
 from client.privacy.ledger import LEDGER_FILE
 from client.privacy.report import privacy_dict, verify_books
+from client.training.factory import make_kernels, make_row_kernels
 from common.config.loader import load_yaml_model
 from common.deploy.doctor import (
     Finding,
@@ -51,6 +52,8 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
         yield Finding("wrong", "configuration", str(error))
         return
     yield Finding("ok", "configuration", str(config_path))
+    if devices:
+        yield check_kernels_of(config)
     keys = KeyFolder(config.keys)
     for path in (keys.identity_path, keys.sealing_path, keys.secret_path, config.supernode.private_key):
         yield check_private(path)
@@ -71,6 +74,16 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
     yield from check_store(PlatformStore(config.state / "store"))
     yield check_build(config.state / "store")
     yield from check_aggregator(config.aggregator, config.ca)
+
+
+def check_kernels_of(config: PlatformConfig) -> Finding:
+    """What solves users on this host, after a trial of it."""
+    plan = config.plan
+    try:
+        kernels = make_row_kernels(plan.training) if plan.private else make_kernels(plan.training)
+    except ConfigError as error:
+        return Finding("wrong", "training", str(error))
+    return Finding("ok", "training", f"users are solved by the {kernels.name} kernels")
 
 
 def _keys(config: PlatformConfig) -> Finding:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from client.training.als import ExplicitTrainer, ImplicitTrainer
+from client.training.kernels.self_check import check_kernels
+from common.errors import ConfigError
 
 if TYPE_CHECKING:
     from client.training.kernels.systems import Kernels
     from client.training.trainer import Trainer
     from common.config.model import FactorizationConfig
+
+_log = getLogger(__name__)
 
 
 def gpu_may_be_present() -> bool:
@@ -18,7 +23,7 @@ def gpu_may_be_present() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists()
 
 
-def choose_backend(config: FactorizationConfig, *, gpu: bool | None = None) -> Literal["tensorflow", "numba"]:
+def choose_backend(config: FactorizationConfig, *, gpu: bool | None = None) -> Literal["tensorflow", "numba", "cuda"]:
     """Settle ``backend: auto``: TensorFlow for a GPU, the numba kernel for a CPU.
 
     Args:
@@ -36,8 +41,11 @@ def choose_backend(config: FactorizationConfig, *, gpu: bool | None = None) -> L
 
 def make_kernels(config: FactorizationConfig) -> Kernels:
     """The backend that the configuration asks for, imported here and not before."""
-    if choose_backend(config) == "numba":
+    backend = choose_backend(config)
+    if backend == "numba":
         return _numba_kernels()
+    if backend == "cuda":
+        return _cuda_kernels(config.device)
     from client.training.kernels.tensorflow_kernels import TensorFlowKernels
 
     kernels = TensorFlowKernels(config.device)
@@ -46,10 +54,41 @@ def make_kernels(config: FactorizationConfig) -> Kernels:
     return kernels
 
 
+def make_row_kernels(config: FactorizationConfig, *, gpu: bool | None = None) -> Kernels:
+    """A backend that solves each row by itself, for what is noised: CUDA where it works, else the CPU's cores.
+
+    TensorFlow pads a batch to its longest row, so that how one user's solution is rounded could depend on who else is there.
+
+    Args:
+        config: ``backend: numba`` and ``device: cpu`` keep to the CPU; with ``cuda`` a GPU has to be there.
+        gpu: whether there may be a GPU; None looks.
+
+    Raises:
+        ConfigError: CUDA is asked for and cannot be used.
+    """
+    if config.backend == "cuda":
+        return _cuda_kernels(config.device)
+    wanted = config.backend != "numba" and config.device != "cpu"
+    if wanted and (gpu_may_be_present() if gpu is None else gpu):
+        try:
+            return _cuda_kernels(config.device)
+        except ConfigError as error:
+            _log.warning("users are solved on the CPU: %s", error)
+    return _numba_kernels()
+
+
 def _numba_kernels() -> Kernels:
     from client.training.kernels.numba_kernels import NumbaKernels
 
     return NumbaKernels()
+
+
+def _cuda_kernels(device: str) -> Kernels:
+    from client.training.kernels.cuda_kernels import CudaKernels
+
+    kernels = CudaKernels(device)
+    check_kernels(kernels)
+    return kernels
 
 
 def make_trainer(config: FactorizationConfig, *, global_mean: float = 0.0, kernels: Kernels | None = None) -> Trainer:

@@ -43,11 +43,11 @@ class FactorizationConfig(FrozenModel):
     solver to 1e-5, at a quarter of its time (MovieLens-1M, d = 64)."""
     init_scale: Positive = 0.1
     """Standard deviation of an initial item factor, times 1/√d."""
-    backend: Literal["auto", "tensorflow", "numba"] = "auto"
-    """auto: TensorFlow where it finds a GPU, the numba kernel on a CPU. Same numbers to float error. Under privacy users are
-    solved by the numba kernel whatever is set: it looks at one user at a time."""
+    backend: Literal["auto", "tensorflow", "numba", "cuda"] = "auto"
+    """auto: TensorFlow where it finds a GPU, the numba kernel on a CPU; cuda: an NVIDIA GPU without TensorFlow. Same numbers to
+    float error. Under privacy each user is solved alone: by cuda where there is a GPU that it works on, else by numba."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|gpu(:[0-9]+)?)$")] = "auto"
-    """Where TensorFlow runs: auto (a GPU where there is one), cpu, gpu or gpu:1."""
+    """Where TensorFlow and cuda run: auto (a GPU where there is one), cpu, gpu or gpu:1."""
 
 
 class AnchoredConfig(FactorizationConfig):

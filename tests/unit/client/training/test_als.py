@@ -325,6 +325,7 @@ def test_auto_takes_tensorflow_for_a_gpu_and_numba_for_a_cpu() -> None:
     assert choose_backend(auto, gpu=False) == "numba"
     assert choose_backend(auto.model_copy(update={"device": "cpu"}), gpu=True) == "numba"
     assert choose_backend(auto.model_copy(update={"backend": "numba"}), gpu=True) == "numba"
+    assert choose_backend(auto.model_copy(update={"backend": "cuda"}), gpu=False) == "cuda"
 
 
 def test_devices_are_chosen_from_those_there_are() -> None:

@@ -1,0 +1,147 @@
+"""The CUDA kernels against the CPU's, on this machine's first NVIDIA GPU: ``python -m simulations.bench.gpu``.
+
+Needs numba and its CUDA packages (``crossfed[cuda]``), neither TensorFlow nor a network nor data: interactions are drawn in
+the sizes of MovieLens-1M and of 20 million.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numpy.typing import NDArray
+
+from client.data.dataset import UserItemMatrix
+from client.training.factory import make_trainer
+from client.training.kernels.cuda_kernels import CudaKernels, cuda_usable
+from client.training.kernels.numba_kernels import NumbaKernels
+from client.training.kernels.self_check import check_kernels
+from client.training.kernels.systems import Kernels
+from common.config.model import FactorizationConfig
+from common.deploy.console import say_json
+from simulations.bench.synthetic import write_synthetic
+
+
+@dataclass(frozen=True)
+class Size:
+    """Users, items and interactions of a drawn matrix."""
+
+    users: int
+    items: int
+    interactions: int
+
+
+ML_1M = Size(6_040, 3_706, 1_000_209)
+LARGE = Size(140_000, 27_000, 20_000_000)
+SMOKE = Size(8, 6, 20)
+
+
+def bench_gpu(sizes: tuple[Size, ...] = (ML_1M, LARGE), dimensions: tuple[int, ...] = (64, 128)) -> dict[str, Any]:
+    """Time the two halves of an iteration, exact and by conjugate gradients, on the GPU and on the CPU in turn.
+
+    Returns:
+        ``device``, ``copy_gb_s`` (device to device, bytes read and written) and one entry of ``runs`` a size, dimension and
+        solver: ``gpu`` and ``cpu`` (seconds, the best of repeats, transfers to and from the device included), ``ratio``,
+        ``bandwidth_share`` (bytes that the factors and entries of an iteration come to, each entry's factor read once, a
+        second, over ``copy_gb_s``) and ``difference`` (largest of the users' factors, relative to the largest factor).
+    """
+    if not cuda_usable():
+        return {"device": None, "runs": [], "reason": "no NVIDIA GPU that numba can use: not measured"}
+    gpu, cpu = CudaKernels(), NumbaKernels()
+    check_kernels(gpu)
+    copied = _copy_gb_s()
+    runs = []
+    for size in sizes:
+        matrix = drawn(size)
+        for dimension in dimensions:
+            for solver, repeats in (("cholesky", 1 if size == LARGE else 3), ("cg", 3)):
+                runs.append(_compared(matrix, size, dimension, solver, (gpu, cpu), repeats, copied))
+    name = cuda.get_current_device().name
+    return {"device": name.decode() if isinstance(name, bytes) else str(name), "copy_gb_s": copied, "runs": runs}
+
+
+def drawn(size: Size) -> UserItemMatrix:
+    """A matrix of that size whose items follow Zipf's law."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "drawn.npz"
+        write_synthetic(path, users=size.users, items=size.items, interactions=size.interactions)
+        with np.load(path) as saved:
+            indptr, indices = saved["indptr"].astype(np.int64), saved["indices"]
+    ones = np.ones(len(indices), dtype=np.float32)
+    return UserItemMatrix(indptr, indices, ones, np.arange(len(indices)), size.items)
+
+
+def _compared(
+    matrix: UserItemMatrix,
+    size: Size,
+    dimension: int,
+    solver: str,
+    contenders: tuple[Kernels, Kernels],
+    repeats: int,
+    copied: float,
+) -> dict[str, Any]:
+    config = FactorizationConfig.model_validate(
+        {"dimension": dimension, "regularization": 10.0, "unobserved_weight": 0.3, "solver": solver}
+    )
+    seconds: list[list[float]] = [[], []]
+    solved: list[NDArray[np.float32]] = []
+    for _ in range(repeats):
+        solved = []
+        for kernels, times in zip(contenders, seconds, strict=True):
+            iterate = _iteration(matrix, config, kernels)
+            iterate(matrix.select_users(np.arange(1)))  # compiles
+            start = time.perf_counter()
+            solved.append(iterate(matrix))
+            times.append(time.perf_counter() - start)
+    gpu, cpu = min(seconds[0]), min(seconds[1])
+    touched = 2 * matrix.nnz * (4 * dimension + 12) + 8 * dimension * (matrix.n_users + matrix.n_items)
+    scale = float(np.abs(solved[1]).max())
+    return {
+        "interactions": size.interactions,
+        "dimension": dimension,
+        "solver": solver,
+        "gpu": gpu,
+        "cpu": cpu,
+        "ratio": gpu / cpu,
+        "bandwidth_share": touched / gpu / 1e9 / copied,
+        "difference": float(np.abs(solved[0] - solved[1]).max()) / scale,
+    }
+
+
+def _iteration(
+    matrix: UserItemMatrix, config: FactorizationConfig, kernels: Kernels
+) -> Callable[[UserItemMatrix], NDArray[np.float32]]:
+    trainer = make_trainer(config, kernels=kernels)
+    items = trainer.first_item_factors(matrix.n_items, np.random.default_rng(0))
+
+    def iterate(part: UserItemMatrix) -> NDArray[np.float32]:
+        users = trainer.solve_users(part, items, np.zeros((part.n_users, config.dimension), np.float32))
+        trainer.solve_items(part, users, items)
+        return users
+
+    return iterate
+
+
+def _copy_gb_s(size: int = 2**28) -> float:
+    """Gigabytes a second, read and written, of copies on the device."""
+    first = cuda.device_array(size, np.uint8)
+    second = cuda.device_array(size, np.uint8)
+    second.copy_to_device(first)
+    cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(10):
+        second.copy_to_device(first)
+    cuda.synchronize()
+    return 20 * size / (time.perf_counter() - start) / 1e9
+
+
+if __name__ == "__main__":
+    smoke = "--smoke" in sys.argv
+    say_json(bench_gpu((SMOKE,), (4,)) if smoke else bench_gpu())

@@ -1,0 +1,121 @@
+"""The CUDA kernels in numba's simulator, which needs no GPU, and which backend solves users that are noised."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from client.training import factory
+from client.training.kernels.numba_kernels import NumbaKernels
+from client.training.kernels.self_check import check_kernels
+from client.training.kernels.systems import Kernels, RowSystems
+from common.config.model import FactorizationConfig
+from common.errors import ConfigError
+
+ROOT = Path(__file__).parents[4]
+IN_SIMULATOR = """
+import numpy as np
+from client.training.kernels.cuda_kernels import CudaKernels
+from client.training.kernels.numba_kernels import NumbaKernels
+from client.training.kernels.systems import Entries, RowSystems
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+gpu, cpu, rng = CudaKernels(threads=2), NumbaKernels(), np.random.default_rng(1)
+indptr = np.array([0, 0, 3, 21, 22], np.int64)
+entries = Entries(indptr, rng.integers(0, 9, 22).astype(np.int32), rng.random(22).astype(np.float32),
+                  rng.normal(size=22).astype(np.float32))
+factors = rng.normal(size=(9, 5)).astype(np.float32)
+base = 0.3 * factors.T.astype(float) @ factors
+ridge, anchors = rng.random(4) + 0.5, rng.normal(size=(4, 5)).astype(np.float32)
+systems = RowSystems(entries, factors, base, ridge, rng.random(5) + 0.5, anchors)
+exact = gpu.solve_cholesky(systems)
+close(exact, cpu.solve_cholesky(systems))
+start = rng.normal(size=(4, 5)).astype(np.float32)
+close(gpu.solve_cg(systems, start, 2), cpu.solve_cg(systems, start, 2))
+for ours, theirs in zip(gpu.statistics(entries, factors), cpu.statistics(entries, factors)):
+    close(ours, theirs)
+close(gpu.squared_error(entries, exact, factors), cpu.squared_error(entries, exact, factors))
+
+# A row that is not positive definite is zero and changes no other, which are as they were, to the bit.
+broken = RowSystems(entries, factors, base, np.array([0.5, 0.5, -1e6, 0.5]), np.ones(5))
+sound = RowSystems(entries, factors, base, np.full(4, 0.5), np.ones(5))
+with_broken, without = gpu.solve_cholesky(broken), gpu.solve_cholesky(sound)
+assert not with_broken[2].any() and without[2].any()
+kept = [0, 1, 3]
+assert with_broken[kept].tobytes() == without[kept].tobytes()
+
+# Nor does it matter which rows are beside it.
+alone = Entries(np.array([0, 1], np.int64), entries.indices[21:], entries.weights[21:], entries.targets[21:])
+one = gpu.solve_cholesky(RowSystems(alone, factors, base, np.array([0.5]), np.ones(5)))
+assert one.tobytes() == without[3:].tobytes()
+"""
+
+
+def test_cuda_kernels_agree_with_the_cpu_row_by_row() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NUMBA_ENABLE_CUDASIM": "1"}
+    subprocess.run([sys.executable, "-c", IN_SIMULATOR], check=True, env=environment, cwd=ROOT)
+
+
+class _Wrong(NumbaKernels):
+    """Adds ``error`` to each solution of a call with more than ``rows`` rows."""
+
+    def __init__(self, error: float, rows: int) -> None:
+        self._error, self._rows = error, rows
+
+    def solve_cholesky(self, systems: RowSystems) -> NDArray[np.float32]:
+        solved = super().solve_cholesky(systems)
+        return solved + np.float32(self._error) if systems.entries.n_rows > self._rows else solved
+
+
+def test_a_backend_that_computes_wrong_numbers_is_refused() -> None:
+    check_kernels(NumbaKernels())
+    with pytest.raises(ConfigError, match="wrong numbers"):
+        check_kernels(_Wrong(1e-3, 0))
+
+
+def test_a_backend_whose_rows_hang_on_others_is_refused() -> None:
+    with pytest.raises(ConfigError, match="depends on other rows"):
+        check_kernels(_Wrong(1e-6, 1))
+
+
+def test_noised_users_are_solved_one_by_one_on_any_machine(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    auto = FactorizationConfig()
+    asked: list[str] = []
+
+    def cuda(device: str) -> Kernels:
+        asked.append(device)
+        raise ConfigError("no driver")
+
+    monkeypatch.setattr(factory, "_cuda_kernels", cuda)  # the seam to a device that this machine lacks
+    for update, gpu, tries in (
+        ({}, False, []),
+        ({}, True, ["auto"]),
+        ({"backend": "tensorflow", "device": "gpu:1"}, True, ["gpu:1"]),
+        ({"device": "cpu"}, True, []),
+        ({"backend": "numba"}, True, []),
+    ):
+        asked.clear()
+        fields: dict[str, Any] = update
+        assert factory.make_row_kernels(auto.model_copy(update=fields), gpu=gpu).name == "numba"
+        assert asked == tries
+    assert "users are solved on the CPU: no driver" in caplog.text
+    with pytest.raises(ConfigError, match="no driver"):
+        factory.make_row_kernels(auto.model_copy(update={"backend": "cuda"}), gpu=False)
+
+
+def test_cuda_without_a_gpu_is_refused_with_the_mend() -> None:
+    from client.training.kernels.cuda_kernels import CudaKernels
+
+    with pytest.raises(ConfigError, match="no NVIDIA GPU"):
+        CudaKernels("cpu")

@@ -150,6 +150,7 @@ def _simulate(
         },
         "platforms": measured,
         "pooled": pooled,
+        "configuration": configuration_of(scenario),
         "price": [],
         "rounds": [record.as_dict() for record in outcome.state.history],
         "seconds": {
@@ -223,6 +224,20 @@ def _measure(
                 "beta": model.cross.beta,
             }
     return measured, pooled
+
+
+def configuration_of(scenario: Scenario) -> dict[str, Any]:
+    """All that decided the run, by key; of files the names alone, as folders tell of a machine."""
+    content: dict[str, Any] = _file_names(scenario.model_dump(mode="json"))
+    return content
+
+
+def _file_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _file_names(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_file_names(part) for part in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:

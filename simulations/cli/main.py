@@ -16,7 +16,9 @@ from common.deploy.cli import run_app, teach
 from common.deploy.console import PlainConsole, PlainTable, say, styled
 from common.deploy.logs import set_up_simple_logs
 from common.errors import ConfigError
+from common.web.texts import language_of
 from simulations.audit.audited.faults import FAULTS, Fault
+from simulations.cli.reading import ReportLanguage, add_reading
 from simulations.cli.studies import add_commands, load_chosen
 from simulations.engine.federate import BACKENDS, Backend
 from simulations.engine.memory import keep_freed_memory
@@ -38,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 add_commands(app)
+add_reading(app)
 
 
 @app.command("list")
@@ -57,7 +60,7 @@ def run(
     ],
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for result.json, stores and checkpoints. Default: out/SCENARIO."),
+        typer.Option(help="Folder for result.json, report.html, stores and checkpoints. Default: out/SCENARIO."),
     ] = None,
     backend: Annotated[
         str, typer.Option(help="inline: in this process. ray: Flower's own simulation engine. The results agree.")
@@ -79,17 +82,21 @@ def run(
         typer.Option(help="audit.json for the privacy card. Default: the one in the output folder, if it is there."),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run in the output folder to end.")] = False,
+    language: ReportLanguage = "en",
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False,
 ) -> None:
-    """Run a scenario: train, measure, print a table, write result.json.
+    """Run a scenario: train, measure, print a table, write result.json and report.html.
 
     Examples:
       crossfed-simulate run quickstart
       crossfed-simulate run movies --data ~/datasets --set plan.rounds=20
       crossfed-simulate run mine.yaml --backend ray --output out/mine
     """
-    from simulations.report import ConsoleObserver, cleaning_text, result_tables
+    from simulations.report.page import write_report
+    from simulations.report.terminal import ConsoleObserver, cleaning_text, result_tables
     from simulations.run import simulate
+
+    tongue = language_of(language)
 
     set_up_simple_logs(logging.INFO if verbose else logging.ERROR)
     chosen = load_chosen(scenario, set_ or [], data, seed)
@@ -105,12 +112,15 @@ def run(
             audit=audit,
             wait=observer.on_stage if wait else None,
         )
+        observer.on_stage("writing the report")
+        report = write_report(folder, language=tongue)
     console.print(result_tables(result.content))
     say(f"\n{cleaning_text(result.platforms)}")
     user = result.platforms[0]
     store = shlex.quote(str(folder / "platforms" / user.name / "store"))
     who = shlex.quote(user.training.user_ids[0])
     say(f"\nwritten: {folder / 'result.json'}")
+    say(f"to read: {report}")
     say(f"try: crossfed-client recommend --store {store} --user {who} --scope cross")
 
 
@@ -124,7 +134,7 @@ def cross_validate(
     seed: Annotated[int | None, typer.Option(help="As for run.")] = None,
 ) -> None:
     """Run a scenario once a fold, so that each interaction is tested once; print means and standard deviations."""
-    from simulations.report import cleaning_text, fold_table
+    from simulations.report.terminal import cleaning_text, fold_table
     from simulations.run import simulate
 
     parent = output or default_folder(load_chosen(scenario, set_ or [], data, seed).name, "-folds")

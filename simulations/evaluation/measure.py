@@ -27,9 +27,10 @@ from client.scoring.part import Part
 from client.scoring.scorer import PopularityScorer, Scorer
 from common.catalogue import FederationSecret, Vocabulary
 from common.config.federation import FederationPlan
-from common.metrics import METRICS, coverage, novelty, paired_bootstrap, rating_intervals, summarise
+from common.metrics import METRICS, paired_bootstrap, rating_intervals, summarise
 from server.federation.state import FederationState
 from simulations.engine.datasets import HiddenItems, SimulatedPlatform
+from simulations.evaluation.groups import beyond_accuracy, group_blocks
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.scenarios.scenario import Scenario
 
@@ -47,9 +48,13 @@ class Ruler:
 
     scenario: Scenario
 
+    @property
+    def seed(self) -> tuple[int, int]:
+        """Of resamples and negatives: the same for every scorer, so that differences are not differences of luck."""
+        return self.scenario.seed, 20
+
     def _rng(self) -> np.random.Generator:
-        # The same resamples and negatives for every scorer: differences between them are not differences of luck.
-        return np.random.default_rng([self.scenario.seed, 20])
+        return np.random.default_rng(self.seed)
 
     def per_user(
         self,
@@ -97,11 +102,8 @@ def measure_own(ruler: Ruler, platform: SimulatedPlatform, model: PlatformModel)
             blocks[name] = _with_ratings(blocks[name], ruler.ratings(scorers[name], platform.test))
     counts = model.histories.item_counts()
     for name, one in measured.items():
-        if one.ranked is not None and len(one.ranked):
-            blocks[name]["coverage@20"] = coverage(one.ranked, 20, len(counts))
-            blocks[name]["novelty@20"] = float(
-                np.mean(novelty(one.ranked, 20, np.maximum(counts, 1), model.histories.n_users))
-            )
+        blocks[name] |= beyond_accuracy(one, counts, model.histories.n_users)
+    blocks["groups"] = group_blocks(measured, platform.test, counts, ruler.seed)
     return blocks | {"final_minus_local": ruler.difference(measured["final"], measured["local"])}
 
 
@@ -131,6 +133,7 @@ class CrossGround:
         candidates: bool ``[m]``: the hidden items, which are ranked. Of other foreign items the truth is not known: users
             who would have wanted one had no way to say so.
         elsewhere: float64 ``[m]``: popularity on the other platforms.
+        population: about how many users all platforms have.
         histories: n × m; what the platform knows of its users.
         truth: n × m; what they did with items that the platform does not have.
     """
@@ -140,6 +143,7 @@ class CrossGround:
     foreign: NDArray[np.bool_]
     candidates: NDArray[np.bool_]
     elsewhere: NDArray[np.float64]
+    population: float
     histories: UserItemMatrix
     truth: UserItemMatrix
 
@@ -162,6 +166,7 @@ class CrossGround:
             foreign=foreign_items(own, len(vocabulary)),
             candidates=candidates,
             elsewhere=state.item_counts,
+            population=sum(state.users_by_platform()),
             histories=on_vocabulary(training.known, own, len(vocabulary)),
             truth=on_vocabulary(hidden.interactions, positions, len(vocabulary)),
         )
@@ -208,10 +213,13 @@ def measure_cross(
         "final": final,
     }
     held_out = ground.slice_of(ground.truth)
+    measured = {name: ruler.per_user(scorer, held_out, ground.candidates) for name, scorer in scorers.items()}
     blocks: Block = {
-        name: ruler.block(ruler.per_user(scorer, held_out, ground.candidates)) for name, scorer in scorers.items()
+        name: ruler.block(one) | beyond_accuracy(one, ground.elsewhere, ground.population, ground.candidates)
+        for name, one in measured.items()
     }
     blocks |= {"ceiling": None, "gap_closed": None}
+    blocks["groups"] = group_blocks(measured, held_out, ground.elsewhere, ruler.seed, ground.candidates)
     if ceiling is not None and scored_half is not None:
         half = ground.slice_of(scored_half)
         on_half = {

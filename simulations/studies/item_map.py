@@ -78,6 +78,18 @@ def draw_map(run: Path, folder: Path, *, projection: Projection = "pca", seed: i
     return files
 
 
+def items_of(run: Path) -> ItemMap | None:
+    """The map of a run's items by PCA; None where there are too few, or no stores.
+
+    Raises:
+        StoreError: a platform's store is damaged.
+    """
+    try:
+        return item_map(_models(run))
+    except ConfigError:
+        return None
+
+
 def item_map(models: Sequence[PlatformModel], *, projection: Projection = "pca", seed: int = 0) -> ItemMap:
     """Lay out the vocabulary's items.
 

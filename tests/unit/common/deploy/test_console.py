@@ -33,7 +33,7 @@ from server.deploy.runs import RunStatus
 from simulations.audit.membership import MembershipReport
 from simulations.audit.tables import membership_table
 from simulations.engine.random_model import random_platform_model
-from simulations.report import ConsoleObserver
+from simulations.report.terminal import ConsoleObserver
 from simulations.studies.tune import Tried, _table
 from simulations.studies.tune_display import TrialDisplay
 

@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 from random import Random
 
 import numpy as np
@@ -14,6 +10,7 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError, ContractError
 from common.metrics import METRICS, coverage, judge, mae, novelty, per_user_metrics, rmse
+from tests.support.ranx_oracle import ranx_metrics
 
 ALL = [
     f"{kind}@{k}" for kind in ("recall", "plain_recall", "precision", "f1", "ndcg", "hr", "map") for k in (1, 3, 5)
@@ -177,16 +174,6 @@ def test_moving_a_hit_up_never_lowers_a_metric(case: tuple[np.ndarray, np.ndarra
         assert (np.nan_to_num(better[name] - worse[name]) >= -1e-15).all(), name
 
 
-RANX = """
-import json, sys
-import ranx
-case = json.load(sys.stdin)
-run = ranx.Run(case["run"])
-ranx.evaluate(ranx.Qrels(case["qrels"]), run, case["metrics"])
-print(json.dumps({metric: [float(run.scores[metric][user]) for user in case["run"]] for metric in case["metrics"]}))
-"""
-
-
 def test_metrics_equal_ranx() -> None:
     rng = np.random.default_rng(3)
     ranked = np.stack([rng.permutation(60)[:20] for _ in range(40)]).astype(np.int32)
@@ -196,22 +183,11 @@ def test_metrics_equal_ranx() -> None:
     asked = [name.replace("recall@", "plain_recall@") for name in METRICS]
     their_names = {name: name.replace("hr@", "hit_rate@").removeprefix("plain_") for name in asked}
     ours = evaluated(ranked, indptr, np.concatenate(truths), list(their_names))
-    case = {
-        "qrels": {f"u{user:02}": {str(item): 1 for item in truth} for user, truth in enumerate(truths)},
-        "run": {f"u{user:02}": {str(item): 20.0 - j for j, item in enumerate(row)} for user, row in enumerate(ranked)},
-        "metrics": list(their_names.values()),
-    }
-    # Compiling ranx takes 15 s; interpreted it needs one. The switch is read when numba is imported: a new process.
-    answer = subprocess.run(
-        [sys.executable, "-c", RANX],
-        input=json.dumps(case),
-        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
+    theirs = ranx_metrics(
+        {f"u{user:02}": {str(item): 1 for item in truth} for user, truth in enumerate(truths)},
+        {f"u{user:02}": {str(item): 20.0 - j for j, item in enumerate(row)} for user, row in enumerate(ranked)},
+        list(their_names.values()),
     )
-    assert answer.returncode == 0, answer.stderr
-    theirs = json.loads(answer.stdout)
     for name, their_name in their_names.items():
         np.testing.assert_allclose(ours[name], theirs[their_name], atol=1e-12, err_msg=name)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
-from simulations.report import fold_table, result_tables
+from simulations.report.terminal import fold_table, result_tables
 from simulations.run import simulate
 from simulations.scenarios.scenario import Scenario
 from tests.support.scenarios import scenario_of

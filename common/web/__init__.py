@@ -1,0 +1,1 @@
+"""Pages for people: templates, texts in two languages, and a console that serves them to this machine's browser alone."""

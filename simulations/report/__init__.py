@@ -1,0 +1,1 @@
+"""What a person reads of a run: tables in the terminal, and pages that open offline."""

@@ -46,3 +46,8 @@ def test_no_absolute_path_of_a_machine_is_named() -> None:
         str(path) for path in tracked("*.py") + tracked("*.md") + tracked("*.yaml") if homes.search(path.read_text())
     ]
     assert not [name for name in named if "deploy" not in name and "tests/" not in name]
+
+
+def test_no_file_holds_the_marks_of_a_merge() -> None:
+    marks = re.compile(rb"^(<{7} |>{7} )", re.MULTILINE)
+    assert not [str(path) for path in tracked("*") if path.is_file() and marks.search(path.read_bytes())]

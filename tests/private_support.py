@@ -113,7 +113,7 @@ class Tap:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.released: list[PrivatizedContribution] = []
         self.solved: list[Any] = []
-        make, factors = UserLevelMechanism._contribution, SharedGramAggregation._factors
+        make, sums = UserLevelMechanism._contribution, SharedGramAggregation._released
 
         def released(mechanism: UserLevelMechanism, *arguments: Any) -> PrivatizedContribution:
             contribution = make(mechanism, *arguments)
@@ -121,11 +121,12 @@ class Tap:
             return contribution
 
         def solved(aggregation: SharedGramAggregation, *arguments: Any) -> Any:
-            self.solved.append(arguments)
-            return factors(aggregation, *arguments)
+            if len(arguments[3]) == len(arguments[0].vocabulary.owners):  # not when one platform is left out
+                self.solved.append(arguments)
+            return sums(aggregation, *arguments)
 
         monkeypatch.setattr(UserLevelMechanism, "_contribution", released)
-        monkeypatch.setattr(SharedGramAggregation, "_factors", solved)
+        monkeypatch.setattr(SharedGramAggregation, "_released", solved)
 
     def of_round(self, server_round: int) -> list[PrivatizedContribution]:
         """In order of platform name, as the inline grid asks."""

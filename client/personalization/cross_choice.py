@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.data.training import TrainingData
 from client.personalization.item_cold import choose_blend
+from client.personalization.leave_out import without_own
 from client.personalization.other_catalogues import Elsewhere
 from client.personalization.platform_model import CrossVerdict
 from client.scoring.blend import Blend
@@ -26,6 +28,8 @@ class CrossChoice:
         shared: the federation's factors.
         towers: whether there is a deep model.
         linear: weights of the linear road, or None.
+        without_own: float32 ``[m, row]``: parameters, those of own items as the others' users alone have made them; None where
+            that has to be reckoned at home.
     """
 
     config: PersonalizationConfig
@@ -33,6 +37,7 @@ class CrossChoice:
     shared: FactorModel
     towers: bool = False
     linear: LinearPart | None = None
+    without_own: NDArray[np.float32] | None = None
 
     def of(self, data: TrainingData, rng: np.random.Generator) -> tuple[Blend, CrossVerdict | None]:
         """The blend, and why; None where its weights are the shipped or configured ones."""
@@ -40,7 +45,11 @@ class CrossChoice:
         fixed = config.beta is not None or config.attribute_weight is not None or not config.attributes
         if fixed or self.shared.config.feedback != "implicit":
             return self.configured(data), None
-        chosen = choose_blend(self.elsewhere.parts(data), self.shared, rng, level=config.verdict_level)
+        parts = self.elsewhere.parts(data)
+        known = without_own(self.shared, parts) if self.without_own is None else self.without_own
+        if known is None:
+            return self.configured(data), None
+        chosen = choose_blend(parts, self.shared, known, rng, level=config.verdict_level)
         if chosen is None:
             return self.configured(data), None
         blend, verdict = chosen

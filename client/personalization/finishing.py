@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from client.contributions.membership import Membership
 from client.contributions.towers import TowerContributor
 from client.personalization.model_builder import BuildOutcome, Finish, ModelBuilder
@@ -21,6 +24,7 @@ from client.scoring.ease import LinearPart
 from client.scoring.factors import FactorModel
 from client.towers.stored import TowerModel
 from common.config.federation import FederationPlan
+from common.contributions.factor_kinds import PARAMETERS_WITHOUT
 from common.errors import CrossfedError
 from common.wire.exchange import AgentRequest, Arrays, digest_of, user_counts_of, value_mean_of
 
@@ -123,7 +127,18 @@ def _view(
         towers=towers,
         linear=_linear_weights(plan, request, membership),
         user_counts=user_counts_of(request, len(membership.platforms)),
+        without_own=_without_own(request, membership),
     )
+
+
+def _without_own(request: AgentRequest, membership: Membership) -> NDArray[np.float32] | None:
+    """float32 ``[m, row]``: parameters, those of own items as the others alone have made them; None where it is not told."""
+    told = request.arrays.get(PARAMETERS_WITHOUT)
+    if told is None:
+        return None
+    parameters: NDArray[np.float32] = request.arrays["item_parameters"].copy()
+    parameters[membership.shared_positions] = told
+    return parameters
 
 
 def _linear_weights(plan: FederationPlan, request: AgentRequest, membership: Membership) -> LinearPart | None:

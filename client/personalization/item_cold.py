@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.personalization.cross_parts import CrossParts
-from client.personalization.leave_out import without_own
 from client.personalization.platform_model import CrossVerdict
 from client.scoring.blend import Blend
 from client.scoring.factors import FactorModel
@@ -53,22 +52,28 @@ class Fold:
 
 
 def choose_blend(
-    data: CrossParts, shared: FactorModel, rng: np.random.Generator, *, level: float
+    data: CrossParts,
+    shared: FactorModel,
+    without_own: NDArray[np.float32],
+    rng: np.random.Generator,
+    *,
+    level: float,
 ) -> tuple[Blend, CrossVerdict] | None:
     """What ranks the others' items, weighed on own ones; popularity alone where the blend is not surely better.
 
     Args:
         data: what scorers are fitted on.
         shared: the federation's factors, over the vocabulary.
+        without_own: float32 ``[m, row]``: item parameters; own users have no say in those of own items. With their say in
+            them the shared factors would look better than they are.
         rng: deals items and users out to folds.
         level: coverage of the two-sided interval whose lower end must exceed 0, as of the verdict on own items.
 
     Returns:
-        None where the platform has too little in common with others to validate on, or where what own users did cannot be
-        taken out of the shared factors: these would look better than they are.
+        None where the platform has too little in common with others to validate on.
     """
     common = data.own[data.others[data.own]]
-    folds, names = _folds(data, shared, common, rng)
+    folds, names = _folds(data, shared, without_own, rng)
     users = len(np.unique(np.concatenate([fold.users for fold in folds]))) if folds else 0
     if len(common) < _FEWEST_ITEMS or users < _FEWEST_USERS:
         return None
@@ -126,14 +131,11 @@ def conditional_logit(folds: Sequence[Fold], start: NDArray[np.float64] | None =
 
 
 def _folds(
-    data: CrossParts, shared: FactorModel, common: NDArray[np.integer], rng: np.random.Generator
+    data: CrossParts, shared: FactorModel, without_own: NDArray[np.float32], rng: np.random.Generator
 ) -> tuple[list[Fold], list[str]]:
     """The folds that have users, and the scorers' names."""
+    common = data.own[data.others[data.own]]
     if len(common) < _FEWEST_ITEMS:
-        return [], []
-    # Own users have made the factors of common items: what they added is taken out of those that are to be found.
-    parameters = without_own(shared, data)
-    if parameters is None:
         return [], []
     of_fold, folds, names = rng.permutation(len(common)) % _FOLDS, list[Fold](), list[str]()
     for number in range(_FOLDS):
@@ -145,7 +147,7 @@ def _folds(
         mask[hidden] = True
         left = data.histories.select_entries(~mask[data.histories.indices])
         changed = shared.item_parameters.copy()
-        changed[hidden] = parameters[hidden]
+        changed[hidden] = without_own[hidden]
         known = FactorModel(item_parameters=changed, config=shared.config, value_mean=shared.value_mean)
         parts = data.fitted(np.setdiff1d(data.own, hidden), left, known)
         names = [part.name for part in parts]

@@ -30,7 +30,11 @@ _log = getLogger(__name__)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FederationView:
-    """What the federation has told this platform: everything of a :class:`PlatformModel` that is not its own."""
+    """What the federation has told this platform: everything of a :class:`PlatformModel` that is not its own.
+
+    ``without_own`` are the item parameters, float32 ``[m, row]``, those of own items as the others alone have made them; None
+    where the aggregator cannot tell.
+    """
 
     server_round: int
     private: bool
@@ -44,6 +48,7 @@ class FederationView:
     towers: TowerModel | None = None
     linear: LinearPart | None = None
     user_counts: tuple[float, ...] | None = None
+    without_own: NDArray[np.float32] | None = None
 
 
 class Personalizer:
@@ -92,6 +97,7 @@ class Personalizer:
             shared=view.shared,
             towers=view.towers is not None,
             linear=view.linear,
+            without_own=view.without_own,
         )
         blend, cross_verdict = choice.of(self._data, self._own.rng("cross"))
         undecided = OwnVerdict(

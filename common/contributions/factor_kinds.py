@@ -28,14 +28,27 @@ ITEM_COUNTS = ArraySpec("item_counts", "float64", ("vocabulary",), max_abs=LARGE
 """Released counts, as the aggregator broadcasts them."""
 
 
+PARAMETERS_WITHOUT = "item_parameters_without"
+"""Of a platform's own shared items, in order of column: the parameters as the others' contributions alone make them."""
+
+
+def parts_are_seen(plan: FederationPlan) -> bool:
+    """Whether the aggregator sees each platform's contribution by itself, so that it can leave one out.
+
+    Of a secure sum it sees no part, and no platform is told what could be told from its own.
+    """
+    return not plan.secure_sum and plan.model.feedback == "implicit"
+
+
 def shared_parameters(plan: FederationPlan) -> tuple[ArraySpec, ...]:
     """The item parameters with their bounds of scale, and the released counts, as the aggregator broadcasts them."""
+    return _parameters(plan, "item_parameters", "vocabulary"), ITEM_COUNTS
+
+
+def _parameters(plan: FederationPlan, name: str, items: str, *, optional: bool = False) -> ArraySpec:
     ridge = min(plan.training.regularization, plan.serving.regularization)
     largest = math.sqrt(_LARGEST_PARAMETERS * ridge) if plan.private else None
-    return (
-        ArraySpec("item_parameters", "float32", ("vocabulary", "row"), max_abs=LARGEST_VALUE, max_norm=largest),
-        ITEM_COUNTS,
-    )
+    return ArraySpec(name, "float32", (items, "row"), max_abs=LARGEST_VALUE, max_norm=largest, optional=optional)
 
 
 class CountsKind(ContributionKind):
@@ -108,7 +121,9 @@ class StatisticsKind(ContributionKind):
         return (ArraySpec("user_gram", "int64", ("packed",)),)
 
     def final(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
-        return shared_parameters(plan)
+        if not parts_are_seen(plan):
+            return shared_parameters(plan)
+        return *shared_parameters(plan), _parameters(plan, PARAMETERS_WITHOUT, "catalogue", optional=True)
 
     def check_sums(
         self,

@@ -101,7 +101,13 @@ class ReleasedSums:
     item_grams: Floats | None = None
 
 
-def item_factors(released: ReleasedSums, setting: TunedSetting, attributes: Floats | None = None) -> Floats:
+def item_factors(
+    released: ReleasedSums,
+    setting: TunedSetting,
+    attributes: Floats | None = None,
+    *,
+    beside: ReleasedSums | None = None,
+) -> Floats:
     """New item factors v_i ∝ (A_i + α₀·Σ_{p∋i} G_p + λI)⁻¹ b_i, float64 ``[m, d]``; 0 for items that are not kept.
 
     Item vectors are denoised first by what items have in common. The ridge is in units of G's mean eigenvalue, as the
@@ -112,12 +118,26 @@ def item_factors(released: ReleasedSums, setting: TunedSetting, attributes: Floa
         released: one round's sums.
         setting: mechanism parameters and training settings.
         attributes: ``[m, a]``, public attributes of the items, if there are any.
+        beside: the sums of all platforms, of which ``released`` are those of some: the users' items were weighted by the
+            counts of all, and the factors are to have the scale of theirs.
     """
-    mechanism = setting.mechanism
+    everything = released if beside is None else beside
     weights = item_weights(
-        released.counts, kept_items=mechanism.kept_items, popularity_exponent=mechanism.popularity_exponent
+        everything.counts,
+        kept_items=setting.mechanism.kept_items,
+        popularity_exponent=setting.mechanism.popularity_exponent,
     )
+    factors = _unscaled_factors(released, weights, setting, attributes)
+    if beside is None:
+        return normalised_factors(factors)
+    return factors * _normaliser(_unscaled_factors(beside, weights, setting, attributes))
+
+
+def _unscaled_factors(
+    released: ReleasedSums, weights: Floats, setting: TunedSetting, attributes: Floats | None
+) -> Floats:
     kept = np.flatnonzero(weights)
+    mechanism = setting.mechanism
     sums = expected_weight_sums(released.counts, weights, users=released.users, weight_total=mechanism.weight_total)
     vectors = denoise_item_vectors(
         released.item_vectors[kept],
@@ -136,13 +156,17 @@ def item_factors(released: ReleasedSums, setting: TunedSetting, attributes: Floa
     ridge = setting.item_regularization * max(float(np.trace(released.user_gram)) / d, np.finfo(np.float64).tiny)
     factors = np.zeros_like(released.item_vectors)
     factors[kept] = solve_posdef(grams + setting.unobserved_weight * unobserved + ridge * np.eye(d), vectors)
-    return normalised_factors(factors)
+    return factors
 
 
 def normalised_factors(factors: Floats) -> Floats:
     """``factors`` ``[m, d]`` times the number that makes the mean eigenvalue of VᵀV 1; all zeros stay."""
+    return factors * _normaliser(factors)
+
+
+def _normaliser(factors: Floats) -> float:
     mean_eigenvalue = float(np.square(factors, dtype=np.float64).sum()) / factors.shape[1]
-    return factors / math.sqrt(mean_eigenvalue) if mean_eigenvalue > 0 else factors
+    return 1.0 / math.sqrt(mean_eigenvalue) if mean_eigenvalue > 0 else 1.0
 
 
 def observed_grams(vectors: Floats, weight_sums: Floats, user_gram: Floats, *, users: float) -> Floats:

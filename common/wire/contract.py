@@ -42,6 +42,8 @@ class ArraySpec:
         finite: whether NaN and infinities are refused (floats only).
         max_abs: largest magnitude of a value; None: any. For what a platform receives, never for what it sends.
         max_norm: largest L2 norm of all values together; None: any. Likewise.
+        optional: whether a message may do without it. For what a platform receives, never for what it sends: whether an array
+            is there says something, too.
 
     Raises:
         ContractError: the declaration itself is wrong.
@@ -53,6 +55,7 @@ class ArraySpec:
     finite: bool = True
     max_abs: float | None = None
     max_norm: float | None = None
+    optional: bool = False
 
     def __post_init__(self) -> None:
         if type(self.name) is not str or not _NAME.fullmatch(self.name):
@@ -93,7 +96,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class MessageSpec:
-    """One kind of message: exactly these arrays, no more and no fewer.
+    """One kind of message: exactly these arrays, no more and no fewer but for those that are optional.
 
     Attributes:
         kind: name of the message, unique within a federation.
@@ -135,7 +138,7 @@ class MessageSpec:
         """
         self.check_form(arrays, sizes)
         # Only once the size is known to be bounded is the content read.
-        for spec in self.arrays:
+        for spec in self._there(arrays):
             problem = _value_problem(arrays[spec.name], spec)
             if problem is not None:
                 raise ContractError(f"message {self.kind!r}, array {spec.name!r}: {problem}")
@@ -146,7 +149,7 @@ class MessageSpec:
             raise ContractError(f"message {self.kind!r}: arrays and sizes must be plain dicts")
         self._check_names(arrays)
         total = 0
-        for spec in self.arrays:
+        for spec in self._there(arrays):
             array = arrays[spec.name]
             problem = _form_problem(array, spec, sizes)
             if problem is not None:
@@ -155,14 +158,18 @@ class MessageSpec:
         if total > self.max_bytes:
             raise ContractError(f"message {self.kind!r}: {total} bytes in all, more than the {self.max_bytes} allowed")
 
+    def _there(self, arrays: Mapping[str, object]) -> tuple[ArraySpec, ...]:
+        return tuple(spec for spec in self.arrays if spec.name in arrays)
+
     def _check_names(self, arrays: Mapping[str, object]) -> None:
         declared = {spec.name for spec in self.arrays}
+        needed = {spec.name for spec in self.arrays if not spec.optional}
         if any(type(name) is not str for name in arrays):
             raise ContractError(f"message {self.kind!r}: an array's name is not text")
         for name in arrays:
             if name not in declared:
                 raise ContractError(f"message {self.kind!r}, array {name[:64]!r}: not declared in the contract")
-        for name in sorted(declared - set(arrays)):
+        for name in sorted(needed - set(arrays)):
             raise ContractError(f"message {self.kind!r}, array {name!r}: missing")
 
 

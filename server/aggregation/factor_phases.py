@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.config.federation import FederationPlan
+from common.contributions.factor_kinds import PARAMETERS_WITHOUT, parts_are_seen
 from common.contributions.kind import ContributionKind
 from common.wire.exchange import Arrays
+from server.aggregation.leave_out import KeptParts, parameters_without, with_counts, with_parameters
 from server.aggregation.phase import Phase, Question, Step
 from server.aggregation.private_factors import make_aggregation
-from server.aggregation.stopping import factors_settled
+from server.aggregation.stopping import factors_settled, factors_will_settle
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
 
@@ -33,15 +35,21 @@ class CountsPhase(Phase):
 
     def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Step:
         platforms: set[str] = set()
+        kept = KeptParts()
 
         def noted() -> Iterable[Contribution]:
-            for part in contributions:
+            for part in kept.passing(contributions):
                 platforms.update(part.platforms)
                 yield part
 
-        counted = make_aggregation(self.plan).count(state, noted())
+        aggregation = make_aggregation(self.plan)
+        counted = aggregation.count(state, noted())
         # Items are chosen by counts, so that what was gathered before other platforms joined is out of date.
-        return Step(state=replace(counted, linear=None, results={}), platforms=tuple(sorted(platforms)))
+        counted = replace(counted, linear=None, results={})
+        if parts_are_seen(self.plan):
+            counts = {name: aggregation.counts_of(part.arrays) for name, part in kept.by_platform.items()}
+            counted = with_counts(counted, counts)
+        return Step(state=counted, platforms=tuple(sorted(platforms)))
 
     def did(self, question: Question) -> str:
         return "sent their counts"
@@ -68,6 +76,8 @@ class StatisticsPhase(Phase):
     def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Step:
         solved = self._aggregation.solve(state, contributions)
         after = replace(state, server_round=state.server_round + 1, item_parameters=solved.item_parameters)
+        if parts_are_seen(self.plan) and factors_will_settle(self.plan, state, solved.objective, solved.platforms):
+            after = with_parameters(after, solved.without())
         return Step(state=after, platforms=solved.platforms, objective=solved.objective, recall=solved.recall)
 
     def did(self, question: Question) -> str:
@@ -75,3 +85,7 @@ class StatisticsPhase(Phase):
 
     def final(self, state: FederationState) -> Arrays:
         return {"item_parameters": state.item_parameters, "item_counts": state.item_counts}
+
+    def final_for(self, state: FederationState, platform: str) -> Arrays:
+        without = parameters_without(state, platform)
+        return {} if without is None else {PARAMETERS_WITHOUT: without}

@@ -6,7 +6,7 @@ however the users are spread (mechanism.md, "One round without privacy").
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from common.config.federation import FederationPlan
 from common.config.model import FactorizationConfig
 from common.linalg import pack_symmetric, packed_size, scaled_ridge, solve_posdef, unpack_symmetric
 from common.wire.exchange import Arrays
+from server.aggregation.leave_out import KeptParts, counts_without
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
 
@@ -33,12 +34,15 @@ class Solved:
         platforms: who contributed.
         objective: at the parameters that the round started from; None where privacy forbids to know it.
         recall: mean validation Recall@20, or None as above.
+        without: by platform, float32 ``[m_p, row]``: the new parameters of its items as the others' contributions alone make
+            them; nothing where parts are not seen. A call, for few rounds need it.
     """
 
     item_parameters: NDArray[np.float32]
     platforms: tuple[str, ...]
     objective: float | None
     recall: float | None
+    without: Callable[[], Mapping[str, NDArray[np.float32]]] = dict
 
 
 class Aggregation(Protocol):
@@ -49,6 +53,9 @@ class Aggregation(Protocol):
 
     def count(self, state: FederationState, contributions: Iterable[Contribution]) -> FederationState:
         """``state`` with item counts, user counts and the mean value."""
+
+    def counts_of(self, arrays: Arrays) -> NDArray[np.float64]:
+        """float64 ``[m_p]``: item counts of one platform, from its contribution to the counts."""
 
     def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Solved:
         """New item parameters from one round's statistics."""
@@ -80,11 +87,14 @@ class ExactAggregation:
         mean = values / interactions if explicit else 0.0
         return replace(state, item_counts=counts, user_counts=users, value_mean=mean)
 
+    def counts_of(self, arrays: Arrays) -> NDArray[np.float64]:
+        return np.asarray(arrays["item_counts"], dtype=np.float64)
+
     def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Solved:
-        total = StatisticsSum(len(state.vocabulary), self._plan.row)
+        total, kept = StatisticsSum(len(state.vocabulary), self._plan.row), KeptParts()
         objective, recall = 0.0, np.zeros(2)
         platforms: list[str] = []
-        for part in contributions:
+        for part in kept.passing(contributions):
             total.add(part.positions, part.arrays)
             objective += float(part.arrays["objective"][0])
             recall += part.arrays["evaluation"]
@@ -102,7 +112,24 @@ class ExactAggregation:
             platforms=tuple(platforms),
             objective=objective + item_penalty(state, self._plan.training),
             recall=float(recall[0] / recall[1]) if recall[1] else None,
+            without=lambda: self._without(state, total, kept.by_platform),
         )
+
+    def _without(
+        self, state: FederationState, total: StatisticsSum, parts: Mapping[str, Contribution]
+    ) -> dict[str, NDArray[np.float32]]:
+        solved = {}
+        for name, part in parts.items():
+            counts = counts_without(state, name)
+            if counts is None:
+                return {}
+            others = total.without(part.positions, part.arrays, list(parts).index(name))
+            users = np.array([state.user_counts.get(other, 0.0) for other in parts if other != name])
+            nothing = np.zeros_like(state.item_parameters[part.positions])
+            solved[name] = others.solve(
+                nothing, self._plan.training, item_counts=counts[part.positions], user_counts=users
+            )
+        return solved
 
 
 class StatisticsSum:
@@ -125,6 +152,17 @@ class StatisticsSum:
         self._rhs[positions] += statistics["rhs"]
         self._user_grams.append(pack_symmetric(statistics["user_gram"]))
         self._catalogues.append(positions)
+
+    def without(self, positions: NDArray[np.int32], statistics: Arrays, index: int) -> StatisticsSum:
+        """The sums over all but the contribution ``index``, which was ``statistics``, of the items at its ``positions``."""
+        others = StatisticsSum(0, self._rhs.shape[1])
+        others._gram = self._gram[positions] - statistics["gram"]
+        others._rhs = self._rhs[positions] - statistics["rhs"]
+        for number, (gram, catalogue) in enumerate(zip(self._user_grams, self._catalogues, strict=True)):
+            if number != index:
+                others._user_grams.append(gram)
+                others._catalogues.append(np.flatnonzero(np.isin(positions, catalogue)).astype(np.int32))
+        return others
 
     def solve(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,9 @@ from common.privacy.postprocess import (
     project_psd,
     unpack_gram,
 )
+from common.wire.exchange import Arrays
 from server.aggregation.factors import Aggregation, ExactAggregation, Solved, ownership
+from server.aggregation.leave_out import KeptParts, counts_without
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
 
@@ -61,6 +63,9 @@ class SharedGramAggregation:
             item_parameters=self._first_factors(state, item_counts),
         )
 
+    def counts_of(self, arrays: Arrays) -> NDArray[np.float64]:
+        return from_grid(arrays["counts"], self._releases.counts.grid_step)[:-1]
+
     def _first_factors(self, state: FederationState, item_counts: NDArray[np.float64]) -> NDArray[np.float32]:
         """The random factors of the kept items, on the scale in which the users' ridge is meant."""
         mechanism = self._releases.parameters
@@ -77,7 +82,8 @@ class SharedGramAggregation:
         item_grams = None if noise.item_grams is None else np.zeros((n_items, row, row))
         grams: dict[str, NDArray[np.float64]] = {}
         platforms: set[str] = set()
-        for part in contributions:
+        kept = KeptParts()
+        for part in kept.passing(contributions):
             platforms.update(part.platforms)
             if "item_vectors" in part.arrays:
                 vectors[part.positions] += from_grid(part.arrays["item_vectors"], noise.item_vectors.grid_step)
@@ -92,28 +98,59 @@ class SharedGramAggregation:
             return Solved(item_parameters=state.item_parameters, platforms=(), objective=None, recall=None)
         # An item carries the noise of the platforms that sent it; one that nobody sent this time stays as it was.
         sigma = noise.item_vectors.actual_sigma(1) * np.sqrt(np.maximum(shares, 1.0))
-        factors = self._factors(state, vectors, sigma, grams, item_grams)
+        released = self._released(state, vectors, sigma, grams, item_grams)
+        # Noise may have left no Gram matrix a positive eigenvalue: such a round tells nothing of the users.
+        told = released.user_gram.any()
+        factors = item_factors(released, self._plan.setting, self._features) if told else state.item_parameters
         return Solved(
             item_parameters=np.where(shares[:, None] > 0, factors, state.item_parameters).astype(np.float32),
             platforms=tuple(sorted(platforms)),
             objective=None,
             recall=None,
+            without=lambda: self._without(state, released, shares, grams, kept.by_platform) if told else {},
         )
 
-    def _factors(
+    def _without(
+        self,
+        state: FederationState,
+        everything: ReleasedSums,
+        shares: NDArray[np.float64],
+        grams: dict[str, NDArray[np.float64]],
+        parts: Mapping[str, Contribution],
+    ) -> dict[str, NDArray[np.float32]]:
+        """Each platform's items from what the others released; weights, scale and features are those of everybody."""
+        noise, solved = self._releases.rounds[state.server_round], {}
+        for name, part in parts.items():
+            counts = counts_without(state, name)
+            others = {other: gram for other, gram in grams.items() if other != name}
+            if counts is None or not any(gram.any() for gram in others.values()):
+                return {}
+            vectors, left = everything.item_vectors.copy(), shares.copy()
+            vectors[part.positions] -= from_grid(part.arrays["item_vectors"], noise.item_vectors.grid_step)
+            left[part.positions] -= 1
+            item_grams = None if everything.item_grams is None else everything.item_grams.copy()
+            if item_grams is not None and noise.item_grams is not None:
+                own = from_grid(part.arrays["item_grams"], noise.item_grams.grid_step)
+                item_grams[part.positions] -= unpack_gram(own, self._plan.row)
+            sigma = noise.item_vectors.actual_sigma(1) * np.sqrt(np.maximum(left, 1.0))
+            users = {other: number for other, number in state.user_counts.items() if other != name}
+            seen = replace(state, item_counts=np.maximum(counts, 1.0), user_counts=users)
+            released = self._released(seen, vectors, sigma, others, item_grams)
+            factors = item_factors(released, self._plan.setting, self._features, beside=everything)
+            solved[name] = np.where(left[:, None] > 0, factors, 0.0)[part.positions].astype(np.float32)
+        return solved
+
+    def _released(
         self,
         state: FederationState,
         vectors: NDArray[np.float64],
         sigma: NDArray[np.float64],
         grams: dict[str, NDArray[np.float64]],
         item_grams: NDArray[np.float64] | None,
-    ) -> NDArray[np.float64]:
+    ) -> ReleasedSums:
         stacked = np.stack(list(grams.values()))
-        if not stacked.any():
-            # Noise has left no Gram matrix a positive eigenvalue: this round tells nothing of the users.
-            return state.item_parameters.astype(np.float64)
         members = ownership([state.vocabulary.owners[name] for name in grams], len(vectors))
-        released = ReleasedSums(
+        return ReleasedSums(
             counts=state.item_counts,
             users=sum(state.user_counts.values()),
             item_vectors=vectors,
@@ -122,7 +159,6 @@ class SharedGramAggregation:
             catalogue_gram=np.tensordot(members.astype(np.float64), stacked, axes=1),
             item_grams=item_grams,
         )
-        return item_factors(released, self._plan.setting, self._features)
 
 
 def make_aggregation(plan: FederationPlan) -> Aggregation:

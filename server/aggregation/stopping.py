@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from common.config.federation import FederationPlan
-from server.federation.state import FederationState
+from server.federation.state import FederationState, RoundRecord
 
 
 def factors_settled(plan: FederationPlan, state: FederationState) -> bool:
     """Whether the factorisation has had its last round. Under privacy there is no objective, so all rounds are run."""
     if state.server_round >= plan.server_rounds or state.tower_round > 0:
         return True
-    rounds = [record for record in state.history if record.phase == "factors"]
-    if len(rounds) < 2 or plan.tolerance == 0:
-        return False
-    before, last = rounds[-2:]
+    rounds = _factor_rounds(state)
+    return len(rounds) >= 2 and _converged(plan, rounds[-2], rounds[-1].objective, rounds[-1].platforms)
+
+
+def factors_will_settle(
+    plan: FederationPlan, state: FederationState, objective: float | None, platforms: tuple[str, ...]
+) -> bool:
+    """Whether a round that ``state`` does not have yet, with this objective and these platforms, is the last one."""
+    if state.server_round + 1 >= plan.server_rounds:
+        return True
+    rounds = _factor_rounds(state)
+    return bool(rounds) and _converged(plan, rounds[-1], objective, platforms)
+
+
+def _factor_rounds(state: FederationState) -> list[RoundRecord]:
+    return [record for record in state.history if record.phase == "factors"]
+
+
+def _converged(plan: FederationPlan, before: RoundRecord, objective: float | None, platforms: tuple[str, ...]) -> bool:
     # Objectives over different platforms do not compare: one that was left out for a round is no progress.
-    if before.objective is None or last.objective is None or before.platforms != last.platforms:
+    if plan.tolerance == 0 or before.objective is None or objective is None or before.platforms != platforms:
         return False
-    return before.objective - last.objective < plan.tolerance * abs(before.objective)
+    return before.objective - objective < plan.tolerance * abs(before.objective)
 
 
 def towers_settled(plan: FederationPlan, state: FederationState) -> bool:

@@ -14,6 +14,8 @@ from client.personalization.cross_parts import CrossParts, users_of_owners
 from client.personalization.described import DescribedItems
 from client.personalization.item_cold import Fold, choose_blend, conditional_logit
 from client.personalization.leave_out import without_own
+from client.personalization.platform_model import CrossVerdict
+from client.scoring.blend import Blend
 from client.scoring.factors import FactorModel
 from client.training.factory import make_trainer
 from common.config.model import FactorizationConfig
@@ -65,6 +67,16 @@ def factors(here: np.ndarray, there: np.ndarray) -> FactorModel:
     return FactorModel(item_parameters=parameters, config=CONFIG)
 
 
+def chosen(
+    data: CrossParts, here: np.ndarray, there: np.ndarray, *, level: float = 0.6
+) -> tuple[Blend, CrossVerdict] | None:
+    shared = factors(here, there)
+    known = without_own(shared, data)
+    if known is None:
+        return None
+    return choose_blend(data, shared, known, np.random.default_rng(0), level=level)
+
+
 def test_the_logit_has_the_weights_of_the_choices_that_were_drawn_with_them() -> None:
     rng = np.random.default_rng(0)
     features = rng.standard_normal((4000, 12, 3)).astype(np.float32)
@@ -93,7 +105,7 @@ def test_the_logit_is_at_the_top_of_the_likelihood_as_scipy_says_it() -> None:
 
 def test_makers_are_found_to_matter_and_the_hidden_items_agree() -> None:
     data, here, there, _ = world(2, loyal=2.0)
-    found = choose_blend(data, factors(here, there), np.random.default_rng(0), level=0.6)
+    found = chosen(data, here, there)
     assert found is not None
     blend, verdict = found
     assert verdict.name == "blend"
@@ -119,12 +131,7 @@ def test_texts_are_found_to_matter_where_nothing_else_tells_the_makers() -> None
         assert not any("(" in text for text in texts), "a year is a number, not words"
         return directions[[int(text.split()[1]) for text in texts]]
 
-    found = choose_blend(
-        replace(data, described=DescribedItems(titles, {}, vectors)),
-        factors(here, there),
-        np.random.default_rng(0),
-        level=0.6,
-    )
+    found = chosen(replace(data, described=DescribedItems(titles, {}, vectors)), here, there)
     assert found is not None
     blend, verdict = found
     assert verdict.name == "blend"
@@ -144,7 +151,7 @@ def test_popularity_serves_unless_the_blend_is_surely_better() -> None:
     for seed in range(4):
         data, here, there, _ = world(seed, loyal=0.0)
         few = replace(data, histories=data.histories.select_users(np.arange(40)))
-        found = choose_blend(few, factors(here[:40], there), np.random.default_rng(0), level=0.999)
+        found = chosen(few, here[:40], there, level=0.999)
         assert found is not None
         blend, verdict = found
         assert (verdict.name == "blend") == (verdict.interval[0] > 0)
@@ -157,8 +164,8 @@ def test_popularity_serves_unless_the_blend_is_surely_better() -> None:
 
 def test_what_users_did_with_items_that_the_platform_lacks_is_not_looked_at() -> None:
     data, here, there, _ = world(4, loyal=1.0)
-    first = choose_blend(data, factors(here, there), np.random.default_rng(0), level=0.6)
-    again = choose_blend(replace(data), factors(here, there), np.random.default_rng(0), level=0.6)
+    first = chosen(data, here, there)
+    again = chosen(replace(data), here, there)
     assert first is not None
     assert again is not None
     assert dict(first[0].weights) == dict(again[0].weights)
@@ -168,17 +175,15 @@ def test_what_users_did_with_items_that_the_platform_lacks_is_not_looked_at() ->
 def test_too_little_in_common_says_nothing() -> None:
     data, here, there, _ = world(5, loyal=1.0)
     alone = replace(data, others=np.arange(M) >= OWN - 10)
-    assert choose_blend(alone, factors(here, there), np.random.default_rng(0), level=0.6) is None
+    assert chosen(alone, here, there) is None
     nobody = replace(data, histories=data.histories.select_entries(np.zeros(data.histories.nnz, dtype=bool)))
-    assert choose_blend(nobody, factors(here, there), np.random.default_rng(0), level=0.6) is None
+    assert chosen(nobody, here, there) is None
 
 
 def test_noisy_counts_below_zero_are_taken() -> None:
     data, here, there, _ = world(6, loyal=1.0, private=True)
     noisy = data.counts_elsewhere + np.random.default_rng(1).normal(0, 60, M)
-    found = choose_blend(
-        replace(data, counts_elsewhere=noisy), factors(here, there), np.random.default_rng(0), level=0.6
-    )
+    found = chosen(replace(data, counts_elsewhere=noisy), here, there)
     assert found is not None
     assert found[1].name == "blend"
     assert all(np.isfinite(weight) for weight in found[0].weights.values())
@@ -228,4 +233,3 @@ def test_factors_that_own_users_cannot_be_taken_out_of_are_not_validated_on() ->
     chance = np.random.default_rng(0).standard_normal((M, 6)).astype(np.float32) * 30
     shared = FactorModel(item_parameters=chance, config=CONFIG)
     assert without_own(shared, data) is None
-    assert choose_blend(data, shared, np.random.default_rng(0), level=0.6) is None

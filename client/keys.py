@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import Field
 
 from common.catalogue import FederationSecret
@@ -27,6 +25,7 @@ from common.config.loader import load_yaml_model
 from common.deploy.provisioning import Registration
 from common.errors import ConfigError
 from common.files import make_folder, write_atomically
+from common.privacy.sealed_box import SealedBox
 from common.privacy.secure_sum import PlatformIdentity
 from common.privacy.secure_sum.identity import signed_by
 
@@ -76,17 +75,15 @@ class KeyFolder:
         Raises:
             ConfigError: this platform has no secret.
         """
-        ephemeral = X25519PrivateKey.generate()
-        public = ephemeral.public_key().public_bytes_raw()
         receiver_key = bytes.fromhex(receiver.sealing_key)
-        cipher = AESGCM(
-            _box_key(ephemeral.exchange(X25519PublicKey.from_public_bytes(receiver_key)), public, receiver_key)
-        )
-        # The key is used once, so the nonce may be constant.
-        box = cipher.encrypt(bytes(12), self._secret_bytes(), _LABEL)
-        signature = self.identity().sign(_signed(own.name, receiver.name, public + box))
+        box = SealedBox.seal(self._secret_bytes(), receiver_key, label=_LABEL, associated=_LABEL)
+        signature = self.identity().sign(_signed(own.name, receiver.name, box))
         return SealedSecret(
-            sender=own.name, receiver=receiver.name, ephemeral=public.hex(), box=box.hex(), signature=signature.hex()
+            sender=own.name,
+            receiver=receiver.name,
+            ephemeral=box.ephemeral.hex(),
+            box=box.content.hex(),
+            signature=signature.hex(),
         ).model_dump_json(indent=1).encode()  # fmt: skip
 
     def open_secret(self, path: Path, own: Registration, pinned: dict[str, Registration]) -> FederationSecret:
@@ -103,17 +100,13 @@ class KeyFolder:
             raise ConfigError(
                 f"{path}: comes from {sealed.sender!r}, whose key is not pinned; run crossfed-client pin first"
             )
-        public, box = bytes.fromhex(sealed.ephemeral), bytes.fromhex(sealed.box)
-        signed = _signed(sealed.sender, sealed.receiver, public + box)
+        box = SealedBox(bytes.fromhex(sealed.ephemeral), bytes.fromhex(sealed.box))
+        signed = _signed(sealed.sender, sealed.receiver, box)
         if not signed_by(bytes.fromhex(sender.identity), bytes.fromhex(sealed.signature), signed):
             raise ConfigError(f"{path}: not signed by the pinned key of {sealed.sender!r}; ask for it again")
-        own_key = self.sealing_key()
-        own_public = own_key.public_key().public_bytes_raw()
-        try:
-            key = _box_key(own_key.exchange(X25519PublicKey.from_public_bytes(public)), public, own_public)
-            secret = AESGCM(key).decrypt(bytes(12), box, _LABEL)
-        except (InvalidTag, ValueError):
-            raise ConfigError(f"{path}: cannot be opened with this platform's sealing key; ask for it again") from None
+        secret = box.open(self.sealing_key(), label=_LABEL, associated=_LABEL)
+        if secret is None:
+            raise ConfigError(f"{path}: cannot be opened with this platform's sealing key; ask for it again")
         return self._store_secret(secret)
 
     def sealing_public(self) -> bytes:
@@ -237,9 +230,5 @@ def _private_bytes(path: Path) -> bytes:
     return content
 
 
-def _box_key(shared: bytes, ephemeral: bytes, receiver: bytes) -> bytes:
-    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=_LABEL + ephemeral + receiver).derive(shared)
-
-
-def _signed(sender: str, receiver: str, content: bytes) -> bytes:
-    return _LABEL + b"\0" + json.dumps([sender, receiver]).encode() + b"\0" + content
+def _signed(sender: str, receiver: str, box: SealedBox) -> bytes:
+    return _LABEL + b"\0" + json.dumps([sender, receiver]).encode() + b"\0" + box.ephemeral + box.content

@@ -46,15 +46,8 @@ class RunFile:
 
         A plan that was changed since is one that nobody has compared: the platform must join again.
         """
-        try:
-            kept = self._read()
-        except StoreError as error:
-            _log.warning("%s", error)
-            return None
-        if kept is None:
-            return None
-        header, facts, arrays = kept
-        return (facts, arrays) if header == _header(run_id, plan) else None
+        kept = self.newest(plan)
+        return kept[1:] if kept is not None and kept[0] == run_id else None
 
     def newest(self, plan: FederationPlan) -> tuple[str, dict[str, Any], Arrays] | None:
         """Run id, facts and arrays, whichever run they are of; None unless they are of this plan."""

@@ -13,15 +13,12 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from client.passport.contents import Contents
 from client.passport.fields import FieldReader, number_field, text_field
 from common.errors import PassportError
+from common.privacy.sealed_box import SealedBox
 from common.privacy.secure_sum.identity import PlatformIdentity, signed_by
 
 MAGIC, VERSION = b"CFPASS", 1
@@ -69,14 +66,12 @@ class Passport:
 
     Attributes:
         head: readable by all.
-        ephemeral: X25519 public key made for it alone.
         box: the sealed contents.
         signature: of the issuer over all before it.
     """
 
     head: Head
-    ephemeral: bytes
-    box: bytes
+    box: SealedBox
     signature: bytes
 
     @property
@@ -85,7 +80,7 @@ class Passport:
         return self.head.serial.hex()
 
     def encoded(self) -> bytes:
-        return _signed(self.head, self.ephemeral, self.box) + self.signature
+        return _signed(self.head, self.box) + self.signature
 
     def digest(self) -> str:
         """SHA-256 in hex: two passports of one serial are not the same passport."""
@@ -108,10 +103,10 @@ class Passport:
         if not not_before < expires < _LATEST:
             raise PassportError("passport: its times are not in order")
         head = Head(serial, issuer, receiver, issuer_key, receiver_key, not_before, expires)
-        ephemeral, box = reader.take(_KEY_BYTES), reader.take(reader.number(2))
+        box = SealedBox(reader.take(_KEY_BYTES), reader.take(reader.number(2)))
         signature = reader.take(_SIGNATURE_BYTES)
         reader.end()
-        return cls(head, ephemeral, box, signature)
+        return cls(head, box, signature)
 
 
 def issue(
@@ -141,12 +136,8 @@ def issue(
         raise PassportError(f"passport: {receiver!r} is this platform, which knows its own user; name another one")
     serial = secrets.token_bytes(_SERIAL_BYTES)
     head = Head(serial, issuer, receiver, identity.public, receiver_key, not_before, expires)
-    ephemeral = X25519PrivateKey.generate()
-    public = ephemeral.public_key().public_bytes_raw()
-    key = _box_key(ephemeral.exchange(X25519PublicKey.from_public_bytes(receiver_key)), head, public)
-    # The key is used once, so the nonce may be constant.
-    box = AESGCM(key).encrypt(bytes(12), contents.encoded(), head.encoded())
-    passport = Passport(head, public, box, identity.sign(_LABEL + _signed(head, public, box)))
+    box = SealedBox.seal(contents.encoded(), receiver_key, **_bound_to(head))
+    passport = Passport(head, box, identity.sign(_LABEL + _signed(head, box)))
     if len(passport.encoded()) > LARGEST:
         raise PassportError(f"passport: would have more than {LARGEST} bytes; leave out tastes, or lower the dimension")
     return passport
@@ -175,11 +166,9 @@ def unseal(
     if now < head.not_before - CLOCK_SECONDS:
         raise PassportError("passport: not good yet; if it was issued just now, one of the two clocks is wrong")
     check_not_expired(head, now)
-    try:
-        shared = sealing_key.exchange(X25519PublicKey.from_public_bytes(passport.ephemeral))
-        opened = AESGCM(_box_key(shared, head, passport.ephemeral)).decrypt(bytes(12), passport.box, head.encoded())
-    except (InvalidTag, ValueError):
-        raise PassportError("passport: its content cannot be opened; ask for a new one") from None
+    opened = passport.box.open(sealing_key, **_bound_to(head))
+    if opened is None:
+        raise PassportError("passport: its content cannot be opened; ask for a new one")
     return Contents.decoded(opened)
 
 
@@ -199,7 +188,7 @@ def _check_parties(passport: Passport, platform: str, issuer_key: bytes | None) 
         raise PassportError(
             f"passport: comes from {head.issuer!r}, whose key is not pinned here; run crossfed-client pin first"
         )
-    signed = _LABEL + _signed(head, passport.ephemeral, passport.box)
+    signed = _LABEL + _signed(head, passport.box)
     if head.issuer_key != issuer_key or not signed_by(issuer_key, passport.signature, signed):
         raise PassportError(f"passport: altered on the way, or not signed by the pinned key of {head.issuer!r}")
 
@@ -237,10 +226,9 @@ def account_binding(receiver: str, account: str) -> bytes:
     return hashlib.sha256(_LABEL + text_field(receiver) + account.encode()).digest()
 
 
-def _signed(head: Head, ephemeral: bytes, box: bytes) -> bytes:
-    return head.encoded() + ephemeral + number_field(len(box), 2) + box
+def _signed(head: Head, box: SealedBox) -> bytes:
+    return head.encoded() + box.ephemeral + number_field(len(box.content), 2) + box.content
 
 
-def _box_key(shared: bytes, head: Head, ephemeral: bytes) -> bytes:
-    info = _LABEL + ephemeral + head.receiver_key + head.issuer_key
-    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(shared)
+def _bound_to(head: Head) -> dict[str, bytes]:
+    return {"label": _LABEL, "context": head.issuer_key, "associated": head.encoded()}

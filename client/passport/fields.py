@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -89,11 +88,6 @@ def number_field(value: int, width: int) -> bytes:
 def float_field(values: Sequence[float] | NDArray[np.floating]) -> bytes:
     """float32 values."""
     return np.asarray(values, dtype=">f4").tobytes()
-
-
-def float_value(data: bytes) -> float:
-    """One float32."""
-    return float(struct.unpack(">f", data)[0])
 
 
 def strictly_rising(tags: Sequence[int | str]) -> bool:

@@ -8,21 +8,23 @@ The aggregator follows the folder while its operator's commands change it, so ea
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 
+from common.deploy.locks import command_name, held
 from common.deploy.provisioning import Registration
 from common.errors import ConfigError, FederationError, StoreError
 from common.files import write_atomically
 from server.deploy.flower import FlowerControl
 
 _UNREGISTERED = "unregistered"
+_log = getLogger(__name__)
+
 _LOCK = ".lock"
 
 
@@ -69,7 +71,7 @@ class AdmissionBook:
             ConfigError: of another federation, or the name is taken by another key.
         """
         registration.check()
-        with self._locked():
+        with self._held():
             self._admit(registration, federation)
 
     def _admit(self, registration: Registration, federation: str) -> None:
@@ -98,7 +100,7 @@ class AdmissionBook:
             ConfigError: there is no such platform.
             StoreError: its card is damaged.
         """
-        with self._locked():
+        with self._held():
             entries, damaged = self.read()
             if name in damaged:
                 raise StoreError(f"{damaged[name]}, then revoke it")
@@ -115,7 +117,7 @@ class AdmissionBook:
             FederationError: the SuperLink does not answer.
         """
         # Two that compare and act at once would both unregister one node, and the second is told that it is unknown.
-        with self._locked():
+        with self._held():
             return self._brought_in_line(control)
 
     def _brought_in_line(self, control: FlowerControl) -> dict[str, str]:
@@ -149,15 +151,11 @@ class AdmissionBook:
         return "admitted"
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the folder against other processes and threads."""
+    def _held(self) -> Iterator[None]:
+        """Hold the folder against other processes and threads; who comes second waits, for a moment."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o750)
-        descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with held(self.folder / _LOCK, command_name(), mend="wait for its end", wait=_log.info):
             yield
-        finally:
-            os.close(descriptor)
 
     def names(self) -> dict[int, str]:
         """The admitted platforms' names by node id."""

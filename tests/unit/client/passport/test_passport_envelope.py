@@ -145,7 +145,7 @@ def test_foreign_signer_is_refused() -> None:
 def test_signed_anew_by_another_it_cannot_be_opened() -> None:
     passport = _issued()
     head = replace(passport.head, issuer="club", issuer_key=_STRANGER.public)
-    signed = envelope._LABEL + envelope._signed(head, passport.ephemeral, passport.box)
+    signed = envelope._LABEL + envelope._signed(head, passport.box)
     stolen = replace(passport, head=head, signature=_STRANGER.sign(signed))
     with pytest.raises(PassportError, match="cannot be opened"):
         _opened(stolen, issuer_key=_STRANGER.public)

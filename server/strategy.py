@@ -21,11 +21,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from logging import getLogger
 
-import numpy as np
 from flwr.serverapp import Grid
 
-from common.catalogue import check_same_secret, pack_blobs
+from common.catalogue import check_same_secret
 from common.config.federation import FederationPlan
+from common.contributions.broadcast import card_arrays, vocabulary_arrays
 from common.errors import FederationError
 from common.wire.exchange import AgentReply, AgentRequest, Arrays, Json
 from server.aggregation.phase import Phase, Question, Step, phases_of
@@ -118,23 +118,18 @@ class FederatedFactorization:
         vocabulary = self.state.vocabulary
         for phase in self._phases:
             phase.check_vocabulary(len(vocabulary))
-        names: list[Json] = list(vocabulary.owners)
-        arrays: Arrays = {"digests": vocabulary.digests, "owners": vocabulary.ownership().astype(np.uint8)}
+        told: dict[str, Json] = {"platforms": list(vocabulary.owners)}
         requests = {
-            node: self._request("vocabulary", 0, {"platforms": names}, self._cards_for(name))
+            node: self._request("vocabulary", 0, told, card_arrays(self._cards.in_order_of(vocabulary, name)))
             for node, name in self._exchange.nodes.items()
         }
-        answers = self._exchange.ask_each(requests, arrays)
+        answers = self._exchange.ask_each(requests, vocabulary_arrays(vocabulary))
         self._require_quorum(len(list(answers)), "took the vocabulary")
         features = feature_matrix(joined.values(), vocabulary)
         for phase in self._phases:
             phase.describe(features)
         identities = {name: reply.arrays["identity"].tobytes() for name, reply in joined.items()}
         self._collector.enrol(self._exchange, self.state, identities)
-
-    def _cards_for(self, platform: str) -> Arrays:
-        cards, card_offsets = pack_blobs(self._cards.in_order_of(self.state.vocabulary, platform))
-        return {"cards": cards, "card_offsets": card_offsets}
 
     def train_round(self, phase: Phase) -> None:
         """One round of a phase: ask, collect, solve, record."""

@@ -16,9 +16,9 @@ from client.data.training import TrainingData
 from client.privacy.budget import mu_squared
 from client.privacy.ledger import BudgetLedger
 from client.privacy.outbox import Outbox
-from common.catalogue import Vocabulary, pack_blobs
+from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
-from common.contributions.broadcast import round_context, vocabulary_digest
+from common.contributions.broadcast import card_arrays, round_context, vocabulary_arrays, vocabulary_digest
 from common.contributions.factors import UserLevelMechanism
 from common.contributions.masked_rounds import secure_rounds
 from common.contributions.run_plan import read_plan
@@ -166,13 +166,7 @@ class HandMade:
             assert reply.code == "ok", reply.code
 
     def vocabulary_parts(self) -> dict[str, Any]:
-        cards, offsets = pack_blobs([b""] * len(self.vocabulary))
-        arrays = {
-            "digests": self.vocabulary.digests,
-            "owners": self.vocabulary.ownership().astype(np.uint8),
-            "cards": cards,
-            "card_offsets": offsets,
-        }
+        arrays = vocabulary_arrays(self.vocabulary) | card_arrays([b""] * len(self.vocabulary))
         return {"config": {"platforms": list(self.vocabulary.owners)}, "arrays": arrays}
 
     def roster(self, names: Sequence[str] | None = None, **changes: Any) -> Roster:

@@ -13,9 +13,9 @@ from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.data.described import Described
 from client.data.training import TrainingData
 from common.attributes import AttributeKind
-from common.catalogue import FederationSecret, Vocabulary, pack_blobs, split_boxes, unpack_blobs
+from common.catalogue import FederationSecret, Vocabulary, split_boxes, unpack_blobs
 from common.config.federation import FederationPlan
-from common.contributions.broadcast import vocabulary_digest
+from common.contributions.broadcast import card_arrays, vocabulary_digest
 from common.contributions.protocol import IDENTITY_BYTES
 from common.errors import CatalogueError
 from common.privacy.attributes import attribute_tokens, public_attributes
@@ -103,12 +103,10 @@ def introduction(
         identity: uint8 ``[32]``, its key in the secure sum; None without one.
     """
     digests = secret.digests(data.items.keys[column] for column in data.shared_columns)
-    cards, card_offsets = pack_blobs(secret.seal_cards(data.cards(), digests))
     tokens, token_offsets = secret.feature_tokens(_features(plan, data))
     return {
         "digests": digests,
-        "cards": cards,
-        "card_offsets": card_offsets,
+        **card_arrays(secret.seal_cards(data.cards(), digests)),
         "feature_tokens": tokens,
         "feature_offsets": token_offsets,
         "identity": np.zeros(IDENTITY_BYTES, dtype=np.uint8) if identity is None else identity,

@@ -6,13 +6,26 @@ vectors whose masks do not cancel: the sum is uniform over the ring and tells no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.catalogue import Vocabulary, pack_blobs
 from common.privacy.secure_sum import bind
 from common.wire.exchange import AgentRequest, digest_of
+
+
+def vocabulary_arrays(vocabulary: Vocabulary) -> dict[str, NDArray[Any]]:
+    """What all platforms are told of the vocabulary: digests uint8 ``[m, bytes]``, owners uint8 ``[m, P]``."""
+    return {"digests": vocabulary.digests, "owners": vocabulary.ownership().astype(np.uint8)}
+
+
+def card_arrays(cards: Sequence[bytes]) -> dict[str, NDArray[Any]]:
+    """Sealed item cards as arrays of a message; an empty one stands for an item without a card."""
+    packed, offsets = pack_blobs(cards)
+    return {"cards": packed, "card_offsets": offsets}
 
 
 def vocabulary_digest(platforms: Iterable[str], digests: NDArray[np.uint8], owners: NDArray[np.uint8]) -> bytes:

@@ -21,7 +21,8 @@ from client.app import make_courier
 from client.remote import RemoteAgent
 from client.service.agent_service import serve_agent
 from common import errors
-from common.catalogue import Vocabulary, pack_blobs
+from common.catalogue import Vocabulary
+from common.contributions.broadcast import card_arrays, vocabulary_arrays
 from common.wire.exchange import AgentConnection, AgentReply, AgentRequest
 from common.wire.messages import reply_of, request_content
 from tests.support import SECRET, agents_of, flower_message, matrix, small_plan, training_data
@@ -62,13 +63,7 @@ def connection(request: pytest.FixtureRequest) -> Iterator[AgentConnection]:
 
 def handshake(connection: AgentConnection) -> None:
     vocabulary = Vocabulary.empty().extended({"shop": SECRET.digests(KEYS)})
-    cards, offsets = pack_blobs([b""] * 3)
-    arrays = {
-        "digests": vocabulary.digests,
-        "owners": vocabulary.ownership().astype(np.uint8),
-        "cards": cards,
-        "card_offsets": offsets,
-    }
+    arrays = vocabulary_arrays(vocabulary) | card_arrays([b""] * 3)
     plan = PLAN.model_dump(mode="json")
     join = AgentRequest(kind="join", run_id="run", server_round=0, config={"plan": plan})
     vocabulary_is = AgentRequest(

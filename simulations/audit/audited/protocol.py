@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.contributions.membership import Membership
-from common.catalogue import Vocabulary, pack_blobs
+from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
-from common.contributions.broadcast import round_context
+from common.contributions.broadcast import card_arrays, round_context, vocabulary_arrays
 from common.contributions.cooccurrence_kind import LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS
 from common.contributions.kind import masked_name
 from common.contributions.masked_rounds import round_index, secure_rounds
@@ -219,13 +219,7 @@ class ByHand:
         return reply
 
     def _vocabulary_parts(self) -> dict[str, Any]:
-        cards, offsets = pack_blobs([b""] * len(self.vocabulary))
-        arrays = {
-            "digests": self.vocabulary.digests,
-            "owners": self.vocabulary.ownership().astype(np.uint8),
-            "cards": cards,
-            "card_offsets": offsets,
-        }
+        arrays = vocabulary_arrays(self.vocabulary) | card_arrays([b""] * len(self.vocabulary))
         return {"config": {"platforms": list(PLATFORMS)}, "arrays": arrays}
 
     def _enrol(self) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from client.agent import PlatformAgent
-from common.catalogue import Vocabulary, pack_blobs
+from common.catalogue import Vocabulary
+from common.contributions.broadcast import card_arrays, vocabulary_arrays
 from common.contributions.factors import PlainMechanism
 from common.deploy.logs import JsonFormatter, TextFormatter
 from common.wire.exchange import AgentReply, AgentRequest
@@ -34,16 +35,10 @@ def vocabulary_request() -> AgentRequest:
     vocabulary = Vocabulary.empty().extended(
         {"shop": SECRET.digests(KEYS), "site": SECRET.digests(["imdb:1", "site:9"])}
     )
-    cards, offsets = pack_blobs([b""] * len(vocabulary))
     return request(
         "vocabulary",
         config={"platforms": ["shop", "site"]},
-        arrays={
-            "digests": vocabulary.digests,
-            "owners": vocabulary.ownership().astype(np.uint8),
-            "cards": cards,
-            "card_offsets": offsets,
-        },
+        arrays=vocabulary_arrays(vocabulary) | card_arrays([b""] * len(vocabulary)),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 from client.contributions.membership import Membership
 from client.data.training import TrainingData
 from common.catalogue import FederationSecret, ItemCard, Vocabulary, join_boxes, pack_blobs, split_boxes, unpack_blobs
+from common.contributions.broadcast import card_arrays, vocabulary_arrays
 from common.errors import CatalogueError
 from tests.support import SECRET, matrix, training_data
 
@@ -28,15 +29,8 @@ def vocabulary_message(data: TrainingData, cards: bool = True) -> dict[str, Any]
     boxes = {d.tobytes(): b for d, b in zip(own, SECRET.seal_cards(data.cards(), own), strict=True)}
     described = [ItemCard(key, f"Elsewhere {key}", ("Noir",)) for key in THERE]
     boxes |= {d.tobytes(): b for d, b in zip(foreign, SECRET.seal_cards(described, foreign), strict=True)}
-    sealed, offsets = pack_blobs(
-        [join_boxes([boxes[digest.tobytes()]]) if cards else b"" for digest in vocabulary.digests]
-    )
-    return {
-        "digests": vocabulary.digests,
-        "owners": vocabulary.ownership().astype(np.uint8),
-        "cards": sealed,
-        "card_offsets": offsets,
-    }
+    sealed = [join_boxes([boxes[digest.tobytes()]]) if cards else b"" for digest in vocabulary.digests]
+    return {**vocabulary_arrays(vocabulary), **card_arrays(sealed)}
 
 
 def join(arrays: dict[str, Any], data: TrainingData, platforms: tuple[str, ...] = ("here", "there")) -> Membership:

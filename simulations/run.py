@@ -36,6 +36,7 @@ from simulations.evaluation.measure import (
     shared_model,
     train_ceiling,
 )
+from simulations.evaluation.passports import measure_passports
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.evaluation.price import price_point
 from simulations.origin import check_resumable, origin_of
@@ -134,6 +135,11 @@ def _simulate(
     )
     observer.on_stage("measuring on test interactions")
     measured, pooled = _measure(scenario, platforms, outcome, secret)
+    passports: list[Block] = []
+    if scenario.passport is not None:
+        observer.on_stage("measuring what passports bring")
+        models = {agent.name: agent.store.load() for agent in outcome.agents}
+        passports = measure_passports(Ruler(scenario), platforms, models)
     card = card_content(scenario.plan, {agent.name: agent.spend() for agent in agents}, audited)
     write_atomically(folder / "privacy.md", card_text(scenario.plan, card).encode(), mode=0o644)
     content: dict[str, Any] = {
@@ -152,6 +158,7 @@ def _simulate(
         "pooled": pooled,
         "configuration": configuration_of(scenario),
         "price": [],
+        "passports": passports,
         "rounds": [record.as_dict() for record in outcome.state.history],
         "seconds": {
             "total": time.perf_counter() - started,

@@ -114,7 +114,9 @@ def _sections(chapter: Chapter, shown: dict[type[BaseModel], str]) -> list[tuple
     def visit(model: type[BaseModel], prefix: str) -> None:
         for key in keys_of(model, prefix):
             if key.section is not None and key.section not in shown:
-                shown[key.section] = key.path
+                # Two files may have a section of one name.
+                taken = key.path in shown.values()
+                shown[key.section] = f"{key.path} ({chapter.title})" if taken else key.path
                 found.append((key.path, key.section))
                 visit(key.section, key.path)
 
@@ -124,7 +126,7 @@ def _sections(chapter: Chapter, shown: dict[type[BaseModel], str]) -> list[tuple
 
 def _section(path: str, model: type[BaseModel], shown: dict[type[BaseModel], str]) -> str:
     said = _markdown(inspect.cleandoc(model.__doc__ or ""), lines=True)
-    return f"### {path}\n\n{said}\n\n{_table(keys_of(model, path), shown)}"
+    return f"### {shown[model]}\n\n{said}\n\n{_table(keys_of(model, path), shown)}"
 
 
 def _table(keys: Sequence[Key], shown: dict[type[BaseModel], str]) -> str:

@@ -1,9 +1,9 @@
 """From a profile in another platform's basis to own items, learned at home from redeemed passports of users with a history.
 
 Ridge regression of the holders' items on their profiles, around the share of all own users who have each item: with a large
-λ it *is* popularity, so that few holders lean on it. The number of directions d, λ, and how far the weights are drawn to the
-patterns of the platform's own histories are chosen by cross-validation over holders. Whether the bridge is used is judged on
-folds that had no part in that choice: only where it surely beats popularity there.
+λ it *is* popularity, so that few holders lean on it. λ, how fast it grows along the profile's directions (the first tell most),
+and how far the weights are drawn to the patterns of the platform's own histories are chosen by cross-validation over holders.
+Whether the bridge is used is judged on folds that had no part in that choice: only where it surely beats popularity there.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from client.passport.basis import leading_directions, scaled_histories
 from common.metrics.bootstrap import PairedInterval, paired_bootstrap
 
 DEPTH = 20
-FEWEST_HOLDERS = 20
-"""Below it nothing can be judged, and popularity ranks."""
+FEWEST_HOLDERS = 100
+"""Below it popularity ranks: so few can neither choose a setting nor judge it, however sure their own gain looks."""
 _FOLDS = 5
 _RANKED = 2000
 """Items, the most common ones, that are ranked while a setting is chosen; all of them once it is."""
 _JUDGED = 1500
 """Holders whose lists are looked at; more cost time and tell little."""
-_DIMENSIONS = (16, 32, 64, 256)
+_DECAYS = (2.0, 1.0, 0.0)
 _RIDGES = (100.0, 30.0, 10.0, 3.0)
+_KNEE = 32
+"""Direction at which λ is what it says."""
 _PATTERNS = (1.0, 0.5, 0.0)
 _PATTERN_RANK = 128
 _LEVEL = 0.95
@@ -41,12 +43,12 @@ class Setting:
     """What cross-validation chooses.
 
     Attributes:
-        dimension: first directions of the profile that are used.
+        decay: γ: direction j has the ridge λ(j/32)^γ, so that the later ones, which tell less, count less.
         ridge: λ, in units of holders.
         pattern: in [0, 1]: how far weights are projected onto the patterns of own histories.
     """
 
-    dimension: int
+    decay: float
     ridge: float
     pattern: float
 
@@ -164,21 +166,21 @@ class _Data:
 
     def __init__(self, profiles: NDArray[np.float32], histories: UserItemMatrix, everybody: UserItemMatrix) -> None:
         self.profiles = profiles
-        self._items = histories.csr().astype(np.float32)
-        self._items.data[:] = 1.0
+        self._items = histories.incidence(np.float32).sorted_indices()
+        self._lengths = histories.row_lengths
+        # What one more hit adds to a holder's Recall@20, whose mean is what counts.
+        worth = 1 / np.clip(self._lengths, 1, DEPTH)
+        self._weights = (worth / worth.mean()).astype(np.float32)[:, None]
         counts = everybody.item_counts()
         self._share = (counts / max(everybody.n_users, 1)).astype(np.float32)
         self._patterns = leading_directions(scaled_histories(everybody)[0], _PATTERN_RANK).astype(np.float32)
         self._root = np.sqrt(np.maximum(counts, 1)).astype(np.float32)
         self._common = np.argsort(-counts, kind="stable")[:_RANKED]
         self._truth = self._items[:, self._common]
-        self._lengths = histories.row_lengths
 
     def settings(self) -> Iterator[Setting]:
-        """All that make sense for so many directions, those that lean most on popularity first."""
-        width = self.profiles.shape[1]
-        dimensions = sorted({min(d, width) for d in _DIMENSIONS})
-        return (Setting(d, ridge, s) for ridge, s, d in product(_RIDGES, _PATTERNS, dimensions))
+        """All that are tried, those that lean most on popularity first."""
+        return (Setting(decay, ridge, s) for ridge, s, decay in product(_RIDGES, _PATTERNS, _DECAYS))
 
     def popularity(self, holders: NDArray[np.integer]) -> NDArray[np.float64]:
         """float64 ``[k]``: Recall@20 of the most common items."""
@@ -206,7 +208,7 @@ class _Data:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """float32 ``[d, columns]`` twice: profiles times items, as they are and projected onto the patterns."""
         deviations = self.profiles[learners] - self.profiles[learners].mean(axis=0)
-        moments = np.asarray(deviations.T @ self._items[np.flatnonzero(learners)])
+        moments = np.asarray((deviations * self._weights[learners]).T @ self._items[np.flatnonzero(learners)])
         tastes = (moments / self._root) @ self._patterns
         return moments[:, columns], (tastes @ self._patterns[columns].T) * self._root[columns]
 
@@ -233,11 +235,11 @@ class _Regression:
         self._moments, self._projected = moments, projected
 
     def bridge(self, setting: Setting, share: NDArray[np.float32]) -> Bridge:
-        d, s = setting.dimension, setting.pattern
-        normal = self._gram[:d, :d] + setting.ridge * np.eye(d)
-        targets = (1 - s) * self._moments[:d] + s * self._projected[:d]
+        d, s = len(self._centre), setting.pattern
+        normal = self._gram + setting.ridge * np.diag((np.arange(1, d + 1) / _KNEE) ** setting.decay)
+        targets = (1 - s) * self._moments + s * self._projected
         weights = np.linalg.inv(normal).astype(np.float32) @ targets
-        return Bridge(self._centre[:d], weights * np.float32(self._trust), share)
+        return Bridge(self._centre, weights * np.float32(self._trust), share)
 
 
 def recall_at(

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from client.passport.basis import ProfileBasis
 from client.passport.contents import Basis, Contents, Factor, Profile
 from client.passport.noise import noised
-from client.passport.shared import shared_basis, shared_fold_in, shared_rows
-from client.passport.tastes import AttributeSpace
+from client.passport.spaces import AttributeSpace, shared_basis, shared_fold_in, shared_rows
 from client.personalization.platform_model import PlatformModel
 from client.recommend.recommender import History
 from client.scoring.fold_in import FoldIn

@@ -120,8 +120,8 @@ class PassportServing:
             used = [item.receipt for items in found.values() for item in items]
             self._expires = min((receipt.until for receipt in used), default=float("inf"))
             serials = {receipt.serial for receipt in used}
-            if self._use is not None and not self._use[1].bridges.serials <= serials:
-                self._use[1].forget_bridges()
+            if self._use is not None and not self._use[1].learned.serials <= serials:
+                self._use[1].forget()
                 self._learn(self._use[1])
 
     def _learn(self, use: PassportUse) -> None:
@@ -130,7 +130,7 @@ class PassportServing:
 
         def learn() -> None:
             try:
-                for fitted in use.learn(redeemed).by_digest.values():
+                for fitted in use.learn(redeemed).bridges.values():
                     _log.info(
                         "passports: a bridge from %d holders is %s (gain over popularity %.4f, at least %.4f)",
                         fitted.holders,

@@ -17,39 +17,41 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.passport.books import Redeemed
-from client.passport.bridge import Bridge, FittedBridge, fit_bridge, recall_at
+from client.passport.bridge import Bridge, FittedBridge, fit_bridge
+from client.passport.choosing import BALANCE, FEWEST, MOST, Known, chosen_balance, chosen_weight
 from client.passport.contents import Basis, Contents
-from client.passport.shared import shared_basis, shared_fold_in, shared_rows
-from client.passport.tastes import AttributeSpace
+from client.passport.spaces import AttributeSpace, shared_basis, shared_fold_in, shared_rows
 from client.recommend.answers import Brought
 from client.recommend.recommender import Recommender
 from client.scoring.scorer import z
-from common.metrics.bootstrap import paired_bootstrap
 
-BALANCE = 5.0
-"""b where no holders tell: items of own history that weigh as much as what was brought."""
-_BALANCES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
-_LENGTHS = (1, 3, 10)
-"""Own histories cut to so many items, on which b is chosen."""
-_BALANCED = 150
-_WEIGHTS = (0.1, 0.2, 0.5, 1.0)
-_TRIED = 400
-_FEWEST = 20
+Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Bridges:
-    """One bridge for each basis from which passports came.
+class Learned:
+    """What holders told, or own users where there are too few of them.
 
     Attributes:
-        by_digest: of the basis.
-        serials: of the passports that they were learned from: of one that is revoked, none of them may be used.
-        balances: b of each bridge that is used.
+        bridges: one for each basis from which passports came, by its digest.
+        serials: of the passports that it was learned from: of one that is revoked, nothing of it may be used.
+        beside_bridge, beside_popularity: weights of tastes and factor, by kind; one that too few brought is not there.
+        balance: b.
     """
 
-    by_digest: Mapping[bytes, FittedBridge]
-    serials: frozenset[str]
-    balances: Mapping[bytes, float] = field(default_factory=dict)
+    bridges: Mapping[bytes, FittedBridge] = field(default_factory=dict)
+    serials: frozenset[str] = frozenset()
+    beside_bridge: Mapping[str, float] = field(default_factory=dict)
+    beside_popularity: Mapping[str, float] = field(default_factory=dict)
+    balance: float = BALANCE
+
+
+@dataclass(frozen=True, eq=False)
+class _Holder:
+    """A user with a history: the row, and what was brought."""
+
+    row: int
+    contents: Contents
 
 
 class PassportUse:
@@ -63,95 +65,133 @@ class PassportUse:
         self._model, self._own = recommender.model, recommender.own.linear
         self._popularity = recommender.own.popularity
         self._users = {user: row for row, user in enumerate(recommender.model.user_ids)}
-        self._bridges = Bridges({}, frozenset())
+        self._learned = Learned()
         self._lock = threading.Lock()
 
     @property
-    def bridges(self) -> Bridges:
-        return self._bridges
+    def learned(self) -> Learned:
+        return self._learned
 
-    def learn(self, redeemed: Sequence[Redeemed], *, seed: int = 0) -> Bridges:
-        """Fit the bridges anew from passports in use of users with a history."""
-        by_basis: dict[bytes, list[tuple[int, NDArray[np.float32]]]] = {}
+    def learn(self, redeemed: Sequence[Redeemed], *, seed: int = 0) -> Learned:
+        """Learn bridges, weights and balance anew from passports in use of users with a history."""
         lengths = self._model.histories.row_lengths
-        serials = set()
+        holders, serials = [], set()
         for item in redeemed:
-            row, profile = self._users.get(item.receipt.user), item.contents.profile
-            if row is None or profile is None or not lengths[row]:
-                continue
-            by_basis.setdefault(profile.basis.digest, []).append((row, profile.values))
-            serials.add(item.receipt.serial)
-        fitted, balances = {}, {}
-        for digest, holders in sorted(by_basis.items()):
-            width = max(len(values) for _, values in holders)
-            same = [(row, values) for row, values in holders if len(values) == width]
-            histories = self._model.histories.select_users(np.array([row for row, _ in same]))
-            profiles = np.stack([values for _, values in same])
-            found = fit_bridge(profiles, histories, self._model.histories, np.random.default_rng(seed))
-            fitted[digest] = found
-            if found.trial is not None:
-                balances[digest] = self._balance(
-                    found.trial, profiles[found.tried], histories.select_users(found.tried)
-                )
+            row = self._users.get(item.receipt.user)
+            if row is not None and lengths[row]:
+                holders.append(_Holder(row, item.contents))
+                serials.add(item.receipt.serial)
+        bridges, unseen = self._bridges_of(holders, seed)
+        bridged = [(holder, scores) for holder, scores in unseen if scores is not self._popularity]
+        beside_bridge, with_bridge = self._weights(bridged)
+        beside_popularity, with_popularity = self._weights([(holder, self._popularity) for holder, _ in unseen])
+        judged, scores = (bridged, with_bridge) if len(bridged) >= FEWEST else (unseen, with_popularity)
+        people = [self._known(holder.row, mine) for (holder, _), mine in zip(judged, scores, strict=True)]
+        balance = chosen_balance(people, [_standard(each) for each in scores], self._own)
         with self._lock:
-            self._bridges = Bridges(fitted, frozenset(serials), balances)
-        return self._bridges
+            self._learned = Learned(bridges, frozenset(serials), beside_bridge, beside_popularity, balance)
+        return self._learned
 
-    def forget_bridges(self) -> None:
-        """Use none until they are learned anew."""
+    def forget(self) -> None:
+        """Use nothing of what was learned, until it is learned anew."""
         with self._lock:
-            self._bridges = Bridges({}, frozenset())
+            self._learned = Learned()
 
     def brought(self, redeemed: Sequence[Redeemed]) -> Brought | None:
         """What a person's passports say of own items; None where nothing in them can be used here."""
-        scores = self._popularity.astype(np.float32)
+        learned, total = self._learned, np.zeros_like(self._popularity)
         platforms: list[str] = []
-        balances: list[float] = []
         for item in redeemed:
-            mine = self._scores(item.contents)
+            mine = self._scores(item.contents, learned)
             if mine is not None:
-                scores = mine if not platforms else scores + mine
+                total = total + mine
                 platforms.append(item.receipt.platform)
-                digest = b"" if item.contents.profile is None else item.contents.profile.basis.digest
-                balances.append(self.bridges.balances.get(digest, BALANCE))
         if not platforms:
             return None
-        return Brought(_standard(scores), float(np.mean(balances)), tuple(dict.fromkeys(platforms)))
+        return Brought(_standard(total), learned.balance, tuple(dict.fromkeys(platforms)))
 
-    def _scores(self, contents: Contents) -> NDArray[np.float32] | None:
+    def _scores(self, contents: Contents, learned: Learned) -> Scores | None:
         """float32 ``[m]``, standardised, popularity in it; None where nothing can be used."""
-        fitted = None if contents.profile is None else self.bridges.by_digest.get(contents.profile.basis.digest)
-        bridge = None if fitted is None else fitted.bridge
-        scores, used = self._popularity.astype(np.float32), False
-        if bridge is not None and contents.profile is not None and len(contents.profile.values) >= len(bridge.centre):
-            scores, used = _standard(bridge.scores(contents.profile.values[None])[0]), True
-        if contents.tastes is not None and self._weight_of_tastes:
-            scores = scores + np.float32(self._weight_of_tastes) * _standard(self._attributes.scores(contents.tastes))
-            used = True
-        factor = contents.factor
-        if factor is not None and self._weight_of_factor and factor.basis.digest == self._basis.digest:
-            scores = scores + np.float32(self._weight_of_factor) * self._of_factors(factor.values[None])[0]
-            used = True
+        fitted = None if contents.profile is None else learned.bridges.get(contents.profile.basis.digest)
+        bridged = None if fitted is None else self._bridged(fitted.bridge, contents)
+        scores = self._popularity if bridged is None else bridged
+        used = bridged is not None
+        weights = learned.beside_popularity if bridged is None else learned.beside_bridge
+        for kind, mine in (("tastes", self._tastes(contents)), ("factor", self._factor(contents))):
+            # Without holders each is weighed beside popularity, which is in the bridge, too.
+            weight = 0.0 if mine is None else weights.get(kind, self._without_holders(kind) if bridged is None else 0.0)
+            if weight and mine is not None:
+                scores, used = scores + np.float32(weight) * mine, True
         return _standard(scores) if used else None
 
-    def _balance(self, trial: Bridge, profiles: NDArray[np.float32], histories: UserItemMatrix) -> float:
-        """The b that finds most of the rest of holders' histories, cut to a few items, by a bridge that has not seen them."""
-        found = np.zeros(len(_BALANCES))
-        for row in range(min(len(profiles), _BALANCED)):
-            columns, values = histories.row(row), histories.values[histories.indptr[row] : histories.indptr[row + 1]]
-            brought = _standard(trial.scores(profiles[row : row + 1])[0])
-            for length in _LENGTHS:
-                rest = columns[length:]
-                if not len(rest):
-                    continue
-                query = self._own.query(columns[:length], values[:length])
-                own = self._own.items @ query.vector + np.float32(query.offset)
-                shares = np.array([b / (b + length) for b in _BALANCES], dtype=np.float32)[:, None]
-                ranked = (1 - shares) * own + shares * brought
-                ranked[:, columns[:length]] = -np.inf
-                truth = np.arange(len(_BALANCES) + 1) * len(rest), np.tile(rest, len(_BALANCES))
-                found += recall_at(ranked, *truth, 20)
-        return _BALANCES[int(found.argmax())] if found.any() else BALANCE
+    def _bridges_of(
+        self, holders: Sequence[_Holder], seed: int
+    ) -> tuple[dict[bytes, FittedBridge], list[tuple[_Holder, Scores]]]:
+        """Bridges by basis, and holders with standardised scores from what has not seen them: bridge or popularity."""
+        by_basis: dict[bytes | None, list[_Holder]] = {}
+        for holder in holders:
+            profile = holder.contents.profile
+            by_basis.setdefault(None if profile is None else profile.basis.digest, []).append(holder)
+        bridges, unseen = {}, [(holder, self._popularity) for holder in by_basis.pop(None, [])]
+        for digest, mine in sorted((digest, mine) for digest, mine in by_basis.items() if digest is not None):
+            fitted, same = self._fitted(mine, seed)
+            bridges[digest] = fitted
+            if fitted.trial is None:
+                unseen += [(holder, self._popularity) for holder in mine]
+            for place in fitted.tried:
+                scores = self._bridged(fitted.trial, same[place].contents)
+                unseen.append((same[place], self._popularity if scores is None else scores))
+        order = np.random.default_rng(seed).permutation(len(unseen))[:MOST]
+        return bridges, [unseen[place] for place in order]
+
+    def _fitted(self, holders: Sequence[_Holder], seed: int) -> tuple[FittedBridge, list[_Holder]]:
+        """A bridge of one basis, and the holders that it was learned from: those with as many numbers as any."""
+        widths = [0 if one.contents.profile is None else len(one.contents.profile.values) for one in holders]
+        same = [one for one, width in zip(holders, widths, strict=True) if width == max(widths)]
+        profiles = np.stack([one.contents.profile.values for one in same if one.contents.profile is not None])
+        histories = self._model.histories.select_users(np.array([one.row for one in same]))
+        return fit_bridge(profiles, histories, self._model.histories, np.random.default_rng(seed)), same
+
+    def _bridged(self, bridge: Bridge | None, contents: Contents) -> Scores | None:
+        profile = contents.profile
+        if bridge is None or profile is None or len(profile.values) < len(bridge.centre):
+            return None
+        return _standard(bridge.scores(profile.values[None])[0])
+
+    def _tastes(self, contents: Contents) -> Scores | None:
+        """float32 ``[m]``: standardised; None without tastes."""
+        return None if contents.tastes is None else _standard(self._attributes.scores(contents.tastes))
+
+    def _factor(self, contents: Contents) -> Scores | None:
+        """float32 ``[m]``: standardised; items that nobody shares have the mean, 0. None without a factor of this space."""
+        factor, items, rows = contents.factor, self._shared_items, self._shared_rows
+        if factor is None or factor.basis.digest != self._basis.digest or len(factor.values) != items.shape[1]:
+            return None
+        scores = np.zeros(len(rows), dtype=np.float32)
+        scores[rows >= 0] = z((items @ factor.values)[None])[0]
+        return scores
+
+    def _known(self, row: int, base: Scores) -> Known:
+        histories = self._model.histories
+        entries = slice(histories.indptr[row], histories.indptr[row + 1])
+        return Known(base, np.zeros(0, dtype=np.int32), histories.indices[entries], histories.values[entries])
+
+    def _weights(self, holders: Sequence[tuple[_Holder, Scores]]) -> tuple[dict[str, float], list[Scores]]:
+        """Weights of tastes and factor beside the holders' scores, one after the other, and the scores with them."""
+        weights, scores = dict[str, float](), [mine for _, mine in holders]
+        for kind, made in (("tastes", self._tastes), ("factor", self._factor)):
+            content = [made(holder.contents) for holder, _ in holders]
+            having = [place for place, mine in enumerate(content) if mine is not None]
+            if len(having) < FEWEST:
+                continue
+            people = [self._known(holders[place][0].row, scores[place]) for place in having]
+            weight = weights[kind] = chosen_weight(people, [mine for mine in content if mine is not None])
+            both = zip(scores, content, strict=True)
+            scores = [each if mine is None else each + np.float32(weight) * mine for each, mine in both]
+        return weights, scores
+
+    def _without_holders(self, kind: str) -> float:
+        return self._tastes_without_holders if kind == "tastes" else self._factor_without_holders
 
     @cached_property
     def _attributes(self) -> AttributeSpace:
@@ -162,68 +202,55 @@ class PassportUse:
         return shared_basis(self._model)
 
     @cached_property
-    def _halves(self) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32]], list[NDArray[np.float32]]]:
-        """Of some own users: the older half of the history, the newer, and the older one's values."""
+    def _shared_items(self) -> NDArray[np.float32]:
+        return shared_fold_in(self._model).scoring_items
+
+    @cached_property
+    def _shared_rows(self) -> NDArray[np.int32]:
+        return shared_rows(self._model)
+
+    @cached_property
+    def _halves(self) -> list[Known]:
+        """Some own users: the newer half of the history is to be found, the older is not ranked."""
         histories = self._model.histories
         rows = np.flatnonzero(histories.row_lengths >= 4)
-        rows = np.random.default_rng(0).permutation(rows)[:_TRIED]
-        older, newer, values = [], [], []
-        for start, end in zip(histories.indptr[rows], histories.indptr[rows + 1], strict=True):
-            middle = (start + end) // 2
-            older.append(histories.indices[start:middle])
-            newer.append(histories.indices[middle:end])
-            values.append(histories.values[start:middle])
-        return older, newer, values
+        people = []
+        for row in np.random.default_rng(0).permutation(rows)[:MOST]:
+            columns, values = histories.row(row), _values(histories, row)
+            middle = len(columns) // 2
+            people.append(Known(self._popularity, columns[:middle], columns[middle:], values[:middle]))
+        return people
 
     @cached_property
-    def _weight_of_tastes(self) -> float:
+    def _tastes_without_holders(self) -> float:
         """Beside popularity: chosen on own users as if the older half of their history lay on another platform."""
-        known = [self._attributes.tastes(columns) for columns in self._halves[0]]
-        if not any(known):
-            return 0.0
-        nothing = np.zeros(len(self._popularity), dtype=np.float32)
-        return self._chosen([nothing if t is None else _standard(self._attributes.scores(t)) for t in known])
+        known = [self._attributes.tastes(one.seen) for one in self._halves]
+        nothing = np.zeros_like(self._popularity)
+        scores = [nothing if t is None else _standard(self._attributes.scores(t)) for t in known]
+        return chosen_weight(self._halves, scores)
 
     @cached_property
-    def _weight_of_factor(self) -> float:
-        """The same for a factor in the space of shared items."""
-        rows = shared_rows(self._model)
-        if self._model.shared.config.feedback != "implicit" or not (rows >= 0).any():
+    def _factor_without_holders(self) -> float:
+        """The same; 0 where the shared factors did not surely beat popularity on items that the platform hid from itself.
+
+        Own users alone cannot tell: the shared factors were trained on both halves of their history.
+        """
+        verdict, rows = self._model.cross_verdict, self._shared_rows
+        if self._model.shared.config.feedback != "implicit" or verdict is None or verdict.name == "popularity":
             return 0.0
-        fold_in, factors = shared_fold_in(self._model), []
-        for columns, values in zip(self._halves[0], self._halves[2], strict=True):
-            known = rows[columns] >= 0
-            factors.append(fold_in.user(rows[columns][known], values[known]))
-        return self._chosen(list(self._of_factors(np.stack(factors)))) if factors else 0.0
+        fold_in, scores = shared_fold_in(self._model), []
+        for one in self._halves:
+            known = rows[one.seen] >= 0
+            mine = np.zeros(len(rows), dtype=np.float32)
+            mine[rows >= 0] = z((fold_in.scoring_items @ fold_in.user(rows[one.seen][known], one.values[known]))[None])[
+                0
+            ]
+            scores.append(mine)
+        return chosen_weight(self._halves, scores)
 
-    def _of_factors(self, factors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 ``[k, m]``: standardised scores of own items; those that nobody shares have the mean, 0."""
-        fold_in, rows = shared_fold_in(self._model), shared_rows(self._model)
-        scores = np.zeros((len(factors), len(rows)), dtype=np.float32)
-        if factors.shape[1] == fold_in.scoring_items.shape[1]:
-            scores[:, rows >= 0] = z(factors @ fold_in.scoring_items.T)
-        return scores
 
-    def _chosen(self, scores: Sequence[NDArray[np.float32]]) -> float:
-        """The weight beside popularity that surely finds more of the newer halves; 0 where none does."""
-        older, newer, _ = self._halves
-        if len(scores) < _FEWEST:
-            return 0.0
-        truth = np.concatenate([[0], np.cumsum([len(items) for items in newer])]), np.concatenate(newer)
-
-        def reached(weight: float) -> NDArray[np.float64]:
-            ranked = np.stack([self._popularity + np.float32(weight) * mine for mine in scores])
-            for row, seen in enumerate(older):
-                ranked[row, seen] = -np.inf
-            return recall_at(ranked, *truth, 20)
-
-        popularity, rng = reached(0.0), np.random.default_rng(0)
-        best, gain = 0.0, 0.0
-        for weight in _WEIGHTS:
-            interval = paired_bootstrap(reached(weight), popularity, rng)
-            if interval.lower > 0 and interval.mean > gain:
-                best, gain = weight, interval.mean
-        return best
+def _values(histories: UserItemMatrix, row: int) -> NDArray[np.float32]:
+    return histories.values[histories.indptr[row] : histories.indptr[row + 1]]
 
 
 def _standard(scores: NDArray[np.floating]) -> NDArray[np.float32]:

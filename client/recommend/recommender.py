@@ -203,6 +203,14 @@ class Recommender:
                 chosen += [items.listed(row, standing.on_own_scale(score)) for row, score in found]
         return sorted(chosen, key=lambda item: -item.score)[:k]
 
+    def own_scores(self, prepared: PreparedHistory) -> NDArray[np.float32]:
+        """float32 ``[m_own]``: by which :meth:`recommend_for` ranks own items, without a ranking stage."""
+        brought = prepared.brought
+        if brought is None:
+            return self.own.scored(prepared.query("own"))
+        share = brought.share(len(prepared.history.columns))
+        return self.own.scored(prepared.query("own"), brought.scores, share)
+
     def similar(
         self, key: str, k: int = 10, scope: Scope = "all", *, wanted: ItemFilter = NO_FILTER
     ) -> list[Recommendation]:

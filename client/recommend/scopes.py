@@ -85,11 +85,16 @@ class ItemScope:
         allowed: NDArray[np.bool_] | None,
     ) -> list[tuple[int, float]]:
         """The same by (1 − share)·own score + share·brought (float32 ``[m]``): exact, and without a ranking stage."""
-        own = self.linear.items @ query.vector + np.float32(query.offset) if query.vector.any() else self.popularity
-        rows, scores = best_of(
-            np.float32(1 - share) * own + np.float32(share) * brought, k, excluded=excluded, allowed=allowed
-        )
+        scored = self.scored(query, brought, share)
+        rows, scores = best_of(scored, k, excluded=excluded, allowed=allowed)
         return list(zip(rows.tolist(), scores.tolist(), strict=True))
+
+    def scored(
+        self, query: Query, brought: NDArray[np.float32] | None = None, share: float = 0.0
+    ) -> NDArray[np.float32]:
+        """float32 ``[m]``: the scores of all items, without a ranking stage."""
+        own = self.linear.scored(query) if query.ranks else self.popularity.copy()
+        return own if brought is None else np.float32(1 - share) * own + np.float32(share) * brought
 
     def listed(self, row: int, score: float) -> Recommendation:
         items = self.items

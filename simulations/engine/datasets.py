@@ -30,13 +30,14 @@ from client.data.split import (
 )
 from client.data.training import TrainingData, shared_items
 from client.text.registry import load_encoder
-from common.config.data import CleaningConfig
+from common.config.data import CleaningConfig, InteractionsConfig
 from common.config.platform import CatalogueConfig
 from common.errors import DataError
 from simulations.engine.descriptions import with_descriptions
-from simulations.engine.partition import items_of_platforms, users_of_platforms
+from simulations.engine.partition import entries_of_platforms, items_of_platforms, persons_of, users_of_platforms
+from simulations.engine.persons import People, hide_people
 from simulations.scenarios.scenario import Scenario, SplitConfig
-from simulations.scenarios.sources import PartitionSource, PlatformSource
+from simulations.scenarios.sources import PartitionSource, PassportSource, PlatformSource
 
 _log = getLogger(__name__)
 
@@ -64,6 +65,7 @@ class SimulatedPlatform:
         test: for measuring own items; kept by the simulator.
         hidden: for measuring cross-platform recommendations, or None where nothing is hidden.
         report: what cleaning dropped.
+        people: who its users are, and whose history is hidden altogether; None where the scenario has no passports.
     """
 
     name: str
@@ -71,6 +73,7 @@ class SimulatedPlatform:
     test: EvaluationSlice
     hidden: HiddenItems | None
     report: CleaningReport
+    people: People | None = None
 
     @property
     def interactions(self) -> int:
@@ -123,6 +126,8 @@ def make_platforms(scenario: Scenario) -> list[SimulatedPlatform]:
         raw = _partitioned(scenario.partition, _rng(scenario, "partition"))
     else:
         raw = _separate(scenario.platforms, _rng(scenario, "hide"))
+    if scenario.passport is not None:
+        raw = _without_cold_people(raw, scenario)
     platforms = [_split(part, scenario) for part in raw]
     for report in dict.fromkeys(part.data.report for part in raw):
         if report.warning is not None:
@@ -147,6 +152,23 @@ class _Part:
     catalogue: CatalogueConfig
     cleaning: CleaningConfig
     hidden: HiddenItems | None
+    interactions: InteractionsConfig
+    people: People | None = None
+
+
+def _without_cold_people(parts: list[_Part], scenario: Scenario) -> list[_Part]:
+    """The parts without the people whose passports are measured, and with who the others are."""
+    config = scenario.passport or PassportSource()
+    known = [(part.data, persons_of(part.data, part.interactions, config.person_column)) for part in parts]
+    found = []
+    for part, (data, people) in zip(parts, hide_people(known, config.cold, _rng(scenario, "passport")), strict=True):
+        rows = {user: row for row, user in enumerate(part.data.user_ids)}
+        kept = np.array([rows[user] for user in data.user_ids], dtype=np.int64)
+        hidden = part.hidden
+        if hidden is not None:
+            hidden = replace(hidden, interactions=hidden.interactions.select_users(kept))
+        found.append(replace(part, data=data, people=people, hidden=hidden))
+    return found
 
 
 def _separate(sources: tuple[PlatformSource, ...], rng: np.random.Generator) -> list[_Part]:
@@ -179,8 +201,14 @@ def _partitioned(source: PartitionSource, rng: np.random.Generator) -> list[_Par
     data = _described(replace(data, items=items), source.catalogue, "partition.catalogue")
     users = users_of_platforms(source, data, rng)
     catalogues = items_of_platforms(source, len(data.items), rng)
+    entries = entries_of_platforms(data.interactions, catalogues, rng) if source.same_users else None
     parts = []
-    for (name, rows), kept in zip(users.items(), catalogues, strict=True):
+    for place, ((name, rows), kept) in enumerate(zip(users.items(), catalogues, strict=True)):
+        if entries is not None:
+            # The other platform's part of a user's history is no truth for this one, which users may bring by a passport.
+            mine = replace(data, interactions=data.interactions.select_entries(entries[place]))
+            parts.append(_without(name, mine, source, kept, None))
+            continue
         part = replace(
             data,
             user_ids=tuple(data.user_ids[row] for row in rows),
@@ -206,12 +234,12 @@ def _without(
         _, interactions = hide_items(data.interactions, hidden)
         truth = HiddenItems(tuple(data.items.keys[i] for i in hidden), interactions.select_items(hidden))
     visible = replace(data, items=select_items(data.items, kept), interactions=data.interactions.select_items(kept))
-    return _Part(name, visible, source.catalogue, source.data.cleaning, truth)
+    return _Part(name, visible, source.catalogue, source.data.cleaning, truth, source.data.interactions)
 
 
 def _split(part: _Part, scenario: Scenario) -> SimulatedPlatform:
     rng = _rng(scenario, f"split {part.name}")
-    data, split = _filtered(part.data, split_matrix(part.data.interactions, scenario.split, rng), part.cleaning)
+    data, split, items = _filtered(part.data, split_matrix(part.data.interactions, scenario.split, rng), part.cleaning)
     if split.train.nnz == 0:
         raise DataError(f"platform {part.name}: no interaction is left to train on; add data or hold less out")
     training = TrainingData(
@@ -223,14 +251,23 @@ def _split(part: _Part, scenario: Scenario) -> SimulatedPlatform:
         cards_shared=part.catalogue.cards,
         users=data.users,
     )
-    return SimulatedPlatform(name=part.name, training=training, test=split.test, hidden=part.hidden, report=data.report)
+    return SimulatedPlatform(
+        name=part.name,
+        training=training,
+        test=split.test,
+        hidden=part.hidden,
+        report=data.report,
+        people=None if part.people is None else part.people.select_items(items),
+    )
 
 
-def _filtered(data: PlatformData, split: Split, cleaning: CleaningConfig) -> tuple[PlatformData, Split]:
-    """Minimum counts and k-core, fitted on training interactions: what is held out decides nothing."""
+def _filtered(
+    data: PlatformData, split: Split, cleaning: CleaningConfig
+) -> tuple[PlatformData, Split, NDArray[np.int64]]:
+    """Minimum counts and k-core, fitted on training interactions: what is held out decides nothing. And the items kept."""
     filters = fit_count_filters(split.train, cleaning)
     if not filters:
-        return data, split
+        return data, split, np.arange(len(data.items))
     kept = np.logical_and.reduce([one.items for one in filters])
     items = np.flatnonzero(kept)
     split = filter_by_training_counts(split, cleaning)
@@ -242,7 +279,7 @@ def _filtered(data: PlatformData, split: Split, cleaning: CleaningConfig) -> tup
     dropped = Dropped("; ".join(one.reason for one in filters), data.interactions.nnz - interactions.nnz)
     report = data.report.after_filter((dropped,), rows=interactions.nnz, users=data.report.users, items=len(items))
     data = replace(data, items=select_items(data.items, items), interactions=interactions, report=report)
-    return data, Split(split.train.select_items(items), *slices)
+    return data, Split(split.train.select_items(items), *slices), items
 
 
 def split_matrix(matrix: UserItemMatrix, config: SplitConfig, rng: np.random.Generator) -> Split:

@@ -99,6 +99,8 @@ def result_tables(content: Mapping[str, Any]) -> Group:
         parts.append(_ratings_table(content))
     if cross.row_count:
         parts += [cross, styled(_chosen_lines(content))]
+    if content.get("passports"):
+        parts.append(_passport_table(content))
     if content["price"]:
         parts.append(_price_table(content))
     if content["privacy"]["mode"] == "none":
@@ -149,6 +151,33 @@ def _price_table(content: Mapping[str, Any]) -> PlainTable:
         table.caption = "Noise of each platform by itself (per_platform), not shared under a secure sum."
         table.caption_justify = "left"
     return table
+
+
+def _passport_table(content: Mapping[str, Any]) -> PlainTable:
+    """What passports bring to people who are new on a platform, beside popularity and a few own interactions."""
+    table = PlainTable("passport", title="New people with a passport: Recall@20", lined=True, padding=(0, 1, 0, 0))
+    for heading in ("holders", "new", "popular", "passport", "×", "worth"):
+        table.add_column(heading, justify="right")
+    for block in content["passports"]:
+        ratio = block["over_popularity"]
+        table.add_row(
+            f"{block['from']} to {block['to']}",
+            f"{block['holders']:,}",
+            f"{block['cold']:,}",
+            _number(block["popularity"]["recall@20"]),
+            _number(block["passport"]["recall@20"]),
+            "-" if ratio is None else f"{ratio:.2f}",
+            _worth_of(block),
+        )
+    table.caption = "worth: so many own interactions without a passport find as much."
+    table.caption_justify = "left"
+    return table
+
+
+def _worth_of(block: Mapping[str, Any]) -> str:
+    if not block["own"]:
+        return "-"
+    return f"> {block['own'][-1]['own']}" if block["worth"] is None else f"{block['worth']:.1f}"
 
 
 def fold_table(contents: Sequence[Mapping[str, Any]]) -> PlainTable:

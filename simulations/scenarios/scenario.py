@@ -19,7 +19,7 @@ from common.config.text import TextModelConfig
 from common.contributions.run_plan import CheckedPlan
 from common.errors import ConfigError
 from simulations.scenarios.noise import plan_with_noise
-from simulations.scenarios.sources import PartitionSource, PlatformSource
+from simulations.scenarios.sources import PartitionSource, PassportSource, PlatformSource
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -132,6 +132,8 @@ class Scenario(FrozenModel):
     """How each platform's own model is built."""
     cross: CrossConfig = CrossConfig()
     """How cross-platform recommendations are measured."""
+    passport: PassportSource | None = None
+    """Measure what passports bring to people who are new on a platform and known on another."""
     price_at: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Also train privately at these ε, and show beside the exact model what privacy costs; only under ``mode: none``."""
     protocol: Literal["full", "sampled-99"] = "full"
@@ -153,6 +155,8 @@ class Scenario(FrozenModel):
             check_described(catalogue.describe, self.plan.attributes.kinds, f"{at}.describe")
         if self.protocol == "sampled-99" and self.split.protocol != "leave-last-out":
             raise ValueError("protocol: sampled-99 needs split.protocol: leave-last-out")
+        if self.passport is not None and self.plan.model.feedback == "explicit":
+            raise ValueError("passport: is measured by what people do, so plan.model.feedback must be implicit")
         if decided := sorted(_DECIDED.intersection(self.search)):
             raise ValueError(f"search: {decided[0]} is decided, not searched; remove it")
         return self

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from common.config.base import FrozenModel
 from common.config.data import DataConfig, FileConfig, Namespace
 from common.config.loader import ConfigPath
+from common.config.passport import PassportKind
 from common.config.platform import CatalogueConfig
 
 PlatformName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -27,6 +28,27 @@ class DescriptionsSource(FileConfig):
     """Ids are filled up with zeros to that many, where a program has taken them for numbers."""
     columns: Annotated[tuple[str, ...], Field(min_length=1)]
     """Attributes to take over."""
+
+
+class PassportSource(FrozenModel):
+    """People who use several of the platforms, and carry passports from one to another."""
+
+    person_column: str | None = None
+    """A column of the interactions files that says who a person is, on all platforms alike; null: the user column. A user with
+    several values is the one of most rows."""
+    cold: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the people common to several platforms whose history on one of them, on each in turn, is hidden altogether:
+    what they did there is the truth for what their passports bring. The others hold passports beside a history."""
+    contents: Annotated[tuple[PassportKind, ...], Field(min_length=1)] = ("factor", "tastes", "profile")
+    """As ``passport.contents`` of platform.yaml."""
+    dimension: Annotated[int, Field(ge=1, le=512)] = 256
+    """As there: numbers of a profile."""
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    """As there: of every profile."""
+    holders: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Also measure with so many holders, drawn from all."""
+    own_interactions: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 5, 10, 20)
+    """Also compare with the same people when the platform knows their first so many interactions; rising."""
 
 
 class PlatformSource(FrozenModel):
@@ -67,6 +89,9 @@ class PartitionSource(FrozenModel):
     hide_items: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Instead of ``common_items``: share of the items that each platform lacks, drawn for each by itself; every item is on
     some platform."""
+    same_users: bool = False
+    """Every user is on every platform with a part of the own history; ``platforms`` then divides the items alone. What a user
+    did with an item that several platforms have is on one of them, at random. For passports."""
     catalogue: CatalogueConfig = CatalogueConfig()
     """Which items others may know of, on every platform."""
 
@@ -76,6 +101,8 @@ class PartitionSource(FrozenModel):
             raise ValueError("platforms, equal_platforms: give one of the two")
         if self.by_column is not None and self.equal_platforms is None:
             raise ValueError("by_column: needs equal_platforms, the number that its values are dealt over")
+        if self.same_users and (self.by_column is not None or self.hide_items):
+            raise ValueError("same_users: goes with common_items, not with by_column or hide_items")
         if self.hide_items and self.common_items < 1:
             raise ValueError("common_items, hide_items: give one of the two")
         return self

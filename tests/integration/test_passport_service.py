@@ -125,7 +125,7 @@ def test_newcomer_is_known_by_what_she_brought(world: dict[str, _Place]) -> None
 
 def test_own_history_takes_over(world: dict[str, _Place]) -> None:
     _holders(world, range(200))
-    balance = next(iter(_learned(world["books"]).bridges.balances.values()))
+    balance = _learned(world["books"]).learned.balance
     # Own factors of this model are random, so what holders tell is that a passport outweighs ten own items.
     assert balance >= 5
     books = world["books"].client
@@ -157,15 +157,15 @@ def test_revoked_passport_is_out_of_the_bridge(world: dict[str, _Place]) -> None
     _holders(world, range(60))
     books = world["books"]
     use = _learned(books)
-    assert len(use.bridges.serials) == 60
+    assert len(use.learned.serials) == 60
     revoked = books.desk.books.receipts("books-7")[0].serial
     books.desk.books.revoke(revoked)
     passports = books.server.passports
     assert passports is not None
     passports._look(now=True)
     passports.wait()
-    assert len(use.bridges.serials) == 59
-    assert revoked not in use.bridges.serials
+    assert len(use.learned.serials) == 59
+    assert revoked not in use.learned.serials
     assert books.client.explain("books-7", books.model.own.keys[-1]).passports == ()
 
 

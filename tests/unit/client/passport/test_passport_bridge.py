@@ -12,7 +12,7 @@ from client.passport.basis import BASIS_FILE, ProfileBasis
 from client.passport.bridge import FEWEST_HOLDERS, fit_bridge, recall_at
 from client.passport.contents import Tastes
 from client.passport.noise import noise_deviation, noised
-from client.passport.tastes import AttributeSpace
+from client.passport.spaces import AttributeSpace
 from common.errors import StoreError
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,7 +1,11 @@
-"""Tastes over public attributes: genres and decades, which platforms name alike without any item in common."""
+"""The spaces in which factor and tastes are coordinates: the federation's shared items, and public attributes.
+
+Genres and decades are named alike by platforms without any item in common.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions
-from client.passport.contents import LARGEST_TASTES, LONGEST_NAME, Tastes
+from client.passport.contents import LARGEST_TASTES, LONGEST_NAME, Basis, Tastes
+from client.personalization.platform_model import PlatformModel
+from client.scoring.fold_in import FoldIn
 
 _YEAR = re.compile(r"\(((?:1[5-9]|20)\d\d)\)\s*$")
 _ROUNDED = 4
@@ -63,3 +69,21 @@ def attributes_of(title: str, genres: Sequence[str]) -> Iterable[str]:
     found = _YEAR.search(title)
     if found is not None:
         yield f"year:{int(found.group(1)) // 10 * 10}"
+
+
+def shared_basis(model: PlatformModel) -> Basis:
+    """Its round and digest: the same on every platform that took part in the round."""
+    parameters = np.ascontiguousarray(model.shared.item_parameters, dtype=">f4")
+    digest = hashlib.sha256(b"crossfed shared factors v1\0" + parameters.tobytes()).digest()
+    return Basis(f"round {model.server_round}", digest)
+
+
+def shared_fold_in(model: PlatformModel) -> FoldIn:
+    """Folds histories into the shared factors; the own items among them count as the catalogue."""
+    return model.shared.restricted(model.own_positions[model.own_positions >= 0])
+
+
+def shared_rows(model: PlatformModel) -> NDArray[np.int32]:
+    """int32 ``[m_own]``: each own item's row in :func:`shared_fold_in`, −1 where nobody shares it."""
+    known = model.own_positions >= 0
+    return np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)

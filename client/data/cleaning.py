@@ -84,7 +84,7 @@ def load_before_count_filters(
     matrix = _matrix(rows, len(users), len(catalogue.items), timed=source.time_column is not None)
     _note_oddities(rows, source, config, log)
     log.notes += source.table.notes + catalogue.notes
-    return _assemble(matrix, users["user"], catalogue, config, log, len(recorded), excluded)
+    return _assemble(matrix, users["user"], catalogue, config, log, len(recorded))
 
 
 def filter_by_counts(data: PlatformData, cleaning: CleaningConfig) -> PlatformData:
@@ -213,7 +213,6 @@ def _assemble(
     config: DataConfig,
     log: CleaningLog,
     recorded: int,
-    excluded: Exclusions,
 ) -> PlatformData:
     users = np.flatnonzero(matrix.row_lengths)
     matrix = matrix.select_users(users)
@@ -222,7 +221,7 @@ def _assemble(
         present = np.flatnonzero(matrix.item_counts())
         matrix, items = matrix.select_items(present), select_items(items, present)
     ids = user_ids[users]
-    profiles = None if config.users is None else read_profiles(ids.to_list(), config.users, excluded)
+    profiles = None if config.users is None else read_profiles(ids.to_list(), config.users)
     report = CleaningReport(
         source=log.source,
         rows_read=log.rows_read,

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from client.data.admission import Rule, rules_of_persons
 from client.data.exclusions import NOBODY, Exclusions
 from client.data.items import Catalogue, own_prefix
 from client.data.reading.identifiers import LONGEST
@@ -102,7 +103,7 @@ class JudgedRows:
             rows = _as_rows(events, catalogue, config, platform)
             frame = pl.concat([frame, rows.lazy()], how="diagonal")
         rules = _row_rules(source, config, catalogue, recorded=bool(len(events)))
-        rules[1:1] = _rules_of_exclusion(excluded)
+        rules[1:1] = rules_of_persons(source, config, excluded)
         first = pl.coalesce(pl.when(rule.broken).then(pl.lit(rule.reason)) for rule in rules)
         return cls(source, {rule.reason: rule.asked for rule in rules}, frame.with_columns(reason=first), events)
 
@@ -138,53 +139,32 @@ class JudgedRows:
         return log, users.sort("row").select("user").with_row_index("user_row"), items.sort("row")["item"]
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """Why a row is to go; ``asked``: because a setting says so, and not because of a fault."""
-
-    reason: str
-    broken: pl.Expr
-    asked: bool = False
-
-
-def _rules_of_exclusion(excluded: Exclusions) -> list[_Rule]:
-    """Persons who were erased or have objected are left out by whatever id their rows have."""
-    if not len(excluded):
-        return []
-    left_out = pl.col("user").map_batches(
-        lambda users: pl.Series(excluded.mask(users.to_list()), dtype=pl.Boolean),
-        return_dtype=pl.Boolean,
-        is_elementwise=True,
-    )
-    return [_Rule("of a person who was erased or has objected", left_out, asked=True)]
-
-
 def _row_rules(
     source: InteractionsFile, config: DataConfig, catalogue: Catalogue | None, *, recorded: bool
-) -> list[_Rule]:
+) -> list[Rule]:
     """Rules for single rows. The first that holds counts."""
     cleaning = config.cleaning
-    rules = [_Rule("without a user", pl.col("user").is_null())]
+    rules = [Rule("without a user", pl.col("user").is_null())]
     if recorded and catalogue is None:
-        rules.append(_Rule("of an item of another namespace", pl.col("foreign").fill_null(False)))
+        rules.append(Rule("of an item of another namespace", pl.col("foreign").fill_null(False)))
     too_long = (pl.col(name).str.len_chars() > LONGEST for name in ("user", "item"))
     rules += [
-        _Rule("without an item", pl.col("item").is_null()),
-        _Rule(f"with an id of more than {LONGEST} characters", pl.any_horizontal(*too_long)),
-        _Rule(TIME_UNREADABLE, pl.col("time_unreadable")),
+        Rule("without an item", pl.col("item").is_null()),
+        Rule(f"with an id of more than {LONGEST} characters", pl.any_horizontal(*too_long)),
+        Rule(TIME_UNREADABLE, pl.col("time_unreadable")),
     ]
     if source.time_column is not None and cleaning.missing_times == "drop":
-        rules.append(_Rule("without a time", pl.col("time").is_null(), asked=True))
+        rules.append(Rule("without a time", pl.col("time").is_null(), asked=True))
     if source.value_column is not None:
-        rules.append(_Rule(VALUE_UNREADABLE, ~pl.col("value").is_finite().fill_null(False)))
+        rules.append(Rule(VALUE_UNREADABLE, ~pl.col("value").is_finite().fill_null(False)))
     if config.feedback == "explicit":
-        rules.append(_Rule(f"with a rating beyond ±{LARGEST_VALUE:,g}", pl.col("value").abs() > LARGEST_VALUE))
+        rules.append(Rule(f"with a rating beyond ±{LARGEST_VALUE:,g}", pl.col("value").abs() > LARGEST_VALUE))
     if cleaning.value_range is not None:
         low, high = cleaning.value_range
         outside = ~pl.col("value").cast(pl.Float64).is_between(low, high)
-        rules.append(_Rule(f"with a value outside {low:g} to {high:g}", outside, asked=True))
+        rules.append(Rule(f"with a value outside {low:g} to {high:g}", outside, asked=True))
     if catalogue is not None:
-        rules.append(_Rule("of an item that is not in the items file", pl.col("column").is_null()))
+        rules.append(Rule("of an item that is not in the items file", pl.col("column").is_null()))
     return rules
 
 

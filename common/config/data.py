@@ -66,6 +66,15 @@ class FileConfig(FrozenModel):
     """false: the first line is data, and the columns are called column_1, column_2, …"""
 
 
+class MarkConfig(FrozenModel):
+    """A column that says of a row whether it bears a mark. A file without the column is refused."""
+
+    column: str
+    """Its name."""
+    values: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The values that bear it, as text without blanks at the ends, capitals not counting; an empty field bears none."""
+
+
 class InteractionsConfig(FileConfig):
     """One row per interaction. A column that is not named is guessed from well-known names (user_id, rating, …)."""
 
@@ -82,6 +91,10 @@ class InteractionsConfig(FileConfig):
     time_format: Literal["auto", "unix", "iso", "order"] = "auto"
     """unix: seconds, milliseconds or microseconds since 1970; iso: ISO 8601, UTC unless it says otherwise; order: a
     number that grows along a user's history; auto: each of them, as the field looks."""
+    consent: MarkConfig | None = None
+    """Only rows with this mark are read. Recorded feedback has no such column: it counts for persons of whom one row has it."""
+    opt_out: MarkConfig | None = None
+    """Of a person with a row that bears this mark nothing is read: no row, no recorded feedback."""
 
 
 class ReductionConfig(FrozenModel):
@@ -141,6 +154,11 @@ class UsersConfig(FileConfig):
     """The column that the interactions' user column refers to; null: ``user_id`` and the like."""
     attribute_columns: tuple[str, ...] | None = None
     """null: all other columns."""
+    consent: MarkConfig | None = None
+    """Only persons whose row bears this mark are read at all; who is not in the users file is not. Of several rows of a person
+    the last counts."""
+    opt_out: MarkConfig | None = None
+    """Of a person with a row that bears this mark nothing is read."""
 
 
 class CleaningConfig(FrozenModel):
@@ -192,9 +210,16 @@ class DataConfig(FrozenModel):
     items_file where there is one."""
     cleaning: CleaningConfig = CleaningConfig()
     """What is dropped."""
+    retention_days: AtLeastOne | None = None
+    """Interactions and recorded feedback older than so many days, or without a time, are not read; null: no limit. Needs a
+    column of times. What is dropped leaves the model with the next training."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.retention_days is not None and self.interactions.time_format == "order":
+            raise ValueError(
+                "retention_days: needs times; with interactions.time_format: order there are positions only"
+            )
         if self.catalogue == "items_file" and self.items.path is None:
             raise ValueError("catalogue: items_file needs items.path")
         if self.feedback == "explicit" and self.cleaning.positive_threshold is not None:

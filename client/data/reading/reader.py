@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import polars as pl
 
 from client.data.reading.columns import identifiers, texts
 from client.data.reading.files import TableFile, open_table
+from client.data.reading.marks import is_marked, mark_columns
 from client.data.reading.names import GENRE_NAMES, ITEM_NAMES, TIME_NAMES, TITLE_NAMES, USER_NAMES, VALUE_NAMES
 from common.config.data import InteractionsConfig, ItemsConfig, UsersConfig
 from common.errors import DataError
@@ -30,14 +32,17 @@ class InteractionsFile:
         frame: lazy; ``row`` (uint32: a text file's line or the row of a Parquet file, from 1), ``user`` and ``item`` (str,
             null where missing), ``value`` (float32; null where missing or not a number; 1 where the file has no such column),
             ``time`` (int64: seconds since 1970 or a position; null where missing or unreadable), ``time_unreadable`` (bool);
-            and ``given_user``, ``given_item``, ``given_value``, ``given_time``: the columns as the file has them, null where
-            it has none, to say what is wrong with what cannot be read.
+            ``consent`` (bool; where the configuration names its column); and ``given_user``, ``given_item``,
+            ``given_value``, ``given_time``: the columns as the file has them, null where it has none, to say what is wrong
+            with what cannot be read.
+        user_column: the file's own name.
         value_column: the file's own name, or None.
         time_column: the file's own name, or None.
     """
 
     table: TableFile
     frame: pl.LazyFrame
+    user_column: str
     value_column: str | None
     time_column: str | None
 
@@ -71,6 +76,7 @@ def open_interactions(config: InteractionsConfig) -> InteractionsFile:
     if time is not None:
         table.check_type(time, ("text", "numbers", "dates"), setting="interactions.time_column")
     no_time = pl.lit(None, dtype=pl.Int64)
+    marks = {} if config.consent is None else {"consent": is_marked(table, config.consent, "interactions.consent")}
     present = pl.lit(False) if time is None else identifiers(time, table.schema[time]).is_not_null()
     frame = table.frame.select(
         row=pl.col(table.row),
@@ -83,10 +89,11 @@ def open_interactions(config: InteractionsConfig) -> InteractionsFile:
         given_item=pl.col(item),
         given_value=pl.lit(None, dtype=pl.String) if value is None else pl.col(value),
         given_time=pl.lit(None, dtype=pl.String) if time is None else pl.col(time),
+        **marks,
     )
     # In a second step, so that times are read once.
     frame = frame.with_columns(pl.col("time_unreadable") & pl.col("time").is_null())
-    return InteractionsFile(table, frame, value, time)
+    return InteractionsFile(table, frame, user, value, time)
 
 
 def _numbers(column: str, dtype: pl.DataType, decimal: str) -> pl.Expr:
@@ -198,12 +205,12 @@ def read_items(config: ItemsConfig) -> ItemRows:
     return ItemRows(table, rows.filter(has_id), typed, public, int((~has_id).sum()))
 
 
-def read_users(config: UsersConfig, excluded: Container[str] = ()) -> pl.DataFrame:
+def read_users(config: UsersConfig, only: Collection[str] | None = None) -> pl.DataFrame:
     """Read the users file: ``id`` (str, unique: the last row of each) and attributes (numbers where all values are).
 
     Args:
         config: where it is.
-        excluded: ids whose rows count as if they were not there.
+        only: of these users, as if no others were in the file; None: of all.
 
     Raises:
         DataError: the file is missing, empty or damaged, or a column cannot be found.
@@ -212,24 +219,26 @@ def read_users(config: UsersConfig, excluded: Container[str] = ()) -> pl.DataFra
     id_column = table.required_column(config.id_column, USER_NAMES, setting="users.id_column")
     table.check_type(id_column, _IDS, setting="users.id_column")
     ids = table.frame.select(identifiers(id_column, table.schema[id_column]).alias("id"))
-    attributes = _attributes(table, config.attribute_columns, {id_column}, "users")
+    used = {id_column} | mark_columns(table, config.consent, config.opt_out)
+    attributes = _attributes(table, config.attribute_columns, used, "users")
     id_rows, attribute_rows = table.collect(ids, attributes)
-    left_out = pl.Series([user in excluded for user in id_rows["id"]], dtype=pl.Boolean)
-    keep = id_rows["id"].is_not_null() & id_rows["id"].is_last_distinct() & ~left_out
+    keep = id_rows["id"].is_not_null() & id_rows["id"].is_last_distinct()
+    if only is not None:
+        keep &= id_rows["id"].is_in(pl.Series(only, dtype=pl.String).implode())
     typed = as_numbers(attribute_rows.filter(keep).drop(table.row), config.decimal)
     if "id" in typed.columns:
         raise DataError(f"{table.path}: an attribute may not be called 'id'; leave it out of users.attribute_columns")
     return pl.concat([id_rows.filter(keep), typed], how="horizontal")
 
 
-def read_profiles(user_ids: Sequence[str], config: UsersConfig, excluded: Container[str] = ()) -> pl.DataFrame:
+def read_profiles(user_ids: Sequence[str], config: UsersConfig) -> pl.DataFrame:
     """The attributes of the users file, one row per user id in that order; null where the file does not have the user.
 
     Raises:
         DataError: as :func:`read_users`.
     """
     ids = pl.DataFrame({"id": user_ids}, schema={"id": pl.String})
-    return ids.join(read_users(config, excluded), on="id", how="left", maintain_order="left").drop("id")
+    return ids.join(read_users(config, only=user_ids), on="id", how="left", maintain_order="left").drop("id")
 
 
 def _genres(column: str | None, table: TableFile, separator: str) -> pl.Expr:
@@ -244,7 +253,9 @@ def _genres(column: str | None, table: TableFile, separator: str) -> pl.Expr:
     return named.fill_null([])
 
 
-def _attributes(table: TableFile, given: tuple[str, ...] | None, used: set[str | None], section: str) -> pl.LazyFrame:
+def _attributes(
+    table: TableFile, given: tuple[str, ...] | None, used: AbstractSet[str | None], section: str
+) -> pl.LazyFrame:
     if given is None:
         columns = [name for name in table.schema if name not in used]
     else:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from client.data.exclusions import Why
+from client.data.reading.exclusions import Why
 from client.data.reading.identifiers import required_identifier
 from client.person.erasure import Erasures
 from client.person.export import export_person, is_known

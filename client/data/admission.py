@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from client.data.exclusions import Exclusions
 from client.data.reading.columns import identifiers
+from client.data.reading.exclusions import Exclusions
 from client.data.reading.files import TableFile, open_table
 from client.data.reading.marks import is_marked
 from client.data.reading.names import USER_NAMES

@@ -14,10 +14,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import PlatformData, UserItemMatrix
-from client.data.exclusions import NOBODY, Exclusions
 from client.data.filters import fit_count_filters
 from client.data.items import Catalogue, catalogue_from_file, catalogue_from_ids, select_items
 from client.data.judging import CleaningLog, JudgedRows
+from client.data.reading.exclusions import NOBODY, Exclusions
 from client.data.reading.reader import InteractionsFile, open_interactions, read_profiles
 from client.data.recognise import note_on_scientific
 from client.data.recorded import FIRST_ROW, LARGEST_VALUE, NO_EVENTS, SMALLEST_WEIGHT, RecordedEvents

@@ -10,8 +10,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.admission import Rule, rules_of_persons
-from client.data.exclusions import NOBODY, Exclusions
 from client.data.items import Catalogue, own_prefix
+from client.data.reading.exclusions import NOBODY, Exclusions
 from client.data.reading.identifiers import LONGEST
 from client.data.reading.reader import InteractionsFile
 from client.data.recognise import (

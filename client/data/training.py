@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemTable, UserItemMatrix
-from client.data.exclusions import Exclusions
+from client.data.reading.exclusions import Exclusions
 from client.data.split import EvaluationSlice
 from common.attributes import LONGEST_CATEGORY, LONGEST_TEXT, MOST_CATEGORIES
 from common.catalogue import ItemCard

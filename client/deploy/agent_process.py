@@ -22,7 +22,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry
 
-from client.data.exclusions import ExclusionBook
+from client.data.reading.exclusions import ExclusionBook
 from client.data.recorded import EventRules
 from client.data.training import TrainingData
 from client.deploy.agent_metrics import AgentMetrics, MeasuredAgent

@@ -14,8 +14,8 @@ from client.contributions.run_file import TOWERS_FILE, VOCABULARY_FILE, RunFile
 from client.data import cleaning
 from client.data.dataset import PlatformData, UserItemMatrix
 from client.data.describe import describe_items
-from client.data.exclusions import read_exclusions
 from client.data.independence import check_users_independent, withheld_by_user
+from client.data.reading.exclusions import read_exclusions
 from client.data.recorded import NO_EVENTS, EventRules, RecordedEvents
 from client.data.report import CleaningReport
 from client.data.split import EvaluationSlice

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from client.data.exclusions import ExclusionBook
+from client.data.reading.exclusions import ExclusionBook
 from client.keys import KeyFolder
 from client.passport.basis import ProfileBasis
 from client.passport.books import PassportBooks, Receipt, Redeemed

@@ -22,7 +22,7 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any, Final
 
-from client.data.exclusions import Why, read_list
+from client.data.reading.exclusions import Why, read_list
 from client.keys import KeyFolder
 from client.person.places import Places
 from client.person.receipt import PersonReceipt

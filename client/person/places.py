@@ -15,8 +15,8 @@ from pathlib import Path
 import polars as pl
 
 from client.contributions.run_file import TOWERS_FILE
-from client.data.exclusions import ExclusionBook, Exclusions
 from client.data.reading.columns import identifiers
+from client.data.reading.exclusions import ExclusionBook, Exclusions
 from client.data.reading.files import TableFile, open_table
 from client.data.reading.names import USER_NAMES
 from client.data.recorded import EventRules

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from logging import getLogger
 
-from client.data.exclusions import ExclusionBook
+from client.data.reading.exclusions import ExclusionBook
 from common.errors import StoreError
 
 _log = getLogger(__name__)

@@ -6,7 +6,7 @@
 A version is written beside the others, made durable, and only then named in ``CURRENT``: a crash or a full disk at any
 point leaves the old version serving. Where the one that is named is damaged, the newest sound one serves.
 
-Whom the list of exclusions (:mod:`client.data.exclusions`) names is in no version that is written or loaded; one who is erased
+Whom the list of exclusions (:mod:`client.data.reading.exclusions`) names is in no version that is written or loaded; one who is erased
 is taken out of those that are there (:meth:`PlatformStore.forget_excluded`).
 """
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 import client.scoring.described  # noqa: F401 -- its parts are stored
 from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.data.described import Described
-from client.data.exclusions import ExclusionBook
+from client.data.reading.exclusions import ExclusionBook
 from client.personalization.platform_model import CrossVerdict, OwnVerdict, PlatformModel
 from client.scoring.attributes import AttributePart
 from client.scoring.blend import Blend

@@ -15,7 +15,7 @@ from logging import getLogger
 from pathlib import Path
 from types import TracebackType
 
-from client.data.exclusions import ExclusionBook
+from client.data.reading.exclusions import ExclusionBook
 from client.data.reading.identifiers import identifier, required_identifier, required_key
 from client.data.recorded import Event, EventRules, RecordedEvents
 from client.recommend.feedback_file import FeedbackEvent, LogContent, header, line_of, read_log, recorded_events

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.data.exclusions import ExclusionBook
+from client.data.reading.exclusions import ExclusionBook
 from client.data.training import TrainingData
 from client.deploy.agent_process import ReloadableAgent
 from common.wire.exchange import AgentConnection, AgentReply, AgentRequest

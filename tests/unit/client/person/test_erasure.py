@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from client.cli.main import app
-from client.data.exclusions import EXCLUSIONS_FILE, ExclusionBook, read_exclusions
+from client.data.reading.exclusions import EXCLUSIONS_FILE, ExclusionBook, read_exclusions
 from client.deploy.loading import load_platform_data, load_training_data
 from client.passport.books import PassportBooks
 from client.passport.desk import PassportDesk

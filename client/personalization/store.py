@@ -6,8 +6,8 @@
 A version is written beside the others, made durable, and only then named in ``CURRENT``: a crash or a full disk at any
 point leaves the old version serving. Where the one that is named is damaged, the newest sound one serves.
 
-Whom the list of exclusions (:mod:`client.data.reading.exclusions`) names is in no version that is written or loaded; one who is erased
-is taken out of those that are there (:meth:`PlatformStore.forget_excluded`).
+Whom the exclusion list (:mod:`client.data.reading.exclusions`) names is in no version that is written or loaded; one who is
+erased is taken out of those that are there (:meth:`PlatformStore.forget_excluded`).
 """
 
 from __future__ import annotations

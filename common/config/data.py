@@ -210,7 +210,7 @@ class DataConfig(FrozenModel):
     items_file where there is one."""
     cleaning: CleaningConfig = CleaningConfig()
     """What is dropped."""
-    retention_days: AtLeastOne | None = None
+    retention_days: Annotated[int, Field(ge=1, json_schema_extra={"unit": "days"})] | None = None
     """Interactions and recorded feedback older than so many days, or without a time, are not read; null: no limit. Needs a
     column of times. What is dropped leaves the model with the next training."""
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from client.deploy.launcher import refused_app
 from common.deploy.doctor import Finding, Probe, probe_aggregator
 from common.deploy.health import Listener
 from common.deploy.logs import one_line
@@ -112,6 +113,9 @@ class AggregatorWatch:
         wrong = [finding for finding in probe.findings if finding.level == "wrong"]
         if not agent:
             wrong.append(Finding("wrong", "agent", f"does not answer at {self._config.socket.path}; is it running?"))
+        refused = refused_app(self._config.supernode)
+        if refused is not None:
+            wrong.append(refused)
         for finding in wrong:
             if not any(_same(finding, said) for said in self._said):
                 _log.error("%s: %s", finding.what, one_line(finding.detail))

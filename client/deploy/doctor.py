@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from client.deploy.launcher import refused_app
 from client.deploy.loading import load_platform_data, text_encoder, unusable_run_files
 from client.keys import KeyFolder, registration_of
 from client.personalization.model_builder import read_outcome
@@ -14,6 +15,7 @@ from client.privacy.ledger import LEDGER_FILE
 from client.privacy.report import privacy_dict, verify_books
 from client.training.factory import make_kernels, make_row_kernels
 from common.config.loader import load_yaml_model
+from common.deploy.app_bundle import installed_app_digest
 from common.deploy.doctor import (
     Finding,
     check_aggregator,
@@ -66,6 +68,7 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
     yield check_port("127.0.0.1", config.supernode.port, "SuperNode's runtime API")
     if config.recommender.enabled:
         yield check_port(config.recommender.host, config.recommender.port, "recommender")
+    yield refused_app(config.supernode) or Finding("ok", "courier's app", f"runs {installed_app_digest()} alone")
     yield _separation(config)
     yield _data(config)
     yield from check_text_encoder(config)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from client.deploy.aggregator_watch import meaning_of
+from client.deploy.launcher import launcher_environment
 from common.deploy.roles import PlatformConfig
 from common.deploy.supervise import Program
 from common.files import make_folder, write_atomically
@@ -23,24 +23,6 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
     # The courier's NumPy has nothing to compute.
     "OPENBLAS_NUM_THREADS": "1",
 }
-# SuperExec looks this program up on PATH. Flower's own imports are most of a courier's time, and a third of theirs goes into
-# a collector that walks what they have made so far, again and again, and all of it once more when the process ends (measured:
-# 1.1 s of CPU time without, .65 s with this). The first lines are a shell's, which takes a Python whose path is long or has
-# blanks, and Python's, for which they are a string.
-_LAUNCHER: Final = """\
-#!/bin/sh
-'''exec' "{python}" "$0" "$@"
-' '''
-import gc
-
-gc.disable()
-from flwr.supernode.cli import flwr_clientapp
-
-gc.freeze()
-gc.enable()
-flwr_clientapp()
-"""
-_LAUNCHER_NAME: Final = "flwr-clientapp"
 
 
 def courier_programs(config: PlatformConfig, logs: Path) -> list[Program]:
@@ -56,7 +38,11 @@ def courier_programs(config: PlatformConfig, logs: Path) -> list[Program]:
     home = (secret.parent / "flower").resolve()
     make_folder(home, mode=0o700)
     make_folder(logs, mode=0o750)
-    environment = {**ENVIRONMENT, "FLWR_HOME": str(home), "PATH": _with_launcher(secret.parent / "programs")}
+    environment = {
+        **ENVIRONMENT,
+        "FLWR_HOME": str(home),
+        **launcher_environment(supernode),
+    }
     node = [
         "flower-supernode",
         "--superlink", config.aggregator,
@@ -78,13 +64,7 @@ def courier_programs(config: PlatformConfig, logs: Path) -> list[Program]:
         Program(
             name="supernode", command=node, environment=environment, log=logs / "supernode.log", explain=meaning_of
         ),
-        Program(name="superexec", command=executor, environment=environment, log=logs / "superexec.log"),
+        Program(
+            name="superexec", command=executor, environment=environment, log=logs / "superexec.log", explain=meaning_of
+        ),
     ]
-
-
-def _with_launcher(folder: Path) -> str:
-    """PATH with the courier's launcher in front, which is written anew: this Python may be another than last time."""
-    python = Path(sys.executable)
-    make_folder(folder, mode=0o700)
-    write_atomically(folder / _LAUNCHER_NAME, _LAUNCHER.format(python=python).encode(), mode=0o700)
-    return os.pathsep.join([str(folder.resolve()), str(python.parent), os.environ.get("PATH", os.defpath)])

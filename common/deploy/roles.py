@@ -184,6 +184,9 @@ class SuperNodeConfig(_Deployed):
     """Of its runtime API, on loopback."""
     superexec_secret: ConfigPath = Path("courier/superexec.secret")
     """Shared by SuperNode and SuperExec, so that no other process can take on couriers."""
+    accept_apps: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = ()
+    """Digests of apps that the aggregator may send besides the one that is installed here: while an upgrade goes from host to
+    host. ``crossfed-server doctor`` says which one the aggregator sends."""
     private_key: ConfigPath = Path("courier/node.key")
     """P-384, OpenSSH format; made by join."""
     metrics_port: Port | None = None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.config.loader import load_yaml_model
+from common.deploy.app_bundle import installed_app_digest
 from common.deploy.doctor import (
     Finding,
     check_certificate,
@@ -46,6 +47,7 @@ def examine(config_path: Path) -> Iterator[Finding]:
     if config.proxy.enabled:
         yield check_port(config.proxy.host, config.proxy.port, "fleet proxy")
         yield _proxy(config.proxy.command)
+    yield Finding("ok", "app for the platforms", f"{installed_app_digest()}, which each of them must have installed")
     yield _platforms(config)
     yield from _damaged(config)
     yield check_database(config.state / "flower.db", "the SuperLink's database")

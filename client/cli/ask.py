@@ -12,8 +12,10 @@ import typer
 
 from client.personalization.store import PlatformStore
 from client.recommend.answers import Explanation, Recommendation, Scope
+from client.recommend.lists import ListMaker
 from client.recommend.recommender import Recommender
 from client.service.client import RecommenderClient
+from client.steering.hidden import HiddenItems
 from common.deploy.console import PlainConsole, PlainTable, say, say_json
 from common.errors import ConfigError
 
@@ -54,12 +56,14 @@ class StoredModel:
 
     def __init__(self, store: Path) -> None:
         self._recommender = Recommender(PlatformStore(store).load())
+        self._lists = ListMaker(hidden=HiddenItems(store))
 
     def recommend(self, user_id: str, k: int, scope: Scope) -> list[Recommendation]:
-        return self._recommender.recommend(user_id, k, scope)
+        prepared = self._recommender.prepare(self._recommender.history_of(user_id))
+        return self._lists.recommend(self._recommender, prepared, k, scope)
 
     def similar_items(self, item_key: str, k: int, scope: Scope) -> list[Recommendation]:
-        return self._recommender.similar(item_key, k, scope)
+        return self._lists.similar(self._recommender, item_key, k, scope)
 
     def explain(self, user_id: str, item_key: str, *, limit: int) -> Explanation:
         return self._recommender.explain(self._recommender.history_of(user_id), item_key, limit=limit)

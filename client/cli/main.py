@@ -10,6 +10,7 @@ import typer
 
 from client.cli.ask import add_commands as add_ask_commands
 from client.cli.deploy import add_commands as add_deploy_commands
+from client.cli.items import items
 from client.cli.passport import passport
 from client.cli.person import person
 from client.cli.serve import serve
@@ -42,9 +43,10 @@ app = typer.Typer(
 
         To take part: join, pin, secret, doctor, preview, start. recommend shows what the platform's model recommends to a
         user, explain shows why, similar what is like an item, of a store or of a running recommender; serve answers
-        applications from a store; feedback records what a user did; export writes the deep model for plain Keras; privacy
-        shows the budget and what was spent of it; egress shows what has left the platform; passport issues and redeems what
-        a person carries from platform to platform; person shows what is held of somebody, erases it, and takes objections.
+        applications from a store; feedback records what a user did; items hides single items; export writes the deep model
+        for plain Keras; privacy shows the budget and what was spent of it; egress shows what has left the platform; passport
+        issues and redeems what a person carries from platform to platform; person shows what is held of somebody, erases it,
+        and takes objections.
         """
     ),
     no_args_is_help=True,
@@ -56,6 +58,7 @@ books = typer.Typer(help="The privacy budget: what was spent, and what is left."
 app.add_typer(books, name="privacy")
 app.add_typer(passport, name="passport")
 app.add_typer(person, name="person")
+app.add_typer(items, name="items")
 add_deploy_commands(app)
 add_ask_commands(app)
 app.command()(serve)

@@ -128,8 +128,13 @@ def _card(items: ItemTable, column: int) -> ItemCard:
     )
 
 
-def shared_items(items: ItemTable, config: CatalogueConfig) -> NDArray[np.bool_]:
-    """Bool ``[m_own]``: which items of a catalogue its platform shares."""
+def shared_items(items: ItemTable, config: CatalogueConfig, hidden: frozenset[str] = frozenset()) -> NDArray[np.bool_]:
+    """Bool ``[m_own]``: which items of a catalogue its platform shares: as configured, and no hidden one."""
+    shown = np.array([key not in hidden for key in items.keys], dtype=bool)
+    return shown & _shared_by_rule(items, config)
+
+
+def _shared_by_rule(items: ItemTable, config: CatalogueConfig) -> NDArray[np.bool_]:
     if config.share != "filter":
         return np.full(len(items), config.share == "all")
     genres = set(config.genres)

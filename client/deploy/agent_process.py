@@ -16,6 +16,7 @@ import stat
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,7 @@ from prometheus_client import CollectorRegistry
 
 from client.data.reading.exclusions import ExclusionBook
 from client.data.recorded import EventRules
-from client.data.training import TrainingData
+from client.data.training import TrainingData, shared_items
 from client.deploy.agent_metrics import AgentMetrics, MeasuredAgent
 from client.deploy.aggregator_watch import AggregatorWatch
 from client.deploy.loading import load_training_data, make_agent
@@ -32,12 +33,13 @@ from client.deploy.supernode import courier_programs
 from client.keys import node_public_key
 from client.passport.desk import PassportDesk
 from client.person.erasure import Erasures
-from client.person.watch import ExclusionWatch
+from client.person.watch import ChangeWatch
 from client.personalization.model_builder import ModelBuilder
 from client.personalization.store import PlatformStore
 from client.service.agent_service import SocketWatch, serve_agent
 from client.service.metrics_export import ServingMetrics, expose_metrics
 from client.service.server import RecommenderServer, TlsFiles, serve_recommender
+from client.steering.hidden import HiddenItems
 from common.config.loader import load_yaml_model
 from common.config.serving import ServingConfig
 from common.deploy.guard import check_memory_limit
@@ -158,7 +160,8 @@ class PlatformProcess:
         data = load_training_data(config)
         agent = make_agent(config, data, self._builder)
         self._agent, self._used = ReloadableAgent(agent), (config, data)
-        stack.callback(ExclusionWatch(exclusions, self._leave_out).stop)
+        stack.callback(ChangeWatch(exclusions, self._leave_out).stop)
+        stack.callback(ChangeWatch(HiddenItems(config.state / "store"), self._share_otherwise).stop)
         server = serve_agent(
             MeasuredAgent(self._agent, metrics), config.name, config.socket.path, mode=socket_mode(config.socket)
         )
@@ -208,6 +211,19 @@ class PlatformProcess:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
         _log.info("the exclusion list has changed; the next run uses it")
+
+    def _share_otherwise(self) -> None:
+        """Make the next run without the items that are hidden now, and with those that are no longer."""
+        with self._changing:
+            assert self._used is not None
+            config, data = self._used
+            try:
+                hidden = HiddenItems(config.state / "store").current()
+                self._offer(config, replace(data, shared=shared_items(data.items, config.catalogue, hidden)))
+            except CrossfedError as error:
+                _log.error("what is shared stays as it was: %s", error)
+                return
+        _log.info("hidden items have changed; the next run uses it")
 
     def _offer(self, config: PlatformConfig, data: TrainingData) -> None:
         # Made here and not when the next run begins: how long it takes depends on the data.
@@ -314,7 +330,13 @@ def _serve_recommender(config: PlatformConfig, registry: CollectorRegistry) -> R
         config.state / "store",
         token=read_token(settings.token_file),
         tls=tls,
-        config=ServingConfig(host=settings.host, port=settings.port, http=settings.http, **config.serving.model_dump()),
+        config=ServingConfig(
+            host=settings.host,
+            port=settings.port,
+            http=settings.http,
+            steering=config.steering,
+            **config.serving.model_dump(),
+        ),
         rules=EventRules.of(config.data),
         metrics=ServingMetrics(registry),
         passports=PassportDesk.of(config) if config.passport.issue or config.passport.redeem else None,

@@ -27,6 +27,7 @@ from client.privacy.declared_users import check_declared_users, tell_of_declarat
 from client.privacy.outbox import Outbox
 from client.privacy.secure_sum.member import SecureMember
 from client.recommend.feedback_file import FEEDBACK_LOG, read_events
+from client.steering.hidden import HiddenItems
 from client.text.cache import CACHE_FOLDER, VectorCache
 from client.text.encoder import TextEncoder
 from client.text.registry import load_encoder
@@ -78,7 +79,7 @@ def load_training_data(config: PlatformConfig) -> TrainingData:
         items=data.items,
         train=train,
         validation=validation,
-        shared=shared_items(data.items, config.catalogue),
+        shared=shared_items(data.items, config.catalogue, HiddenItems(config.state / "store").current()),
         cards_shared=config.catalogue.cards,
         users=data.users,
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from client.data.dataset import PlatformData
 from client.data.training import shared_items
+from client.steering.hidden import HiddenItems
 from common.config.federation import FederationPlan
 from common.contributions.kind import MASKED
 from common.contributions.protocol import contribution_specs, plan_sizes, reply_specs
@@ -23,7 +24,8 @@ def preview_rows(config: PlatformConfig, data: PlatformData) -> list[dict[str, A
     Raises:
         ConfigError: the plan cannot be used.
     """
-    sizes = plan_sizes(config.plan, catalogue=int(shared_items(data.items, config.catalogue).sum()))
+    shared = shared_items(data.items, config.catalogue, HiddenItems(config.state / "store").current())
+    sizes = plan_sizes(config.plan, catalogue=int(shared.sum()))
     rows = []
     kinds = kinds_by_wire_name(config.plan)
     for spec in (*reply_specs(), *contribution_specs(config.plan)):

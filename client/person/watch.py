@@ -1,31 +1,39 @@
-"""Looks at a running platform's exclusion list, so that the next run is made without whoever was added."""
+"""Looks at what an operator may change beside a running platform, so that the next run is made with it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from logging import getLogger
+from typing import Protocol
 
-from client.data.reading.exclusions import ExclusionBook
 from common.errors import StoreError
 
 _log = getLogger(__name__)
 _POLL_SECONDS = 1.0
 
 
-class ExclusionWatch:
-    """Calls back whenever the list has changed; in a thread of its own.
+class Stamped(Protocol):
+    """A file that tells whether it was written."""
+
+    def stamp(self) -> tuple[object, ...]:
+        """Another value whenever it was."""
+        ...
+
+
+class ChangeWatch:
+    """Calls back whenever a file has changed; in a thread of its own.
 
     Args:
-        book: the list.
+        book: the file.
         on_change: called with no lock held.
     """
 
-    def __init__(self, book: ExclusionBook, on_change: Callable[[], None]) -> None:
+    def __init__(self, book: Stamped, on_change: Callable[[], None]) -> None:
         self._book, self._on_change = book, on_change
         self._seen = book.stamp()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="exclusion-watch", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="change-watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

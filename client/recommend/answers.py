@@ -33,6 +33,37 @@ NO_FILTER = ItemFilter()
 
 
 @dataclass(frozen=True, eq=False)
+class Bars:
+    """What may not be listed, whatever a request's filter says.
+
+    Attributes:
+        own, cross: int rows of each scope that may not, or None.
+        only_own, only_cross: bool masks ``[m]`` of the only ones that may, or None.
+    """
+
+    own: NDArray[np.integer] | None = None
+    cross: NDArray[np.integer] | None = None
+    only_own: NDArray[np.bool_] | None = None
+    only_cross: NDArray[np.bool_] | None = None
+
+    def of(self, scope: str) -> tuple[NDArray[np.integer] | None, NDArray[np.bool_] | None]:
+        """Rows that may not, and the mask of those that may, of ``own`` or ``cross``."""
+        return (self.own, self.only_own) if scope == "own" else (self.cross, self.only_cross)
+
+
+NO_BARS = Bars()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An item that may be listed: its scope (``own`` or ``cross``), its row there, its score on the list's scale."""
+
+    scope: str
+    row: int
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
 class Brought:
     """What a person brought from other platforms, as it ranks own items (:mod:`client.passport.use`).
 

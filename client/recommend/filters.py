@@ -89,3 +89,17 @@ class AttributeIndex:
                 f"({', '.join(self._platforms)})"
             )
         return [self._platforms[name] for name in names]
+
+
+def both(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """What two masks let pass; None lets everything."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one & other
+
+
+def together(one: NDArray[np.integer] | None, other: NDArray[np.integer] | None) -> NDArray[np.integer] | None:
+    """The rows of either; None has none."""
+    if one is None or other is None:
+        return other if one is None else one
+    return np.concatenate([one, other])

@@ -14,8 +14,11 @@ from client.data.reading.identifiers import identifier, item_key
 from client.data.recorded import ANY_EVENT, Event, EventRules
 from client.personalization.platform_model import PlatformModel
 from client.recommend.answers import (
+    NO_BARS,
     NO_FILTER,
+    Bars,
     Brought,
+    Candidate,
     Contribution,
     Explanation,
     ItemFilter,
@@ -24,6 +27,7 @@ from client.recommend.answers import (
     Scope,
 )
 from client.recommend.explain import ScoreShares, explain_score
+from client.recommend.filters import both, together
 from client.recommend.index import best_of
 from client.recommend.mixing import Mixing
 from client.recommend.scopes import ItemScope, cross_scope, mixings, own_scope
@@ -99,7 +103,7 @@ class Recommender:
         self.model = model
         self.own = own_scope(model, approximate_above=approximate_above)
         self.cross = cross_scope(model, approximate_above=approximate_above)
-        self._similarity = ItemSimilarity(model)
+        self.similarity = ItemSimilarity(model)
 
     @cached_property
     def _users(self) -> dict[str, int]:
@@ -179,17 +183,37 @@ class Recommender:
         *,
         exclude_seen: bool = True,
         wanted: ItemFilter = NO_FILTER,
+        bars: Bars = NO_BARS,
     ) -> list[Recommendation]:
         """The same for any history. In a list of both scopes the others' items have scores on the own items' scale."""
-        chosen: list[Recommendation] = []
+        found = self.candidates(prepared, k, scope, exclude_seen=exclude_seen, wanted=wanted, bars=bars)
+        return [self.listed(one) for one in sorted(found, key=lambda one: -one.score)[:k]]
+
+    def listed(self, candidate: Candidate) -> Recommendation:
+        items = self.own if candidate.scope == "own" else self.cross
+        return items.listed(candidate.row, candidate.score)
+
+    def candidates(
+        self,
+        prepared: PreparedHistory,
+        k: int,
+        scope: Scope,
+        *,
+        exclude_seen: bool = True,
+        wanted: ItemFilter = NO_FILTER,
+        bars: Bars = NO_BARS,
+    ) -> list[Candidate]:
+        """The k best of each scope that is asked for, own items first, each best first, on one scale."""
+        chosen: list[Candidate] = []
         mixing = self._mixing_for(prepared) if scope == "all" and len(self.cross.linear) else Mixing()
         for name, items, seen in (
             ("own", self.own, prepared.history.columns),
             ("cross", self.cross, prepared.history.elsewhere),
         ):
             if scope in (name, "all") and len(items.linear):
-                allowed = items.attributes.mask(wanted)
-                excluded = seen if exclude_seen else None
+                barred, only = bars.of(name)
+                allowed = both(items.attributes.mask(wanted), only)
+                excluded = together(seen if exclude_seen else None, barred)
                 if name == "own" and prepared.brought is not None:
                     share = prepared.brought.share(len(seen))
                     found = items.best_beside(
@@ -200,8 +224,8 @@ class Recommender:
                         prepared.query(name), k, excluded=excluded, allowed=allowed, context=prepared.context
                     )
                 standing = mixing if name == "cross" else Mixing()
-                chosen += [items.listed(row, standing.on_own_scale(score)) for row, score in found]
-        return sorted(chosen, key=lambda item: -item.score)[:k]
+                chosen += [Candidate(name, row, standing.on_own_scale(score)) for row, score in found]
+        return chosen
 
     def own_scores(self, prepared: PreparedHistory) -> NDArray[np.float32]:
         """float32 ``[m_own]``: by which :meth:`recommend_for` ranks own items, without a ranking stage."""
@@ -212,7 +236,13 @@ class Recommender:
         return self.own.scored(prepared.query("own"), brought.scores, share)
 
     def similar(
-        self, key: str, k: int = 10, scope: Scope = "all", *, wanted: ItemFilter = NO_FILTER
+        self,
+        key: str,
+        k: int = 10,
+        scope: Scope = "all",
+        *,
+        wanted: ItemFilter = NO_FILTER,
+        bars: Bars = NO_BARS,
     ) -> list[Recommendation]:
         """The k items most like the item ``key``, most alike first; the score is the cosine.
 
@@ -222,11 +252,11 @@ class Recommender:
         own, foreign = self._place(key)
         chosen: list[Recommendation] = []
         if scope in ("own", "all") and len(self.own.linear):
-            cosines = self._similarity.to_own(own) if own >= 0 else self._similarity.foreign_to_own(foreign)
-            chosen += _most_alike(self.own, cosines, k, own, wanted)
+            cosines = self.similarity.to_own(own) if own >= 0 else self.similarity.foreign_to_own(foreign)
+            chosen += _most_alike(self.own, cosines, k, own, wanted, bars.of("own"))
         if scope in ("cross", "all") and len(self.cross.linear):
-            cosines = self._similarity.own_to_foreign(own) if own >= 0 else self._similarity.to_foreign(foreign)
-            chosen += _most_alike(self.cross, cosines, k, foreign, wanted)
+            cosines = self.similarity.own_to_foreign(own) if own >= 0 else self.similarity.to_foreign(foreign)
+            chosen += _most_alike(self.cross, cosines, k, foreign, wanted, bars.of("cross"))
         return sorted(chosen, key=lambda item: -item.score)[:k]
 
     def explain(self, history: History, key: str, *, limit: int | None = None) -> Explanation:
@@ -324,10 +354,16 @@ class Recommender:
 
 
 def _most_alike(
-    scope: ItemScope, cosines: NDArray[np.float32], k: int, itself: int, wanted: ItemFilter
+    scope: ItemScope,
+    cosines: NDArray[np.float32],
+    k: int,
+    itself: int,
+    wanted: ItemFilter,
+    bars: tuple[NDArray[np.integer] | None, NDArray[np.bool_] | None],
 ) -> list[Recommendation]:
-    excluded = np.array([itself] if itself >= 0 else [], dtype=np.int64)
-    rows, found = best_of(cosines, k, excluded=excluded, allowed=scope.attributes.mask(wanted))
+    excluded = together(np.array([itself] if itself >= 0 else [], dtype=np.int64), bars[0])
+    allowed = both(scope.attributes.mask(wanted), bars[1])
+    rows, found = best_of(cosines, k, excluded=excluded, allowed=allowed)
     return [scope.listed(row, score) for row, score in zip(rows.tolist(), found.tolist(), strict=True)]
 
 

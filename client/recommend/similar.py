@@ -58,6 +58,26 @@ class ItemSimilarity:
             return self._towers(int(self._foreign[row]))[self._foreign]
         return self._shared(int(self._foreign[row]))[self._foreign]
 
+    def among(self, own: NDArray[np.integer], foreign: NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32 ``[c, c]``: of some own items and some foreign ones, in this order; 0 where the space lacks one."""
+        positions = np.concatenate([self._model.own_positions[own], self._foreign[foreign]]).astype(np.int64)
+        if self._deep:
+            units = self._tower_units[np.concatenate([self._own_rows[own], self._foreign[foreign]])]
+            return _products(units)
+        shared = np.where(positions[:, None] >= 0, self._shared_units[positions], np.float32(0))
+        cosines, count, verdict = _products(shared), len(own), self._model.verdict
+        if verdict.name == "shared":
+            return cosines
+        alone = _products(self._own_units[own])
+        if verdict.name in ("blend", "tower_blend") and verdict.weight is not None:
+            share = np.float32(verdict.weight / (1 + verdict.weight))
+            other = cosines[:count, :count]
+            if verdict.name == "tower_blend":
+                other = _products(self._tower_units[self._own_rows[own]])
+            alone = (1 - share) * alone + share * other
+        cosines[:count, :count] = alone
+        return cosines
+
     @property
     def _deep(self) -> bool:
         """Whether the deep model alone ranks the own items; it has a vector of every item, shared or not."""
@@ -97,6 +117,11 @@ class ItemSimilarity:
     def _own_units(self) -> NDArray[np.float32]:
         anchored = self._model.anchored if self._model.verdict.name == "anchored" else None
         return _units(anchored or self._model.local)
+
+
+def _products(units: NDArray[np.float32]) -> NDArray[np.float32]:
+    cosines: NDArray[np.float32] = units @ units.T
+    return cosines
 
 
 def _units(model: FactorModel) -> NDArray[np.float32]:

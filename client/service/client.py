@@ -22,6 +22,7 @@ from client.recommend.answers import (
     Scope,
 )
 from client.remote import Connection
+from client.steering.steering import AS_CONFIGURED, Steering
 from common.errors import ConfigError, ContractError, CrossfedError, DataError, PassportError, PlatformError
 from common.proto import recommender_pb2 as pb
 from common.proto.recommender_pb2_grpc import RecommenderStub
@@ -100,10 +101,16 @@ class RecommenderClient(Connection):
         *,
         exclude_seen: bool = True,
         wanted: ItemFilter = NO_FILTER,
+        steering: Steering = AS_CONFIGURED,
     ) -> list[Recommendation]:
-        """The k best items for a known user, best first."""
+        """The k best items for a known user, best first unless the list is steered."""
         request = pb.RecommendRequest(
-            user_id=user_id, k=k, scope=_SCOPES[scope], exclude_seen=exclude_seen, filter=_filter(wanted)
+            user_id=user_id,
+            k=k,
+            scope=_SCOPES[scope],
+            exclude_seen=exclude_seen,
+            filter=_filter(wanted),
+            steering=_steering(steering),
         )
         return _items(self._call(self._stub.Recommend, request))
 
@@ -115,10 +122,16 @@ class RecommenderClient(Connection):
         *,
         exclude_seen: bool = True,
         wanted: ItemFilter = NO_FILTER,
+        steering: Steering = AS_CONFIGURED,
     ) -> list[Recommendation]:
         """The same for item keys with their weights or ratings, oldest first: a new or anonymous user."""
         request = pb.RecommendForHistoryRequest(
-            history=_history(history), k=k, scope=_SCOPES[scope], exclude_seen=exclude_seen, filter=_filter(wanted)
+            history=_history(history),
+            k=k,
+            scope=_SCOPES[scope],
+            exclude_seen=exclude_seen,
+            filter=_filter(wanted),
+            steering=_steering(steering),
         )
         return _items(self._call(self._stub.RecommendForHistory, request))
 
@@ -226,6 +239,18 @@ def _filter(wanted: ItemFilter) -> pb.ItemFilter:
         no_genres=wanted.no_genres,
         key_prefixes=wanted.key_prefixes,
         platforms=wanted.platforms,
+    )
+
+
+def _steering(asked: Steering) -> pb.Steering | None:
+    if asked == AS_CONFIGURED:
+        return None
+    return pb.Steering(
+        allow_keys=asked.allow_keys,
+        deny_keys=asked.deny_keys,
+        foreign_share=asked.foreign_share,
+        diversity=asked.diversity,
+        novelty=asked.novelty,
     )
 
 

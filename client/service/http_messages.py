@@ -50,6 +50,21 @@ class ItemFilter(Message):
     """At least one of these platforms has the item."""
 
 
+class Steering(Message):
+    """How a list is made beyond its order by score; what is not given is as the platform has configured it."""
+
+    allow_keys: tuple[str, ...] = ()
+    """Only these items may be listed; none given: all."""
+    deny_keys: tuple[str, ...] = ()
+    """These may not."""
+    foreign_share: float | None = None
+    """Share of items that only other platforms have, 0 to 1, in a list of both scopes."""
+    diversity: float | None = None
+    """0 to 1: how much being unlike the items listed before counts beside the score."""
+    novelty: float | None = None
+    """0 to 1: how much being little known counts beside the score."""
+
+
 class HistoryItem(Message):
     """An item that a person had."""
 
@@ -70,7 +85,14 @@ class _Listing(Message):
     """Which items may be listed."""
 
 
-class RecommendRequest(_Listing):
+class _SteeredListing(_Listing):
+    """What every request for recommendations may say."""
+
+    steering: Steering | None = None
+    """How the list is made beyond its order by score."""
+
+
+class RecommendRequest(_SteeredListing):
     """The best items for a known user."""
 
     user_id: str
@@ -79,7 +101,7 @@ class RecommendRequest(_Listing):
     """Whether items of the user's history are left out."""
 
 
-class RecommendForHistoryRequest(_Listing):
+class RecommendForHistoryRequest(_SteeredListing):
     """The best items for a history: a new or anonymous person, of whom nothing is kept."""
 
     history: tuple[HistoryItem, ...]
@@ -143,7 +165,7 @@ class RedeemPassportRequest(Message):
     """Its text."""
 
 
-class RecommendForPassportRequest(_Listing):
+class RecommendForPassportRequest(_SteeredListing):
     """For a person without an account: nothing is kept."""
 
     passport: str

@@ -15,11 +15,12 @@ from typing import Final, Literal, TypeVar
 from client.data.reading.identifiers import required_identifier, required_key
 from client.passport.envelope import armoured
 from client.passport.serving import PassportServing
+from client.recommend.lists import ListMaker
 from client.recommend.recommender import PreparedHistory
 from client.recommend.snapshot import ServingModel, Snapshot
 from client.service.metrics_export import ServingMetrics
 from client.service.replies import explained, listed, receipt_of, version_of
-from client.service.request_fields import filter_of, scope_of, text_of, time_of, value_of
+from client.service.request_fields import filter_of, scope_of, steering_of, text_of, time_of, value_of
 from common.catalogue import check_key
 from common.config.serving import ServingConfig
 from common.errors import CatalogueError, ContractError, CrossfedError, DataError, PassportError, StoreError
@@ -71,6 +72,7 @@ class RecommenderService:
         config: the limits of a request.
         metrics: where requests are counted.
         passports: issues and redeems; None: there are none.
+        lists: makes lists as the platform steers them; by the configuration alone unless given.
     """
 
     def __init__(
@@ -79,7 +81,9 @@ class RecommenderService:
         config: ServingConfig,
         metrics: ServingMetrics,
         passports: PassportServing | None = None,
+        lists: ListMaker | None = None,
     ) -> None:
+        self._lists = ListMaker(config.steering) if lists is None else lists
         self._passports = passports
         self._model = model
         self._config = config
@@ -119,7 +123,8 @@ class RecommenderService:
 
     def similar_items(self, request: pb.SimilarItemsRequest) -> pb.SimilarItemsReply:
         snapshot = self._model.snapshot()
-        found = snapshot.recommender.similar(
+        found = self._lists.similar(
+            snapshot.recommender,
             text_of("item_key", request.item_key),
             self._k(request.k),
             scope_of(request.scope),
@@ -175,7 +180,7 @@ class RecommenderService:
     def recommend_for_passport(self, request: pb.RecommendForPassportRequest) -> pb.RecommendReply:
         snapshot = self._model.snapshot()
         prepared = self._desk().visitor(snapshot, request.passport)
-        plain = pb.RecommendRequest(k=request.k, scope=request.scope, filter=request.filter)
+        plain = pb.RecommendRequest(k=request.k, scope=request.scope, filter=request.filter, steering=request.steering)
         return self._recommend(plain, snapshot, prepared, ())
 
     def _desk(self) -> PassportServing:
@@ -195,12 +200,14 @@ class RecommenderService:
         prepared: PreparedHistory,
         ignored: Iterable[str],
     ) -> pb.RecommendReply:
-        found = snapshot.recommender.recommend_for(
+        found = self._lists.recommend(
+            snapshot.recommender,
             prepared,
             self._k(request.k),
             scope_of(request.scope),
             exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else True,
             wanted=filter_of(request),
+            asked=steering_of(request),
         )
         passports = () if prepared.brought is None else prepared.brought.platforms
         return pb.RecommendReply(

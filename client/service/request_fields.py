@@ -8,10 +8,12 @@ from typing import Final
 from client.data.reading.identifiers import LONGEST
 from client.data.recorded import EventRules, problem_of_time
 from client.recommend.answers import ItemFilter, Scope
+from client.steering.steering import AS_CONFIGURED, Steering
 from common.errors import ContractError
 from common.proto import recommender_pb2 as pb
 
 _MAX_FILTER: Final = 100
+_MAX_KEYS: Final = 10_000
 _SCOPES: Final[dict[int, Scope]] = {
     pb.SCOPE_UNSPECIFIED: "all",
     pb.SCOPE_OWN: "own",
@@ -53,3 +55,28 @@ def filter_of(request: pb.RecommendRequest | pb.RecommendForHistoryRequest | pb.
         for name in names:
             text_of("filter", name)
     return ItemFilter(*lists)
+
+
+def steering_of(request: pb.RecommendRequest | pb.RecommendForHistoryRequest) -> Steering:
+    if not request.HasField("steering"):
+        return AS_CONFIGURED
+    given = request.steering
+    for name, keys in (("allow_keys", given.allow_keys), ("deny_keys", given.deny_keys)):
+        if len(keys) > _MAX_KEYS:
+            raise ContractError(f"steering.{name}: at most {_MAX_KEYS} items")
+        for key in keys:
+            text_of(f"steering.{name}", key)
+    return Steering(
+        tuple(given.allow_keys),
+        tuple(given.deny_keys),
+        _share("foreign_share", given.foreign_share if given.HasField("foreign_share") else None),
+        _share("diversity", given.diversity if given.HasField("diversity") else None),
+        _share("novelty", given.novelty if given.HasField("novelty") else None),
+    )
+
+
+def _share(name: str, value: float | None) -> float | None:
+    # NaN lies nowhere.
+    if value is not None and not 0 <= value <= 1:
+        raise ContractError(f"steering.{name}: must lie in 0 … 1")
+    return value

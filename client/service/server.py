@@ -20,6 +20,7 @@ from client.passport.desk import PassportDesk
 from client.passport.serving import PassportServing
 from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
+from client.recommend.lists import ListMaker
 from client.recommend.process import limit_blas_threads, prefer_short_waits
 from client.recommend.snapshot import ServingModel
 from client.service.health import SERVICE, ServiceHealth
@@ -29,6 +30,7 @@ from client.service.metrics_export import ServingMetrics
 from client.service.openapi import pages
 from client.service.recommending import RecommenderService
 from client.service.servicer import RecommenderServicer
+from client.steering.hidden import HiddenItems
 from common.config.serving import ServingConfig
 from common.errors import ConfigError
 from common.proto import recommender_pb2_grpc
@@ -157,7 +159,8 @@ def serve_recommender(
         on_problems=told.store_problems,
     )
     brought = None if passports is None else PassportServing(passports, model)
-    service = RecommenderService(model, settings, counts, brought)
+    lists = ListMaker(settings.steering, HiddenItems(store_root))
+    service = RecommenderService(model, settings, counts, brought, lists)
     http = None
     try:
         http = _http_server(service, settings, token, tls, told)

@@ -1,4 +1,4 @@
-"""How a platform's recommender serves: its limits, and where it listens."""
+"""How a platform's recommender serves: its limits, where it listens, and how it steers its lists."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import Field
 from common.config.base import FrozenModel
 
 EXACT_UP_TO = 1_000_000
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ServingLimits(FrozenModel):
@@ -34,6 +35,39 @@ class ServingLimits(FrozenModel):
     """How long requests under way may take once the service is stopping."""
 
 
+class NeverListed(FrozenModel):
+    """Items that are never listed, whatever is asked for; one condition that holds is enough."""
+
+    genres: tuple[str, ...] = ()
+    """Items with one of these genres; letter case does not matter."""
+    key_prefixes: tuple[str, ...] = ()
+    """Items whose key begins with one of these (``imdb:``)."""
+    platforms: tuple[str, ...] = ()
+    """Items that only these platforms have."""
+
+
+class SteeringConfig(FrozenModel):
+    """``steering`` of ``platform.yaml``. Requests may ask for other shares, diversity and novelty; never for what may not be
+    listed.
+    """
+
+    never: NeverListed = NeverListed()
+    """What is never listed, as a rule; single items are hidden with ``crossfed-client items hide``."""
+    foreign_share: Share | None = None
+    """Share of items that only other platforms have, in a list of both; null: as their scores have it."""
+    diversity: Share = 0.0
+    """1 − λ of maximal marginal relevance: 0 lists by score alone, 1 by being unlike what is listed already."""
+    novelty: Share = 0.0
+    """Weight of being little known beside the score: 0 has no say, 1 lists the least known of the best ``pool`` items."""
+    pool: Annotated[int, Field(ge=10, le=2000)] = 200
+    """How many of the best items diversity and novelty choose from."""
+    exposure_cap: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Largest share of the last ``exposure_window`` lists that may hold one item; null: no cap. With a cap a list depends on
+    what other users of this platform were shown."""
+    exposure_window: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    """How many lists a cap looks back on."""
+
+
 class HttpConfig(FrozenModel):
     """HTTP and JSON beside gRPC: the same host, token, certificate and limits."""
 
@@ -56,3 +90,5 @@ class ServingConfig(ServingLimits):
     """0 takes a free one."""
     http: HttpConfig | None = None
     """HTTP beside gRPC; null: none."""
+    steering: SteeringConfig = SteeringConfig()
+    """How lists are made beyond their order by score."""

@@ -16,7 +16,7 @@ from common.config.federation import FederationPlan
 from common.config.loader import ConfigPath
 from common.config.passport import PassportConfig
 from common.config.platform import CatalogueConfig, PersonalizationConfig
-from common.config.serving import HttpConfig, ServingLimits
+from common.config.serving import HttpConfig, ServingLimits, SteeringConfig
 from common.config.text import TextModelConfig
 from common.contributions.run_plan import CheckedPlan
 from common.privacy.lifetime import budget_for, budget_policy, delta_for, epsilon_for, runs_paid
@@ -239,6 +239,8 @@ class PlatformConfig(_Deployed):
     """The service that applications ask."""
     serving: ServingLimits = ServingLimits()
     """Sizes and limits of that service."""
+    steering: SteeringConfig = SteeringConfig()
+    """How lists are made beyond their order by score."""
     passport: PassportConfig = PassportConfig()
     """What a person may carry to another platform, and bring from one."""
     metrics_port: Port | None = None

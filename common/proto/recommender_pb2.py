@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63ommon/proto/recommender.proto\x12\x0b\x63rossfed.v1\"\\\n\nItemFilter\x12\x12\n\nany_genres\x18\x01 \x03(\t\x12\x11\n\tno_genres\x18\x02 \x03(\t\x12\x14\n\x0ckey_prefixes\x18\x03 \x03(\t\x12\x11\n\tplatforms\x18\x04 \x03(\t\"5\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x14\n\x0cserver_round\x18\x02 \x01(\x05\"Z\n\nListedItem\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06genres\x18\x03 \x03(\t\x12\r\n\x05score\x18\x04 \x01(\x02\x12\x11\n\tplatforms\x18\x05 \x03(\t\"=\n\x0bHistoryItem\x12\x10\n\x08item_key\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_value\"\xa6\x01\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\x05\x12!\n\x05scope\x18\x03 \x01(\x0e\x32\x12.crossfed.v1.Scope\x12\x19\n\x0c\x65xclude_seen\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\'\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x17.crossfed.v1.ItemFilterB\x0f\n\r_exclude_seen\"\xca\x01\n\x1aRecommendForHistoryRequest\x12)\n\x07history\x18\x01 \x03(\x0b\x32\x18.crossfed.v1.HistoryItem\x12\t\n\x01k\x18\x02 \x01(\x05\x12!\n\x05scope\x18\x03 \x01(\x0e\x32\x12.crossfed.v1.Scope\x12\x19\n\x0c\x65xclude_seen\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\'\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x17.crossfed.v1.ItemFilterB\x0f\n\r_exclude_seen\"\x8b\x01\n\x0eRecommendReply\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.crossfed.v1.ListedItem\x12(\n\x05model\x18\x02 \x01(\x0b\x32\x19.crossfed.v1.ModelVersion\x12\x14\n\x0cignored_keys\x18\x03 \x03(\t\x12\x11\n\tpassports\x18\x04 \x03(\t\"~\n\x13SimilarItemsRequest\x12\x10\n\x08item_key\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\x05\x12!\n\x05scope\x18\x03 \x01(\x0e\x32\x12.crossfed.v1.Scope\x12\'\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x17.crossfed.v1.ItemFilter\"e\n\x11SimilarItemsReply\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.crossfed.v1.ListedItem\x12(\n\x05model\x18\x02 \x01(\x0b\x32\x19.crossfed.v1.ModelVersion\"m\n\x0e\x45xplainRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12)\n\x07history\x18\x02 \x03(\x0b\x32\x18.crossfed.v1.HistoryItem\x12\x10\n\x08item_key\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\"?\n\x0c\x43ontribution\x12\x10\n\x08item_key\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x01\";\n\nModelShare\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x01\"\x93\x03\n\x0c\x45xplainReply\x12\x10\n\x08item_key\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x30\n\rcontributions\x18\x04 \x03(\x0b\x32\x19.crossfed.v1.Contribution\x12\x0e\n\x06others\x18\x05 \x01(\x01\x12\x11\n\titem_bias\x18\x06 \x01(\x01\x12\x12\n\npopularity\x18\x07 \x01(\x01\x12\x12\n\ndecided_by\x18\x08 \x01(\t\x12\'\n\x06models\x18\t \x03(\x0b\x32\x17.crossfed.v1.ModelShare\x12(\n\x05model\x18\n \x01(\x0b\x32\x19.crossfed.v1.ModelVersion\x12=\n\nattributes\x18\x0b \x03(\x0b\x32).crossfed.v1.ExplainReply.AttributesEntry\x12\x11\n\tpassports\x18\x0c \x03(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x86\x01\n\x15RecordFeedbackRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08item_key\x18\x03 \x01(\t\x12\x12\n\x05value\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04time\x18\x05 \x01(\x03H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x07\n\x05_time\"M\n\x13RecordFeedbackReply\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x11\n\treflected\x18\x03 \x01(\x08\"]\n\x0fPassportReceipt\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x10\n\x08platform\x18\x02 \x01(\t\x12\r\n\x05kinds\x18\x03 \x03(\t\x12\n\n\x02\x61t\x18\x04 \x01(\x03\x12\r\n\x05until\x18\x05 \x01(\x03\"[\n\x14IssuePassportRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08receiver\x18\x02 \x01(\t\x12\x14\n\x07\x61\x63\x63ount\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_account\"c\n\x12IssuePassportReply\x12\x10\n\x08passport\x18\x01 \x01(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\t\x12-\n\x07receipt\x18\x03 \x01(\x0b\x32\x1c.crossfed.v1.PassportReceipt\":\n\x15RedeemPassportRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08passport\x18\x02 \x01(\x0c\"W\n\x13RedeemPassportReply\x12-\n\x07receipt\x18\x01 \x01(\x0b\x32\x1c.crossfed.v1.PassportReceipt\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"\x86\x01\n\x1bRecommendForPassportRequest\x12\x10\n\x08passport\x18\x01 \x01(\x0c\x12\t\n\x01k\x18\x02 \x01(\x05\x12!\n\x05scope\x18\x03 \x01(\x0e\x32\x12.crossfed.v1.Scope\x12\'\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x17.crossfed.v1.ItemFilter*M\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\r\n\tSCOPE_OWN\x10\x01\x12\x0f\n\x0bSCOPE_CROSS\x10\x02\x12\r\n\tSCOPE_ALL\x10\x03\x32\xac\x05\n\x0bRecommender\x12G\n\tRecommend\x12\x1d.crossfed.v1.RecommendRequest\x1a\x1b.crossfed.v1.RecommendReply\x12[\n\x13RecommendForHistory\x12\'.crossfed.v1.RecommendForHistoryRequest\x1a\x1b.crossfed.v1.RecommendReply\x12P\n\x0cSimilarItems\x12 .crossfed.v1.SimilarItemsRequest\x1a\x1e.crossfed.v1.SimilarItemsReply\x12\x41\n\x07\x45xplain\x12\x1b.crossfed.v1.ExplainRequest\x1a\x19.crossfed.v1.ExplainReply\x12V\n\x0eRecordFeedback\x12\".crossfed.v1.RecordFeedbackRequest\x1a .crossfed.v1.RecordFeedbackReply\x12S\n\rIssuePassport\x12!.crossfed.v1.IssuePassportRequest\x1a\x1f.crossfed.v1.IssuePassportReply\x12V\n\x0eRedeemPassport\x12\".crossfed.v1.RedeemPassportRequest\x1a .crossfed.v1.RedeemPassportReply\x12]\n\x14RecommendForPassport\x12(.crossfed.v1.RecommendForPassportRequest\x1a\x1b.crossfed.v1.RecommendReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x63ommon/proto/recommender.proto\x12\x0b\x63rossfed.v1\"\\\n\nItemFilter\x12\x12\n\nany_genres\x18\x01 \x03(\t\x12\x11\n\tno_genres\x18\x02 \x03(\t\x12\x14\n\x0ckey_prefixes\x18\x03 \x03(\t\x12\x11\n\tplatforms\x18\x04 \x03(\t\"5\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x14\n\x0cserver_round\x18\x02 \x01(\x05\"Z\n\nListedItem\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06genres\x18\x03 \x03(\t\x12\r\n\x05score\x18\x04 \x01(\x02\x12\x11\n\tplatforms\x18\x05 \x03(\t\"=\n\x0bHistoryItem\x12\x10\n\x08item_key\x18\x01 \x01(\t\x12\x12\n\x05value\x18\x02 \x01(\x02H\x00\x88\x01\x01\x42\x08\n\x06_value\"\xa7\x01\n\x08Steering\x12\x12\n\nallow_keys\x18\x01 \x03(\t\x12\x11\n\tdeny_keys\x18\x02 \x03(\t\x12\x1a\n\rforeign_share\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\x16\n\tdiversity\x18\x04 \x01(\x02H\x01\x88\x01\x01\x12\x14\n\x07novelty\x18\x05 \x01(\x02H\x02\x88\x01\x01\x42\x10\n\x0e_foreign_shareB\x0c\n\n_diversityB\n\n\x08_novelty\"\xcf\x01\n\x10RecommendRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\x05\x12!\n\x05scope\x18\x03 \x01(\x0e\x32\x12.crossfed.v1.Scope\x12\x19\n\x0c\x65xclude_seen\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\'\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x17.crossfed.v1.ItemFilter\x12\'\n\x08steering\x18\x06 \x01(\x0b\x32\x15.crossfed.v1.SteeringB\x0f\n\r_exclude_seen\"\xf3\x01\n\x1aRecommendForHistoryRequest\x12)\n\x07history\x18\x01 \x03(\x0b\x32\x18.crossfed.v1.HistoryItem\x12\t\n\x01k\x18\x02 \x01(\x05\x12!\n\x05scope\x18\x03 \x01(\x0e\x32\x12.crossfed.v1.Scope\x12\x19\n\x0c\x65xclude_seen\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\'\n\x06\x66ilter\x18\x05 \x01(\x0b\x32\x17.crossfed.v1.ItemFilter\x12\'\n\x08steering\x18\x06 \x01(\x0b\x32\x15.crossfed.v1.SteeringB\x0f\n\r_exclude_seen\"\x8b\x01\n\x0eRecommendReply\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.crossfed.v1.ListedItem\x12(\n\x05model\x18\x02 \x01(\x0b\x32\x19.crossfed.v1.ModelVersion\x12\x14\n\x0cignored_keys\x18\x03 \x03(\t\x12\x11\n\tpassports\x18\x04 \x03(\t\"~\n\x13SimilarItemsRequest\x12\x10\n\x08item_key\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\x05\x12!\n\x05scope\x18\x03 \x01(\x0e\x32\x12.crossfed.v1.Scope\x12\'\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x17.crossfed.v1.ItemFilter\"e\n\x11SimilarItemsReply\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.crossfed.v1.ListedItem\x12(\n\x05model\x18\x02 \x01(\x0b\x32\x19.crossfed.v1.ModelVersion\"m\n\x0e\x45xplainRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12)\n\x07history\x18\x02 \x03(\x0b\x32\x18.crossfed.v1.HistoryItem\x12\x10\n\x08item_key\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x05\"?\n\x0c\x43ontribution\x12\x10\n\x08item_key\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x01\";\n\nModelShare\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x01\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x01\"\x93\x03\n\x0c\x45xplainReply\x12\x10\n\x08item_key\x18\x01 \x01(\t\x12\r\n\x05title\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x30\n\rcontributions\x18\x04 \x03(\x0b\x32\x19.crossfed.v1.Contribution\x12\x0e\n\x06others\x18\x05 \x01(\x01\x12\x11\n\titem_bias\x18\x06 \x01(\x01\x12\x12\n\npopularity\x18\x07 \x01(\x01\x12\x12\n\ndecided_by\x18\x08 \x01(\t\x12\'\n\x06models\x18\t \x03(\x0b\x32\x17.crossfed.v1.ModelShare\x12(\n\x05model\x18\n \x01(\x0b\x32\x19.crossfed.v1.ModelVersion\x12=\n\nattributes\x18\x0b \x03(\x0b\x32).crossfed.v1.ExplainReply.AttributesEntry\x12\x11\n\tpassports\x18\x0c \x03(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x86\x01\n\x15RecordFeedbackRequest\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12\x10\n\x08item_key\x18\x03 \x01(\t\x12\x12\n\x05value\x18\x04 \x01(\x02H\x00\x88\x01\x01\x12\x11\n\x04time\x18\x05 \x01(\x03H\x01\x88\x01\x01\x42\x08\n\x06_valueB\x07\n\x05_time\"M\n\x13RecordFeedbackReply\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12\x11\n\treflected\x18\x03 \x01(\x08\"]\n\x0fPassportReceipt\x12\x0e\n\x06serial\x18\x01 \x01(\t\x12\x10\n\x08platform\x18\x02 \x01(\t\x12\r\n\x05kinds\x18\x03 \x03(\t\x12\n\n\x02\x61t\x18\x04 \x01(\x03\x12\r\n\x05until\x18\x05 \x01(\x03\"[\n\x14IssuePassportRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08receiver\x18\x02 \x01(\t\x12\x14\n\x07\x61\x63\x63ount\x18\x03 \x01(\tH\x00\x88\x01\x01\x42\n\n\x08_account\"c\n\x12IssuePassportReply\x12\x10\n\x08passport\x18\x01 \x01(\x0c\x12\x0c\n\x04text\x18\x02 \x01(\t\x12-\n\x07receipt\x18\x03 \x01(\x0b\x32\x1c.crossfed.v1.PassportReceipt\":\n\x15RedeemPassportRequest\x12\x0f\n\x07user_id\x18\x01 \x01(\t\x12\x10\n\x08passport\x18\x02 \x01(\x0c\"W\n\x13RedeemPassportReply\x12-\n\x07receipt\x18\x01 \x01(\x0b\x32\x1c.crossfed.v1.PassportReceipt\x12\x11\n\tduplicate\x18\x02 \x01(\x08\"\xaf\x01\n\x1bRecommendForPassportRequest\x12\x10\n\x08passport\x18\x01 \x01(\x0c\x12\t\n\x01k\x18\x02 \x01(\x05\x12!\n\x05scope\x18\x03 \x01(\x0e\x32\x12.crossfed.v1.Scope\x12\'\n\x06\x66ilter\x18\x04 \x01(\x0b\x32\x17.crossfed.v1.ItemFilter\x12\'\n\x08steering\x18\x05 \x01(\x0b\x32\x15.crossfed.v1.Steering*M\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\r\n\tSCOPE_OWN\x10\x01\x12\x0f\n\x0bSCOPE_CROSS\x10\x02\x12\r\n\tSCOPE_ALL\x10\x03\x32\xac\x05\n\x0bRecommender\x12G\n\tRecommend\x12\x1d.crossfed.v1.RecommendRequest\x1a\x1b.crossfed.v1.RecommendReply\x12[\n\x13RecommendForHistory\x12\'.crossfed.v1.RecommendForHistoryRequest\x1a\x1b.crossfed.v1.RecommendReply\x12P\n\x0cSimilarItems\x12 .crossfed.v1.SimilarItemsRequest\x1a\x1e.crossfed.v1.SimilarItemsReply\x12\x41\n\x07\x45xplain\x12\x1b.crossfed.v1.ExplainRequest\x1a\x19.crossfed.v1.ExplainReply\x12V\n\x0eRecordFeedback\x12\".crossfed.v1.RecordFeedbackRequest\x1a .crossfed.v1.RecordFeedbackReply\x12S\n\rIssuePassport\x12!.crossfed.v1.IssuePassportRequest\x1a\x1f.crossfed.v1.IssuePassportReply\x12V\n\x0eRedeemPassport\x12\".crossfed.v1.RedeemPassportRequest\x1a .crossfed.v1.RedeemPassportReply\x12]\n\x14RecommendForPassport\x12(.crossfed.v1.RecommendForPassportRequest\x1a\x1b.crossfed.v1.RecommendReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXPLAINREPLY_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_EXPLAINREPLY_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_SCOPE']._serialized_start=2532
-  _globals['_SCOPE']._serialized_end=2609
+  _globals['_SCOPE']._serialized_start=2825
+  _globals['_SCOPE']._serialized_end=2902
   _globals['_ITEMFILTER']._serialized_start=47
   _globals['_ITEMFILTER']._serialized_end=139
   _globals['_MODELVERSION']._serialized_start=141
@@ -43,42 +43,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTEDITEM']._serialized_end=286
   _globals['_HISTORYITEM']._serialized_start=288
   _globals['_HISTORYITEM']._serialized_end=349
-  _globals['_RECOMMENDREQUEST']._serialized_start=352
-  _globals['_RECOMMENDREQUEST']._serialized_end=518
-  _globals['_RECOMMENDFORHISTORYREQUEST']._serialized_start=521
-  _globals['_RECOMMENDFORHISTORYREQUEST']._serialized_end=723
-  _globals['_RECOMMENDREPLY']._serialized_start=726
-  _globals['_RECOMMENDREPLY']._serialized_end=865
-  _globals['_SIMILARITEMSREQUEST']._serialized_start=867
-  _globals['_SIMILARITEMSREQUEST']._serialized_end=993
-  _globals['_SIMILARITEMSREPLY']._serialized_start=995
-  _globals['_SIMILARITEMSREPLY']._serialized_end=1096
-  _globals['_EXPLAINREQUEST']._serialized_start=1098
-  _globals['_EXPLAINREQUEST']._serialized_end=1207
-  _globals['_CONTRIBUTION']._serialized_start=1209
-  _globals['_CONTRIBUTION']._serialized_end=1272
-  _globals['_MODELSHARE']._serialized_start=1274
-  _globals['_MODELSHARE']._serialized_end=1333
-  _globals['_EXPLAINREPLY']._serialized_start=1336
-  _globals['_EXPLAINREPLY']._serialized_end=1739
-  _globals['_EXPLAINREPLY_ATTRIBUTESENTRY']._serialized_start=1690
-  _globals['_EXPLAINREPLY_ATTRIBUTESENTRY']._serialized_end=1739
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=1742
-  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=1876
-  _globals['_RECORDFEEDBACKREPLY']._serialized_start=1878
-  _globals['_RECORDFEEDBACKREPLY']._serialized_end=1955
-  _globals['_PASSPORTRECEIPT']._serialized_start=1957
-  _globals['_PASSPORTRECEIPT']._serialized_end=2050
-  _globals['_ISSUEPASSPORTREQUEST']._serialized_start=2052
-  _globals['_ISSUEPASSPORTREQUEST']._serialized_end=2143
-  _globals['_ISSUEPASSPORTREPLY']._serialized_start=2145
-  _globals['_ISSUEPASSPORTREPLY']._serialized_end=2244
-  _globals['_REDEEMPASSPORTREQUEST']._serialized_start=2246
-  _globals['_REDEEMPASSPORTREQUEST']._serialized_end=2304
-  _globals['_REDEEMPASSPORTREPLY']._serialized_start=2306
-  _globals['_REDEEMPASSPORTREPLY']._serialized_end=2393
-  _globals['_RECOMMENDFORPASSPORTREQUEST']._serialized_start=2396
-  _globals['_RECOMMENDFORPASSPORTREQUEST']._serialized_end=2530
-  _globals['_RECOMMENDER']._serialized_start=2612
-  _globals['_RECOMMENDER']._serialized_end=3296
+  _globals['_STEERING']._serialized_start=352
+  _globals['_STEERING']._serialized_end=519
+  _globals['_RECOMMENDREQUEST']._serialized_start=522
+  _globals['_RECOMMENDREQUEST']._serialized_end=729
+  _globals['_RECOMMENDFORHISTORYREQUEST']._serialized_start=732
+  _globals['_RECOMMENDFORHISTORYREQUEST']._serialized_end=975
+  _globals['_RECOMMENDREPLY']._serialized_start=978
+  _globals['_RECOMMENDREPLY']._serialized_end=1117
+  _globals['_SIMILARITEMSREQUEST']._serialized_start=1119
+  _globals['_SIMILARITEMSREQUEST']._serialized_end=1245
+  _globals['_SIMILARITEMSREPLY']._serialized_start=1247
+  _globals['_SIMILARITEMSREPLY']._serialized_end=1348
+  _globals['_EXPLAINREQUEST']._serialized_start=1350
+  _globals['_EXPLAINREQUEST']._serialized_end=1459
+  _globals['_CONTRIBUTION']._serialized_start=1461
+  _globals['_CONTRIBUTION']._serialized_end=1524
+  _globals['_MODELSHARE']._serialized_start=1526
+  _globals['_MODELSHARE']._serialized_end=1585
+  _globals['_EXPLAINREPLY']._serialized_start=1588
+  _globals['_EXPLAINREPLY']._serialized_end=1991
+  _globals['_EXPLAINREPLY_ATTRIBUTESENTRY']._serialized_start=1942
+  _globals['_EXPLAINREPLY_ATTRIBUTESENTRY']._serialized_end=1991
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_start=1994
+  _globals['_RECORDFEEDBACKREQUEST']._serialized_end=2128
+  _globals['_RECORDFEEDBACKREPLY']._serialized_start=2130
+  _globals['_RECORDFEEDBACKREPLY']._serialized_end=2207
+  _globals['_PASSPORTRECEIPT']._serialized_start=2209
+  _globals['_PASSPORTRECEIPT']._serialized_end=2302
+  _globals['_ISSUEPASSPORTREQUEST']._serialized_start=2304
+  _globals['_ISSUEPASSPORTREQUEST']._serialized_end=2395
+  _globals['_ISSUEPASSPORTREPLY']._serialized_start=2397
+  _globals['_ISSUEPASSPORTREPLY']._serialized_end=2496
+  _globals['_REDEEMPASSPORTREQUEST']._serialized_start=2498
+  _globals['_REDEEMPASSPORTREQUEST']._serialized_end=2556
+  _globals['_REDEEMPASSPORTREPLY']._serialized_start=2558
+  _globals['_REDEEMPASSPORTREPLY']._serialized_end=2645
+  _globals['_RECOMMENDFORPASSPORTREQUEST']._serialized_start=2648
+  _globals['_RECOMMENDFORPASSPORTREQUEST']._serialized_end=2823
+  _globals['_RECOMMENDER']._serialized_start=2905
+  _globals['_RECOMMENDER']._serialized_end=3589
 # @@protoc_insertion_point(module_scope)

@@ -179,6 +179,61 @@ class HistoryItem(_message.Message):
 Global___HistoryItem: _TypeAlias = HistoryItem  # noqa: Y015
 
 @_typing.final
+class Steering(_message.Message):
+    """How a list is made beyond its order by score; what is not given is as the platform has configured it. A list that is steered is
+    in the order that this asks for, which need not be that of its scores.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOW_KEYS_FIELD_NUMBER: _builtins.int
+    DENY_KEYS_FIELD_NUMBER: _builtins.int
+    FOREIGN_SHARE_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    NOVELTY_FIELD_NUMBER: _builtins.int
+    foreign_share: _builtins.float
+    """Share of items that only other platforms have, 0 to 1, in a list of SCOPE_ALL."""
+    diversity: _builtins.float
+    """0 to 1: how much being unlike the items listed before counts beside the score (1 - lambda of maximal marginal relevance)."""
+    novelty: _builtins.float
+    """0 to 1: how much being little known counts beside the score."""
+    @_builtins.property
+    def allow_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these items may be listed; none given: all."""
+
+    @_builtins.property
+    def deny_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """These may not."""
+
+    def __init__(
+        self,
+        *,
+        allow_keys: _abc.Iterable[_builtins.str] | None = ...,
+        deny_keys: _abc.Iterable[_builtins.str] | None = ...,
+        foreign_share: _builtins.float | None = ...,
+        diversity: _builtins.float | None = ...,
+        novelty: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_foreign_share", b"_foreign_share", "_novelty", b"_novelty", "diversity", b"diversity", "foreign_share", b"foreign_share", "novelty", b"novelty"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diversity", b"_diversity", "_foreign_share", b"_foreign_share", "_novelty", b"_novelty", "allow_keys", b"allow_keys", "deny_keys", b"deny_keys", "diversity", b"diversity", "foreign_share", b"foreign_share", "novelty", b"novelty"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__diversity: _TypeAlias = _typing.Literal["diversity"]  # noqa: Y015
+    _WhichOneofArgType__diversity: _TypeAlias = _typing.Literal["_diversity", b"_diversity"]  # noqa: Y015
+    _WhichOneofReturnType__foreign_share: _TypeAlias = _typing.Literal["foreign_share"]  # noqa: Y015
+    _WhichOneofArgType__foreign_share: _TypeAlias = _typing.Literal["_foreign_share", b"_foreign_share"]  # noqa: Y015
+    _WhichOneofReturnType__novelty: _TypeAlias = _typing.Literal["novelty"]  # noqa: Y015
+    _WhichOneofArgType__novelty: _TypeAlias = _typing.Literal["_novelty", b"_novelty"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__diversity) -> _WhichOneofReturnType__diversity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__foreign_share) -> _WhichOneofReturnType__foreign_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__novelty) -> _WhichOneofReturnType__novelty | None: ...
+
+Global___Steering: _TypeAlias = Steering  # noqa: Y015
+
+@_typing.final
 class RecommendRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -187,6 +242,7 @@ class RecommendRequest(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     EXCLUDE_SEEN_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    STEERING_FIELD_NUMBER: _builtins.int
     user_id: _builtins.str
     k: _builtins.int
     """10 unless given."""
@@ -195,6 +251,8 @@ class RecommendRequest(_message.Message):
     """True unless given."""
     @_builtins.property
     def filter(self) -> Global___ItemFilter: ...
+    @_builtins.property
+    def steering(self) -> Global___Steering: ...
     def __init__(
         self,
         *,
@@ -203,10 +261,11 @@ class RecommendRequest(_message.Message):
         scope: Global___Scope.ValueType = ...,
         exclude_seen: _builtins.bool | None = ...,
         filter: Global___ItemFilter | None = ...,
+        steering: Global___Steering | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "exclude_seen", b"exclude_seen", "filter", b"filter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "exclude_seen", b"exclude_seen", "filter", b"filter", "steering", b"steering"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "exclude_seen", b"exclude_seen", "filter", b"filter", "k", b"k", "scope", b"scope", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "exclude_seen", b"exclude_seen", "filter", b"filter", "k", b"k", "scope", b"scope", "steering", b"steering", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exclude_seen: _TypeAlias = _typing.Literal["exclude_seen"]  # noqa: Y015
     _WhichOneofArgType__exclude_seen: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen"]  # noqa: Y015
@@ -223,6 +282,7 @@ class RecommendForHistoryRequest(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     EXCLUDE_SEEN_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    STEERING_FIELD_NUMBER: _builtins.int
     k: _builtins.int
     scope: Global___Scope.ValueType
     exclude_seen: _builtins.bool
@@ -232,6 +292,8 @@ class RecommendForHistoryRequest(_message.Message):
 
     @_builtins.property
     def filter(self) -> Global___ItemFilter: ...
+    @_builtins.property
+    def steering(self) -> Global___Steering: ...
     def __init__(
         self,
         *,
@@ -240,10 +302,11 @@ class RecommendForHistoryRequest(_message.Message):
         scope: Global___Scope.ValueType = ...,
         exclude_seen: _builtins.bool | None = ...,
         filter: Global___ItemFilter | None = ...,
+        steering: Global___Steering | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "exclude_seen", b"exclude_seen", "filter", b"filter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "exclude_seen", b"exclude_seen", "filter", b"filter", "steering", b"steering"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "exclude_seen", b"exclude_seen", "filter", b"filter", "history", b"history", "k", b"k", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen", "exclude_seen", b"exclude_seen", "filter", b"filter", "history", b"history", "k", b"k", "scope", b"scope", "steering", b"steering"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exclude_seen: _TypeAlias = _typing.Literal["exclude_seen"]  # noqa: Y015
     _WhichOneofArgType__exclude_seen: _TypeAlias = _typing.Literal["_exclude_seen", b"_exclude_seen"]  # noqa: Y015
@@ -738,6 +801,7 @@ class RecommendForPassportRequest(_message.Message):
     K_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    STEERING_FIELD_NUMBER: _builtins.int
     passport: _builtins.bytes
     """Its bytes or its text."""
     k: _builtins.int
@@ -745,6 +809,8 @@ class RecommendForPassportRequest(_message.Message):
     scope: Global___Scope.ValueType
     @_builtins.property
     def filter(self) -> Global___ItemFilter: ...
+    @_builtins.property
+    def steering(self) -> Global___Steering: ...
     def __init__(
         self,
         *,
@@ -752,10 +818,11 @@ class RecommendForPassportRequest(_message.Message):
         k: _builtins.int = ...,
         scope: Global___Scope.ValueType = ...,
         filter: Global___ItemFilter | None = ...,
+        steering: Global___Steering | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "steering", b"steering"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "k", b"k", "passport", b"passport", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "k", b"k", "passport", b"passport", "scope", b"scope", "steering", b"steering"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -34,6 +34,8 @@ from client.service.client import RecommenderClient
 from client.service.health import SERVICE
 from client.service.metrics_export import ServingMetrics, expose_metrics
 from client.service.server import RecommenderServer, TlsFiles, serve_recommender
+from client.steering.hidden import HiddenItems
+from client.steering.steering import Steering
 from common.config.serving import ServingConfig
 from common.errors import ConfigError, ContractError, DataError, PlatformError
 from common.proto import recommender_pb2 as pb
@@ -398,6 +400,36 @@ def test_a_rating_may_be_any_number_of_a_size_that_can_be_trained_on(value, refu
 
 def test_the_largest_weight_is_recorded(client):
     assert client.record_feedback("user-1", "imdb:0000001", value=1000.0).sequence > 0
+
+
+def test_an_item_is_hidden_at_once_and_after_a_restart(store, server, client):
+    key = client.recommend("user-1", k=1)[0].key
+    assert key in {one.key for one in client.similar_items(client.recommend("user-1", k=2)[1].key, k=500)}
+    HiddenItems(store.root).hide([key])
+    assert key not in {one.key for one in client.recommend("user-1", k=500)}
+    assert key not in {one.key for one in client.recommend_for_history([], k=500)}
+    assert key not in {one.key for one in client.similar_items(client.recommend("user-1", k=2)[1].key, k=500)}
+    assert client.recommend("user-1", steering=Steering(allow_keys=(key,))) == []
+    server.stop()
+    with serve_recommender(store.root) as again, RecommenderClient(again.target) as client:
+        assert key not in {one.key for one in client.recommend("user-1", k=500)}
+        HiddenItems(store.root).show([key])
+        assert client.recommend("user-1", k=1)[0].key == key
+
+
+def test_a_list_is_steered_as_asked_for_within_bounds(client, stub):
+    plain = client.recommend("user-1", k=10)
+    spread = client.recommend("user-1", k=10, steering=Steering(foreign_share=0.5, diversity=0.3))
+    assert sum("here" not in one.platforms for one in spread) == 5
+    assert client.recommend("user-1", k=3, steering=Steering(deny_keys=(plain[0].key,))) == plain[1:4]
+    calls, token = stub
+    for name in ("foreign_share", "diversity", "novelty"):
+        for value in (-0.1, 1.1, float("nan"), float("inf")):
+            request = pb.RecommendRequest(user_id="user-1", steering=pb.Steering(**{name: value}))
+            got, details = status_of(lambda request=request: calls.Recommend(request, metadata=token))
+            assert (got.name, details) == ("INVALID_ARGUMENT", f"steering.{name}: must lie in 0 … 1")
+    request = pb.RecommendRequest(user_id="user-1", steering=pb.Steering(deny_keys=["x:y"] * 10_001))
+    assert "steering.deny_keys: at most" in status_of(lambda: calls.Recommend(request, metadata=token))[1]
 
 
 def test_an_event_id_is_good_for_one_event(client):

@@ -1,0 +1,85 @@
+"""``crossfed-client items``: what an operator decides about single items."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.steering.hidden import HiddenItems
+from common.config.loader import load_yaml_model
+from common.deploy.console import PlainConsole, PlainTable, say, say_json
+from common.deploy.roles import PlatformConfig
+from common.errors import ConfigError
+
+items = typer.Typer(
+    no_args_is_help=True, help="Hide single items from every list, and show them again; docs/steering.md."
+)
+Keys = Annotated[list[str], typer.Argument(metavar="KEY...", help="Keys of items, as lists show them.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="platform.yaml, or give --store.", dir_okay=False, exists=True)
+]
+Store = Annotated[
+    Path | None, typer.Option(help="A model store, for instance of a simulation.", file_okay=False, exists=True)
+]
+
+
+@items.command()
+def hide(
+    keys: Keys,
+    config: Config = None,
+    store: Store = None,
+    reason: Annotated[str, typer.Option(help="For whoever asks later; never of a person.")] = "",
+) -> None:
+    """Hide items, own ones or other platforms': no list holds them once this command has ended, nor after a restart.
+
+    The next run does not share an own item that is hidden, so that the other platforms no longer show it either.
+
+    Example: crossfed-client items hide imdb:0114709 --config cinema/platform.yaml --reason "recalled"
+    """
+    _hidden(config, store).hide(keys, reason)
+    say(f"hidden: {', '.join(keys)}")
+
+
+@items.command()
+def show(keys: Keys, config: Config = None, store: Store = None) -> None:
+    """List hidden items again, at once; the next run shares them again.
+
+    Example: crossfed-client items show imdb:0114709 --config cinema/platform.yaml
+    """
+    missing = _hidden(config, store).show(keys)
+    if missing:
+        say(f"were not hidden: {', '.join(missing)}")
+    if len(missing) < len(keys):
+        say(f"shown again: {', '.join(key for key in keys if key not in missing)}")
+
+
+@items.command("list")
+def list_hidden(
+    config: Config = None,
+    store: Store = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show what is hidden, since when, and why.
+
+    Example: crossfed-client items list --store out/quickstart/platforms/cinema/store
+    """
+    found = _hidden(config, store).all()
+    if as_json:
+        say_json({key: asdict(one) for key, one in found.items()})
+        return
+    table = PlainTable("item", "hidden since", "reason")
+    for key, one in sorted(found.items()):
+        table.add_row(key, datetime.fromtimestamp(one.since, UTC).isoformat(sep=" ", timespec="minutes"), one.reason)
+    PlainConsole().print(table if found else "nothing is hidden")
+
+
+def _hidden(config: Path | None, store: Path | None) -> HiddenItems:
+    if (config is None) == (store is None):
+        raise ConfigError("--config, --store: give one of them")
+    return HiddenItems(
+        load_yaml_model(config, PlatformConfig).state / "store" if config is not None else store or Path()
+    )

@@ -1,0 +1,1 @@
+"""Steering a list beyond its order by score: hidden items, allow and deny lists, diversity, novelty, shares, caps."""

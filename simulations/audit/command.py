@@ -25,6 +25,7 @@ from simulations.audit.books import BooksReport, compare_books
 from simulations.audit.canary.deep import deep_test
 from simulations.audit.canary.releases import canary_test
 from simulations.audit.membership import MembershipReport, audit_platforms, audit_scenario, membership_test
+from simulations.audit.passport import PassportReport, passport_test
 from simulations.audit.path.whole import PathReport, audit_path
 from simulations.audit.statistics.checks import FALSE_ALARM, Check, exact, flags_of
 from simulations.audit.statistics.separation import CanaryReport
@@ -43,6 +44,7 @@ class AuditReport:
         path: the exact audit from files to bytes; None where it was left out.
         books: what left against what was charged.
         membership: attacks on released factors; they measure, and flag nothing.
+        passport: histories guessed from passports; it measures, and flags nothing.
         fault: what was put in.
     """
 
@@ -51,6 +53,7 @@ class AuditReport:
     path: PathReport | None
     books: BooksReport
     membership: MembershipReport | None
+    passport: PassportReport | None
     fault: Fault | None
 
     @property
@@ -81,6 +84,7 @@ def run_audit(
     path: bool = True,
     deep: bool = True,
     membership: bool = True,
+    passport: bool = False,
     processes: int | None = None,
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> AuditReport:
@@ -93,6 +97,7 @@ def run_audit(
         path: whether to compare all that leaves with and without one person.
         deep: whether to audit the deep model, too.
         membership: whether to run the membership inference, too.
+        passport: whether to guess histories from passports, too.
         processes: for the canary test; all cores unless given.
         on_stage: told what is being done.
     """
@@ -116,7 +121,19 @@ def run_audit(
     if membership:
         on_stage("membership inference on released item factors")
         attacked = membership_test((epsilon, 10.0) if epsilon < 10 else (epsilon,))
-    return AuditReport(canary=canary, deep=deep_canary, path=compared, books=books, membership=attacked, fault=fault)
+    guessed = None
+    if passport:
+        on_stage("guessing histories from passports")
+        guessed = passport_test()
+    return AuditReport(
+        canary=canary,
+        deep=deep_canary,
+        path=compared,
+        books=books,
+        membership=attacked,
+        passport=guessed,
+        fault=fault,
+    )
 
 
 def audit_books(epsilon: float) -> BooksReport:

@@ -63,7 +63,7 @@ def membership_test(epsilons: tuple[float, ...], *, seed: int = 0) -> Membership
     Then train on those others, and attack again.
     """
     rng = np.random.default_rng(seed)
-    data = load_platform_data(_data(), platform="audit")
+    data = load_platform_data(audit_data(), platform="audit")
     chosen = rng.permutation(data.interactions.n_users)[: 2 * MEMBERS]
     halves = [data.interactions.select_users(part) for part in (chosen[:MEMBERS], chosen[MEMBERS:])]
     return MembershipReport(
@@ -98,7 +98,7 @@ def _areas(
     # The attacker holds the federation's secret, and so knows which row is which item.
     rows = lookup(items.keys, state.vocabulary, secret)
     auc = {"none": attack(state.item_parameters[rows], exact.serving, members, others)}
-    scenario = Scenario(partition=PartitionSource(data=_data(), equal_platforms=_PLATFORMS), plan=plan, seed=seed)
+    scenario = Scenario(partition=PartitionSource(data=audit_data(), equal_platforms=_PLATFORMS), plan=plan, seed=seed)
     for epsilon in epsilons:
         private = private_plan(plan, epsilon)
         state = train_shared(scenario.model_copy(update={"plan": private}), platforms)
@@ -127,7 +127,7 @@ def _reconstruction(fold_in: FoldIn, item_factors: NDArray[np.float32], part: Us
 
 def audit_platforms(users: int = 60) -> list[SimulatedPlatform]:
     """Three small platforms of real users, for an audit of the books."""
-    data = load_platform_data(_data(), platform="audit")
+    data = load_platform_data(audit_data(), platform="audit")
     parts = np.array_split(np.arange(users), _PLATFORMS)
     return [
         untested_platform(f"audit-{index}", data.interactions.select_users(rows), data.items, "the data in the package")
@@ -144,10 +144,11 @@ def audit_scenario(epsilon: float) -> Scenario:
             "privacy": {"mode": "user", "epsilon": epsilon, "user_bound": 1000, "minimum_users": 1},
         }
     )
-    return Scenario(partition=PartitionSource(data=_data(), equal_platforms=_PLATFORMS), plan=plan)
+    return Scenario(partition=PartitionSource(data=audit_data(), equal_platforms=_PLATFORMS), plan=plan)
 
 
-def _data() -> DataConfig:
+def audit_data() -> DataConfig:
+    """The data in the package."""
     folder = Path(str(files("simulations") / "data" / "movietweetings_core"))
     content = {
         "interactions": {"path": str(folder / "ratings.csv.gz")},

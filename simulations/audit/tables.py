@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from common.deploy.console import PlainTable, styled
 from simulations.audit.command import AuditReport
 from simulations.audit.membership import MembershipReport
+from simulations.audit.passport import PassportReport
 from simulations.audit.path.whole import PathReport
 from simulations.audit.statistics.checks import FALSE_ALARM
 
@@ -18,6 +19,8 @@ def report_tables(report: AuditReport) -> Group:
         parts.append(_path_table(report.path))
     if report.membership is not None:
         parts.append(membership_table(report.membership))
+    if report.passport is not None:
+        parts.append(passport_table(report.passport))
     books, by_chance = report.books, sum(check.p_value is not None for check in report.checks)
     parts.append(styled(f"Books: {books.received} contributions left, {books.charged} charged"))
     parts.append(
@@ -66,6 +69,26 @@ def _path_table(report: PathReport) -> PlainTable:
     for name in report.taken:
         table.add_column(name.replace("_", " "), justify="right")
     table.add_row(*(f"{share:.4f}" for share in report.taken.values()))
+    return table
+
+
+def passport_table(report: PassportReport) -> PlainTable:
+    """What ten guesses from a passport find of the history, beside popularity's."""
+    table = PlainTable(
+        title=f"Histories guessed from passports: ten items of each of {report.attacked:,} people",
+        caption=(
+            f"The attacker knows histories and contents of {report.known:,} others, more than any receiving platform does. "
+            "Only a profile can carry noise; a passport with ε holds nothing else."
+        ),
+        caption_justify="left",
+        lined=True,
+    )
+    for heading in ("content", "numbers", "ε", "precision", "recall"):
+        table.add_column(heading, justify="left" if heading == "content" else "right")
+    for one in (report.popularity, *report.guessed):
+        numbers = f"{one.numbers}" if one.numbers else "-"
+        epsilon = "-" if one.epsilon is None else f"{one.epsilon:g}"
+        table.add_row(one.kind, numbers, epsilon, f"{one.precision:.3f}", f"{one.recall:.3f}")
     return table
 
 

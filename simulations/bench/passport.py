@@ -24,16 +24,14 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.passport.basis import ProfileBasis
 from client.passport.bridge import FittedBridge, fit_bridge, recall_at
-from client.passport.noise import noised
 from common.errors import ConfigError
+from simulations.audit.passport import Attack, noised_all
 
 HOLDERS = (5224, 522, 50)
 DRAWS = {5224: 1, 522: 3, 50: 8}
 """Few holders are drawn several times: one draw would be luck."""
 EPSILONS = (None, 128.0, 64.0, 32.0, 16.0)
 _COLD = 1305
-_GUESSES = 10
-_ATTACK_RIDGE = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +111,7 @@ def bench_epsilon(folder: Path) -> list[dict[str, Any]]:
     found = []
     for pair in pairs(folder):
         for epsilon in EPSILONS:
-            profiles = pair.profiles if epsilon is None else _noised(pair.profiles, epsilon)
+            profiles = pair.profiles if epsilon is None else noised_all(pair.profiles, epsilon)
             fitted = pair.fitted(pair.known[: HOLDERS[0]], profiles)
             ratio = round(pair.ratio(fitted, profiles), 4)
             found.append({"pair": pair.name, "epsilon": epsilon, "over popularity": ratio})
@@ -129,37 +127,15 @@ def bench_attack(folder: Path) -> list[dict[str, Any]]:
     """
     found = []
     for pair in pairs(folder):
-        truth, others = pair.there.select_users(pair.cold), pair.there.select_users(pair.known)
-        share = (others.item_counts() / others.n_users).astype(np.float32)
-        popular = _precision(np.tile(share, (len(pair.cold), 1)), truth)
+        attack = Attack(pair.there, pair.cold, pair.known)
+        popular = attack.by_popularity()
         for epsilon in EPSILONS:
-            profiles = pair.profiles if epsilon is None else _noised(pair.profiles, epsilon)
+            profiles = pair.profiles if epsilon is None else noised_all(pair.profiles, epsilon)
             for d in (16, 64, 256):
-                known = profiles[pair.known][:, :d]
-                centre = known.mean(axis=0)
-                moments = np.asarray((known - centre).T @ others.csr())
-                normal = (known - centre).T @ (known - centre) + _ATTACK_RIDGE * np.eye(known.shape[1])
-                weights = np.linalg.inv(normal) @ moments
-                guesses = share + (profiles[pair.cold][:, :d] - centre) @ weights
-                precision = _precision(guesses, truth)
-                found.append(
-                    {"pair": pair.name, "epsilon": epsilon, "d": d, "precision": precision, "popularity": popular}
-                )
+                guessed = attack.by("profile", profiles[:, :d], epsilon)
+                found.append({"pair": pair.name, **asdict(guessed), "popularity": popular.precision})
                 _say(found[-1])
     return found
-
-
-def _precision(scores: NDArray[np.float32], truth: UserItemMatrix) -> float:
-    """Share of the ten guesses that are right, over users with a history."""
-    some = truth.row_lengths > 0
-    lengths = np.full(truth.n_users, _GUESSES)
-    right = recall_at(scores, truth.indptr, truth.indices, _GUESSES, lengths=lengths)
-    return round(float(right[some].mean()), 4)
-
-
-def _noised(profiles: NDArray[np.float32], epsilon: float) -> NDArray[np.float32]:
-    flat = noised(np.zeros(profiles.size, dtype=np.float32), epsilon)
-    return profiles + flat.reshape(profiles.shape)
 
 
 def _read(path: Path) -> UserItemMatrix:

@@ -186,6 +186,7 @@ def audit(
     ] = None,
     deep: Annotated[bool, typer.Option(help="Also audit the deep model's updates.")] = True,
     membership: Annotated[bool, typer.Option(help="Also attack released item factors.")] = True,
+    passport: Annotated[bool, typer.Option("--passport", help="Also guess histories from passports.")] = False,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Only count how often so many audits at --runs flag sound code.")
     ] = None,
@@ -215,7 +216,13 @@ def audit(
     with locked_folder(folder):
         with console.stages() as tell:
             report = run_audit(
-                epsilon, runs=runs, fault=_fault(inject), deep=deep, membership=membership, on_stage=tell
+                epsilon,
+                runs=runs,
+                fault=_fault(inject),
+                deep=deep,
+                membership=membership,
+                passport=passport,
+                on_stage=tell,
             )
         write_report(report, folder / AUDIT_FILE)
     console.print(report_tables(report))

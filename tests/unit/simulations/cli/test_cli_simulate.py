@@ -108,7 +108,9 @@ def audit_report(path: Path, fault: str | None = None, flags: tuple[str, ...] = 
     books = BooksReport(
         received=3, charged=3, mu_received=1.0, mu_charged=1.0, flags=("a release was not charged",) if flags else ()
     )
-    write_report(AuditReport(canary=canary, deep=None, path=None, books=books, membership=None, fault=fault), path)  # type: ignore[arg-type]
+    write_report(
+        AuditReport(canary=canary, deep=None, path=None, books=books, membership=None, passport=None, fault=fault), path
+    )  # type: ignore[arg-type]
     return path
 
 

@@ -11,6 +11,7 @@ import typer
 from client.cli.ask import add_commands as add_ask_commands
 from client.cli.deploy import add_commands as add_deploy_commands
 from client.cli.items import items
+from client.cli.officer import add_commands as add_officer_commands
 from client.cli.passport import passport
 from client.cli.person import person
 from client.cli.serve import serve
@@ -56,6 +57,7 @@ egress = typer.Typer(no_args_is_help=True, help="What has left this platform: lo
 app.add_typer(egress, name="egress")
 books = typer.Typer(help="The privacy budget: what was spent, and what is left.")
 app.add_typer(books, name="privacy")
+add_officer_commands(books)
 app.add_typer(passport, name="passport")
 app.add_typer(person, name="person")
 app.add_typer(items, name="items")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Protocol, cast, get_args
 
 import typer
 
 from client.personalization.store import PlatformStore
-from client.recommend.answers import Explanation, Recommendation, Scope
+from client.recommend.answers import AttributeCondition, Explanation, ItemFilter, Recommendation, Scope
 from client.recommend.lists import ListMaker
 from client.recommend.recommender import Recommender
 from client.service.client import RecommenderClient
@@ -20,6 +22,7 @@ from common.deploy.console import PlainConsole, PlainTable, say, say_json
 from common.errors import ConfigError
 
 _SHOWN = 5e-4
+_CONDITION = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(!=|>=|<=|=)\s*(.*\S)\s*")
 
 Store = Annotated[Path | None, typer.Option(help="The platform's model store, where no recommender need run.")]
 Target = Annotated[str | None, typer.Option(help="HOST:PORT of a running recommender, which knows later feedback.")]
@@ -35,16 +38,23 @@ HowMany = Annotated[int, typer.Option("-k", min=1, help="How many items.")]
 ScopeName = Annotated[
     str, typer.Option(help="own: this platform's items; cross: items of the others; all: both in one list.")
 ]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Only items of which this holds: genres=Drama, maker!='Some one', 'year>=1990'. May be repeated: all must hold, "
+        "and of one attribute's values (=) one."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 class Answers(Protocol):
     """What can be asked."""
 
-    def recommend(self, user_id: str, k: int, scope: Scope) -> list[Recommendation]:
+    def recommend(self, user_id: str, k: int, scope: Scope, *, wanted: ItemFilter) -> list[Recommendation]:
         """The k best items for a user."""
 
-    def similar_items(self, item_key: str, k: int, scope: Scope) -> list[Recommendation]:
+    def similar_items(self, item_key: str, k: int, scope: Scope, *, wanted: ItemFilter) -> list[Recommendation]:
         """The k items most like an item."""
 
     def explain(self, user_id: str, item_key: str, *, limit: int) -> Explanation:
@@ -58,12 +68,12 @@ class StoredModel:
         self._recommender = Recommender(PlatformStore(store).load())
         self._lists = ListMaker(hidden=HiddenItems(store))
 
-    def recommend(self, user_id: str, k: int, scope: Scope) -> list[Recommendation]:
+    def recommend(self, user_id: str, k: int, scope: Scope, *, wanted: ItemFilter) -> list[Recommendation]:
         prepared = self._recommender.prepare(self._recommender.history_of(user_id))
-        return self._lists.recommend(self._recommender, prepared, k, scope)
+        return self._lists.recommend(self._recommender, prepared, k, scope, wanted=wanted)
 
-    def similar_items(self, item_key: str, k: int, scope: Scope) -> list[Recommendation]:
-        return self._lists.similar(self._recommender, item_key, k, scope)
+    def similar_items(self, item_key: str, k: int, scope: Scope, *, wanted: ItemFilter) -> list[Recommendation]:
+        return self._lists.similar(self._recommender, item_key, k, scope, wanted=wanted)
 
     def explain(self, user_id: str, item_key: str, *, limit: int) -> Explanation:
         return self._recommender.explain(self._recommender.history_of(user_id), item_key, limit=limit)
@@ -81,6 +91,7 @@ def recommend(
     target: Target = None,
     k: HowMany = 10,
     scope: ScopeName = "all",
+    where: Where = None,
     token: Token = None,
     ca: Authority = None,
     as_json: AsJson = False,
@@ -89,10 +100,12 @@ def recommend(
 
     Example: crossfed-client recommend --store out/quickstart/platforms/cinema/store --user 2 -k 5 --scope cross
 
+    Or, of some items alone: crossfed-client recommend --target 127.0.0.1:50061 --user 2 --where genres=Drama
+
     Or: crossfed-client recommend --target 127.0.0.1:50061 --token-file cinema/keys/api.token --user 2
     """
     with _asked(store, target, token, ca) as answers:
-        _show_items(answers.recommend(user, k, _scope(scope)), as_json=as_json)
+        _show_items(answers.recommend(user, k, _scope(scope), wanted=wanted_items(where)), as_json=as_json)
 
 
 def similar(
@@ -101,6 +114,7 @@ def similar(
     target: Target = None,
     k: HowMany = 10,
     scope: ScopeName = "all",
+    where: Where = None,
     token: Token = None,
     ca: Authority = None,
     as_json: AsJson = False,
@@ -110,7 +124,7 @@ def similar(
     Example: crossfed-client similar --target 127.0.0.1:50061 --token-file cinema/keys/api.token --item imdb:0114709
     """
     with _asked(store, target, token, ca) as answers:
-        _show_items(answers.similar_items(item, k, _scope(scope)), as_json=as_json)
+        _show_items(answers.similar_items(item, k, _scope(scope), wanted=wanted_items(where)), as_json=as_json)
 
 
 def explain(
@@ -132,7 +146,10 @@ def explain(
     if as_json:
         say_json(asdict(why))
     else:
-        PlainConsole().print(explanation_table(why))
+        console = PlainConsole()
+        console.print(explanation_table(why))
+        if why.reasons:
+            console.print(f"Because the user often had: {because(why)}")
 
 
 def feedback(
@@ -190,6 +207,49 @@ def explanation_table(why: Explanation) -> PlainTable:
         table.add_row(what, f"{amount:+.3f}")
     table.add_row("score", f"{why.score:.3f}", style="bold")
     return table
+
+
+def because(why: Explanation) -> str:
+    """What the item and the history have in common, in words: ``maker Le Guin (4 of 12)``."""
+    return ", ".join(f"{one.attribute} {one.value} ({one.count} of {one.of})" for one in why.reasons)
+
+
+def wanted_items(where: Sequence[str] | None) -> ItemFilter:
+    """The filter that ``--where`` says.
+
+    >>> wanted_items(["genres=Drama", "genres=War", "year>=1990"]).attributes[0].any_of
+    ('Drama', 'War')
+
+    Raises:
+        ConfigError: it says none.
+    """
+    conditions: dict[str, AttributeCondition] = {}
+    for text in where or ():
+        found = _CONDITION.fullmatch(text)
+        if found is None:
+            raise ConfigError(f"--where {text!r}: write NAME=VALUE, NAME!=VALUE, 'NAME>=NUMBER' or 'NAME<=NUMBER'")
+        name, sign, value = found.groups()
+        known = conditions.get(name, AttributeCondition(name))
+        if sign == "=":
+            known = replace(known, any_of=(*known.any_of, value))
+        elif sign == "!=":
+            known = replace(known, none_of=(*known.none_of, value))
+        elif sign == ">=":
+            known = replace(known, at_least=_number(text, value))
+        else:
+            known = replace(known, at_most=_number(text, value))
+        conditions[name] = known
+    return ItemFilter(attributes=tuple(conditions.values()))
+
+
+def _number(text: str, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"--where {text!r}: {value!r} is no number")
+    return number
 
 
 def _asked(

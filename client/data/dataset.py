@@ -15,6 +15,8 @@ import scipy.sparse as sp
 from client.data.described import NOTHING, Described, with_always
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import polars as pl
     from numpy.typing import NDArray
 
@@ -171,7 +173,7 @@ class ItemDescriptions:
         titles = [title if key else "" for key, title in zip(self.keys, self.titles, strict=True)]
         return with_always(titles, self.genres, self.further)
 
-    def select(self, rows: NDArray[np.integer]) -> ItemDescriptions:
+    def select(self, rows: NDArray[np.integer] | Sequence[int]) -> ItemDescriptions:
         """The same of the items ``rows``."""
         return ItemDescriptions(
             keys=tuple(self.keys[row] for row in rows),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.attributes import AttributeKind, Value, from_json, numbers_of, to_json, values_of
+from common.attributes import ALWAYS, AttributeKind, Value, from_json, numbers_of, to_json, values_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +65,25 @@ class Described:
     def categories(self) -> Iterator[tuple[str, tuple[tuple[str, ...], ...]]]:
         """Name and values of each attribute whose values are categories."""
         return ((name, self.values(name)) for name in self.of_kind("category", "categories"))
+
+    def named_values(self) -> list[tuple[str, ...]]:
+        """Of each item the values of all its categories; those of further attributes with the attribute's name before them."""
+        several = [
+            [[value if name in ALWAYS else f"{name}={value}" for value in own] for own in values]
+            for name, values in self.categories()
+        ]
+        return [tuple(value for own in of_item for value in own) for of_item in zip(*several, strict=True)]
+
+    def shown(self, item: int) -> dict[str, tuple[str, ...] | float]:
+        """Of one item what can be shown and filtered by: values of further categories, and numbers."""
+        told = {name: value for name, value in self.row(item).items() if name not in ALWAYS}
+        shown: dict[str, tuple[str, ...] | float] = {}
+        for name, value in told.items():
+            if isinstance(value, float):
+                shown[name] = value
+            elif self.kinds[name] in ("category", "categories"):
+                shown[name] = values_of(value)
+        return shown
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """Of a ``number``: float64 ``[n]``, NaN where nobody told."""

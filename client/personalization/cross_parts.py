@@ -65,10 +65,9 @@ class CrossParts:
         return self.described.features(self.own)
 
     @cached_property
-    def _near(self) -> CountedPart | None:
-        """Nearest texts; None without vectors of texts."""
-        vectors = self.described.vectors
-        return None if vectors is None else fit_nearest_texts(vectors, vectors)
+    def _near(self) -> list[CountedPart]:
+        """Nearest texts, and nearest pictures and the like."""
+        return [fit_nearest_texts(vectors, vectors, name=name) for name, vectors in self.described.near.items()]
 
     def popularity(self) -> PriorPart:
         """The rate elsewhere."""
@@ -106,9 +105,7 @@ class CrossParts:
             place_among(tastes, common, known, regularization=ridge, name=f"tastes {ridge:g}") for ridge in _RIDGES
         ]
         parts += [category_part(name, has, readable) for name, has in self.described.has.items()]
-        if self._near is not None:
-            parts.append(self._near)
-        return parts
+        return parts + self._near
 
 
 def users_of_owners(

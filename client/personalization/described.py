@@ -12,8 +12,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions
+from client.data.described import NOTHING, Described
 from client.scoring.attributes import own_tastes
 from client.scoring.demand import year_columns
+from client.scoring.described.features import directions, number_columns, unit_vectors, vector_columns
 from client.text.whitening import Whitening
 
 TextVectors = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -31,11 +33,13 @@ class DescribedItems:
         titles: a year at a title's end counts as a number.
         categories: by attribute: the values of each item, possibly none. Genres are one of them.
         texts: turns n texts into vectors float32 ``[n, d]``, zero where there is none; None without a text encoder.
+        further: attributes that the plan names; their numbers, texts and vectors are read.
     """
 
     titles: Sequence[str]
     categories: Mapping[str, Sequence[Sequence[str]]]
     texts: TextVectors | None = None
+    further: Described = NOTHING
 
     @classmethod
     def of(
@@ -50,11 +54,13 @@ class DescribedItems:
         An item must be described by the same hand whether it is common or foreign: what is learned of one catalogue's words
         does not hold for another's.
         """
-        titles, genres = list(cards.titles), list(cards.genres)
+        titles, genres, alone = list(cards.titles), list(cards.genres), list[int]()
         for column, position in enumerate(own_positions.tolist()):
             if position >= 0 and not cards.titles[position] and not cards.genres[position]:
                 titles[position], genres[position] = own.titles[column], own.genres[column]
-        return cls(titles, {"genres": genres}, texts)
+                alone.append(column)
+        further = own.further.over(cards.further, own_positions[alone], np.array(alone, dtype=np.int64))
+        return cls(titles, {"genres": genres, **dict(further.categories())}, texts, further)
 
     @cached_property
     def has(self) -> Mapping[str, sp.csr_array]:
@@ -63,10 +69,14 @@ class DescribedItems:
 
     @cached_property
     def vectors(self) -> NDArray[np.float32] | None:
-        """float32 ``[m, d]`` of unit length: what titles mean, whitened over the catalogue; None where nothing is told."""
+        """float32 ``[m, d]`` of unit length: what titles and texts mean, whitened over the catalogue; None of nothing."""
         if self.texts is None:
             return None
-        found = self.texts([_YEAR.sub("", title) for title in self.titles])
+        words = [
+            [_YEAR.sub("", title) for title in self.titles],
+            *map(self.further.texts, self.further.of_kind("text")),
+        ]
+        found = self.texts([". ".join(filter(None, own)) for own in zip(*words, strict=True)])
         return Whitening.fit(found).transform(found) if found.any() else None
 
     @cached_property
@@ -74,14 +84,21 @@ class DescribedItems:
         """float64 ``[m, ≤ 64]``: the directions in which the vectors differ most, for regressions."""
         if self.vectors is None:
             return np.zeros((len(self.titles), 0))
-        wide = self.vectors.astype(np.float64)
-        _, values, turn = np.linalg.svd(wide.T @ wide, hermitian=True)
-        kept = turn[: min(_MOST_COLUMNS, int((values > 1e-9 * values.max()).sum()))]
-        return np.asarray(wide @ kept.T)
+        return directions(self.vectors.astype(np.float64))
+
+    @cached_property
+    def near(self) -> Mapping[str, NDArray[np.float32]]:
+        """Of texts and of each attribute that is a vector: float32 ``[m, d]`` of unit length, or zero."""
+        found = {name: unit_vectors(self.further.vectors(name)) for name in self.further.of_kind("vector")}
+        texts = {} if self.vectors is None else {"texts": self.vectors}
+        return texts | {name: vectors for name, vectors in found.items() if vectors.any()}
 
     def features(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
         """float64 ``[m, f]`` for regressions; years over the range of the items ``rows``."""
+        further = self.further
         blocks = [_reduced(matrix) for matrix in self.has.values()]
+        blocks += [number_columns(further.numbers(name), rows) for name in further.of_kind("number")]
+        blocks += [vector_columns(further.vectors(name)) for name in further.of_kind("vector")]
         return np.column_stack([year_columns(self.titles, rows), *blocks])
 
 

@@ -149,7 +149,7 @@ class Personalizer:
         # The anchored model would bring nothing that the local and the shared one do not.
         scorers = {name: model.own_scorer(name) for name in OWN_MODELS if name != "anchored" and model.has(name)}
         items = RankedItems.of(
-            model.histories.item_counts(), model.own.genres, buckets=self._config.ranker.genre_buckets
+            model.histories.item_counts(), model.own.described.named_values(), buckets=self._config.ranker.genre_buckets
         )
         try:
             ranked = fit_ranker(

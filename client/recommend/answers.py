@@ -13,6 +13,24 @@ Scope = Literal["own", "cross", "all"]
 
 
 @dataclass(frozen=True, slots=True)
+class AttributeCondition:
+    """What an item's described attribute must be; every part that is given must hold.
+
+    Attributes:
+        attribute: by name, as the plan has it; ``genres`` is one.
+        any_of: at least one of these values; letter case does not matter.
+        none_of: none of these. An item of which nothing is told has none.
+        at_least, at_most: of a number. An item of which nothing is told passes neither.
+    """
+
+    attribute: str
+    any_of: tuple[str, ...] = ()
+    none_of: tuple[str, ...] = ()
+    at_least: float | None = None
+    at_most: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ItemFilter:
     """Which items may be recommended; every condition that is given must hold.
 
@@ -21,12 +39,14 @@ class ItemFilter:
         no_genres: none of these.
         key_prefixes: the key begins with one of these (``imdb:``).
         platforms: at least one of these platforms has the item.
+        attributes: conditions on described attributes.
     """
 
     any_genres: tuple[str, ...] = ()
     no_genres: tuple[str, ...] = ()
     key_prefixes: tuple[str, ...] = ()
     platforms: tuple[str, ...] = ()
+    attributes: tuple[AttributeCondition, ...] = ()
 
 
 NO_FILTER = ItemFilter()
@@ -91,6 +111,7 @@ class Recommendation:
         score: comparable within one list only, where both scopes stand in it on the own items' scale; of similar items
             the cosine.
         platforms: who has the item, this platform first where it does.
+        attributes: its further categories and numbers by name, where they are told.
     """
 
     key: str
@@ -98,6 +119,7 @@ class Recommendation:
     genres: tuple[str, ...]
     score: float
     platforms: tuple[str, ...]
+    attributes: Mapping[str, tuple[str, ...] | float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +129,22 @@ class Contribution:
     key: str
     title: str
     amount: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What the item has in common with the history: a value that is more frequent there than in the catalogue.
+
+    Attributes:
+        attribute, value: as described.
+        count: items of the history that have it.
+        of: items of the history.
+    """
+
+    attribute: str
+    value: str
+    count: int
+    of: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +177,8 @@ class Explanation:
         models: share of each model that took part.
         attributes: the deep model's share of ``item_bias`` by attribute; ``id`` is the item's own row.
         passports: platforms from which the person brought what took part; its amount is that of the model ``passport``.
+        reasons: what the item has in common with the history, the most telling first. They are true of the descriptions; how
+            much an attribute moved the score is the amount of the model of its name, where one took part.
     """
 
     key: str
@@ -152,6 +192,7 @@ class Explanation:
     models: Mapping[str, ModelShare]
     attributes: Mapping[str, float] = field(default_factory=dict)
     passports: tuple[str, ...] = ()
+    reasons: tuple[Reason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,15 @@ that was shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.described import Described
+from client.recommend.answers import Reason
 from client.scoring.linear_form import LinearScope
 from client.scoring.part import UserHistory
 
@@ -70,3 +73,47 @@ def explain_score(
         attributes |= {name: float(scale * amount) for name, amount in carried.attributes.items()}
     popularity = query.popularity_scale * float(deviation[-1]) if scope.has_popularity else 0.0
     return ScoreShares(contributions, own, popularity, by_part, attributes)
+
+
+@dataclass(frozen=True, eq=False)
+class OwnValues:
+    """Values of a platform's items, to be told what an item and a history have in common.
+
+    Attributes:
+        of_items: by attribute: the values of each item, in small letters.
+        counts: by attribute: how many items have a value.
+    """
+
+    of_items: Mapping[str, Sequence[frozenset[str]]]
+    counts: Mapping[str, Counter[str]]
+
+    @classmethod
+    def of(cls, own: Described) -> OwnValues:
+        """Of the platform's items."""
+        folded = {
+            name: [frozenset(value.casefold() for value in values) for values in told]
+            for name, told in own.categories()
+        }
+        return cls(folded, {name: Counter(v for values in told for v in values) for name, told in folded.items()})
+
+    def in_common(
+        self, item: Mapping[str, Sequence[str]], columns: NDArray[np.int32], *, limit: int = 5
+    ) -> tuple[Reason, ...]:
+        """Values of an item that a history has more often than the catalogue, the most surprising first.
+
+        Args:
+            item: values by attribute.
+            columns: int32 ``[n]``; the history's.
+            limit: how many, at most.
+        """
+        found: list[tuple[float, Reason]] = []
+        for name, told in self.of_items.items():
+            for value in item.get(name, ()):
+                same = value.casefold()
+                count = sum(same in told[column] for column in columns)
+                expected = len(columns) * self.counts[name][same] / len(told)
+                if count > expected:
+                    surprise = count * float(np.log(count / expected)) - count + expected
+                    found.append((surprise, Reason(name, value, count, len(columns))))
+        found.sort(key=lambda one: (-one[0], one[1].attribute, one[1].value))
+        return tuple(reason for _, reason in found[:limit])

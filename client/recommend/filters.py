@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.recommend.answers import NO_FILTER, ItemFilter
+from client.data.described import Described
+from client.recommend.answers import NO_FILTER, AttributeCondition, ItemFilter
 from common.errors import ContractError
+
+T = TypeVar("T")
 
 _KEPT_MASKS = 64
 _LAST_CHARACTER = "\U0010ffff"
@@ -22,7 +26,7 @@ class AttributeIndex:
 
     Args:
         keys: ``[m]``, empty where nobody described the item.
-        genres: ``[m]``.
+        described: what is told of them.
         owners: bool ``[m, P]``: who has which item.
         platforms: the P names.
     """
@@ -30,7 +34,7 @@ class AttributeIndex:
     def __init__(
         self,
         keys: Sequence[str],
-        genres: Sequence[Sequence[str]],
+        described: Described,
         owners: NDArray[np.bool_],
         platforms: Sequence[str],
     ) -> None:
@@ -39,11 +43,8 @@ class AttributeIndex:
         self._sorted_keys = [keys[row] for row in order]
         self._owners = owners
         self._platforms = {name: column for column, name in enumerate(platforms)}
-        rows: defaultdict[str, list[int]] = defaultdict(list)
-        for row, names in enumerate(genres):
-            for name in names:
-                rows[name.casefold()].append(row)
-        self._genres = {name: np.array(found, dtype=np.int32) for name, found in rows.items()}
+        self._values = {name: _rows_by_value(values) for name, values in described.categories()}
+        self._numbers = {name: described.numbers(name) for name in described.of_kind("number")}
         # Applications use few different filters; a mask of a million items takes a millisecond to make.
         self.mask = lru_cache(maxsize=_KEPT_MASKS)(self._mask)
 
@@ -51,15 +52,14 @@ class AttributeIndex:
         """Bool ``[m]``, read-only: which items pass; None where all do.
 
         Raises:
-            ContractError: a platform is none of the federation's.
+            ContractError: a platform is none of the federation's, or an attribute none that can be filtered by so.
         """
         if wanted == NO_FILTER:
             return None
         passing = np.ones(len(self._sorted_keys), dtype=np.bool_)
-        if wanted.any_genres:
-            passing &= self._with_genres(wanted.any_genres)
-        if wanted.no_genres:
-            passing &= ~self._with_genres(wanted.no_genres)
+        genres = AttributeCondition("genres", wanted.any_genres, wanted.no_genres)
+        for condition in (genres, *wanted.attributes):
+            passing &= self._with(condition)
         if wanted.key_prefixes:
             passing &= self._with_prefixes(wanted.key_prefixes)
         if wanted.platforms:
@@ -67,11 +67,33 @@ class AttributeIndex:
         passing.flags.writeable = False
         return passing
 
-    def _with_genres(self, names: Sequence[str]) -> NDArray[np.bool_]:
-        mask = np.zeros(len(self._sorted_keys), dtype=np.bool_)
-        for name in names:
-            mask[self._genres.get(name.casefold(), [])] = True
+    def _with(self, condition: AttributeCondition) -> NDArray[np.bool_]:
+        name, mask = condition.attribute, np.ones(len(self._sorted_keys), dtype=np.bool_)
+        if condition.any_of or condition.none_of:
+            rows = self._asked(self._values, name, "values")
+            if condition.any_of:
+                mask &= self._having(rows, condition.any_of)
+            mask &= ~self._having(rows, condition.none_of)
+        if condition.at_least is not None or condition.at_most is not None:
+            numbers = self._asked(self._numbers, name, "numbers")
+            # What is not told is NaN, which no comparison holds for.
+            mask &= numbers >= (-np.inf if condition.at_least is None else condition.at_least)
+            mask &= numbers <= (np.inf if condition.at_most is None else condition.at_most)
         return mask
+
+    def _having(self, rows: Mapping[str, NDArray[np.int32]], values: Sequence[str]) -> NDArray[np.bool_]:
+        mask = np.zeros(len(self._sorted_keys), dtype=np.bool_)
+        for value in values:
+            mask[rows.get(value.casefold(), [])] = True
+        return mask
+
+    @staticmethod
+    def _asked(columns: Mapping[str, T], name: str, what: str) -> T:
+        if name not in columns:
+            raise ContractError(
+                f"filter.attributes: {name!r} is none of the attributes whose {what} can be asked for ({', '.join(columns)})"
+            )
+        return columns[name]
 
     def _with_prefixes(self, prefixes: Sequence[str]) -> NDArray[np.bool_]:
         mask = np.zeros(len(self._sorted_keys), dtype=np.bool_)
@@ -103,3 +125,11 @@ def together(one: NDArray[np.integer] | None, other: NDArray[np.integer] | None)
     if one is None or other is None:
         return other if one is None else one
     return np.concatenate([one, other])
+
+
+def _rows_by_value(values: Sequence[Sequence[str]]) -> dict[str, NDArray[np.int32]]:
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for row, own in enumerate(values):
+        for value in own:
+            rows[value.casefold()].append(row)
+    return {value: np.array(found, dtype=np.int32) for value, found in rows.items()}

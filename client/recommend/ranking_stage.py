@@ -26,7 +26,7 @@ class RankingStage:
 
     def context(self, columns: NDArray[np.int32], newest: float) -> UserContext:
         """Of a history of own columns whose newest interaction was at ``newest``, NaN if nobody knows."""
-        taste = self.ranker.items.genres[columns].sum(axis=0)
+        taste = self.ranker.items.values[columns].sum(axis=0)
         taste /= max(float(np.linalg.norm(taste)), 1e-9)
         return UserContext(taste[None], np.array([len(columns)]), np.array([newest]))
 

@@ -26,7 +26,7 @@ from client.recommend.answers import (
     Recommendation,
     Scope,
 )
-from client.recommend.explain import ScoreShares, explain_score
+from client.recommend.explain import OwnValues, ScoreShares, explain_score
 from client.recommend.filters import both, together
 from client.recommend.index import best_of
 from client.recommend.mixing import Mixing
@@ -111,6 +111,10 @@ class Recommender:
         return {identifier(user) or user: row for row, user in enumerate(self.model.user_ids)}
 
     @cached_property
+    def _own_values(self) -> OwnValues:
+        return OwnValues.of(self.model.own.described)
+
+    @cached_property
     def mixings(self) -> tuple[Mixing, Mixing]:
         """How the others' items stand among the own ones, for users with a history and for those without."""
         return mixings(self.model, self.own, self.cross)
@@ -123,7 +127,7 @@ class Recommender:
     def warm_up(self) -> None:
         """Compute now what the first requests would have to wait for."""
         self._users.get("")
-        self.mixings  # noqa: B018 -- computed when first asked for
+        self.mixings, self._own_values  # noqa: B018 -- computed when first asked for
         for scope in (self.own, self.cross):
             scope.attributes.mask(NO_FILTER)
             self.knows_item("")
@@ -288,6 +292,7 @@ class Recommender:
             decided_by=decided_by,
             models=models,
             attributes=shares.attributes,
+            reasons=self._own_values.in_common(_values_of(scope, row), history.columns),
         )
 
     def explain_beside(self, history: History, brought: Brought, key: str, *, limit: int | None = None) -> Explanation:
@@ -365,6 +370,11 @@ def _most_alike(
     allowed = both(scope.attributes.mask(wanted), bars[1])
     rows, found = best_of(cosines, k, excluded=excluded, allowed=allowed)
     return [scope.listed(row, score) for row, score in zip(rows.tolist(), found.tolist(), strict=True)]
+
+
+def _values_of(scope: ItemScope, row: int) -> Mapping[str, tuple[str, ...]]:
+    told = scope.items.select([row]).described
+    return {name: values[0] for name, values in told.categories()}
 
 
 def _decision(scope: ItemScope, row: int, shares: ScoreShares) -> tuple[float, str, Mapping[str, ModelShare]]:

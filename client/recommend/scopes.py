@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -51,7 +51,7 @@ class ItemScope:
 
     @cached_property
     def attributes(self) -> AttributeIndex:
-        return AttributeIndex(self.items.keys, self.items.genres, self.owners, self.platforms)
+        return AttributeIndex(self.items.keys, self.items.described, self.owners, self.platforms)
 
     def best(
         self,
@@ -99,7 +99,9 @@ class ItemScope:
     def listed(self, row: int, score: float) -> Recommendation:
         items = self.items
         owners = tuple(self.platforms[column] for column in np.flatnonzero(self.owners[row]))
-        return Recommendation(items.keys[row], items.titles[row], items.genres[row], score, owners)
+        return Recommendation(
+            items.keys[row], items.titles[row], items.genres[row], score, owners, items.further.shown(row)
+        )
 
 
 def own_scope(model: PlatformModel, *, approximate_above: int) -> ItemScope:
@@ -116,7 +118,7 @@ def own_scope(model: PlatformModel, *, approximate_above: int) -> ItemScope:
     return ItemScope(
         decided_by=model.verdict.name,
         linear=linear,
-        items=model.own,
+        items=_by_agreed(model),
         owners=owners,
         platforms=platforms,
         popularity=_standardised(np.log1p(model.histories.item_counts())),
@@ -138,6 +140,12 @@ def cross_scope(model: PlatformModel, *, approximate_above: int) -> ItemScope:
         popularity=_standardised(log_popularity(model.elsewhere[positions])),
         index=make_index(linear.items, approximate_above=approximate_above),
     )
+
+
+def _by_agreed(model: PlatformModel) -> ItemDescriptions:
+    """The own items with every attribute that the federation knows of, told here or not: both scopes are asked alike."""
+    kinds = {**model.vocabulary.further.kinds, **model.own.further.kinds}
+    return replace(model.own, further=model.own.further.agreed(kinds, len(model.own.keys)))
 
 
 def _decided_by(model: PlatformModel) -> str:

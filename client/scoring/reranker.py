@@ -37,17 +37,17 @@ class RankedItems:
 
     Attributes:
         log_popularity: float32 ``[m]``: log(1 + users who have the item).
-        genres: float32 ``[m, buckets]``: hashed genres, 0 or 1.
+        values: float32 ``[m, buckets]``: hashed genres and other categories, 0 or 1.
     """
 
     log_popularity: NDArray[np.float32]
-    genres: NDArray[np.float32]
+    values: NDArray[np.float32]
 
     @classmethod
-    def of(cls, counts: NDArray[np.number], genres: Sequence[Sequence[str]], buckets: int) -> RankedItems:
-        """Hash ``genres`` (one sequence an item) and take logarithms of ``counts`` ``[m]``; noisy ones below 0 count 0."""
-        hashed = np.zeros((len(genres), buckets), dtype=np.float32)
-        for row, own in enumerate(genres):
+    def of(cls, counts: NDArray[np.number], values: Sequence[Sequence[str]], buckets: int) -> RankedItems:
+        """Hash ``values`` (one sequence an item) and take logarithms of ``counts`` ``[m]``; noisy ones below 0 count 0."""
+        hashed = np.zeros((len(values), buckets), dtype=np.float32)
+        for row, own in enumerate(values):
             for name in own:
                 hashed[row, zlib.crc32(name.strip().casefold().encode()) % buckets] = 1.0
         return cls(np.log1p(np.maximum(counts.astype(np.float64), 0)).astype(np.float32), hashed)
@@ -58,7 +58,7 @@ class UserContext:
     """What the ranker knows of k users.
 
     Attributes:
-        taste: float32 ``[k, buckets]``: genres of the history, of length 1.
+        taste: float32 ``[k, buckets]``: values of the history, of length 1.
         lengths: int ``[k]``: of the histories.
         newest: float64 ``[k]``: time of each one's newest interaction; NaN where nobody knows it.
     """
@@ -70,7 +70,7 @@ class UserContext:
     @classmethod
     def of(cls, histories: UserItemMatrix, items: RankedItems) -> UserContext:
         """Of all rows of ``histories``, whose entries are in order of time."""
-        taste = np.asarray(histories.csr() @ items.genres)
+        taste = np.asarray(histories.csr() @ items.values)
         taste /= np.maximum(np.linalg.norm(taste, axis=1, keepdims=True), 1e-9)
         lengths = histories.row_lengths
         newest = np.full(len(lengths), np.nan)
@@ -137,8 +137,8 @@ class Ranker:
             items: int ``[k, c]``.
             standard: float ``[k, c, P]``: each part's standardised score of each.
         """
-        genres = self.items.genres[items]
-        affinity = np.einsum("kcb,kb->kc", genres, context.taste)
+        values = self.items.values[items]
+        affinity = np.einsum("kcb,kb->kc", values, context.taste)
         # Whoever comes without times is here now.
         staleness = np.clip((self.latest - np.nan_to_num(context.newest, nan=self.latest)) / self.span, 0.0, 1.0)
         staleness = np.where(context.lengths > 0, staleness, 1.0)
@@ -148,7 +148,7 @@ class Ranker:
             self.items.log_popularity[items][:, :, None],
             affinity[:, :, None],
             np.broadcast_to(of_users[:, None], (*items.shape, 2)),
-            genres,
+            values,
         ]
         return np.concatenate(parts, axis=2).astype(np.float32)
 
@@ -158,7 +158,7 @@ class Ranker:
         return found | {
             "config": np.array(self.config.model_dump_json()),
             "log_popularity": self.items.log_popularity,
-            "genres": self.items.genres,
+            "genres": self.items.values,
         }
 
     @classmethod

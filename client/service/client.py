@@ -18,6 +18,7 @@ from client.recommend.answers import (
     FeedbackReceipt,
     ItemFilter,
     ModelShare,
+    Reason,
     Recommendation,
     Scope,
 )
@@ -239,6 +240,16 @@ def _filter(wanted: ItemFilter) -> pb.ItemFilter:
         no_genres=wanted.no_genres,
         key_prefixes=wanted.key_prefixes,
         platforms=wanted.platforms,
+        attributes=[
+            pb.AttributeCondition(
+                attribute=one.attribute,
+                any_of=one.any_of,
+                none_of=one.none_of,
+                at_least=one.at_least,
+                at_most=one.at_most,
+            )
+            for one in wanted.attributes
+        ],
     )
 
 
@@ -260,9 +271,17 @@ def _history(items: Iterable[tuple[str, float]]) -> list[pb.HistoryItem]:
 
 def _items(reply: pb.RecommendReply | pb.SimilarItemsReply) -> list[Recommendation]:
     return [
-        Recommendation(item.key, item.title, tuple(item.genres), item.score, tuple(item.platforms))
+        Recommendation(
+            item.key, item.title, tuple(item.genres), item.score, tuple(item.platforms), _attributes(item.attributes)
+        )
         for item in reply.items
     ]
+
+
+def _attributes(told: Mapping[str, pb.AttributeValue]) -> dict[str, tuple[str, ...] | float]:
+    return {
+        name: value.number if value.HasField("number") else tuple(value.values) for name, value in sorted(told.items())
+    }
 
 
 def _explanation(reply: pb.ExplainReply) -> Explanation:
@@ -278,4 +297,5 @@ def _explanation(reply: pb.ExplainReply) -> Explanation:
         models={share.model: ModelShare(share.weight, share.amount) for share in reply.models},
         attributes=dict(reply.attributes),
         passports=tuple(reply.passports),
+        reasons=tuple(Reason(one.attribute, one.value, one.count, one.of) for one in reply.reasons),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common.proto import recommender_pb2 as pb
 
@@ -37,6 +37,21 @@ class Message(BaseModel):
         return given | {"scope": _SCOPES[given["scope"]]} if "scope" in given else given
 
 
+class AttributeCondition(Message):
+    """What an item's described attribute must be. Every part that is given must hold."""
+
+    attribute: str
+    """By name, as the federation's plan has it; "genres" is one."""
+    any_of: tuple[str, ...] = ()
+    """At least one of these values (letter case does not matter)."""
+    none_of: tuple[str, ...] = ()
+    """None of these. An item of which nothing is told has none."""
+    at_least: float | None = None
+    """Of a number. An item of which nothing is told does not pass."""
+    at_most: float | None = None
+    """Of a number, likewise."""
+
+
 class ItemFilter(Message):
     """Every condition that is given must hold."""
 
@@ -48,6 +63,8 @@ class ItemFilter(Message):
     """The key begins with one of these, as in "imdb:"."""
     platforms: tuple[str, ...] = ()
     """At least one of these platforms has the item."""
+    attributes: tuple[AttributeCondition, ...] = ()
+    """On described attributes."""
 
 
 class Steering(Message):
@@ -187,6 +204,22 @@ class ModelVersion(Answer):
     """Server round of its shared parameters."""
 
 
+class AttributeValue(Answer):
+    """Values of a category, or a number."""
+
+    values: tuple[str, ...]
+    """Of a category, or of several."""
+    number: float | None
+    """Of a number; null of categories."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _told(cls, given: object) -> object:
+        if isinstance(given, pb.AttributeValue):
+            return {"values": tuple(given.values), "number": given.number if given.HasField("number") else None}
+        return given
+
+
 class ListedItem(Answer):
     """An item of a list."""
 
@@ -200,6 +233,8 @@ class ListedItem(Answer):
     """Higher is better; comparable within one list only. Of similar items the cosine."""
     platforms: tuple[str, ...]
     """Who has the item, this platform first where it does."""
+    attributes: dict[str, AttributeValue]
+    """Further categories and numbers that are told of it, by name."""
 
 
 class RecommendReply(Answer):
@@ -246,6 +281,19 @@ class ModelShare(Answer):
     """The amounts of all models sum to the score."""
 
 
+class Reason(Answer):
+    """A value that the item and the history have in common, more frequent in the history than in the catalogue."""
+
+    attribute: str
+    """By name."""
+    value: str
+    """As described."""
+    count: int
+    """Items of the history that have it."""
+    of: int
+    """All items of the history."""
+
+
 class ExplainReply(Answer):
     """score = sum of contributions + others + item_bias + popularity = sum of the models' amounts."""
 
@@ -273,6 +321,8 @@ class ExplainReply(Answer):
     """The deep model's share of item_bias by attribute of the item."""
     passports: tuple[str, ...]
     """Platforms from which the person brought a passport that took part."""
+    reasons: tuple[Reason, ...]
+    """What the item has in common with the history, the most telling first."""
 
 
 class FeedbackReply(Answer):

@@ -19,7 +19,17 @@ def version_of(snapshot: Snapshot) -> pb.ModelVersion:
 
 
 def listed(item: Recommendation) -> pb.ListedItem:
-    return pb.ListedItem(key=item.key, title=item.title, genres=item.genres, score=item.score, platforms=item.platforms)
+    return pb.ListedItem(
+        key=item.key,
+        title=item.title,
+        genres=item.genres,
+        score=item.score,
+        platforms=item.platforms,
+        attributes={
+            name: pb.AttributeValue(number=value) if isinstance(value, float) else pb.AttributeValue(values=value)
+            for name, value in item.attributes.items()
+        },
+    )
 
 
 def explained(explanation: Explanation, snapshot: Snapshot) -> pb.ExplainReply:
@@ -42,4 +52,8 @@ def explained(explanation: Explanation, snapshot: Snapshot) -> pb.ExplainReply:
         model=version_of(snapshot),
         attributes=explanation.attributes,
         passports=explanation.passports,
+        reasons=[
+            pb.Reason(attribute=one.attribute, value=one.value, count=one.count, of=one.of)
+            for one in explanation.reasons
+        ],
     )

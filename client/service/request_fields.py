@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Final
 
 from client.data.reading.identifiers import LONGEST
 from client.data.recorded import EventRules, problem_of_time
-from client.recommend.answers import ItemFilter, Scope
+from client.recommend.answers import AttributeCondition, ItemFilter, Scope
 from client.steering.steering import AS_CONFIGURED, Steering
 from common.errors import ContractError
 from common.proto import recommender_pb2 as pb
@@ -49,12 +50,21 @@ def scope_of(scope: int) -> Scope:
 def filter_of(request: pb.RecommendRequest | pb.RecommendForHistoryRequest | pb.SimilarItemsRequest) -> ItemFilter:
     given = request.filter
     lists = [tuple(names) for names in (given.any_genres, given.no_genres, given.key_prefixes, given.platforms)]
-    if sum(map(len, lists)) > _MAX_FILTER:
+    asked = [tuple(names) for one in given.attributes for names in ((one.attribute,), one.any_of, one.none_of)]
+    if sum(map(len, (*lists, *asked))) > _MAX_FILTER:
         raise ContractError(f"filter: at most {_MAX_FILTER} conditions in all")
-    for names in lists:
+    for names in (*lists, *asked):
         for name in names:
             text_of("filter", name)
-    return ItemFilter(*lists)
+    any_genres, no_genres, prefixes, platforms = lists
+    return ItemFilter(any_genres, no_genres, prefixes, platforms, tuple(_condition(one) for one in given.attributes))
+
+
+def _condition(given: pb.AttributeCondition) -> AttributeCondition:
+    bounds = [getattr(given, name) if given.HasField(name) else None for name in ("at_least", "at_most")]
+    if any(bound is not None and not math.isfinite(bound) for bound in bounds):
+        raise ContractError("filter.attributes: at_least and at_most must be finite")
+    return AttributeCondition(given.attribute, tuple(given.any_of), tuple(given.none_of), *bounds)
 
 
 def steering_of(request: pb.RecommendRequest | pb.RecommendForHistoryRequest) -> Steering:

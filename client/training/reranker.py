@@ -73,7 +73,7 @@ def fit_ranker(
 
 
 def _untrained(parts: tuple[str, ...], train: UserItemMatrix, items: RankedItems, config: RankerConfig) -> Ranker:
-    f = width(len(parts), items.genres.shape[1])
+    f = width(len(parts), items.values.shape[1])
     times = train.times if train.nnz else np.zeros(1, dtype=np.int64)
     return Ranker(
         config=config,

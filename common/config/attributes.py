@@ -13,6 +13,10 @@ from common.config.base import FrozenModel
 
 AttributeName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
 _MOST = 32
+_SCORERS = {
+    *("local", "shared", "anchored", "towers", "ranker", "linear", "attributes", "passport", "popularity", "demand"),
+    *("profile", "texts", "blend", "id"),
+}  # fmt: skip
 
 
 def _not_always(named: dict[str, Any]) -> dict[str, Any]:
@@ -21,6 +25,8 @@ def _not_always(named: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"{name}: is always among the attributes; leave it out here, and name its column at items.{name}_column"
             )
+    if taken := sorted(_SCORERS.intersection(named)):
+        raise ValueError(f"{taken[0]}: is what a scorer is called in explanations; choose another name")
     if len(named) > _MOST:
         raise ValueError(f"{len(named)} attributes; name at most {_MOST}")
     return named

@@ -50,6 +50,54 @@ SCOPE_ALL: Scope.ValueType  # 3
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final
+class AttributeCondition(_message.Message):
+    """What an item's described attribute must be. Every part that is given must hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    ANY_OF_FIELD_NUMBER: _builtins.int
+    NONE_OF_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    AT_MOST_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    """By name, as the federation's plan has it; "genres" is one."""
+    at_least: _builtins.float
+    """Of a number. An item of which nothing is told passes neither."""
+    at_most: _builtins.float
+    @_builtins.property
+    def any_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At least one of these values (letter case does not matter)."""
+
+    @_builtins.property
+    def none_of(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """None of these. An item of which nothing is told has none."""
+
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        any_of: _abc.Iterable[_builtins.str] | None = ...,
+        none_of: _abc.Iterable[_builtins.str] | None = ...,
+        at_least: _builtins.float | None = ...,
+        at_most: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "at_least", b"at_least", "at_most", b"at_most"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "_at_most", b"_at_most", "any_of", b"any_of", "at_least", b"at_least", "at_most", b"at_most", "attribute", b"attribute", "none_of", b"none_of"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__at_least: _TypeAlias = _typing.Literal["at_least"]  # noqa: Y015
+    _WhichOneofArgType__at_least: _TypeAlias = _typing.Literal["_at_least", b"_at_least"]  # noqa: Y015
+    _WhichOneofReturnType__at_most: _TypeAlias = _typing.Literal["at_most"]  # noqa: Y015
+    _WhichOneofArgType__at_most: _TypeAlias = _typing.Literal["_at_most", b"_at_most"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_least) -> _WhichOneofReturnType__at_least | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_most) -> _WhichOneofReturnType__at_most | None: ...
+
+Global___AttributeCondition: _TypeAlias = AttributeCondition  # noqa: Y015
+
+@_typing.final
 class ItemFilter(_message.Message):
     """Every condition that is given must hold."""
 
@@ -59,6 +107,7 @@ class ItemFilter(_message.Message):
     NO_GENRES_FIELD_NUMBER: _builtins.int
     KEY_PREFIXES_FIELD_NUMBER: _builtins.int
     PLATFORMS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def any_genres(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At least one of these genres (letter case does not matter)."""
@@ -75,6 +124,10 @@ class ItemFilter(_message.Message):
     def platforms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """At least one of these platforms has the item."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeCondition]:
+        """On described attributes."""
+
     def __init__(
         self,
         *,
@@ -82,14 +135,73 @@ class ItemFilter(_message.Message):
         no_genres: _abc.Iterable[_builtins.str] | None = ...,
         key_prefixes: _abc.Iterable[_builtins.str] | None = ...,
         platforms: _abc.Iterable[_builtins.str] | None = ...,
+        attributes: _abc.Iterable[Global___AttributeCondition] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_genres", b"any_genres", "key_prefixes", b"key_prefixes", "no_genres", b"no_genres", "platforms", b"platforms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["any_genres", b"any_genres", "attributes", b"attributes", "key_prefixes", b"key_prefixes", "no_genres", b"no_genres", "platforms", b"platforms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ItemFilter: _TypeAlias = ItemFilter  # noqa: Y015
+
+@_typing.final
+class AttributeValue(_message.Message):
+    """Values of a category, or a number."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.float
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+        number: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "number", b"number"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_number", b"_number", "number", b"number", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__number: _TypeAlias = _typing.Literal["number"]  # noqa: Y015
+    _WhichOneofArgType__number: _TypeAlias = _typing.Literal["_number", b"_number"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__number) -> _WhichOneofReturnType__number | None: ...
+
+Global___AttributeValue: _TypeAlias = AttributeValue  # noqa: Y015
+
+@_typing.final
+class Reason(_message.Message):
+    """A value that the item and the history have in common, more frequent in the history than in the catalogue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    OF_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    value: _builtins.str
+    count: _builtins.int
+    """Items of the history that have it, and all items of the history."""
+    of: _builtins.int
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        value: _builtins.str = ...,
+        count: _builtins.int = ...,
+        of: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute", b"attribute", "count", b"count", "of", b"of", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final
 class ModelVersion(_message.Message):
@@ -119,11 +231,33 @@ Global___ModelVersion: _TypeAlias = ModelVersion  # noqa: Y015
 class ListedItem(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___AttributeValue: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___AttributeValue | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     KEY_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     GENRES_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     PLATFORMS_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     title: _builtins.str
     score: _builtins.float
@@ -136,6 +270,10 @@ class ListedItem(_message.Message):
     def platforms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Who has the item, this platform first where it does."""
 
+    @_builtins.property
+    def attributes(self) -> _containers.MessageMap[_builtins.str, Global___AttributeValue]:
+        """Further categories and numbers that are told of it, by name."""
+
     def __init__(
         self,
         *,
@@ -144,10 +282,11 @@ class ListedItem(_message.Message):
         genres: _abc.Iterable[_builtins.str] | None = ...,
         score: _builtins.float = ...,
         platforms: _abc.Iterable[_builtins.str] | None = ...,
+        attributes: _abc.Mapping[_builtins.str, Global___AttributeValue] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["genres", b"genres", "key", b"key", "platforms", b"platforms", "score", b"score", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "genres", b"genres", "key", b"key", "platforms", b"platforms", "score", b"score", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -528,6 +667,7 @@ class ExplainReply(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     PASSPORTS_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
     item_key: _builtins.str
     title: _builtins.str
     score: _builtins.float
@@ -556,6 +696,12 @@ class ExplainReply(_message.Message):
     def passports(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Platforms from which the person brought a passport that took part; its amount is that of the model "passport"."""
 
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reason]:
+        """What the item has in common with the history, the most telling first. How much an attribute moved the score is the
+        amount of the model of its name, where one took part.
+        """
+
     def __init__(
         self,
         *,
@@ -571,10 +717,11 @@ class ExplainReply(_message.Message):
         model: Global___ModelVersion | None = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         passports: _abc.Iterable[_builtins.str] | None = ...,
+        reasons: _abc.Iterable[Global___Reason] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "contributions", b"contributions", "decided_by", b"decided_by", "item_bias", b"item_bias", "item_key", b"item_key", "model", b"model", "models", b"models", "others", b"others", "passports", b"passports", "popularity", b"popularity", "score", b"score", "title", b"title"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "contributions", b"contributions", "decided_by", b"decided_by", "item_bias", b"item_bias", "item_key", b"item_key", "model", b"model", "models", b"models", "others", b"others", "passports", b"passports", "popularity", b"popularity", "reasons", b"reasons", "score", b"score", "title", b"title"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from client.data.dataset import ItemDescriptions
+from client.data.described import Described
 from client.personalization.platform_model import OwnVerdict, PlatformModel
 from client.scoring.blend import Blend
 from client.scoring.factors import FactorModel
+from common.attributes import AttributeKind, Value, vector_of
 from tests.support import MODEL, random_matrix
 
 
@@ -58,3 +62,27 @@ def model_of(seed: int = 0, verdict: str = "blend", *, explicit: bool = False, a
         user_ids=("anna", "bernd, jr.", "名"),
         histories=random_matrix(rng, 3, 5, explicit=explicit),
     )
+
+
+def described(model: PlatformModel) -> PlatformModel:
+    """``model`` with a maker, topics, a year, a text and a vector of some items; the platform itself tells no text."""
+
+    def of(items: ItemDescriptions, kinds: dict[str, AttributeKind]) -> ItemDescriptions:
+        rows: list[dict[str, Value]] = []
+        for key in items.keys:
+            n = sum(key.encode()) % 7
+            told: dict[str, Value] = {
+                "maker": f"Maker {n % 3}",
+                "topics": (f"t{n % 2}", "every"),
+                "year": 1990.0 + n,
+                "blurb": f"On {n}",
+                "cover": vector_of(np.array([n, 1.0])),
+            }
+            rows.append({name: value for name, value in told.items() if key and n and name in kinds})
+        return replace(items, further=Described.of_rows(kinds, rows))
+
+    kinds: dict[str, AttributeKind] = {
+        "maker": "category", "topics": "categories", "year": "number", "blurb": "text", "cover": "vector"
+    }  # fmt: skip
+    own = {name: kind for name, kind in kinds.items() if name != "blurb"}
+    return replace(model, vocabulary=of(model.vocabulary, kinds), own=of(model.own, own))

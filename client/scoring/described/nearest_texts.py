@@ -13,7 +13,11 @@ _BLOCK = 1024  # rows of cosines at a time
 
 
 def fit_nearest_texts(
-    history_vectors: NDArray[np.floating], item_vectors: NDArray[np.floating], *, neighbours: int = 256
+    history_vectors: NDArray[np.floating],
+    item_vectors: NDArray[np.floating],
+    *,
+    neighbours: int = 256,
+    name: str = "texts",
 ) -> CountedPart:
     """log(1 + Σ_i max(cos(t_i, t_j), 0)³ over the items i of the history) for each item j.
 
@@ -22,6 +26,7 @@ def fit_nearest_texts(
             of the vocabulary with zeros where the platform lacks the item.
         item_vectors: ``[m, d]``, one an item that is scored, by the same encoder and :class:`~client.text.whitening.Whitening`.
         neighbours: kept for each column, counted among the m; the cube leaves little to those further away.
+        name: of the attribute; ``texts`` of all words together.
 
     Raises:
         ContractError: the vectors differ in length.
@@ -36,7 +41,7 @@ def fit_nearest_texts(
     ]
     shape = len(history_vectors), len(item_vectors)
     near = sp.csr_array(sp.vstack(blocks)) if blocks else sp.csr_array(np.zeros(shape, np.float32))
-    return CountedPart("texts", near, sp.csr_array(sp.eye_array(shape[1], dtype=np.float32)))
+    return CountedPart(name, near, sp.csr_array(sp.eye_array(shape[1], dtype=np.float32)))
 
 
 def _nearest(cosines: NDArray[np.float32], kept: int) -> sp.csr_array:

@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from client.cli.ask import wanted_items
 from client.cli.main import app
 from client.personalization.store import PlatformStore
+from client.recommend.answers import AttributeCondition
 from client.recommend.recommender import Recommender
 from client.service.server import TlsFiles, serve_recommender
 from common.deploy.tls import issue_server_certificate, make_authority
 from common.errors import ConfigError, DataError
 from simulations.engine.random_model import random_platform_model
+from tests.support.stores import described
 
 TOKEN = "of-the-applications"
 
@@ -25,7 +28,7 @@ TOKEN = "of-the-applications"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("ask")
-    PlatformStore(made / "store").commit(random_platform_model(np.random.default_rng(3)))
+    PlatformStore(made / "store").commit(described(random_platform_model(np.random.default_rng(3))))
     (made / "api.token").write_text(TOKEN + "\n")
     authority = make_authority("cinema")
     authority.write(made / "ca.pem", made / "ca.key")
@@ -50,6 +53,8 @@ def asked(*arguments: str) -> Any:
 
 QUESTIONS = {
     "recommend": ["recommend", "--user", "user-1", "-k", "4", "--scope", "all"],
+    "some items": ["recommend", "--user", "user-1", "-k", "9", "--where", "maker=maker 1", "--where", "year>=1992"],
+    "other items": ["similar", "--item", "imdb:0000003", "--where", "topics!=t1", "--where", "year<=1994"],
     "similar": ["similar", "--item", "imdb:0000003", "-k", "4", "--scope", "cross"],
     "explain": ["explain", "--user", "user-1", "--item", "imdb:0000003", "--limit", "3"],
 }
@@ -109,3 +114,29 @@ def test_a_wrong_token_is_refused(folder: Path, target: list[str], tmp_path: Pat
     options = [str(tmp_path / "token") if word.endswith("api.token") else word for word in target]
     with pytest.raises(ConfigError, match="UNAUTHENTICATED"):
         asked("recommend", "--user", "user-1", *options)
+
+
+@pytest.mark.parametrize("where", ["maker", "=x", "year>=old", "year<=nan", "Maker=x", "maker= "])
+def test_a_condition_that_says_nothing_is_refused(where: str) -> None:
+    with pytest.raises(ConfigError, match="--where"):
+        wanted_items([where])
+
+
+def test_values_of_one_attribute_are_alternatives() -> None:
+    wanted = wanted_items(["genres = Drama", "genres=War", "genres!=Noir", "year>=1990", "year<=1999.5"])
+    assert wanted.attributes == (
+        AttributeCondition("genres", any_of=("Drama", "War"), none_of=("Noir",)),
+        AttributeCondition("year", at_least=1990.0, at_most=1999.5),
+    )
+
+
+def test_people_read_what_item_and_history_have_in_common(folder: Path) -> None:
+    shown = CliRunner().invoke(
+        app, ["explain", "--store", str(folder / "store"), "--user", "user-1", "--item", "imdb:0000003"]
+    )
+    assert shown.exit_code == 0
+    why = asked("explain", "--store", str(folder / "store"), "--user", "user-1", "--item", "imdb:0000003")
+    for reason in why["reasons"]:
+        assert f"{reason['attribute']} {reason['value']} ({reason['count']} of {reason['of']})" in shown.stdout.replace(
+            "\n", " "
+        )

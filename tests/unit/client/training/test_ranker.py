@@ -193,6 +193,6 @@ def test_too_few_users_are_refused(world: World) -> None:
 
 def test_genres_are_hashed_alike_whatever_their_case_and_noise_below_nought_counts_as_nought() -> None:
     items = RankedItems.of(np.array([-3.0, 0.0, 7.0]), [("Drama",), (" drama",), ()], 16)
-    assert (items.genres[0] == items.genres[1]).all()
-    assert items.genres.sum(axis=1).tolist() == [1, 1, 0]
+    assert (items.values[0] == items.values[1]).all()
+    assert items.values.sum(axis=1).tolist() == [1, 1, 0]
     np.testing.assert_allclose(items.log_popularity, [0, 0, np.log(8)], rtol=1e-6)

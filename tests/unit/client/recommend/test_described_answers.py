@@ -1,0 +1,142 @@
+"""What is described of items filters lists, is shown in them, and says what an item and a history have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.data.described import Described
+from client.personalization.store import PlatformStore
+from client.recommend.answers import AttributeCondition, ItemFilter, Recommendation
+from client.recommend.explain import OwnValues
+from client.recommend.filters import AttributeIndex
+from client.recommend.recommender import Recommender
+from client.scoring.reranker import RankedItems
+from common.errors import ContractError
+from simulations.engine.random_model import random_platform_model
+from tests.support.stores import described, model_of
+
+MODEL = described(random_platform_model(np.random.default_rng(5)))
+RECOMMENDER = Recommender(MODEL)
+
+
+def listed(*conditions: AttributeCondition, scope: str = "all") -> list[Recommendation]:
+    wanted = ItemFilter(attributes=conditions)
+    return RECOMMENDER.recommend("user-1", 1000, scope, exclude_seen=False, wanted=wanted)  # type: ignore[arg-type]
+
+
+def by_hand(item: Recommendation, condition: AttributeCondition) -> bool:
+    told = item.attributes.get(condition.attribute, ())
+    if isinstance(told, float):
+        low, high = condition.at_least, condition.at_most
+        return (low is None or told >= low) and (high is None or told <= high)
+    if condition.at_least is not None or condition.at_most is not None:
+        return False
+    values = {value.casefold() for value in told}
+    return (not condition.any_of or bool(values & set(condition.any_of))) and not values & set(condition.none_of)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        AttributeCondition("maker", any_of=("maker 1",)),
+        AttributeCondition("maker", none_of=("maker 1", "maker 2")),
+        AttributeCondition("topics", any_of=("t0", "every"), none_of=("t1",)),
+        AttributeCondition("year", at_least=1993.0),
+        AttributeCondition("year", at_least=1992.0, at_most=1994.0),
+        AttributeCondition("maker", any_of=("nobody",)),
+    ],
+)
+def test_conditions_pass_what_they_pass_one_by_one(condition: AttributeCondition) -> None:
+    everything = listed()
+    kept = [item.key for item in everything if by_hand(item, condition)]
+    assert [item.key for item in listed(condition)] == kept
+    assert len(kept) < len(everything)
+
+
+def test_genres_are_an_attribute_like_any_other() -> None:
+    old = RECOMMENDER.recommend("user-1", 50, wanted=ItemFilter(any_genres=("drama",), no_genres=("war",)))
+    new = RECOMMENDER.recommend(
+        "user-1", 50, wanted=ItemFilter(attributes=(AttributeCondition("genres", ("DRAMA",), ("War",)),))
+    )
+    assert old == new != []
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        AttributeCondition("colour", any_of=("red",)),
+        AttributeCondition("maker", at_least=1.0),
+        AttributeCondition("year", any_of=("1990",)),
+        AttributeCondition("blurb", any_of=("On 1",)),
+        AttributeCondition("cover", at_most=3.0),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_by_name(condition: AttributeCondition) -> None:
+    with pytest.raises(ContractError, match=f"filter.attributes: '{condition.attribute}' is none of"):
+        listed(condition)
+
+
+def test_an_attribute_that_only_others_tell_can_be_asked_of_both() -> None:
+    own = MODEL.own.further.select(range(len(MODEL.own.keys)))
+    fewer = Described({"year": "number"}, {"year": own.columns["year"]})
+    recommender = Recommender(
+        type(MODEL)(**{**vars(MODEL), "own": type(MODEL.own)(**{**vars(MODEL.own), "further": fewer})})
+    )
+    wanted = ItemFilter(attributes=(AttributeCondition("maker", any_of=("maker 1",)),))
+    assert recommender.recommend("user-1", 100, "own", wanted=wanted) == []
+    assert recommender.recommend("user-1", 100, "cross", wanted=wanted) != []
+
+
+def test_reasons_are_values_that_the_history_has_more_often() -> None:
+    history = RECOMMENDER.history_of("user-1")
+    own = MODEL.own.described
+    for key in [*MODEL.own.keys[:10], *(key for key in MODEL.vocabulary.keys if key)][:30]:
+        why = RECOMMENDER.explain(history, key)
+        for reason in why.reasons:
+            having = [reason.value in values for values in own.values(reason.attribute)]
+            count = sum(having[column] for column in history.columns)
+            assert (reason.count, reason.of) == (count, len(history.columns))
+            assert count / len(history.columns) > sum(having) / len(having)
+    assert RECOMMENDER.explain(RECOMMENDER.history_from([])[0], MODEL.own.keys[3]).reasons == ()
+
+
+VALUES = st.lists(st.tuples(st.text(min_size=1, max_size=3)), min_size=1, max_size=12)
+
+
+@given(VALUES, st.data())
+def test_reasons_hold_for_any_script(values: list[tuple[str, ...]], data: st.DataObject) -> None:
+    own = Described({"maker": "category"}, {"maker": tuple(one[0] for one in values)})
+    columns = np.array(data.draw(st.lists(st.integers(0, len(values) - 1), max_size=8)), dtype=np.int32)
+    here = Counter(values[column][0].casefold() for column in columns)
+    for reason in OwnValues.of(own).in_common({"maker": values[0]}, columns):
+        assert reason.count == here[values[0][0].casefold()] > 0
+
+
+def test_a_ranker_reads_all_categories_and_genres_as_ever() -> None:
+    plain = random_platform_model(np.random.default_rng(5))
+    counts = np.ones(len(plain.own.keys))
+    of_old = RankedItems.of(counts, plain.own.genres, 64)
+    assert (RankedItems.of(counts, plain.own.described.named_values(), 64).values == of_old.values).all()
+    of_new = RankedItems.of(counts, MODEL.own.described.named_values(), 64).values
+    assert ((of_new >= of_old.values).all(), of_new.sum() > of_old.values.sum()) == (True, True)
+
+
+def test_a_store_keeps_every_kind(tmp_path: Path) -> None:
+    model = described(model_of())
+    store = PlatformStore(tmp_path)
+    store.commit(model)
+    for kept, given_as in ((store.load().own, model.own), (store.load().vocabulary, model.vocabulary)):
+        assert (kept.further.kinds, kept.further.columns) == (given_as.further.kinds, given_as.further.columns)
+
+
+def test_an_index_without_attributes_filters_by_keys_alone() -> None:
+    index = AttributeIndex(["a:1", ""], Described(), np.ones((2, 1), dtype=bool), ["here"])
+    found = index.mask(ItemFilter(key_prefixes=("a:",)))
+    assert found is not None
+    assert found.tolist() == [True, False]

@@ -83,3 +83,25 @@ def test_the_pages_are_whole_and_ask_nothing_of_others():
     for operation in OPERATIONS:
         assert operation.path in html
         assert told["paths"][operation.path]["post"]["summary"]
+
+
+def test_described_attributes_are_asked_for_and_shown_as_json() -> None:
+    told = pb.RecommendReply(
+        items=[
+            pb.ListedItem(
+                key="x:1",
+                attributes={"maker": pb.AttributeValue(values=["数"]), "year": pb.AttributeValue(number=0.0)},
+            )
+        ]
+    )
+    (item,) = http_messages.RecommendReply.model_validate(told).model_dump()["items"]
+    assert item["attributes"] == {
+        "maker": {"values": ("数",), "number": None},
+        "year": {"values": (), "number": 0.0},
+    }
+    asked = {"user_id": "u", "filter": {"attributes": [{"attribute": "year", "at_least": 1990}]}}
+    request = pb.RecommendRequest(**http_messages.RecommendRequest.model_validate_json(json.dumps(asked)).fields())
+    (condition,) = request.filter.attributes
+    assert (condition.attribute, condition.at_least, condition.HasField("at_most")) == ("year", 1990.0, False)
+    why = pb.ExplainReply(reasons=[pb.Reason(attribute="maker", value="数", count=2, of=3)])
+    assert http_messages.ExplainReply.model_validate(why).model_dump()["reasons"][0]["value"] == "数"

@@ -218,7 +218,7 @@ def backup(
     say(f"{output}: {made.files} files, compared with what is there; keep it as safe as the aggregator itself")
     if made.authority_key:
         say("the authority's private key is in it: whoever has the file can issue certificates of this federation")
-    for key, path in made.elsewhere.items():
+    for key, path in made.outside.items():
         say(f"not in it: {key}: {path} lies outside of the folder")
     for link in made.links:
         say(f"not in it: {link} is a symbolic link")
@@ -232,7 +232,7 @@ def restore_backup(
     """Unpack a backup; what was admitted, revoked or run after it was made is not in it."""
     restored = restore(source, folder)
     say(f"{restored.config}: restored as of {restored.made}; revoke again whom you have revoked since")
-    for key, path in restored.elsewhere.items():
+    for key, path in restored.outside.items():
         say(f"{key} points outside of the restored folder: {path}; change it in {restored.config.name}")
     for name in restored.cut_off:
         say(f"run {name} was going on when the backup was made; crossfed-server run --resume {name} goes on with it")

@@ -34,7 +34,7 @@ from server.features import feature_matrix
 from server.federation.checkpoint import CheckpointStore
 from server.federation.collect import make_collector
 from server.federation.exchange import Observer, PlatformExchange, SilentObserver
-from server.federation.handshake import greet
+from server.federation.handshake import ask_to_join
 from server.federation.state import RoundRecord, fresh_state, with_vocabulary
 
 _log = getLogger(__name__)
@@ -166,7 +166,7 @@ class FederatedFactorization:
         wanted = self.plan.platforms or self.plan.min_platforms
         connected = self._exchange.wait_for_nodes(wanted, deadline=self._join_deadline, tell=self._on_waiting)
         question = self._request("join", 0, {"plan": self.plan.model_dump(mode="json")})
-        replies = greet(self._exchange, question, connected, self.plan)
+        replies = ask_to_join(self._exchange, question, connected, self.plan)
         self._require_quorum(len(replies), "joined")
         return replies
 

@@ -27,8 +27,8 @@ from simulations.engine.federate import (
 from simulations.evaluation.cross_weights import tune_weights
 from simulations.evaluation.measure import (
     Block,
-    CrossGround,
-    Ruler,
+    CrossPlatformTask,
+    Evaluator,
     measure_cross,
     measure_own,
     measure_pooled,
@@ -38,7 +38,7 @@ from simulations.evaluation.measure import (
 )
 from simulations.evaluation.passports import measure_passports
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
-from simulations.evaluation.price import price_point
+from simulations.evaluation.privacy_cost import privacy_cost_at
 from simulations.origin import check_resumable, origin_of
 from simulations.output import Wait, own_folder, remove_run
 from simulations.scenarios.scenario import Scenario
@@ -139,7 +139,7 @@ def _simulate(
     if scenario.passport is not None:
         observer.on_stage("measuring what passports bring")
         models = {agent.name: agent.store.load() for agent in outcome.agents}
-        passports = measure_passports(Ruler(scenario), platforms, models)
+        passports = measure_passports(Evaluator(scenario), platforms, models)
     card = card_content(scenario.plan, {agent.name: agent.spend() for agent in agents}, audited)
     write_atomically(folder / "privacy.md", card_text(scenario.plan, card).encode(), mode=0o644)
     content: dict[str, Any] = {
@@ -169,8 +169,8 @@ def _simulate(
     _write(folder, content)
     # What is finished is on disk before it is trained again for its price.
     for epsilon in scenario.price_at if not scenario.plan.private else ():
-        observer.on_stage(f"the price of privacy: training again at ε = {epsilon:g}")
-        content["price"].append(price_point(scenario, platforms, secret, epsilon).as_dict())
+        observer.on_stage(f"privacy cost: training again at ε = {epsilon:g}")
+        content["price"].append(privacy_cost_at(scenario, platforms, secret, epsilon).as_dict())
         content["seconds"]["total"] = time.perf_counter() - started
         _write(folder, content)
     return SimulationResult(content=content, outcome=outcome, platforms=platforms)
@@ -191,7 +191,7 @@ def _measure(
     scenario: Scenario, platforms: list[SimulatedPlatform], outcome: FederationOutcome, secret: FederationSecret
 ) -> tuple[dict[str, Block], dict[str, Block]]:
     """Blocks by platform: of the federation's models, and of pooled training."""
-    ruler = Ruler(scenario)
+    evaluator = Evaluator(scenario)
     stores = {agent.name: agent.store for agent in outcome.agents}
     pool = {platform.name: PlatformMatrix.of(platform.training) for platform in platforms}
     same_rounds = None if scenario.plan.private else max(outcome.state.server_round, 1)
@@ -207,24 +207,24 @@ def _measure(
             "interactions": platform.interactions,
             "cleaning": platform.report.as_dict(),
             "verdict": _verdict(model.verdict.name, model.verdict.weight),
-            "own": measure_own(ruler, platform, model),
+            "own": measure_own(evaluator, platform, model),
             "cross": None,
         }
-        pooled[platform.name] = measure_pooled(ruler, platform, pooled_state, plan, secret)
+        pooled[platform.name] = measure_pooled(evaluator, platform, pooled_state, plan, secret)
         if scenario.plan.private:
             # Exact sums make pooled training's factors, whoever adds them up.
             measured[platform.name]["own"]["shared_without_noise"] = pooled[platform.name]
         if platform.hidden is not None:
-            ground = CrossGround.of(platform, platform.hidden, outcome.state, secret)
+            task = CrossPlatformTask.of(platform, platform.hidden, outcome.state, secret)
             ceiling, half = (
-                train_ceiling(platforms, ground, outcome.state, scenario, secret)
+                train_ceiling(platforms, task, outcome.state, scenario, secret)
                 if scenario.cross.ceiling
                 else (None, None)
             )
-            cross = measure_cross(ruler, ground, model.shared, model.cross_scorer(), ceiling, half)
+            cross = measure_cross(evaluator, task, model.shared, model.cross_scorer(), ceiling, half)
             if scenario.plan.private:
-                exact = CrossGround.of(platform, platform.hidden, pooled_state, secret)
-                cross["shared_without_noise"] = measure_shared(ruler, exact, shared_model(pooled_state, plan))
+                exact = CrossPlatformTask.of(platform, platform.hidden, pooled_state, secret)
+                cross["shared_without_noise"] = measure_shared(evaluator, exact, shared_model(pooled_state, plan))
             measured[platform.name]["cross"] = cross | {
                 "chosen": None if model.cross_verdict is None else asdict(model.cross_verdict),
                 "weights": dict(model.cross.weights),

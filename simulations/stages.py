@@ -13,7 +13,7 @@ from common.contributions.run_plan import RunPlan, read_plan
 from common.errors import ConfigError, PrivacyError, SecureSumError
 from common.privacy.secure_sum.roster import check_terms
 from simulations.engine.datasets import SimulatedPlatform
-from simulations.evaluation.price import private_plan
+from simulations.evaluation.privacy_cost import private_plan
 from simulations.scenarios.scenario import Scenario
 
 
@@ -26,8 +26,8 @@ def check_stages(scenario: Scenario) -> None:
     number = scenario.number_of_platforms
     plan = scenario.plan.model_copy(update={"platforms": number})
     _check_plan(plan, "plan")
-    for epsilon in _prices(scenario):
-        _check_plan(_priced(plan, epsilon), _price_at(epsilon))
+    for epsilon in _epsilons(scenario):
+        _check_plan(_plan_at(plan, epsilon), _key_of(epsilon))
 
 
 def check_platforms(scenario: Scenario, platforms: Sequence[SimulatedPlatform]) -> None:
@@ -40,7 +40,7 @@ def check_platforms(scenario: Scenario, platforms: Sequence[SimulatedPlatform]) 
     Raises:
         ConfigError: names the stage and the platform.
     """
-    stages = [(scenario.plan, "plan"), *((_priced(scenario.plan, e), _price_at(e)) for e in _prices(scenario))]
+    stages = [(scenario.plan, "plan"), *((_plan_at(scenario.plan, e), _key_of(e)) for e in _epsilons(scenario))]
     for plan, at in stages:
         for platform in platforms if plan.private else ():
             try:
@@ -51,19 +51,19 @@ def check_platforms(scenario: Scenario, platforms: Sequence[SimulatedPlatform]) 
                 raise ConfigError(f"{at}: platform {platform.name}: {_own_keys(error)}") from error
 
 
-def _prices(scenario: Scenario) -> tuple[float, ...]:
+def _epsilons(scenario: Scenario) -> tuple[float, ...]:
     return () if scenario.plan.private else scenario.price_at
 
 
-def _price_at(epsilon: float) -> str:
+def _key_of(epsilon: float) -> str:
     return f"price_at: at ε = {epsilon:g}"
 
 
-def _priced(plan: FederationPlan, epsilon: float) -> FederationPlan:
+def _plan_at(plan: FederationPlan, epsilon: float) -> FederationPlan:
     try:
         return private_plan(plan, epsilon)
     except (PrivacyError, ValidationError) as error:
-        raise ConfigError(f"{_price_at(epsilon)}: {_own_keys(error)}; leave price_at out, or mend it") from error
+        raise ConfigError(f"{_key_of(epsilon)}: {_own_keys(error)}; leave price_at out, or mend it") from error
 
 
 def _check_plan(plan: FederationPlan, at: str) -> None:

@@ -65,7 +65,7 @@ class SumScorer:
 
 @dataclass(frozen=True, eq=False)
 class CrossScorer:
-    """z(shared) + β·log(popularity elsewhere): scores of items that the platform itself does not have.
+    """z(shared) + β·log(foreign popularity): scores of items that the platform itself does not have.
 
     Attributes:
         shared: the federation's model over the m items.
@@ -108,4 +108,4 @@ def cross_oracle(model: PlatformModel, beta: float | None = None) -> Scorer:
             parts.append((kept[name], weight))
     blend = SumScorer(parts, model.foreign)
     beta = model.cross.beta if beta is None else beta
-    return blend if beta is None else CrossScorer(blend, model.elsewhere, beta, candidates=model.foreign)
+    return blend if beta is None else CrossScorer(blend, model.foreign_popularity, beta, candidates=model.foreign)

@@ -178,7 +178,7 @@ def backup(
     """Copy the platform's folder into one verified file; also while the platform runs."""
     made = back_up(config, output)
     say(f"{output}: {made.files} files, compared with what is there; keep it as safe as the platform itself")
-    for key, path in made.elsewhere.items():
+    for key, path in made.outside.items():
         say(f"not in it: {key}: {path} lies outside of the folder")
     for link in made.links:
         say(f"not in it: {link} is a symbolic link")
@@ -191,16 +191,16 @@ def restore_backup(
 ) -> None:
     """Unpack a backup; privacy spent after it was made is not known here, so restore the newest."""
     restored = restore(source, folder)
-    elsewhere = {key: str(path) for key, path in restored.elsewhere.items()}
+    elsewhere = {key: str(path) for key, path in restored.outside.items()}
     if as_json:
         content = {"config": str(restored.config), "made": restored.made, "elsewhere": elsewhere}
-        say_json(restored.books | content | {"notes": restored.notes})
+        say_json(restored.ledger | content | {"notes": restored.notes})
         return
     say(f"{restored.config}: restored" + (f" as of {restored.made}" if restored.made else ""))
     for note in restored.notes:
         say(f"note: {note}")
-    books = restored.books
-    say(f"books: {books['ledger_entries']} entries; counted as spent besides: μ = {books.get('lost_mu', 0):.4g}")
+    ledger = restored.ledger
+    say(f"ledger: {ledger['ledger_entries']} entries; counted as spent besides: μ = {ledger.get('lost_mu', 0):.4g}")
     for key, text in elsewhere.items():
         there = "there" if Path(text).exists() else "NOT there"
         say(f"{key} points outside of the restored folder: {text} ({there}); change it in {restored.config.name}")

@@ -26,8 +26,8 @@ from client.privacy.report import (
     platform_card,
     privacy_dict,
     privacy_report,
-    restore_books,
-    verify_books,
+    restore_logs,
+    verify_logs,
     verify_table,
 )
 from common.config.loader import load_yaml_model
@@ -55,9 +55,9 @@ app = typer.Typer(
 )
 egress = typer.Typer(no_args_is_help=True, help="What has left this platform: log, verify, show.")
 app.add_typer(egress, name="egress")
-books = typer.Typer(help="The privacy budget: what was spent, and what is left.")
-app.add_typer(books, name="privacy")
-add_officer_commands(books)
+budget = typer.Typer(help="The privacy budget: what was spent, and what is left.")
+app.add_typer(budget, name="privacy")
+add_officer_commands(budget)
 app.add_typer(passport, name="passport")
 app.add_typer(person, name="person")
 app.add_typer(items, name="items")
@@ -95,7 +95,7 @@ def export(
         say(str(path))
 
 
-@books.callback(invoke_without_command=True)
+@budget.callback(invoke_without_command=True)
 def privacy(
     context: typer.Context,
     home: Annotated[
@@ -120,7 +120,7 @@ def privacy(
         raise ConfigError(
             "--home: name the platform's private folder, which holds ledger.db; or --config platform.yaml"
         )
-    checked = verify_books(folder) if verify else {}
+    checked = verify_logs(folder) if verify else {}
     if as_json:
         say_json(privacy_dict(folder, plan) | checked)
         return
@@ -129,13 +129,13 @@ def privacy(
         PlainConsole().print(verify_table(checked))
 
 
-@books.command("verify")
+@budget.command("verify")
 def privacy_verify(home: Home) -> None:
     """Check every entry of ledger and journal, the chains and the kept heads; the first bad entry is named."""
-    PlainConsole().print(verify_table(verify_books(home)))
+    PlainConsole().print(verify_table(verify_logs(home)))
 
 
-@books.command("close")
+@budget.command("close")
 def privacy_close(
     run_id: Annotated[str, typer.Argument(help="As crossfed-client privacy lists it.")], home: Home
 ) -> None:
@@ -144,7 +144,7 @@ def privacy_close(
     say(f"{run_id} is closed")
 
 
-@books.command("card")
+@budget.command("card")
 def privacy_card(
     config: Annotated[Path, typer.Option("--config", "-c", help="platform.yaml", dir_okay=False, exists=True)],
 ) -> None:
@@ -155,7 +155,7 @@ def privacy_card(
     say(platform_card(load_yaml_model(config, PlatformConfig)))
 
 
-@books.command("restore")
+@budget.command("restore")
 def privacy_restore(
     home: Home,
     epsilon: Annotated[
@@ -165,7 +165,7 @@ def privacy_restore(
 ) -> None:
     """Go on with an old copy of ledger and journal, or with none: all that the kept heads say was spent counts as spent."""
     policy = None if epsilon is None else BudgetPolicy(epsilon=epsilon, delta=delta)
-    PlainConsole().print(verify_table(restore_books(home, policy)))
+    PlainConsole().print(verify_table(restore_logs(home, policy)))
     if restored_passports(home, time.time):
         say(f"Passports: {RESTORED_NOTE}.")
 
@@ -182,7 +182,7 @@ def egress_log(home: Home, as_json: AsJson = False) -> None:
 @egress.command("verify")
 def egress_verify(home: Home) -> None:
     """Check journal and ledger against each other; the first bad entry is named."""
-    PlainConsole().print(verify_table(verify_books(home)))
+    PlainConsole().print(verify_table(verify_logs(home)))
 
 
 @egress.command("show")

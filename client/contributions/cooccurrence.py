@@ -1,4 +1,4 @@
-"""A platform's part in the linear road: how many of its users have each two of its shared items."""
+"""Counts how many of a platform's users have each two of its shared items, for the item-item model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from client.contributions.contributor import Contributor, PlatformContext
 from client.contributions.membership import Membership
 from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
-from common.config.ease import LinearConfig
+from common.config.ease import EaseConfig
 from common.contributions.cooccurrence import COOCCURRENCE, CooccurrenceMechanism, packed_products
-from common.contributions.cooccurrence_kind import linear_config
+from common.contributions.cooccurrence_kind import ease_config
 from common.contributions.factors import PlainMechanism
 from common.contributions.kind import ContributionKind
 from common.contributions.run_plan import RunPlan
@@ -19,7 +19,7 @@ from common.privacy.contribution import PrivatizedContribution
 from common.wire.exchange import AgentRequest
 
 
-class LinearContributor:
+class CooccurrenceMaker:
     """Makes the one contribution of kind ``cooccurrence``: Σ_u x_u x_uᵀ over the kept items.
 
     Values count as presence: x_ui is the user's weight on every item of the history.
@@ -32,7 +32,7 @@ class LinearContributor:
 
     def __init__(
         self,
-        config: LinearConfig,
+        config: EaseConfig,
         data: TrainingData,
         mechanism: CooccurrenceMechanism | None = None,
     ) -> None:
@@ -95,12 +95,12 @@ class CooccurrenceContributor(Contributor):
 
     def __init__(self, kind: ContributionKind, context: PlatformContext) -> None:
         super().__init__(kind, context)
-        plan, config = context.plan, linear_config(context.plan)
-        mechanism = CooccurrenceMechanism(RunPlan.of(plan).linear_noise(), config) if plan.private else None
-        self._linear = LinearContributor(config, context.data, mechanism)
+        plan, config = context.plan, ease_config(context.plan)
+        mechanism = CooccurrenceMechanism(RunPlan.of(plan).item_item_noise(), config) if plan.private else None
+        self._linear = CooccurrenceMaker(config, context.data, mechanism)
 
     def check_size(self, n_items: int, of: str) -> None:
-        linear_config(self.context.plan).check_size(n_items, private=self.context.plan.private, of=of)
+        ease_config(self.context.plan).check_size(n_items, private=self.context.plan.private, of=of)
 
     def make(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         member = membership.platforms.index(self.context.platform), len(membership.platforms)

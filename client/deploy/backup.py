@@ -1,7 +1,7 @@
 """A platform's private folder in one file, and back: configuration, keys, pins, registration, books, models, feedback.
 
 A restored ledger is old news, and privacy that was spent since does not come back, so restoring goes through
-:func:`~client.privacy.report.restore_books`, which counts what is missing as spent. The state of a secure sum is in no
+:func:`~client.privacy.report.restore_logs`, which counts what is missing as spent. The state of a secure sum is in no
 backup: put back, it could be asked for a second survivor list.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from client.keys import KeyFolder, registration_of
 from client.passport.book_file import LEFT_OUT_OF_BACKUPS, PASSPORTS_FILE, RESTORED_NOTE, restored_passports
-from client.privacy.report import restore_books
+from client.privacy.report import restore_logs
 from client.privacy.secure_sum.state import forget_secure_sums, is_secure_state
 from client.text.cache import CACHE_FOLDER
 from common.backup.listing import Listing, list_folder, outside
@@ -40,12 +40,12 @@ class BackUp:
 
     Attributes:
         files: how many.
-        elsewhere: configured paths that lie outside of the folder and are not in it, by key.
+        outside: configured paths that lie outside of the folder and are not in it, by key.
         links: symbolic links, which are not in it either.
     """
 
     files: int
-    elsewhere: dict[str, Path]
+    outside: dict[str, Path]
     links: tuple[Path, ...] = ()
 
 
@@ -56,15 +56,15 @@ class Restored:
     Attributes:
         config: the restored configuration.
         made: when the backup was made; empty where it does not say.
-        books: what the books say (:func:`~client.privacy.report.restore_books`).
-        elsewhere: configured paths that point outside of the restored folder, by key.
+        ledger: what ledger and journal say (:func:`~client.privacy.report.restore_logs`).
+        outside: configured paths that point outside of the restored folder, by key.
         notes: what the operator should know.
     """
 
     config: Path
     made: str
-    books: dict[str, Any]
-    elsewhere: dict[str, Path]
+    ledger: dict[str, Any]
+    outside: dict[str, Path]
     notes: list[str] = field(default_factory=list)
 
 
@@ -125,10 +125,10 @@ def restore(source: Path, folder: Path) -> Restored:
         notes.append(RESTORED_NOTE)
     if _renew_registration(config, config_path):
         notes.append(f"{config.name}.registration.json was not in it and is made again from the keys")
-    books: dict[str, Any] = {"ledger_entries": 0}
+    ledger: dict[str, Any] = {"ledger_entries": 0}
     if (config.state / "ledger.db").exists():
-        books = restore_books(config.state, budget_policy(config.plan, config.budget))
-    return Restored(config_path, made, books, dict(outside(config, folder)), notes)
+        ledger = restore_logs(config.state, budget_policy(config.plan, config.budget))
+    return Restored(config_path, made, ledger, dict(outside(config, folder)), notes)
 
 
 def _lies_in(place: Path, folder: Path) -> bool:

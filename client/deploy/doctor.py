@@ -12,7 +12,7 @@ from client.personalization.model_builder import read_outcome
 from client.personalization.store import PlatformStore
 from client.privacy.declared_users import check_declared_users, declaration_problem
 from client.privacy.ledger import LEDGER_FILE
-from client.privacy.report import privacy_dict, verify_books
+from client.privacy.report import privacy_dict, verify_logs
 from client.training.factory import make_kernels, make_row_kernels
 from common.config.loader import load_yaml_model
 from common.deploy.app_bundle import installed_app_digest
@@ -72,7 +72,7 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
     yield _separation(config)
     yield _data(config)
     yield from check_text_encoder(config)
-    yield _books(config)
+    yield _logs(config)
     yield _budget(config)
     yield from check_store(PlatformStore(config.state / "store"))
     yield check_build(config.state / "store")
@@ -137,11 +137,11 @@ def check_text_encoder(config: PlatformConfig) -> Iterator[Finding]:
         yield Finding("ok", "text encoder", f"{encoder.name}, weights {encoder.digest[:16]}…, as the plan says")
 
 
-def _books(config: PlatformConfig) -> Finding:
+def _logs(config: PlatformConfig) -> Finding:
     if not (config.state / LEDGER_FILE).exists():
         return Finding("ok", "ledger and journal", "none yet; the first run makes them")
     try:
-        checked = verify_books(config.state)
+        checked = verify_logs(config.state)
     except CrossfedError as error:
         return Finding("wrong", "ledger and journal", str(error))
     return Finding(

@@ -35,14 +35,14 @@ class Learned:
     Attributes:
         bridges: one for each basis from which passports came, by its digest.
         serials: of the passports that it was learned from: of one that is revoked, nothing of it may be used.
-        beside_bridge, beside_popularity: weights of tastes and factor, by kind; one that too few brought is not there.
+        weights_with_bridge, weights_with_popularity: weights of tastes and factor, by kind; none of what too few brought.
         balance: b.
     """
 
     bridges: Mapping[bytes, FittedBridge] = field(default_factory=dict)
     serials: frozenset[str] = frozenset()
-    beside_bridge: Mapping[str, float] = field(default_factory=dict)
-    beside_popularity: Mapping[str, float] = field(default_factory=dict)
+    weights_with_bridge: Mapping[str, float] = field(default_factory=dict)
+    weights_with_popularity: Mapping[str, float] = field(default_factory=dict)
     balance: float = BALANCE
 
 
@@ -83,13 +83,13 @@ class PassportUse:
                 serials.add(item.receipt.serial)
         bridges, unseen = self._bridges_of(holders, seed)
         bridged = [(holder, scores) for holder, scores in unseen if scores is not self._popularity]
-        beside_bridge, with_bridge = self._weights(bridged)
-        beside_popularity, with_popularity = self._weights([(holder, self._popularity) for holder, _ in unseen])
+        weights_with_bridge, with_bridge = self._weights(bridged)
+        weights_with_popularity, with_popularity = self._weights([(holder, self._popularity) for holder, _ in unseen])
         judged, scores = (bridged, with_bridge) if len(bridged) >= FEWEST else (unseen, with_popularity)
         people = [self._known(holder.row, mine) for (holder, _), mine in zip(judged, scores, strict=True)]
         balance = chosen_balance(people, [_standard(each) for each in scores], self._own)
         with self._lock:
-            self._learned = Learned(bridges, frozenset(serials), beside_bridge, beside_popularity, balance)
+            self._learned = Learned(bridges, frozenset(serials), weights_with_bridge, weights_with_popularity, balance)
         return self._learned
 
     def forget(self) -> None:
@@ -116,7 +116,7 @@ class PassportUse:
         bridged = None if fitted is None else self._bridged(fitted.bridge, contents)
         scores = self._popularity if bridged is None else bridged
         used = bridged is not None
-        weights = learned.beside_popularity if bridged is None else learned.beside_bridge
+        weights = learned.weights_with_popularity if bridged is None else learned.weights_with_bridge
         for kind, mine in (("tastes", self._tastes(contents)), ("factor", self._factor(contents))):
             # Without holders each is weighed beside popularity, which is in the bridge, too.
             weight = 0.0 if mine is None else weights.get(kind, self._without_holders(kind) if bridged is None else 0.0)

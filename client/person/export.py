@@ -19,7 +19,7 @@ from client.towers.stored import USER_ROWS
 from common.deploy.roles import PlatformConfig
 
 FORMAT = "crossfed person export 1"
-_ELSEWHERE = (
+_NOT_HERE = (
     "Nothing of one person leaves this platform: sums over all users do, within the plan's privacy. Scores and factors are "
     "computed when they are asked for and are not kept. Ledger and journal hold no id."
 )
@@ -50,7 +50,7 @@ def export_person(config: PlatformConfig, user: str) -> Json:
         "recorded_feedback": _feedback(places, user),
         "models": _models(places, user),
         "passports": _passports(places, user),
-        "elsewhere": _ELSEWHERE,
+        "elsewhere": _NOT_HERE,
     }
 
 

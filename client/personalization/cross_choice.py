@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from client.data.training import TrainingData
 from client.personalization.item_cold import choose_blend
 from client.personalization.leave_out import without_own
-from client.personalization.other_catalogues import Elsewhere
+from client.personalization.other_catalogues import OtherCatalogues
 from client.personalization.platform_model import CrossVerdict
 from client.scoring.blend import Blend
-from client.scoring.ease import LinearPart
+from client.scoring.ease import EasePart
 from client.scoring.factors import FactorModel
 from common.config.platform import PersonalizationConfig, shipped_weights
 
@@ -24,19 +24,19 @@ class CrossChoice:
 
     Attributes:
         config: weights that are set there are not weighed.
-        elsewhere: the vocabulary as seen from the platform.
+        catalogues: the vocabulary as seen from the platform.
         shared: the federation's factors.
         towers: whether there is a deep model.
-        linear: weights of the linear road, or None.
+        linear: weights of the item-item model, or None.
         without_own: float32 ``[m, row]``: parameters, those of own items as the others' users alone have made them; None where
             that has to be reckoned at home.
     """
 
     config: PersonalizationConfig
-    elsewhere: Elsewhere
+    catalogues: OtherCatalogues
     shared: FactorModel
     towers: bool = False
-    linear: LinearPart | None = None
+    linear: EasePart | None = None
     without_own: NDArray[np.float32] | None = None
 
     def of(self, data: TrainingData, rng: np.random.Generator) -> tuple[Blend, CrossVerdict | None]:
@@ -45,7 +45,7 @@ class CrossChoice:
         fixed = config.beta is not None or config.attribute_weight is not None or not config.attributes
         if fixed or self.shared.config.feedback != "implicit":
             return self.configured(data), None
-        parts = self.elsewhere.parts(data)
+        parts = self.catalogues.parts(data)
         known = without_own(self.shared, parts) if self.without_own is None else self.without_own
         if known is None:
             return self.configured(data), None
@@ -57,10 +57,10 @@ class CrossChoice:
 
     def configured(self, data: TrainingData) -> Blend:
         """With the shipped weights, or those that are set."""
-        beta, attribute_weight = shipped_weights(self.config, private=self.elsewhere.private)
+        beta, attribute_weight = shipped_weights(self.config, private=self.catalogues.private)
         blend = self._with_federated(Blend(weights={"shared": 1.0}, beta=beta), 1.0)
         if attribute_weight > 0:
-            blend = blend.with_part(self.elsewhere.attributes(data), attribute_weight)
+            blend = blend.with_part(self.catalogues.attributes(data), attribute_weight)
         return blend
 
     def _with_federated(self, blend: Blend, share: float) -> Blend:

@@ -37,8 +37,8 @@ class CrossParts:
         histories: n × m; training interactions.
         own: int: positions of the platform's shared items, rising.
         others: bool ``[m]``: whether another platform shares the item.
-        counts_elsewhere: float64 ``[m]``: users of the other platforms who have each item; may be noisy.
-        users_elsewhere: float64 ``[m]``: users of the platforms that have the item, the own one left out. Where an item cannot
+        foreign_counts: float64 ``[m]``: users of the other platforms who have each item; may be noisy.
+        foreign_users: float64 ``[m]``: users of the platforms that have the item, the own one left out. Where an item cannot
             be had it is not disliked: popularity is a rate among those who could.
         described: the m items.
         private: whether the counts are noisy.
@@ -47,16 +47,16 @@ class CrossParts:
     histories: UserItemMatrix
     own: NDArray[np.integer]
     others: NDArray[np.bool_]
-    counts_elsewhere: NDArray[np.float64]
-    users_elsewhere: NDArray[np.float64]
+    foreign_counts: NDArray[np.float64]
+    foreign_users: NDArray[np.float64]
     described: DescribedItems
     private: bool
 
     @cached_property
     def log_rate(self) -> NDArray[np.float64]:
         """float64 ``[m]``: log of the share of the others' users who have the item."""
-        counts = np.maximum(self.counts_elsewhere, 0.0) + 0.5
-        rate = np.where(self.users_elsewhere > 0, counts / np.maximum(self.users_elsewhere, 1.0), 0.0)
+        counts = np.maximum(self.foreign_counts, 0.0) + 0.5
+        rate = np.where(self.foreign_users > 0, counts / np.maximum(self.foreign_users, 1.0), 0.0)
         logarithms: NDArray[np.float64] = np.log(np.maximum(rate, _LEAST_RATE))
         return logarithms
 
@@ -70,7 +70,7 @@ class CrossParts:
         return [fit_nearest_texts(vectors, vectors, name=name) for name, vectors in self.described.near.items()]
 
     def popularity(self) -> PriorPart:
-        """The rate elsewhere."""
+        """The rate on the other platforms."""
         return PriorPart("popularity", self.log_rate.astype(np.float32))
 
     def fitted(self, readable: NDArray[np.integer], histories: UserItemMatrix, shared: FactorModel) -> list[Part]:

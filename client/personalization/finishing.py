@@ -20,7 +20,7 @@ from client.personalization.model_builder import BuildOutcome, Finish, ModelBuil
 from client.personalization.personalize import FederationView, Personalizer
 from client.personalization.platform_model import PlatformModel
 from client.privacy.outbox import Outbox
-from client.scoring.ease import LinearPart
+from client.scoring.ease import EasePart
 from client.scoring.factors import FactorModel
 from client.towers.stored import TowerModel
 from common.config.federation import FederationPlan
@@ -70,7 +70,7 @@ class Finisher:
         """
         value_mean_of(request)
         user_counts_of(request, len(membership.platforms))
-        _linear_weights(self._plan, request, membership)
+        _ease_part(self._plan, request, membership)
         self._builder.keep(Finish(request, membership.platforms, vocabulary), self._plan)
         self._outbox.close(request.run_id, finish=digest_of(request))
         self._begin(request, lambda: membership)
@@ -123,9 +123,9 @@ def _view(
             config=plan.serving,
             value_mean=value_mean_of(request),
         ),
-        elsewhere=request.arrays["item_counts"],
+        foreign_popularity=request.arrays["item_counts"],
         towers=towers,
-        linear=_linear_weights(plan, request, membership),
+        linear=_ease_part(plan, request, membership),
         user_counts=user_counts_of(request, len(membership.platforms)),
         without_own=_without_own(request, membership),
     )
@@ -141,9 +141,9 @@ def _without_own(request: AgentRequest, membership: Membership) -> NDArray[np.fl
     return parameters
 
 
-def _linear_weights(plan: FederationPlan, request: AgentRequest, membership: Membership) -> LinearPart | None:
+def _ease_part(plan: FederationPlan, request: AgentRequest, membership: Membership) -> EasePart | None:
     if plan.linear is None:
         return None
-    return LinearPart.received(
+    return EasePart.received(
         request.arrays, membership.shared_positions, membership.own_positions, len(membership.owners)
     )

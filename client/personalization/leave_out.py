@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from client.personalization.cross_parts import CrossParts
 
 _PRIOR_USERS = 20.0
-"""How many average users stand beside an item's own in the estimate of what its users elsewhere are like."""
+"""How many average users stand beside an item's own in the estimate of what its users on other platforms are like."""
 
 
 _MOST_UNLIKE = 3.0
@@ -39,8 +39,8 @@ def without_own(shared: FactorModel, data: CrossParts) -> NDArray[np.float32] | 
     users = trainer.solve_users(catalogue, shared.item_parameters[data.own])
     own = trainer.item_statistics(matrix, users)
     gram, n_own = own.user_gram, matrix.item_counts().astype(np.float64)
-    n_others = np.maximum(data.counts_elsewhere[common], 0.0)
-    users_others = data.users_elsewhere[common]
+    n_others = np.maximum(data.foreign_counts[common], 0.0)
+    users_others = data.foreign_users[common]
     everything = unpack_symmetric(own.gram_packed.sum(axis=0)[None], row)[0] / max(n_own.sum(), 1.0)
     alpha = config.unobserved_weight
     ridge = _ridge(shared, n_own + n_others, matrix.n_users + users_others)

@@ -17,7 +17,7 @@ from client.scoring.demand import expected_demand, public_columns
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Elsewhere:
+class OtherCatalogues:
     """The vocabulary as seen from one platform.
 
     Attributes:
@@ -47,19 +47,19 @@ class Elsewhere:
     def parts(self, data: TrainingData) -> CrossParts:
         """What scorers of the others' items are fitted on; of training interactions alone."""
         histories = on_vocabulary(data.train, self.own_positions, len(self.owners))
-        counts = np.maximum(self._counts_elsewhere(data), 0.0)
+        counts = np.maximum(self._foreign_counts(data), 0.0)
         shared = np.sort(self.own_positions[self.own_positions >= 0])
         return CrossParts(
             histories=histories,
             own=shared,
             others=self.others,
-            counts_elsewhere=counts,
-            users_elsewhere=self._users_elsewhere(counts, histories),
+            foreign_counts=counts,
+            foreign_users=self._foreign_users(counts, histories),
             described=DescribedItems.of(self.cards, data.items.descriptions, self.own_positions, self.texts),
             private=self.private,
         )
 
-    def _users_elsewhere(self, counts: NDArray[np.float64], histories: UserItemMatrix) -> NDArray[np.float64]:
+    def _foreign_users(self, counts: NDArray[np.float64], histories: UserItemMatrix) -> NDArray[np.float64]:
         if self.user_counts is None:
             return users_of_owners(self.owners, counts, histories)
         return np.asarray(self.owners @ np.array(self.user_counts), dtype=np.float64)
@@ -71,7 +71,7 @@ class Elsewhere:
         columns = data.shared_columns
         return expected_demand(
             data.train.item_counts()[columns],
-            self._counts_elsewhere(data),
+            self._foreign_counts(data),
             self.own_positions[columns],
             self.cards.titles,
             self.cards.genres,
@@ -83,12 +83,12 @@ class Elsewhere:
         common = own[self.others[own]]
         features = public_columns(self.cards.titles, self.cards.genres, common)
         if not self.private:
-            there = np.log1p(np.maximum(self._counts_elsewhere(data), 0.0))
+            there = np.log1p(np.maximum(self._foreign_counts(data), 0.0))
             features = np.column_stack([there, there**2, features])
         histories = on_vocabulary(data.train, self.own_positions, len(self.others))
         return fit_attribute_transfer(histories, common, features)
 
-    def _counts_elsewhere(self, data: TrainingData) -> NDArray[np.float64]:
+    def _foreign_counts(self, data: TrainingData) -> NDArray[np.float64]:
         columns = data.shared_columns
         counts = self.item_counts.copy()
         counts[self.own_positions[columns]] -= data.train.item_counts()[columns]

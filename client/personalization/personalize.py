@@ -13,10 +13,10 @@ from client.data.training import TrainingData
 from client.personalization.cross_choice import CrossChoice
 from client.personalization.described import TextVectors
 from client.personalization.model_selection import Candidate, ValidationUsers, choose_verdict
-from client.personalization.other_catalogues import Elsewhere
+from client.personalization.other_catalogues import OtherCatalogues
 from client.personalization.own_models import OwnModels, TunedModel
 from client.personalization.platform_model import OWN_MODELS, OwnVerdict, PlatformModel
-from client.scoring.ease import LinearPart
+from client.scoring.ease import EasePart
 from client.scoring.factors import FactorModel
 from client.scoring.reranker import RankedItems
 from client.towers.stored import TowerModel
@@ -44,9 +44,9 @@ class FederationView:
     owners: NDArray[np.bool_]
     own_positions: NDArray[np.int32]
     shared: FactorModel
-    elsewhere: NDArray[np.float64]
+    foreign_popularity: NDArray[np.float64]
     towers: TowerModel | None = None
-    linear: LinearPart | None = None
+    linear: EasePart | None = None
     user_counts: tuple[float, ...] | None = None
     without_own: NDArray[np.float32] | None = None
 
@@ -90,10 +90,10 @@ class Personalizer:
         local = self._own.local()
         possible = self._config.anchored and (view.own_positions >= 0).any()
         anchored = self._own.anchored(view.shared, view.own_positions) if possible else None
-        elsewhere = self._elsewhere(view)
+        others = self._other_catalogues(view)
         choice = CrossChoice(
             config=self._config,
-            elsewhere=elsewhere,
+            catalogues=others,
             shared=view.shared,
             towers=view.towers is not None,
             linear=view.linear,
@@ -110,7 +110,7 @@ class Personalizer:
             vocabulary=view.vocabulary,
             owners=view.owners,
             shared=view.shared,
-            elsewhere=elsewhere.demand(self._data),
+            foreign_popularity=others.demand(self._data),
             own=describe(self._data),
             own_positions=view.own_positions,
             local=local.model,
@@ -126,13 +126,13 @@ class Personalizer:
             model = self._with_ranker(model)
         return replace(model, verdict=self._judge(model, local, anchored))
 
-    def _elsewhere(self, view: FederationView) -> Elsewhere:
+    def _other_catalogues(self, view: FederationView) -> OtherCatalogues:
         others = [column for column, name in enumerate(view.platforms) if name != self._platform]
-        return Elsewhere(
+        return OtherCatalogues(
             own_positions=view.own_positions,
             owners=view.owners[:, others],
             cards=view.cards,
-            item_counts=view.elsewhere,
+            item_counts=view.foreign_popularity,
             user_counts=None if view.user_counts is None else tuple(view.user_counts[column] for column in others),
             private=view.private,
             texts=self._texts,

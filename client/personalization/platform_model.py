@@ -77,7 +77,7 @@ class PlatformModel:
         vocabulary: the m items of the federation.
         owners: bool ``[m, P]``: who shares which item.
         shared: the federation's factors, over the vocabulary.
-        elsewhere: float64 ``[m]``: popularity of each item that this platform does not have: users of others who have it
+        foreign_popularity: float64 ``[m]``: of each item that this platform does not have: users of others who have it
             (noisy, under privacy), corrected for what is popular here (:mod:`client.scoring.demand`) without privacy.
         own: the platform's m_own items.
         own_positions: int32 ``[m_own]``: each one's place in the vocabulary, −1 where nobody shares it.
@@ -98,7 +98,7 @@ class PlatformModel:
     vocabulary: ItemDescriptions
     owners: NDArray[np.bool_]
     shared: FactorModel
-    elsewhere: NDArray[np.float64]
+    foreign_popularity: NDArray[np.float64]
     own: ItemDescriptions
     own_positions: NDArray[np.int32]
     local: FactorModel
@@ -190,7 +190,7 @@ class PlatformModel:
     ) -> LinearScope:
         kept = {part.name: part for part in blend.parts}
         parts = [(kept.get(name) or self._vocabulary_part(name)).at(positions) for name in blend.weights]
-        popularity = None if blend.beta is None else log_popularity(self.elsewhere[positions])
+        popularity = None if blend.beta is None else log_popularity(self.foreign_popularity[positions])
         return LinearScope(parts, tuple(blend.weights.values()), popularity, blend.beta or 0.0, columns)
 
     def _vocabulary_part(self, name: str) -> Part:

@@ -31,7 +31,7 @@ from client.data.reading.exclusions import ExclusionBook
 from client.personalization.platform_model import CrossVerdict, OwnVerdict, PlatformModel
 from client.scoring.attributes import AttributePart
 from client.scoring.blend import Blend
-from client.scoring.ease import LinearPart
+from client.scoring.ease import EasePart
 from client.scoring.factors import FactorModel
 from client.scoring.part import stored_part
 from client.scoring.reranker import Ranker
@@ -310,7 +310,7 @@ def _write(folder: Path, model: PlatformModel) -> None:
     }
     arrays: dict[str, NDArray[Any]] = {
         "owners": model.owners,
-        "elsewhere": model.elsewhere,
+        "elsewhere": model.foreign_popularity,
         "own_positions": model.own_positions,
         "indptr": model.histories.indptr,
         "indices": model.histories.indices,
@@ -346,7 +346,7 @@ def _model_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Plat
         vocabulary=_descriptions(manifest["vocabulary"]),
         owners=arrays["owners"],
         shared=models["shared"],
-        elsewhere=arrays["elsewhere"],
+        foreign_popularity=arrays["elsewhere"],
         own=_descriptions(manifest["own"]),
         own_positions=arrays["own_positions"],
         local=models["local"],
@@ -415,7 +415,7 @@ def _older_blend(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> B
         blend = blend.with_part(tastes, manifest["attribute_weight"])
     if "linear_weights" in arrays and manifest.get("linear_weight", 0.0) > 0:
         scored = np.arange(len(arrays["owners"]))
-        linear = LinearPart(arrays["linear_inputs"], arrays["linear_targets"], arrays["linear_weights"], scored)
+        linear = EasePart(arrays["linear_inputs"], arrays["linear_targets"], arrays["linear_weights"], scored)
         blend = blend.with_part(linear, manifest["linear_weight"])
     return blend
 

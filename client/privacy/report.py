@@ -51,7 +51,7 @@ def privacy_report(directory: Path, plan: FederationPlan | None = None) -> Rende
     return Group(*parts)
 
 
-def verify_books(
+def verify_logs(
     directory: Path,
     *,
     ledger_witnesses: Sequence[HeadWitness] = (),
@@ -76,7 +76,7 @@ def verify_books(
 
 
 def verify_table(checked: Mapping[str, Any]) -> RenderableType:
-    """``privacy verify`` for people: what :func:`verify_books` has found sound."""
+    """``privacy verify`` for people: what :func:`verify_logs` has found sound."""
     title = "Verified: every entry is as it was written, and both logs lead on from their kept heads"
     table = PlainTable("log", "entries", "newest entry", "its MAC", title=title, lined=True)
     head = checked["head"]
@@ -87,7 +87,7 @@ def verify_table(checked: Mapping[str, Any]) -> RenderableType:
     return table
 
 
-def restore_books(
+def restore_logs(
     directory: Path,
     policy: BudgetPolicy | None = None,
     *,
@@ -96,7 +96,7 @@ def restore_books(
 ) -> dict[str, Any]:
     """``privacy restore``: go on with old copies of ledger and journal; lost entries count as spent.
 
-    What the heads in the model store say was spent counts too, as in :func:`verify_books`. Runs of before do not go on, so
+    What the heads in the model store say was spent counts too, as in :func:`verify_logs`. Runs of before do not go on, so
     that the place in their secure sums is given up. The lifetime budget is ``policy``,
     or else the one that the old ledger has recorded.
 
@@ -107,7 +107,7 @@ def restore_books(
     forget_secure_sums(directory)
     ledger = BudgetLedger.restore(directory, policy, witnesses=[*kept[:1], *ledger_witnesses])
     EgressJournal.restore(directory, ledger, witnesses=[*kept[1:], *journal_witnesses])
-    checked = verify_books(directory, ledger_witnesses=ledger_witnesses, journal_witnesses=journal_witnesses)
+    checked = verify_logs(directory, ledger_witnesses=ledger_witnesses, journal_witnesses=journal_witnesses)
     return {**checked, "lost_mu": ledger.spend().lost_mu}
 
 

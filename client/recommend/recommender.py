@@ -47,14 +47,14 @@ class History:
     Attributes:
         columns: int32 ``[n]``: own items, oldest first, unique.
         values: float32 ``[n]``: weights or ratings.
-        elsewhere: int32 ``[e]``: rows of the cross scope; they are not recommended again, and move no factor.
+        foreign: int32 ``[e]``: rows of the cross scope; they are not recommended again, and move no factor.
         user: row of the model's user that it belongs to; None: of nobody that the model knows.
         newest: time of the newest entry; NaN where there is none or its time means nothing.
     """
 
     columns: NDArray[np.int32]
     values: NDArray[np.float32]
-    elsewhere: NDArray[np.int32]
+    foreign: NDArray[np.int32]
     user: int | None = None
     newest: float = math.nan
 
@@ -212,7 +212,7 @@ class Recommender:
         mixing = self._mixing_for(prepared) if scope == "all" and len(self.cross.linear) else Mixing()
         for name, items, seen in (
             ("own", self.own, prepared.history.columns),
-            ("cross", self.cross, prepared.history.elsewhere),
+            ("cross", self.cross, prepared.history.foreign),
         ):
             if scope in (name, "all") and len(items.linear):
                 barred, only = bars.of(name)
@@ -220,7 +220,7 @@ class Recommender:
                 excluded = together(seen if exclude_seen else None, barred)
                 if name == "own" and prepared.brought is not None:
                     share = prepared.brought.share(len(seen))
-                    found = items.best_beside(
+                    found = items.best_with(
                         prepared.query(name), prepared.brought.scores, share, k, excluded=excluded, allowed=allowed
                     )
                 else:
@@ -295,7 +295,7 @@ class Recommender:
             reasons=self._own_values.in_common(_values_of(scope, row), history.columns),
         )
 
-    def explain_beside(self, history: History, brought: Brought, key: str, *, limit: int | None = None) -> Explanation:
+    def explain_with(self, history: History, brought: Brought, key: str, *, limit: int | None = None) -> Explanation:
         """The same where the person brought something: every part of the own score has its weight, and so has what was brought.
 
         Raises:
@@ -353,9 +353,9 @@ class Recommender:
         values = np.concatenate([histories.values[known], weights])
         times = np.concatenate([histories.times[known], np.array([event.time for _, event in own], dtype=np.int64)])
         kept = rules.counted(columns, values, times, earlier=len(histories.indices[known]))
-        elsewhere = {self.cross.rows[event.item_key] for event in events if event.item_key in self.cross.rows}
+        foreign = {self.cross.rows[event.item_key] for event in events if event.item_key in self.cross.rows}
         newest_at = float(times[kept[-1]]) if len(kept) else math.nan
-        return History(columns[kept], values[kept], np.array(sorted(elsewhere), dtype=np.int32), newest=newest_at)
+        return History(columns[kept], values[kept], np.array(sorted(foreign), dtype=np.int32), newest=newest_at)
 
 
 def _most_alike(

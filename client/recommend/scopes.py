@@ -74,7 +74,7 @@ class ItemScope:
             rows, scores = best_of(self.popularity.copy(), k, excluded=excluded, allowed=allowed)
         return list(zip(rows.tolist(), scores.tolist(), strict=True))
 
-    def best_beside(
+    def best_with(
         self,
         query: Query,
         brought: NDArray[np.float32],
@@ -137,7 +137,7 @@ def cross_scope(model: PlatformModel, *, approximate_above: int) -> ItemScope:
         items=model.vocabulary.select(positions),
         owners=model.owners[positions],
         platforms=model.platforms,
-        popularity=_standardised(log_popularity(model.elsewhere[positions])),
+        popularity=_standardised(log_popularity(model.foreign_popularity[positions])),
         index=make_index(linear.items, approximate_above=approximate_above),
     )
 
@@ -167,8 +167,8 @@ def mixings(model: PlatformModel, own: ItemScope, cross: ItemScope) -> tuple[Mix
         return Mixing(), Mixing()
     common = model.cross_scope(positions[columns])
     known = calibrated(model.histories, own.linear, cross.linear, common, columns)
-    scale = log_popularity(model.elsewhere[foreign])
-    popular = (log_popularity(model.elsewhere[positions[columns]]) - scale.mean()) / max(
+    scale = log_popularity(model.foreign_popularity[foreign])
+    popular = (log_popularity(model.foreign_popularity[positions[columns]]) - scale.mean()) / max(
         scale.std(), np.finfo(np.float64).tiny
     )
     return known, calibrated_popularity(model.histories, own.popularity, popular, columns)

@@ -1,7 +1,7 @@
 """Places items that a platform lacks among its own tastes, by what is publicly known of them.
 
 The platform's own users show along which tastes items differ here. Where an item stands on them can be learned, on the
-items in common with others, from public attributes and popularity elsewhere, and then told of items that only others have
+items in common with others, from public attributes and foreign popularity, and then told of items that only others have
 (a mapping between domains as in Man et al. 2017, "Cross-domain recommendation: an embedding and mapping approach", with
 ridge regression from attributes in place of a network). Only public values go in besides own data; nothing leaves.
 """
@@ -90,7 +90,7 @@ def fit_attribute_transfer(
         histories: n × m, in columns of the vocabulary; own users alone.
         common: int ``[c]``; positions of items that this platform and others have.
         features: float64 ``[m, f]``; public, from the same source for common and foreign items
-            (:func:`client.scoring.demand.public_columns`, and the popularity elsewhere).
+            (:func:`client.scoring.demand.public_columns`, and the foreign popularity).
         dimension: r, the number of tastes; fewer where the data has fewer.
         regularization: λ, in units of items, for features of deviation 1.
     """

@@ -13,7 +13,7 @@ from common.errors import ConfigError
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Blend:
-    """z(Σ w·z(part)) + β·log popularity elsewhere, over the vocabulary; without popularity where β is None.
+    """z(Σ w·z(part)) + β·log foreign popularity, over the vocabulary; without popularity where β is None.
 
     Attributes:
         weights: w by name, in the order in which parts are put together. ``shared`` and ``towers`` are models that serve

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 _YEAR = re.compile(r"\(((?:1[5-9]|20)\d\d)\)\s*$")
 _YEARS_PER_KNOT = 7.0
 _RIDGE = 10.0
-"""In units of items: with far fewer common items the estimate is popularity elsewhere, with far more it is learned."""
+"""In units of items: with far fewer common items the estimate is foreign popularity, with far more it is learned."""
 
 
 def expected_demand(
     here: NDArray[np.number],
-    elsewhere: NDArray[np.number],
+    foreign_popularity: NDArray[np.number],
     common: NDArray[np.integer],
     titles: Sequence[str],
     genres: Sequence[Sequence[str]],
@@ -30,16 +30,16 @@ def expected_demand(
 ) -> NDArray[np.float64]:
     """Expected number of own users, plus one, who would have each item.
 
-    Ridge regression of log(1 + here) − log(1 + elsewhere) on the logarithm of the popularity elsewhere, genres and
-    years (piecewise linear), fitted on the common items that somebody elsewhere has. Without any of these the
-    expectation is 1 + elsewhere.
+    Ridge regression of log(1 + here) − log(1 + foreign popularity) on the logarithm of the foreign popularity, genres and
+    years (piecewise linear), fitted on the common items that somebody on another platform has. Without any of these the
+    expectation is 1 + foreign popularity.
 
     An item must be described by the same hand whether it is common or foreign: genres of two catalogues differ in name and
     in number, and what is learned from one's does not hold for the other's.
 
     Args:
         here: ``[c]``; own users who have each common item.
-        elsewhere: ``[m]``; users of the other platforms who have each item; may be noisy.
+        foreign_popularity: ``[m]``; users of the other platforms who have each item; may be noisy.
         common: int ``[c]``; positions of the common items among the m.
         titles: m of them; empty where nobody told.
         genres: m of them.
@@ -48,8 +48,8 @@ def expected_demand(
     Returns:
         float64 ``[m]``, at least 1.
     """
-    there = np.log1p(np.maximum(elsewhere.astype(np.float64), 0.0))
-    known = elsewhere[common] > 0
+    there = np.log1p(np.maximum(foreign_popularity.astype(np.float64), 0.0))
+    known = foreign_popularity[common] > 0
     if not known.any():
         return np.exp(there)
     rows = common[known]

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from client.scoring.part import Arrays as PartArrays
 from client.scoring.part import Carried, Part, UserHistory, stored
-from common.contributions.cooccurrence_kind import LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS
+from common.contributions.cooccurrence_kind import EASE_INPUTS, EASE_TARGETS, EASE_WEIGHTS
 from common.errors import ContractError
 from common.wire.exchange import Arrays
 
 
 @stored("linear")
 @dataclass(frozen=True, eq=False)
-class LinearPart(Part):
+class EasePart(Part):
     """Σ_i B_ij over the items i of a user's history: how many like this user have j, where j can be had.
 
     A history's length scales all scores of a user alike, so it is not weighted here. An item without weights scores 0:
@@ -47,7 +47,7 @@ class LinearPart(Part):
     @classmethod
     def received(
         cls, arrays: Arrays, shared_positions: NDArray[np.int32], own_positions: NDArray[np.int32], n_items: int
-    ) -> LinearPart | None:
+    ) -> EasePart | None:
         """What the aggregator sent with the finish; None where nothing points to any item.
 
         Args:
@@ -61,16 +61,16 @@ class LinearPart(Part):
         Raises:
             ContractError: the weights do not lead from shared items to items that this platform does not share.
         """
-        inputs, targets = arrays[LINEAR_INPUTS], arrays[LINEAR_TARGETS]
-        for name, positions in ((LINEAR_INPUTS, inputs), (LINEAR_TARGETS, targets)):
+        inputs, targets = arrays[EASE_INPUTS], arrays[EASE_TARGETS]
+        for name, positions in ((EASE_INPUTS, inputs), (EASE_TARGETS, targets)):
             if (np.diff(positions) <= 0).any() or (len(positions) and not 0 <= positions[0] <= positions[-1] < n_items):
                 raise ContractError(f"{name}: must be positions in the vocabulary, rising")
         if not np.isin(inputs, shared_positions).all() or np.isin(targets, shared_positions).any():
-            raise ContractError(f"{LINEAR_WEIGHTS}: must lead from items that this platform shares to others")
+            raise ContractError(f"{EASE_WEIGHTS}: must lead from items that this platform shares to others")
         foreign = ~np.isin(targets, own_positions)
         if not (len(inputs) and foreign.any()):
             return None
-        weights = np.ascontiguousarray(arrays[LINEAR_WEIGHTS][:, foreign])
+        weights = np.ascontiguousarray(arrays[EASE_WEIGHTS][:, foreign])
         return cls(inputs, targets[foreign], weights, np.arange(n_items))
 
     @cached_property
@@ -82,7 +82,7 @@ class LinearPart(Part):
         items[known] = self.weights[:, place[known]].T
         return items
 
-    def at(self, rows: NDArray[np.integer]) -> LinearPart:
+    def at(self, rows: NDArray[np.integer]) -> EasePart:
         """The same over the items ``rows`` alone."""
         return replace(self, scored=self.scored[rows])
 
@@ -108,7 +108,7 @@ class LinearPart(Part):
         return {"inputs": self.inputs, "targets": self.targets, "weights": self.weights, "scored": self.scored}
 
     @classmethod
-    def of_arrays(cls, name: str, arrays: PartArrays) -> LinearPart:
+    def of_arrays(cls, name: str, arrays: PartArrays) -> EasePart:
         """Take back :meth:`arrays`."""
         inputs, targets, weights, scored = (arrays[key] for key in ("inputs", "targets", "weights", "scored"))
         return cls(inputs, targets, weights, scored, name)

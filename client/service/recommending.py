@@ -147,7 +147,7 @@ class RecommenderService:
         if prepared.brought is None:
             explanation = recommender.explain(prepared.history, key, limit=limit)
         else:
-            explanation = recommender.explain_beside(prepared.history, prepared.brought, key, limit=limit)
+            explanation = recommender.explain_with(prepared.history, prepared.brought, key, limit=limit)
         return explained(explanation, snapshot)
 
     def record_feedback(self, request: pb.RecordFeedbackRequest) -> pb.RecordFeedbackReply:

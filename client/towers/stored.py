@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from client.towers.two_tower import TwoTower
 
 _PART, _ENCODER, _SCALE = "item_part_", "encoder_", "scale_"
-_KEPT_BESIDE = (_PART, _ENCODER, _SCALE)
+_KEPT_WITH = (_PART, _ENCODER, _SCALE)
 USER_ROWS = "users_"
 """Begins the names of variables that have a row for each user."""
 
@@ -94,7 +94,7 @@ class TowerModel:
     @property
     def variables(self) -> dict[str, NDArray[np.float32]]:
         """The variables alone, by name."""
-        return {name: value for name, value in self.values.items() if not name.startswith(_KEPT_BESIDE)}
+        return {name: value for name, value in self.values.items() if not name.startswith(_KEPT_WITH)}
 
     @property
     def folded(self) -> TowerConfig:
@@ -104,19 +104,19 @@ class TowerModel:
     @property
     def encoder_values(self) -> dict[str, NDArray[np.float32]]:
         """The encoders' variables, by name."""
-        return self._beside(_ENCODER)
+        return self._of_prefix(_ENCODER)
 
     @property
     def scales(self) -> dict[str, NDArray[np.float32]]:
         """float32 ``[2]`` by attribute: mean and deviation of a number."""
-        return self._beside(_SCALE)
+        return self._of_prefix(_SCALE)
 
     @property
     def item_parts(self) -> dict[str, NDArray[np.float32]]:
         """float32 ``[items, d]`` by attribute: its share of each item's vector; the rest is the item's own row."""
-        return self._beside(_PART)
+        return self._of_prefix(_PART)
 
-    def _beside(self, prefix: str) -> dict[str, NDArray[np.float32]]:
+    def _of_prefix(self, prefix: str) -> dict[str, NDArray[np.float32]]:
         return {name.removeprefix(prefix): value for name, value in self.values.items() if name.startswith(prefix)}
 
     @cached_property

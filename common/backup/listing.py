@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from common.errors import StoreError
 
-_BESIDE_DATABASE: Final = ("-wal", "-shm", "-journal")
+_DATABASE_COMPANIONS: Final = ("-wal", "-shm", "-journal")
 # What write_atomically, the store and the ledger call a file that is not finished.
 _UNFINISHED: Final = re.compile(r"\..+\.([a-z0-9_]{8}|unfinished|part)")
 
@@ -87,5 +87,5 @@ def _passing(path: Path) -> bool:
     if _UNFINISHED.fullmatch(path.name) or path.name.endswith(".lock"):
         return True
     return any(
-        path.name.endswith(end) and path.with_name(path.name.removesuffix(end)).exists() for end in _BESIDE_DATABASE
+        path.name.endswith(end) and path.with_name(path.name.removesuffix(end)).exists() for end in _DATABASE_COMPANIONS
     )

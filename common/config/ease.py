@@ -1,4 +1,4 @@
-"""The linear road between platforms: ridge regression from shared items to the items that a platform lacks."""
+"""The item-item model between platforms: ridge regression from shared items to the items that a platform lacks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from common.config.base import FrozenModel
 from common.errors import ConfigError
 
 
-class LinearPrivacy(FrozenModel):
+class EasePrivacy(FrozenModel):
     """How the item-item statistics are released under user-level privacy; one release a run."""
 
     share: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -25,7 +25,7 @@ class LinearPrivacy(FrozenModel):
     """λ under privacy, where histories have norm c and the noise has a spectrum of its own."""
 
 
-class LinearConfig(FrozenModel):
+class EaseConfig(FrozenModel):
     """EASE^R (Steck 2019, "Embarrassingly shallow autoencoders") restricted to the columns that two platforms share.
 
     Statistics are k(k + 1)/2 numbers for k items and the solve takes k³/3 multiplications, so k is limited.
@@ -41,7 +41,7 @@ class LinearConfig(FrozenModel):
     kept_items: Annotated[int, Field(ge=1)] | None = None
     """Only so many items, the first by released count in each group of owners; all unless given.
     ``mode: none`` only."""
-    privacy: LinearPrivacy = LinearPrivacy()
+    privacy: EasePrivacy = EasePrivacy()
     """The release of the statistics under ``mode: user``."""
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from common.config.attributes import AgreedAttributes
 from common.config.base import FrozenModel
-from common.config.ease import LinearConfig
+from common.config.ease import EaseConfig
 from common.config.model import FactorizationConfig
 from common.config.privacy import PrivacyConfig, TunedSetting, tuned_setting
 from common.config.text import TextConfig
@@ -38,8 +38,8 @@ class FederationPlan(FrozenModel):
     """Seeds the initial item factors, nothing private."""
     model: FactorizationConfig = FactorizationConfig()
     """The factorisation; under privacy ``training`` says what is trained in its place."""
-    linear: LinearConfig | None = None
-    """The linear road between platforms: item-item statistics, gathered once after the counts; null: none."""
+    linear: EaseConfig | None = None
+    """The item-item model between platforms: item-item statistics, gathered once after the counts; null: none."""
     towers: TowerConfig | None = None
     """The deep two-tower model, trained after the factorisation over the same items; null: none."""
     attributes: AgreedAttributes = AgreedAttributes()

@@ -54,7 +54,7 @@ class PersonalizationConfig(FrozenModel):
     constant (:func:`shipped_weights`) where too little is in common with others to weigh scorers on own items. What is set
     here is used instead of such weights."""
     linear_weight: Annotated[float, Field(ge=0)] = 0.25
-    """κ: weight of the linear road's standardised scores beside the shared factors' in cross-platform scores. Beside the
+    """κ: weight of the item-item model's standardised scores beside the shared factors' in cross-platform scores. Beside the
     shipped α and β, on the tuning slices, it costs 1.8 % of Recall between separate catalogues (``movies``) and brings 1.2 %
     between parts of one data set (``quickstart``); 1 would cost 7.1 % and bring 2.2 %."""
     beta: Annotated[float, Field(ge=0)] | None = None

@@ -1,4 +1,4 @@
-"""Item-item statistics of a platform's users for the linear road: weigh, quantise, sum, add noise.
+"""Item-item statistics of a platform's users for the item-item model: weigh, quantise, sum, add noise.
 
 Neighbouring data sets differ by one user's whole history on one platform, added or removed.
 
@@ -26,7 +26,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from common.config.ease import LinearConfig
+from common.config.ease import EaseConfig
 from common.errors import PrivacyError
 from common.linalg import packed_size
 from common.privacy.contribution import PrivatizedContribution, Release
@@ -45,7 +45,7 @@ _NOISE_BLOCK = 1 << 20
 _LARGEST_SUM_BITS = 62
 
 
-def cooccurrence_noise(config: LinearConfig, *, mu: float, shares: int = 1, masked: bool = False) -> GaussianNoise:
+def cooccurrence_noise(config: EaseConfig, *, mu: float, shares: int = 1, masked: bool = False) -> GaussianNoise:
     """The noise of the statistics, released once in a run.
 
     Args:
@@ -59,7 +59,7 @@ def cooccurrence_noise(config: LinearConfig, *, mu: float, shares: int = 1, mask
     return GaussianNoise(sensitivity=sensitivity, noise_multiplier=multiplier, shares=shares, masked=masked)
 
 
-def _sensitivity(config: LinearConfig, *, masked: bool) -> float:
+def _sensitivity(config: EaseConfig, *, masked: bool) -> float:
     return config.privacy.history_norm**2 * (math.hypot(1, _USER_WEIGHT) if masked else 1.0)
 
 
@@ -74,7 +74,7 @@ def masked_size(n_items: int, platforms: int) -> int:
     return packed_size(n_items) + platforms
 
 
-def users_from(steps: NDArray[np.int64], config: LinearConfig, grid_step: float) -> NDArray[np.float64]:
+def users_from(steps: NDArray[np.int64], config: EaseConfig, grid_step: float) -> NDArray[np.float64]:
     """float64 ``[P]``: how many users each platform has, from the sum of masked contributions; at least 1, noisy."""
     unit = _USER_WEIGHT * config.privacy.history_norm**2
     return np.maximum(steps.astype(np.float64) * (grid_step / unit), 1.0)
@@ -133,7 +133,7 @@ class CooccurrenceMechanism:
     """
 
     noise: GaussianNoise
-    config: LinearConfig
+    config: EaseConfig
     source: NoiseSource = field(default_factory=SystemNoise)
 
     def __post_init__(self) -> None:

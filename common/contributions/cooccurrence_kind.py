@@ -1,4 +1,4 @@
-"""Which items go together, as a kind of contribution: gathered once, after the counts, where the plan has a linear road."""
+"""Item-item statistics as a kind of contribution: gathered once, after the counts, where the plan has an item-item model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from common.config.ease import LinearConfig
+from common.config.ease import EaseConfig
 from common.contributions.cooccurrence import COOCCURRENCE, USERS, check_bits, masked_size
 from common.contributions.factor_kinds import ITEM_COUNTS
 from common.contributions.kind import LARGEST_VALUE, ContributionKind, Owners
@@ -24,14 +24,14 @@ from common.wire.exchange import AgentRequest, Arrays
 if TYPE_CHECKING:
     from common.config.federation import FederationPlan
 
-LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS = "linear_inputs", "linear_targets", "linear_weights"
+EASE_INPUTS, EASE_TARGETS, EASE_WEIGHTS = "linear_inputs", "linear_targets", "linear_weights"
 _PAIRS = "pairs"
 
 
-def linear_config(plan: FederationPlan) -> LinearConfig:
-    """The plan's linear road. Raises: ContractError where it has none."""
+def ease_config(plan: FederationPlan) -> EaseConfig:
+    """The plan's item-item model. Raises: ContractError where it has none."""
     if plan.linear is None:
-        raise ContractError("this federation has no linear road")
+        raise ContractError("this federation has no item-item model")
     return plan.linear
 
 
@@ -43,7 +43,7 @@ class CooccurrenceKind(ContributionKind):
     released = (COOCCURRENCE,)
     client_half = "client.contributions.cooccurrence:CooccurrenceContributor"
     server_half = "server.aggregation.cooccurrence:CooccurrencePhase"
-    own_sizes: ClassVar[Mapping[str, str]] = {LINEAR_INPUTS: LINEAR_INPUTS, LINEAR_TARGETS: LINEAR_TARGETS}
+    own_sizes: ClassVar[Mapping[str, str]] = {EASE_INPUTS: EASE_INPUTS, EASE_TARGETS: EASE_TARGETS}
     card_key = "linear"
 
     def takes_part(self, plan: FederationPlan) -> bool:
@@ -63,9 +63,9 @@ class CooccurrenceKind(ContributionKind):
 
     def final(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
         return (
-            ArraySpec(LINEAR_INPUTS, "int64", (LINEAR_INPUTS,)),  # positions in the vocabulary, as the next
-            ArraySpec(LINEAR_TARGETS, "int64", (LINEAR_TARGETS,)),
-            ArraySpec(LINEAR_WEIGHTS, "float32", (LINEAR_INPUTS, LINEAR_TARGETS), max_abs=LARGEST_VALUE),
+            ArraySpec(EASE_INPUTS, "int64", (EASE_INPUTS,)),  # positions in the vocabulary, as the next
+            ArraySpec(EASE_TARGETS, "int64", (EASE_TARGETS,)),
+            ArraySpec(EASE_WEIGHTS, "float32", (EASE_INPUTS, EASE_TARGETS), max_abs=LARGEST_VALUE),
         )
 
     def sizes(
@@ -83,31 +83,31 @@ class CooccurrenceKind(ContributionKind):
     ) -> None:
         # Half of the regression's own ridge: sums of such statistics are then positive definite with it.
         ownership = owners()
-        ridge = linear_config(plan).regularization / (2 * ownership.shape[1])
+        ridge = ease_config(plan).regularization / (2 * ownership.shape[1])
         check_sums_of_products(arrays[COOCCURRENCE], _own_items(plan, request, ownership, positions), ridge)
 
     def noisy_releases(self, plan: FederationPlan, server_round: int) -> tuple[Release, ...]:
-        multiplier = RunPlan.of(plan).linear_noise().noise_multiplier
+        multiplier = RunPlan.of(plan).item_item_noise().noise_multiplier
         return (Release(kind=COOCCURRENCE, mechanism="gaussian", noise_multiplier=multiplier),)
 
     def share(self, plan: FederationPlan) -> float:
-        return linear_config(plan).privacy.share
+        return ease_config(plan).privacy.share
 
     def check_plan(self, plan: FederationPlan) -> None:
-        check_bits(RunPlan.of(plan).linear_noise(), plan.privacy.user_bound)
+        check_bits(RunPlan.of(plan).item_item_noise(), plan.privacy.user_bound)
 
     def noises(self, plan: FederationPlan, server_round: int) -> tuple[GaussianNoise, ...]:
-        return (RunPlan.of(plan).linear_noise(),)
+        return (RunPlan.of(plan).item_item_noise(),)
 
     def masked_length(self, plan: FederationPlan, n_items: int) -> int:
-        return masked_size(linear_config(plan).private_items(n_items), plan.platforms or 0)
+        return masked_size(ease_config(plan).private_items(n_items), plan.platforms or 0)
 
     def split(self, plan: FederationPlan, total: NDArray[np.int64], n_items: int) -> Arrays:
         pairs = len(total) - (plan.platforms or 0)
         return {COOCCURRENCE: total[:pairs], USERS: total[pairs:]}
 
     def facts(self, plan: FederationPlan) -> dict[str, Any]:
-        noise, config = RunPlan.of(plan).linear_noise(), linear_config(plan)
+        noise, config = RunPlan.of(plan).item_item_noise(), ease_config(plan)
         return {
             "share": config.privacy.share,
             "kept_items": config.privacy.kept_items,
@@ -132,7 +132,7 @@ def _own_items(
     plan: FederationPlan, request: AgentRequest, owners: NDArray[np.bool_], positions: NDArray[np.integer]
 ) -> int:
     """K: of how many items a platform was asked which go together."""
-    kept = linear_config(plan).columns(request.arrays["item_counts"], owners, private=plan.private)
+    kept = ease_config(plan).columns(request.arrays["item_counts"], owners, private=plan.private)
     return int(np.isin(kept, positions).sum())
 
 

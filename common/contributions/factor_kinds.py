@@ -115,9 +115,9 @@ class StatisticsKind(ContributionKind):
     def noisy(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
         vectors = ArraySpec("item_vectors", "int64", ("catalogue", "row"))
         grams = ArraySpec("item_grams", "int64", ("catalogue", "packed"))
-        return (vectors, *self.beside_masked(plan), *((grams,) if self._with_grams(plan) else ()))
+        return (vectors, *self.unmasked_specs(plan), *((grams,) if self._with_grams(plan) else ()))
 
-    def beside_masked(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
+    def unmasked_specs(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
         return (ArraySpec("user_gram", "int64", ("packed",)),)
 
     def final(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:

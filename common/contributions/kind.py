@@ -92,7 +92,7 @@ class ContributionKind(ABC):
     def noisy(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
         """The arrays of one platform's contribution with all of its noise: int64 numbers of grid steps."""
 
-    def beside_masked(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
+    def unmasked_specs(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
         """What leaves unmasked, with all of its noise, beside the masked vector."""
         return ()
 
@@ -106,7 +106,7 @@ class ContributionKind(ABC):
             return self.exact(plan)
         if not plan.secure_sum:
             return self.noisy(plan)
-        return (ArraySpec(MASKED, "uint8", ("masked_bytes",)), *self.beside_masked(plan))
+        return (ArraySpec(MASKED, "uint8", ("masked_bytes",)), *self.unmasked_specs(plan))
 
     def sizes(
         self, plan: FederationPlan, request: AgentRequest, owners: Owners, positions: NDArray[np.integer]

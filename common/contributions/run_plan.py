@@ -57,11 +57,11 @@ class RunPlan:
             raise PrivacyError("plan.platforms: under privacy the number of platforms must be set")
         return _calibrated(plan, plan.platforms, 1 - sum(kind.share(plan) for kind in kinds_of(plan)))
 
-    def linear_noise(self) -> GaussianNoise:
+    def item_item_noise(self) -> GaussianNoise:
         """The noise of the item-item statistics; of μ² they take ``linear.privacy.share``.
 
         Raises:
-            PrivacyError: no linear road or no number of platforms, or nobody's noise would protect the sum.
+            PrivacyError: no item-item model or no number of platforms, or nobody's noise would protect the sum.
         """
         plan = self.plan
         if plan.linear is None or plan.platforms is None:

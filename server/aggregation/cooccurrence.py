@@ -1,4 +1,4 @@
-"""The linear road at the aggregator: platforms' item-item statistics in, every platform's weights out.
+"""The item-item model at the aggregator: platforms' item-item statistics in, every platform's weights out.
 
 Where each platform's statistics are seen by themselves, exact or with all of their noise, the weights for an item are
 learned on the platforms that have it (:mod:`server.aggregation.ease`). Of masked statistics only the total is seen:
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from common.config.federation import FederationPlan
 from common.contributions.cooccurrence import COOCCURRENCE, USERS, users_from
-from common.contributions.cooccurrence_kind import LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS, linear_config
+from common.contributions.cooccurrence_kind import EASE_INPUTS, EASE_TARGETS, EASE_WEIGHTS, ease_config
 from common.contributions.run_plan import RunPlan
 from common.linalg import pack_symmetric
 from common.wire.exchange import Arrays
@@ -36,7 +36,7 @@ class CooccurrencePhase(Phase):
     record = "linear"
 
     def check_vocabulary(self, n_items: int) -> None:
-        linear_config(self.plan).check_size(n_items, private=self.plan.private)
+        ease_config(self.plan).check_size(n_items, private=self.plan.private)
 
     def due(self, state: FederationState, present: Collection[str]) -> bool:
         return state.linear is None
@@ -45,17 +45,17 @@ class CooccurrencePhase(Phase):
         return Question(server_round=0, arrays={"item_counts": state.item_counts})
 
     def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Step:
-        weights, platforms = aggregate_linear(self.plan, state, contributions)
+        weights, platforms = aggregate_cooccurrence(self.plan, state, contributions)
         return Step(state=replace(state, linear=weights), platforms=platforms)
 
     def did(self, question: Question) -> str:
         return "sent their item-item statistics"
 
     def final_for(self, state: FederationState, platform: str) -> Arrays:
-        return {} if state.linear is None else linear_answer(state.linear[platform])
+        return {} if state.linear is None else ease_answer(state.linear[platform])
 
 
-def aggregate_linear(
+def aggregate_cooccurrence(
     plan: FederationPlan, state: FederationState, contributions: Iterable[Contribution]
 ) -> tuple[dict[str, TransferWeights], tuple[str, ...]]:
     """Each platform's weights by name, and who contributed. A platform that did not gets weights all the same.
@@ -63,7 +63,7 @@ def aggregate_linear(
     Raises:
         ConfigError: for want of regularisation a system is not positive definite.
     """
-    config = linear_config(plan)
+    config = ease_config(plan)
     statistics: dict[str, ItemStatistics] = {}
     platforms: set[str] = set()
     for part in contributions:
@@ -75,26 +75,26 @@ def aggregate_linear(
     return weights, tuple(sorted(platforms))
 
 
-def linear_answer(weights: TransferWeights) -> Arrays:
+def ease_answer(weights: TransferWeights) -> Arrays:
     """The arrays that a platform gets with the finish."""
-    return {LINEAR_INPUTS: weights.inputs, LINEAR_TARGETS: weights.targets, LINEAR_WEIGHTS: weights.weights}
+    return {EASE_INPUTS: weights.inputs, EASE_TARGETS: weights.targets, EASE_WEIGHTS: weights.weights}
 
 
 def _statistics(plan: FederationPlan, state: FederationState, part: Contribution) -> dict[str, ItemStatistics]:
     """What a contribution says of each platform's users."""
-    config = linear_config(plan)
+    config = ease_config(plan)
     ownership = state.vocabulary.ownership()
     kept = config.columns(state.item_counts, ownership, private=plan.private)
     packed = part.arrays[COOCCURRENCE]
     if USERS in part.arrays:
-        noise = RunPlan.of(plan).linear_noise()
+        noise = RunPlan.of(plan).item_item_noise()
         total = ItemStatistics.released(kept, packed, noise.grid_step)
         users = users_from(part.arrays[USERS], config, noise.grid_step)
         return apportioned(total, ownership[kept], dict(zip(sorted(state.vocabulary.owners), users, strict=True)))
     (name,) = part.platforms
     columns = kept[np.isin(kept, part.positions)]
     if plan.private:
-        return {name: ItemStatistics.released(columns, packed, RunPlan.of(plan).linear_noise().grid_step)}
+        return {name: ItemStatistics.released(columns, packed, RunPlan.of(plan).item_item_noise().grid_step)}
     return {name: ItemStatistics(columns, packed)}
 
 

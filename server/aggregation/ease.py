@@ -1,4 +1,4 @@
-"""Solves the linear road: from every platform's item-item sums to one platform's weights for the items it lacks.
+"""Solves the item-item model: from every platform's item-item sums to one platform's weights for the items it lacks.
 
 For a receiver q and a target item j that q lacks, ridge regression of "has j" on the items of q, over the users of the
 platforms that have j:
@@ -23,7 +23,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from common.config.ease import LinearConfig
+from common.config.ease import EaseConfig
 from common.errors import ConfigError, ContractError
 from common.linalg import packed_size
 from server.federation.state import TransferWeights
@@ -83,7 +83,7 @@ def transfer_weights(
     statistics: Mapping[str, ItemStatistics],
     owners: Mapping[str, NDArray[np.integer]],
     receiver: str,
-    config: LinearConfig,
+    config: EaseConfig,
 ) -> TransferWeights:
     """B for ``receiver`` from what the other platforms released; its own statistics are not looked at.
 
@@ -120,7 +120,7 @@ def transfer_weights(
 
 
 def _solve(
-    parts: list[ItemStatistics], inputs: NDArray[np.int64], targets: NDArray[np.int64], config: LinearConfig
+    parts: list[ItemStatistics], inputs: NDArray[np.int64], targets: NDArray[np.int64], config: EaseConfig
 ) -> NDArray[np.float64]:
     """Float64 ``[s, t]``: (Σ G[S, S] + λI)⁻¹ Σ G[S, T] over ``parts``."""
     system = np.sum([part.block(inputs, inputs) for part in parts], axis=0)

@@ -30,13 +30,13 @@ class BackUp:
 
     Attributes:
         files: how many.
-        elsewhere: configured paths outside of the folder, which are not in it, by key.
+        outside: configured paths outside of the folder, which are not in it, by key.
         links: symbolic links, which are not in it either.
         authority_key: whether the authority's private key is in it.
     """
 
     files: int
-    elsewhere: dict[str, Path]
+    outside: dict[str, Path]
     links: tuple[Path, ...]
     authority_key: bool
 
@@ -48,13 +48,13 @@ class Restored:
     Attributes:
         config: the restored configuration.
         made: when the backup was made.
-        elsewhere: configured paths that point outside of the restored folder, by key.
+        outside: configured paths that point outside of the restored folder, by key.
         cut_off: names of the runs that were going on then, and that nobody resumes unasked.
     """
 
     config: Path
     made: str
-    elsewhere: dict[str, Path]
+    outside: dict[str, Path]
     cut_off: list[str]
 
 

@@ -22,7 +22,7 @@ from server.federation.state import FederationState, RoundRecord, TransferWeight
 _log = getLogger(__name__)
 _FORMAT = 1
 _TOWERS, _SLOTS, _RESULT = "towers_", "slots_", "result/"
-_LINEAR_FILE = "linear.npz"
+_EASE_FILE = "linear.npz"
 """Kept beside the rounds and not in each: it can be hundreds of megabytes, and stays as it is."""
 
 
@@ -76,7 +76,7 @@ class CheckpointStore:
         }
         if state.linear is not None and state.linear is not self._linear:
             # Before the round that names it.
-            write_atomically(self.folder / _LINEAR_FILE, archive(_linear_arrays(state.run_id, state.linear)))
+            write_atomically(self.folder / _EASE_FILE, archive(_ease_arrays(state.run_id, state.linear)))
             self._linear = state.linear
         path = self.folder / f"round-{state.server_round + state.tower_round:06d}.npz"
         write_atomically(path, archive(arrays))
@@ -102,7 +102,7 @@ class CheckpointStore:
                 first = first or error
                 continue
             if with_linear:
-                state = replace(state, linear=self._load_linear(state.run_id))
+                state = replace(state, linear=self._load_ease(state.run_id))
             _check_plan(path, plan, started_with)
             return state
         if first is not None:
@@ -125,10 +125,10 @@ class CheckpointStore:
             raise StoreError(f"{files[-1]}: cannot be read; move it away to resume from the round before") from error
         return origin
 
-    def _load_linear(self, run_id: str) -> Mapping[str, TransferWeights]:
-        path = self.folder / _LINEAR_FILE
+    def _load_ease(self, run_id: str) -> Mapping[str, TransferWeights]:
+        path = self.folder / _EASE_FILE
         try:
-            self._linear = _linear_of(read_archive(path), run_id)
+            self._linear = _ease_of(read_archive(path), run_id)
         except (StoreError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path}: cannot be read; restore it from a backup, or start a new run") from error
         return self._linear
@@ -178,7 +178,7 @@ def _plan_and_state(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> 
     return read_plan(header["plan"]), state
 
 
-def _linear_arrays(run_id: str, linear: Mapping[str, TransferWeights]) -> dict[str, NDArray[Any]]:
+def _ease_arrays(run_id: str, linear: Mapping[str, TransferWeights]) -> dict[str, NDArray[Any]]:
     header = json.dumps({"run_id": run_id, "platforms": list(linear)}).encode()
     arrays: dict[str, NDArray[Any]] = {"header": np.frombuffer(header, dtype=np.uint8)}
     for index, part in enumerate(linear.values()):
@@ -186,10 +186,10 @@ def _linear_arrays(run_id: str, linear: Mapping[str, TransferWeights]) -> dict[s
     return arrays
 
 
-def _linear_of(arrays: dict[str, NDArray[Any]], run_id: str) -> dict[str, TransferWeights]:
+def _ease_of(arrays: dict[str, NDArray[Any]], run_id: str) -> dict[str, TransferWeights]:
     header = json.loads(arrays["header"].tobytes())
     if header["run_id"] != run_id:
-        raise ValueError(f"{_LINEAR_FILE} is of another run")
+        raise ValueError(f"{_EASE_FILE} is of another run")
     return {
         name: TransferWeights(arrays[f"inputs_{index}"], arrays[f"targets_{index}"], arrays[f"weights_{index}"])
         for index, name in enumerate(header["platforms"])

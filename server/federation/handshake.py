@@ -14,7 +14,7 @@ from server.federation.exchange import PlatformExchange
 FINGERPRINT = "secret_fingerprint"
 
 
-def check_greeting(reply: AgentReply, plan: FederationPlan) -> None:
+def check_join(reply: AgentReply, plan: FederationPlan) -> None:
     """Refuse a ``join`` answer that the union of catalogues or the cards' relay could not use.
 
     Raises:
@@ -32,7 +32,7 @@ def check_greeting(reply: AgentReply, plan: FederationPlan) -> None:
         raise ContractError(f"{len(offsets) - 1} item cards for {len(digests)} items")
 
 
-def greet(
+def ask_to_join(
     exchange: PlatformExchange, question: AgentRequest, connected: Iterable[int], plan: FederationPlan
 ) -> dict[str, AgentReply]:
     """Ask ``connected`` nodes to join; those whose answer passes are the exchange's from now on.
@@ -47,7 +47,7 @@ def greet(
     replies: dict[str, AgentReply] = {}
     for node, reply in exchange.ask(question, connected):
         try:
-            check_greeting(reply, plan)
+            check_join(reply, plan)
         except (ContractError, CatalogueError) as error:
             exchange.reject(reply, error)
             continue

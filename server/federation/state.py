@@ -48,7 +48,7 @@ class RoundRecord:
 
 @dataclass(frozen=True, eq=False)
 class TransferWeights:
-    """B of one platform: weights of the linear road (:mod:`server.aggregation.ease`).
+    """B of one platform: weights of the item-item model (:mod:`server.aggregation.ease`).
 
     Attributes:
         inputs: int64 ``[s]``; vocabulary positions of own items, rising.
@@ -77,7 +77,7 @@ class FederationState:
         towers: the deep model's shared variables by name, float32; empty without one.
         tower_slots: the server optimiser's state by name, float64.
         tower_round: rounds of the deep model completed.
-        linear: weights of the linear road by platform; None before its statistics are gathered, and without one.
+        linear: weights of the item-item model by platform; None before its statistics are gathered, and without one.
         results: of kinds of contributions without a field of their own here: arrays by name, by name of the kind.
     """
 

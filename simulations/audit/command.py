@@ -21,7 +21,7 @@ from server.strategy import FederatedFactorization
 from simulations.audit.audited.faults import Fault, injected
 from simulations.audit.audited.plan import audit_plan
 from simulations.audit.audited.platforms import audit_folder, one_thread, quiet
-from simulations.audit.books import BooksReport, compare_books
+from simulations.audit.bookkeeping import BookkeepingReport, compare_bookkeeping
 from simulations.audit.canary.deep import deep_test
 from simulations.audit.canary.releases import canary_test
 from simulations.audit.membership import MembershipReport, audit_platforms, audit_scenario, membership_test
@@ -51,7 +51,7 @@ class AuditReport:
     canary: CanaryReport
     deep: CanaryReport | None
     path: PathReport | None
-    books: BooksReport
+    books: BookkeepingReport
     membership: MembershipReport | None
     passport: PassportReport | None
     fault: Fault | None
@@ -103,7 +103,7 @@ def run_audit(
     """
     with injected(fault), one_thread(), quiet():
         on_stage("books: does all that left stand in the ledger?")
-        books = audit_books(epsilon)
+        books = audit_bookkeeping(epsilon)
         compared = audit_path(epsilon, deep=deep, on_stage=on_stage) if path else None
     canary = canary_test(
         epsilon,
@@ -136,7 +136,7 @@ def run_audit(
     )
 
 
-def audit_books(epsilon: float) -> BooksReport:
+def audit_bookkeeping(epsilon: float) -> BookkeepingReport:
     """One small private federation; compare what the aggregator has of a platform with that platform's ledger."""
     platforms = audit_platforms()
     scenario = audit_scenario(epsilon)
@@ -146,7 +146,7 @@ def audit_books(epsilon: float) -> BooksReport:
         strategy = FederatedFactorization(scenario.plan, CheckpointStore(folder / "aggregator"), run_id="audit")
         strategy.train(inline_grid([watched, *agents[1:]]))
         outbox: Outbox = agents[0].__dict__["_outbox"]
-        return compare_books(outbox, watched.received)
+        return compare_bookkeeping(outbox, watched.received)
 
 
 class _Watched:

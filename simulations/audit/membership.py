@@ -29,7 +29,7 @@ from simulations.engine.datasets import SimulatedPlatform, untested_platform
 from simulations.engine.federate import simulation_secret
 from simulations.evaluation.measure import lookup
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
-from simulations.evaluation.price import private_plan, train_shared
+from simulations.evaluation.privacy_cost import private_plan, train_shared
 from simulations.scenarios.scenario import Scenario
 from simulations.scenarios.sources import PartitionSource
 

@@ -1,4 +1,4 @@
-"""Cross-platform Recall@20 of the linear road, of public attributes, of the factors, and of their blends.
+"""Cross-platform Recall@20 of the item-item model, of public attributes, of the factors, and of their blends.
 
 Everything is chosen on the tuning run's hidden items (:mod:`simulations.evaluation.cross_weights`), never on those that
 are scored. Exact sums (``mode: none``); from the repository's root:
@@ -30,11 +30,11 @@ from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice
 from client.scoring.attributes import fit_attribute_transfer
 from client.scoring.demand import expected_demand, public_columns
-from client.scoring.ease import LinearPart
+from client.scoring.ease import EasePart
 from client.scoring.evaluation import gap_closed
 from client.scoring.scorer import PopularityScorer, Scorer, z
 from common.catalogue import FederationSecret
-from common.config.ease import LinearConfig
+from common.config.ease import EaseConfig
 from common.config.federation import FederationPlan
 from server.aggregation.ease import transfer_weights
 from server.federation.state import FederationState
@@ -42,12 +42,19 @@ from simulations.engine.datasets import SimulatedPlatform, make_platforms
 from simulations.engine.federate import simulation_secret
 from simulations.evaluation.cross_weights import _choose, hide_further
 from simulations.evaluation.ease import item_statistics
-from simulations.evaluation.measure import FIGURE_OF_MERIT, CrossGround, Ruler, lookup, shared_model, train_ceiling
+from simulations.evaluation.measure import (
+    FIGURE_OF_MERIT,
+    CrossPlatformTask,
+    Evaluator,
+    lookup,
+    shared_model,
+    train_ceiling,
+)
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.scenarios.scenario import Scenario, load_scenario
 
 CONFIGS = {
-    f"weighting {a:g}, λ {ridge:g}": LinearConfig(regularization=ridge, user_weighting=a, kept_items=6000)
+    f"weighting {a:g}, λ {ridge:g}": EaseConfig(regularization=ridge, user_weighting=a, kept_items=6000)
     for a, ridge in ((0.0, 100.0), (0.0, 300.0), (0.25, 10.0), (0.25, 30.0))
 }
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)
@@ -74,14 +81,14 @@ class Stage:
     """One trained federation and a platform's hidden items: the scored ones, or those of a tuning draw.
 
     Attributes:
-        ground: what is ranked.
+        task: what is ranked.
         metric: Recall at 20, or at the same share of fewer candidates.
         linear: z-scores of the candidates by name of the configuration.
         factors, attributes: z-scores of the candidates, float32 ``[n, c]``.
         demand: float64 ``[c]``: logarithm of the expected demand.
     """
 
-    ground: CrossGround
+    task: CrossPlatformTask
     metric: str
     linear: Mapping[str, NDArray[np.float32]]
     factors: NDArray[np.float32]
@@ -95,11 +102,11 @@ class Stage:
         for weight, part in zip(weights, parts, strict=True):
             if weight:
                 total += np.float32(weight) * part
-        return Precomputed(total, self.ground.candidates)
+        return Precomputed(total, self.task.candidates)
 
-    def merit(self, ruler: Ruler, scorer: Scorer, truth: UserItemMatrix | None = None) -> float:
-        held_out: EvaluationSlice = self.ground.slice_of(self.ground.truth if truth is None else truth)
-        measured = ruler.per_user(scorer, held_out, self.ground.candidates, (self.metric,))
+    def merit(self, evaluator: Evaluator, scorer: Scorer, truth: UserItemMatrix | None = None) -> float:
+        held_out: EvaluationSlice = self.task.slice_of(self.task.truth if truth is None else truth)
+        measured = evaluator.per_user(scorer, held_out, self.task.candidates, (self.metric,))
         return float(measured.values[self.metric].mean())
 
 
@@ -155,27 +162,27 @@ def described_by_others(
     return keys, titles, genres
 
 
-def linear_scores(
-    ground: CrossGround, platforms: Sequence[SimulatedPlatform], state: FederationState, config: LinearConfig
+def ease_scores(
+    task: CrossPlatformTask, platforms: Sequence[SimulatedPlatform], state: FederationState, config: EaseConfig
 ) -> NDArray[np.float32]:
-    """z-scores of the candidates, float32 ``[n, c]``, by the linear road as a federation walks it."""
+    """z-scores of the candidates, float32 ``[n, c]``, by the item-item model as a federation walks it."""
     statistics = item_statistics(platforms, state, config)
-    solved = transfer_weights(statistics, state.vocabulary.owners, ground.platform.name, config)
+    solved = transfer_weights(statistics, state.vocabulary.owners, task.platform.name, config)
     return _candidate_scores(
-        LinearPart(solved.inputs, solved.targets, solved.weights, np.arange(len(ground.foreign))), ground
+        EasePart(solved.inputs, solved.targets, solved.weights, np.arange(len(task.foreign))), task
     )
 
 
-def _candidate_scores(scorer: Scorer, ground: CrossGround) -> NDArray[np.float32]:
+def _candidate_scores(scorer: Scorer, task: CrossPlatformTask) -> NDArray[np.float32]:
     blocks = [
-        z(scorer.scores(ground.histories, users), ground.foreign)[:, ground.candidates]
-        for users in np.array_split(np.arange(ground.histories.n_users), 8)
+        z(scorer.scores(task.histories, users), task.foreign)[:, task.candidates]
+        for users in np.array_split(np.arange(task.histories.n_users), 8)
     ]
     return np.concatenate(blocks)
 
 
 def prepare(
-    ground: CrossGround,
+    task: CrossPlatformTask,
     metric: str,
     platforms: Sequence[SimulatedPlatform],
     state: FederationState,
@@ -184,24 +191,24 @@ def prepare(
     texts: Texts,
 ) -> Stage:
     """Work out every part's scores."""
-    platform = ground.platform
+    platform = task.platform
     keys, titles, genres = described_by_others(platform, platforms, state, secret)
     own = PlatformMatrix.of(platform.training).matrix.item_counts()
     positions = state.vocabulary.owners[platform.name]
-    elsewhere = state.item_counts.copy()
-    elsewhere[positions] -= own
+    foreign = state.item_counts.copy()
+    foreign[positions] -= own
     attributes = texts.columns(keys)
-    common = positions[elsewhere[positions] > 0]
-    there = np.log1p(elsewhere)
+    common = positions[foreign[positions] > 0]
+    there = np.log1p(foreign)
     features = np.column_stack([there, there**2, public_columns(titles, genres, common, attributes)])
-    demand = expected_demand(own, elsewhere, positions, titles, genres, attributes)
+    demand = expected_demand(own, foreign, positions, titles, genres, attributes)
     return Stage(
-        ground=ground,
+        task=task,
         metric=metric,
-        linear={name: linear_scores(ground, platforms, state, config) for name, config in CONFIGS.items()},
-        factors=_candidate_scores(ground.shared(shared_model(state, plan)), ground),
-        attributes=_candidate_scores(fit_attribute_transfer(ground.histories, common, features), ground),
-        demand=np.log(np.maximum(demand[ground.candidates], 1.0)),
+        linear={name: ease_scores(task, platforms, state, config) for name, config in CONFIGS.items()},
+        factors=_candidate_scores(task.shared(shared_model(state, plan)), task),
+        attributes=_candidate_scores(fit_attribute_transfer(task.histories, common, features), task),
+        demand=np.log(np.maximum(demand[task.candidates], 1.0)),
     )
 
 
@@ -220,57 +227,57 @@ def tuning_stages(
         reduced = {platform.name: hide_further(platform, lost[platform.name]) for platform in platforms}
         pool = {name: PlatformMatrix.of(part.training) for name, (part, _) in reduced.items()}
         state = train_pooled(pool, plan, secret)
-        ground = CrossGround.of(*reduced[target.name], state, secret)
-        share = len(ground.platform.hidden.keys) if ground.platform.hidden is not None else 1
+        task = CrossPlatformTask.of(*reduced[target.name], state, secret)
+        share = len(task.platform.hidden.keys) if task.platform.hidden is not None else 1
         depth = min(20, max(1, round(20 * len(reduced[target.name][1].keys) / share)))
         metric = FIGURE_OF_MERIT.replace("20", str(depth))
         left = [part for part, _ in reduced.values()]
-        stages.append(prepare(ground, metric, left, state, plan, secret, texts))
+        stages.append(prepare(task, metric, left, state, plan, secret, texts))
     return stages
 
 
-def best_config(stages: Sequence[Stage], ruler: Ruler) -> str:
-    """The configuration of the linear road that is best by itself on the tuning draws."""
+def best_config(stages: Sequence[Stage], evaluator: Evaluator) -> str:
+    """The configuration of the item-item model that is best by itself on the tuning draws."""
     alone = {
-        name: np.mean([stage.merit(ruler, stage.blend(name, (0.0, 1.0, 0.0), 0.0)) for stage in stages])
+        name: np.mean([stage.merit(evaluator, stage.blend(name, (0.0, 1.0, 0.0), 0.0)) for stage in stages])
         for name in CONFIGS
     }
     return max(alone, key=lambda name: alone[name])
 
 
 def choose(
-    stages: Sequence[Stage], ruler: Ruler, config: str, parts: Sequence[str], betas: Sequence[float]
+    stages: Sequence[Stage], evaluator: Evaluator, config: str, parts: Sequence[str], betas: Sequence[float]
 ) -> tuple[tuple[float, ...], float]:
     """Weights and β with the best mean over the tuning draws; the last of ``parts`` has weight 1."""
     grids = [(1.0,) if name == parts[-1] else WEIGHTS if name in parts else (0.0,) for name in _PARTS]
     tried = {
-        (weights, beta): np.mean([stage.merit(ruler, stage.blend(config, weights, beta)) for stage in stages])
+        (weights, beta): np.mean([stage.merit(evaluator, stage.blend(config, weights, beta)) for stage in stages])
         for weights, beta in product(product(*grids), betas)
     }
     return max(tried, key=lambda choice: tried[choice])
 
 
-def linear_figures(name: str, texts: Texts) -> dict[str, object]:
+def ease_figures(name: str, texts: Texts) -> dict[str, object]:
     """Recall@20 over the hidden items and share of the gap closed, for each platform that has hidden items."""
     scenario = load_scenario(name, [])
     platforms = make_platforms(scenario)
     scenario = scenario.with_platforms(len(platforms))
-    secret, plan, ruler = simulation_secret(scenario.seed), without_privacy(scenario.plan), Ruler(scenario)
+    secret, plan, evaluator = simulation_secret(scenario.seed), without_privacy(scenario.plan), Evaluator(scenario)
     state = train_pooled({part.name: PlatformMatrix.of(part.training) for part in platforms}, plan, secret)
     report: dict[str, object] = {}
     for target in platforms:
         if target.hidden is None:
             continue
-        ground = CrossGround.of(target, target.hidden, state, secret)
-        ceiling_model, half = train_ceiling(list(platforms), ground, state, scenario, secret)
-        scored = prepare(ground, FIGURE_OF_MERIT, platforms, state, plan, secret, texts)
+        task = CrossPlatformTask.of(target, target.hidden, state, secret)
+        ceiling_model, half = train_ceiling(list(platforms), task, state, scenario, secret)
+        scored = prepare(task, FIGURE_OF_MERIT, platforms, state, plan, secret, texts)
         stages = tuning_stages(platforms, target, scenario, plan, secret, texts)
-        popularity = PopularityScorer(ground.elsewhere)
-        config = best_config(stages, ruler)
-        ends = [scored.merit(ruler, scorer, half) for scorer in (popularity, ground.shared(ceiling_model))]
-        report[target.name] = {"popularity": scored.merit(ruler, popularity), "ceiling_on_half": ends[1]} | {
+        popularity = PopularityScorer(task.foreign_popularity)
+        config = best_config(stages, evaluator)
+        ends = [scored.merit(evaluator, scorer, half) for scorer in (popularity, task.shared(ceiling_model))]
+        report[target.name] = {"popularity": scored.merit(evaluator, popularity), "ceiling_on_half": ends[1]} | {
             " + ".join(parts) + (" + demand" if len(betas) > 1 else ""): _figures(
-                scored, ruler, config, choose(stages, ruler, config, parts, betas), half, ends
+                scored, evaluator, config, choose(stages, evaluator, config, parts, betas), half, ends
             )
             for parts in (("factors",), ("linear",), ("attributes",), ("factors", "linear"), _PARTS)
             for betas in ((0.0,), BETAS)
@@ -280,7 +287,7 @@ def linear_figures(name: str, texts: Texts) -> dict[str, object]:
 
 def _figures(
     scored: Stage,
-    ruler: Ruler,
+    evaluator: Evaluator,
     config: str,
     choice: tuple[tuple[float, ...], float],
     half: UserItemMatrix,
@@ -289,8 +296,8 @@ def _figures(
     weights, beta = choice
     scorer = scored.blend(config, weights, beta)
     return {
-        "recall@20": scored.merit(ruler, scorer),
-        "gap_closed": gap_closed(scored.merit(ruler, scorer, half), *ends),
+        "recall@20": scored.merit(evaluator, scorer),
+        "gap_closed": gap_closed(scored.merit(evaluator, scorer, half), *ends),
         "linear": config if weights[1] else None,
         "weights": dict(zip(_PARTS, weights, strict=True)) | {"demand": beta},
     }
@@ -298,5 +305,5 @@ def _figures(
 
 if __name__ == "__main__":
     started = time.perf_counter()
-    figures = linear_figures(sys.argv[1], Texts(Path(sys.argv[2]) if len(sys.argv) > 2 else None))
+    figures = ease_figures(sys.argv[1], Texts(Path(sys.argv[2]) if len(sys.argv) > 2 else None))
     print(json.dumps(figures | {"seconds": round(time.perf_counter() - started)}, indent=1, ensure_ascii=False))

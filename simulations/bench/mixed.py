@@ -23,7 +23,7 @@ from client.recommend.mixing import Mixing
 from client.recommend.recommender import Recommender
 from common.metrics import judge, per_user_metrics
 from simulations.engine.datasets import SimulatedPlatform
-from simulations.evaluation.measure import beside
+from simulations.evaluation.measure import side_by_side
 from simulations.run import simulate
 from simulations.scenarios.scenario import load_scenario
 
@@ -87,7 +87,7 @@ def _lists(
     """Means over users who have something to find."""
     model, m_own = recommender.model, recommender.model.histories.n_items
     to_find = np.random.default_rng([draw, 1]).random(hidden.nnz) < share
-    truth = beside(test, hidden.select_entries(to_find))
+    truth = side_by_side(test, hidden.select_entries(to_find))
     seen_there = hidden.select_entries(~to_find)
     candidates = np.zeros(hidden.n_items, dtype=np.bool_)
     candidates[rows] = True

@@ -48,7 +48,7 @@ def tune(
 ) -> None:
     """Search settings of the plan on validation users: the scenario's search section, or a space that ships.
 
-    Every trial is a whole federation, judged by its shared factors: settings of the deep model and the linear road are refused.
+    Every trial is a whole federation, judged by its shared factors: settings of the deep or item-item model are refused.
     Test interactions are not looked at. The same command goes on after an interruption,
     and with more --trials it tries more.
 

@@ -69,7 +69,7 @@ def random_platform_model(
         vocabulary=described(keys),
         owners=owners,
         shared=factors(vocabulary),
-        elsewhere=rng.gamma(0.5, 40.0, vocabulary),
+        foreign_popularity=rng.gamma(0.5, 40.0, vocabulary),
         own=described(own_keys),
         own_positions=own_positions,
         local=factors(own),

@@ -1,5 +1,5 @@
 """Chooses the weights of cross-platform scores on items hidden for the purpose, in a run that is thrown away: those of
-public attributes, the linear road and popularity.
+public attributes, the item-item model and popularity.
 
 Only training and validation interactions are used; the scored hidden interactions are not looked at. Items are hidden
 the way the scenario hides its own, so that what is found is what is scored: of a partitioned data set an item that is
@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.data.items import select_items
 from client.data.split import EvaluationSlice
-from client.personalization.other_catalogues import Elsewhere
-from client.scoring.ease import LinearPart
+from client.personalization.other_catalogues import OtherCatalogues
+from client.scoring.ease import EasePart
 from client.scoring.factors import FactorModel
 from client.scoring.part import Part
 from client.scoring.scorer import Scorer
 from client.scoring.topk import block_rows
 from common.catalogue import FederationSecret
 from simulations.engine.datasets import HiddenItems, SimulatedPlatform
-from simulations.evaluation.ease import item_statistics, linear_of
-from simulations.evaluation.measure import FIGURE_OF_MERIT, CrossGround, Ruler, shared_model
-from simulations.evaluation.other_catalogues import elsewhere_of
+from simulations.evaluation.ease import ease_of, item_statistics
+from simulations.evaluation.measure import FIGURE_OF_MERIT, CrossPlatformTask, Evaluator, shared_model
+from simulations.evaluation.other_catalogues import other_catalogues_of
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.scenarios.scenario import Scenario
 
@@ -97,42 +97,42 @@ def _gains(
         reduced, hidden = tuning[platform.name]
         if platform.hidden is None or not hidden.interactions.nnz:
             continue
-        ground = CrossGround.of(reduced, hidden, state, secret)
+        task = CrossPlatformTask.of(reduced, hidden, state, secret)
         depth = max(1, round(20 * len(hidden.keys) / len(platform.hidden.keys)))
         metric = FIGURE_OF_MERIT.replace("20", str(min(depth, 20)))
-        view = elsewhere_of(reduced, left, state, secret, private=False)
-        road = None if linear is None else linear_of(platform.name, statistics, state, linear)
-        gains[platform.name] = _grid(ground, shared_model(state, plan), view, road, scenario, metric)
+        view = other_catalogues_of(reduced, left, state, secret, private=False)
+        item_item = None if linear is None else ease_of(platform.name, statistics, state, linear)
+        gains[platform.name] = _grid(task, shared_model(state, plan), view, item_item, scenario, metric)
     return gains
 
 
 def _grid(
-    ground: CrossGround,
+    task: CrossPlatformTask,
     model: FactorModel,
-    view: Elsewhere,
-    road: LinearPart | None,
+    view: OtherCatalogues,
+    item_item: EasePart | None,
     scenario: Scenario,
     metric: str,
 ) -> NDArray[np.float64]:
     """float64 ``[kappas, alphas, betas]``: the metric over that of the shared factors alone."""
-    candidates = np.flatnonzero(ground.candidates)
-    held_out = ground.slice_of(ground.truth)
+    candidates = np.flatnonzero(task.candidates)
+    held_out = task.slice_of(task.truth)
     narrow = replace(held_out, history=held_out.history.select_items(candidates))
     narrow = replace(narrow, truth=held_out.truth.select_items(candidates))
     everything = np.ones(len(candidates), dtype=np.bool_)
-    popularity = np.log(np.maximum(view.demand(ground.platform.training)[candidates], 1.0)).astype(np.float32)
-    ruler = Ruler(scenario)
+    popularity = np.log(np.maximum(view.demand(task.platform.training)[candidates], 1.0)).astype(np.float32)
+    evaluator = Evaluator(scenario)
 
     def merit(scores: NDArray[np.float32]) -> float:
-        measured = ruler.per_user(_Known(scores), narrow, everything, (metric,))
+        measured = evaluator.per_user(_Known(scores), narrow, everything, (metric,))
         return float(measured.values[metric].mean())
 
-    shared, attributes = ground.shared(model), view.attributes(ground.platform.training)
+    shared, attributes = task.shared(model), view.attributes(task.platform.training)
 
     def blend(kappa: float, alpha: float) -> NDArray[np.float32]:
         others: list[tuple[Part, float]] = [(attributes, alpha)] if alpha > 0 else []
-        others += [(road, kappa)] if road is not None and kappa > 0 else []
-        return _scores_of(ground.scorer([(shared, 1.0), *others], ground.elsewhere, 0.0), held_out, candidates)
+        others += [(item_item, kappa)] if item_item is not None and kappa > 0 else []
+        return _scores_of(task.scorer([(shared, 1.0), *others], task.foreign_popularity, 0.0), held_out, candidates)
 
     alone = merit(blend(0.0, 0.0))
     kappas = (0.0,) if scenario.plan.linear is None else scenario.cross.linear_weights

@@ -1,4 +1,4 @@
-"""The linear road of each simulated platform, without a federation that sends the messages; exact sums."""
+"""The item-item model of each simulated platform, without a federation that sends the messages; exact sums."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from client.contributions.cooccurrence import LinearContributor
-from client.scoring.ease import LinearPart
-from common.config.ease import LinearConfig
+from client.contributions.cooccurrence import CooccurrenceMaker
+from client.scoring.ease import EasePart
+from common.config.ease import EaseConfig
 from common.contributions.cooccurrence import COOCCURRENCE
 from server.aggregation.ease import ItemStatistics, transfer_weights
 from server.federation.state import FederationState, TransferWeights
@@ -16,27 +16,27 @@ from simulations.engine.datasets import SimulatedPlatform
 
 
 def item_statistics(
-    platforms: Sequence[SimulatedPlatform], state: FederationState, config: LinearConfig
+    platforms: Sequence[SimulatedPlatform], state: FederationState, config: EaseConfig
 ) -> dict[str, ItemStatistics]:
     """What each platform would send, by name, over the vocabulary of ``state``."""
     ownership, statistics = state.vocabulary.ownership(), {}
     for platform in platforms:
-        contributor, positions = LinearContributor(config, platform.training), state.vocabulary.owners[platform.name]
+        contributor, positions = CooccurrenceMaker(config, platform.training), state.vocabulary.owners[platform.name]
         sent = contributor.cooccurrence(state.item_counts, ownership, positions)
         columns = contributor.columns(state.item_counts, ownership, positions)
         statistics[platform.name] = ItemStatistics(columns, sent.arrays[COOCCURRENCE].astype(np.float64))
     return statistics
 
 
-def linear_of(
-    platform: str, statistics: Mapping[str, ItemStatistics], state: FederationState, config: LinearConfig
-) -> LinearPart | None:
+def ease_of(
+    platform: str, statistics: Mapping[str, ItemStatistics], state: FederationState, config: EaseConfig
+) -> EasePart | None:
     """What the aggregator would send to ``platform``; None where nothing points to any item."""
     return scorer_of(transfer_weights(statistics, state.vocabulary.owners, platform, config), len(state.vocabulary))
 
 
-def scorer_of(weights: TransferWeights, n_items: int) -> LinearPart | None:
+def scorer_of(weights: TransferWeights, n_items: int) -> EasePart | None:
     """Weights between the ``n_items`` of the vocabulary as a platform takes them."""
     if not weights.weights.size:
         return None
-    return LinearPart(weights.inputs, weights.targets, weights.weights, np.arange(n_items))
+    return EasePart(weights.inputs, weights.targets, weights.weights, np.arange(n_items))

@@ -39,7 +39,7 @@ FIGURE_OF_MERIT = "recall@20"
 
 
 @dataclass(frozen=True, eq=False)
-class Ruler:
+class Evaluator:
     """How a scenario measures: protocol, and where the bootstrap's randomness comes from.
 
     Attributes:
@@ -87,7 +87,7 @@ class Ruler:
         return {name: [part.mean, part.lower, part.upper] for name, part in intervals.items()}
 
 
-def measure_own(ruler: Ruler, platform: SimulatedPlatform, model: PlatformModel) -> Block:
+def measure_own(evaluator: Evaluator, platform: SimulatedPlatform, model: PlatformModel) -> Block:
     """Own items on the test slice: popularity, local, shared, final; and final against local, user by user."""
     scorers = {
         "popularity": model.own_popularity(),
@@ -95,26 +95,30 @@ def measure_own(ruler: Ruler, platform: SimulatedPlatform, model: PlatformModel)
         "shared": model.own_scorer("shared"),
         "final": model.own_scorer(),
     }
-    measured = {name: ruler.per_user(scorer, platform.test) for name, scorer in scorers.items()}
-    blocks = {name: ruler.block(one) for name, one in measured.items()}
+    measured = {name: evaluator.per_user(scorer, platform.test) for name, scorer in scorers.items()}
+    blocks = {name: evaluator.block(one) for name, one in measured.items()}
     if model.shared.config.feedback == "explicit":
         for name in ("local", "shared", "final"):
-            blocks[name] = _with_ratings(blocks[name], ruler.ratings(scorers[name], platform.test))
+            blocks[name] = _with_ratings(blocks[name], evaluator.ratings(scorers[name], platform.test))
     counts = model.histories.item_counts()
     for name, one in measured.items():
         blocks[name] |= beyond_accuracy(one, counts, model.histories.n_users)
-    blocks["groups"] = group_blocks(measured, platform.test, counts, ruler.seed)
-    return blocks | {"final_minus_local": ruler.difference(measured["final"], measured["local"])}
+    blocks["groups"] = group_blocks(measured, platform.test, counts, evaluator.seed)
+    return blocks | {"final_minus_local": evaluator.difference(measured["final"], measured["local"])}
 
 
 def measure_pooled(
-    ruler: Ruler, platform: SimulatedPlatform, pooled: FederationState, plan: FederationPlan, secret: FederationSecret
+    evaluator: Evaluator,
+    platform: SimulatedPlatform,
+    pooled: FederationState,
+    plan: FederationPlan,
+    secret: FederationSecret,
 ) -> Block:
     """Own items on the test slice, by factors trained with everybody's data in one place."""
     scorer = shared_on_own(shared_model(pooled, plan), positions_of(platform.training, pooled.vocabulary, secret))
-    block = ruler.block(ruler.per_user(scorer, platform.test))
+    block = evaluator.block(evaluator.per_user(scorer, platform.test))
     if plan.model.feedback == "explicit":
-        return _with_ratings(block, ruler.ratings(scorer, platform.test))
+        return _with_ratings(block, evaluator.ratings(scorer, platform.test))
     return block
 
 
@@ -123,7 +127,7 @@ def _with_ratings(block: Block, ratings: Block) -> Block:
 
 
 @dataclass(frozen=True, eq=False)
-class CrossGround:
+class CrossPlatformTask:
     """Where a platform's cross-platform recommendations are measured: everything in columns of the vocabulary.
 
     Attributes:
@@ -132,7 +136,7 @@ class CrossGround:
         foreign: bool ``[m]``: the items that the platform does not have.
         candidates: bool ``[m]``: the hidden items, which are ranked. Of other foreign items the truth is not known: users
             who would have wanted one had no way to say so.
-        elsewhere: float64 ``[m]``: popularity on the other platforms.
+        foreign_popularity: float64 ``[m]``: popularity on the other platforms.
         population: about how many users all platforms have.
         histories: n × m; what the platform knows of its users.
         truth: n × m; what they did with items that the platform does not have.
@@ -142,7 +146,7 @@ class CrossGround:
     own_positions: NDArray[np.int32]
     foreign: NDArray[np.bool_]
     candidates: NDArray[np.bool_]
-    elsewhere: NDArray[np.float64]
+    foreign_popularity: NDArray[np.float64]
     population: float
     histories: UserItemMatrix
     truth: UserItemMatrix
@@ -154,7 +158,7 @@ class CrossGround:
         hidden: HiddenItems,
         state: FederationState,
         secret: FederationSecret,
-    ) -> CrossGround:
+    ) -> CrossPlatformTask:
         """Lay out ``hidden`` over the vocabulary of a trained federation."""
         vocabulary, training = state.vocabulary, platform.training
         own = positions_of(training, vocabulary, secret)
@@ -165,7 +169,7 @@ class CrossGround:
             own_positions=own,
             foreign=foreign_items(own, len(vocabulary)),
             candidates=candidates,
-            elsewhere=state.item_counts,
+            foreign_popularity=state.item_counts,
             population=sum(state.users_by_platform()),
             histories=on_vocabulary(training.known, own, len(vocabulary)),
             truth=on_vocabulary(hidden.interactions, positions, len(vocabulary)),
@@ -199,32 +203,32 @@ class CrossGround:
 
 
 def measure_cross(
-    ruler: Ruler,
-    ground: CrossGround,
+    evaluator: Evaluator,
+    task: CrossPlatformTask,
     model: FactorModel,
     final: Scorer,
     ceiling: FactorModel | None,
     scored_half: UserItemMatrix | None,
 ) -> Block:
-    """Hidden items alone: popularity elsewhere, shared, final; and against the ceiling on one half of the truth."""
+    """Hidden items alone: foreign popularity, shared, final; and against the ceiling on one half of the truth."""
     scorers: dict[str, Scorer] = {
-        "popularity": PopularityScorer(ground.elsewhere),
-        "shared": ground.shared(model),
+        "popularity": PopularityScorer(task.foreign_popularity),
+        "shared": task.shared(model),
         "final": final,
     }
-    held_out = ground.slice_of(ground.truth)
-    measured = {name: ruler.per_user(scorer, held_out, ground.candidates) for name, scorer in scorers.items()}
+    held_out = task.slice_of(task.truth)
+    measured = {name: evaluator.per_user(scorer, held_out, task.candidates) for name, scorer in scorers.items()}
     blocks: Block = {
-        name: ruler.block(one) | beyond_accuracy(one, ground.elsewhere, ground.population, ground.candidates)
+        name: evaluator.block(one) | beyond_accuracy(one, task.foreign_popularity, task.population, task.candidates)
         for name, one in measured.items()
     }
     blocks |= {"ceiling": None, "gap_closed": None}
-    blocks["groups"] = group_blocks(measured, held_out, ground.elsewhere, ruler.seed, ground.candidates)
+    blocks["groups"] = group_blocks(measured, held_out, task.foreign_popularity, evaluator.seed, task.candidates)
     if ceiling is not None and scored_half is not None:
-        half = ground.slice_of(scored_half)
+        half = task.slice_of(scored_half)
         on_half = {
-            name: ruler.block(ruler.per_user(scorer, half, ground.candidates))
-            for name, scorer in (scorers | {"ceiling": ground.shared(ceiling)}).items()
+            name: evaluator.block(evaluator.per_user(scorer, half, task.candidates))
+            for name, scorer in (scorers | {"ceiling": task.shared(ceiling)}).items()
         }
         blocks["ceiling"] = on_half["ceiling"]
         merits = {name: block[FIGURE_OF_MERIT] for name, block in on_half.items()}
@@ -233,14 +237,14 @@ def measure_cross(
     return blocks
 
 
-def measure_shared(ruler: Ruler, ground: CrossGround, model: FactorModel) -> Block:
+def measure_shared(evaluator: Evaluator, task: CrossPlatformTask, model: FactorModel) -> Block:
     """Hidden items alone, by shared factors alone."""
-    return ruler.block(ruler.per_user(ground.shared(model), ground.slice_of(ground.truth), ground.candidates))
+    return evaluator.block(evaluator.per_user(task.shared(model), task.slice_of(task.truth), task.candidates))
 
 
 def train_ceiling(
     platforms: list[SimulatedPlatform],
-    ground: CrossGround,
+    task: CrossPlatformTask,
     state: FederationState,
     scenario: Scenario,
     secret: FederationSecret,
@@ -249,17 +253,17 @@ def train_ceiling(
 
     The half that it is given changes the item factors only: histories stay as they are.
     """
-    given, scored = halve_per_user(ground.truth, np.random.default_rng([scenario.seed, 21]))
+    given, scored = halve_per_user(task.truth, np.random.default_rng([scenario.seed, 21]))
     pool = {platform.name: PlatformMatrix.of(platform.training) for platform in platforms}
-    name = ground.platform.name
+    name = task.platform.name
     # Vocabulary positions in place of keys: the hidden items that some other platform has.
-    hidden_positions = np.unique(ground.truth.indices)
-    known = lookup(ground.platform.hidden.keys, state.vocabulary, secret)  # type: ignore[union-attr]
-    key_of = dict(zip(known.tolist(), ground.platform.hidden.keys, strict=True))  # type: ignore[union-attr]
+    hidden_positions = np.unique(task.truth.indices)
+    known = lookup(task.platform.hidden.keys, state.vocabulary, secret)  # type: ignore[union-attr]
+    key_of = dict(zip(known.tolist(), task.platform.hidden.keys, strict=True))  # type: ignore[union-attr]
     own = pool[name]
     pool[name] = PlatformMatrix(
         (*own.keys, *(key_of[position] for position in hidden_positions)),
-        beside(own.matrix, given.select_items(hidden_positions)),
+        side_by_side(own.matrix, given.select_items(hidden_positions)),
     )
     plan = without_privacy(scenario.plan)
     return shared_model(train_pooled(pool, plan, secret), plan), scored
@@ -281,7 +285,7 @@ def lookup(keys: tuple[str, ...], vocabulary: Vocabulary, secret: FederationSecr
     return np.array([place.get(row.tobytes(), -1) for row in secret.digests(keys)], dtype=np.int32)
 
 
-def beside(left: UserItemMatrix, right: UserItemMatrix) -> UserItemMatrix:
+def side_by_side(left: UserItemMatrix, right: UserItemMatrix) -> UserItemMatrix:
     """The columns of ``right`` behind those of ``left``, for the same users."""
     return UserItemMatrix.from_entries(
         np.concatenate([left.entry_users(), right.entry_users()]),

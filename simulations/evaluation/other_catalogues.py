@@ -9,14 +9,14 @@ import numpy as np
 from client.data.dataset import ItemDescriptions
 from client.data.described import Described
 from client.personalization.described import TextVectors
-from client.personalization.other_catalogues import Elsewhere
+from client.personalization.other_catalogues import OtherCatalogues
 from common.catalogue import FederationSecret, ItemCard
 from server.federation.state import FederationState
 from simulations.engine.datasets import SimulatedPlatform
 from simulations.evaluation.measure import positions_of
 
 
-def elsewhere_of(
+def other_catalogues_of(
     platform: SimulatedPlatform,
     platforms: Sequence[SimulatedPlatform],
     state: FederationState,
@@ -24,7 +24,7 @@ def elsewhere_of(
     *,
     private: bool,
     texts: TextVectors | None = None,
-) -> Elsewhere:
+) -> OtherCatalogues:
     """The vocabulary as seen from ``platform``, with the cards that the aggregator would relay to it.
 
     Args:
@@ -48,7 +48,7 @@ def elsewhere_of(
     told = [cards.get(position, ItemCard(key="", title="", genres=())) for position in range(len(vocabulary))]
     kinds = {name: kind for one in others for name, kind in one.training.items.further.kinds.items()}
     users = state.users_by_platform()
-    return Elsewhere(
+    return OtherCatalogues(
         own_positions=positions_of(platform.training, vocabulary, secret),
         owners=owners,
         cards=ItemDescriptions(

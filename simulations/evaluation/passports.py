@@ -27,7 +27,7 @@ from common.config.passport import PassportConfig
 from common.errors import PassportError
 from simulations.engine.datasets import SimulatedPlatform
 from simulations.engine.persons import People
-from simulations.evaluation.measure import FIGURE_OF_MERIT, Block, Ruler
+from simulations.evaluation.measure import FIGURE_OF_MERIT, Block, Evaluator
 from simulations.scenarios.sources import PassportSource
 
 _TRUTH = 5
@@ -55,23 +55,23 @@ class _Traveller:
 
 
 def measure_passports(
-    ruler: Ruler, platforms: Sequence[SimulatedPlatform], models: Mapping[str, PlatformModel]
+    evaluator: Evaluator, platforms: Sequence[SimulatedPlatform], models: Mapping[str, PlatformModel]
 ) -> list[Block]:
     """A block for each pair of platforms with people in common, of whom some are new at the second.
 
     Args:
-        ruler: of a scenario with passports.
+        evaluator: of a scenario with passports.
         platforms: their data.
         models: what each platform serves.
     """
-    config = ruler.scenario.passport or PassportSource()
+    config = evaluator.scenario.passport or PassportSource()
     recommenders = {platform.name: Recommender(models[platform.name]) for platform in platforms}
     blocks = []
     for there in platforms:
         office = _Office(there.name, models[there.name], config)
         for here in platforms:
             if here is not there and here.people is not None and there.people is not None:
-                pair = _Pair(ruler, config, office, there.people, here.people, recommenders[here.name])
+                pair = _Pair(evaluator, config, office, there.people, here.people, recommenders[here.name])
                 blocks += pair.blocks(here.name)
     return blocks
 
@@ -100,7 +100,7 @@ class _Pair:
     """From one platform to another.
 
     Args:
-        ruler: measures.
+        evaluator: measures.
         config: of the scenario.
         office: the issuing platform.
         there, here: who the users of the two are.
@@ -109,14 +109,14 @@ class _Pair:
 
     def __init__(
         self,
-        ruler: Ruler,
+        evaluator: Evaluator,
         config: PassportSource,
         office: _Office,
         there: People,
         here: People,
         recommender: Recommender,
     ) -> None:
-        self._ruler, self._config, self._office, self._recommender = ruler, config, office, recommender
+        self._ruler, self._config, self._office, self._recommender = evaluator, config, office, recommender
         rows = {person: row for row, person in enumerate(there.users)}
         users = dict(zip(here.users, recommender.model.user_ids, strict=True))
         both = [(person, rows[person], user) for person, user in users.items() if person in rows]
@@ -135,7 +135,7 @@ class _Pair:
         use = self._learned(self._holders)
         popularity = self._measured(None, self._truth, 0)
         brought = self._measured((use, self._cold), self._truth, 0)
-        own = self._beside_own(use)
+        own = self._with_own(use)
         block: Block = {
             "from": self._office.name,
             "to": here,
@@ -175,7 +175,7 @@ class _Pair:
             ratios[str(count)] = _ratio(self._measured((use, self._cold), self._truth, 0), popularity)
         return ratios
 
-    def _beside_own(self, use: PassportUse) -> list[Block]:
+    def _with_own(self, use: PassportUse) -> list[Block]:
         """By number of own interactions: what is found of the later ones, by those alone, a passport alone, and both."""
         found: list[Block] = []
         for given in self._config.own_interactions:

@@ -1,4 +1,4 @@
-"""Matrix factorisation by gradient steps, as introductions to TensorFlow show it: a second road to the same objective.
+"""Matrix factorisation by gradient steps, as introductions to TensorFlow show it: a second way to the same objective.
 
 Alternating least squares is faster and needs no learning rate; this is here to be compared with.
 """

@@ -102,7 +102,7 @@ def result_tables(content: Mapping[str, Any]) -> Group:
     if content.get("passports"):
         parts.append(_passport_table(content))
     if content["price"]:
-        parts.append(_price_table(content))
+        parts.append(_privacy_cost_table(content))
     if content["privacy"]["mode"] == "none":
         parts.append(
             styled("NOT PRIVATE (plan.privacy.mode: none): exact sums over users left the platforms.\n", "bold")
@@ -132,7 +132,7 @@ def _recall_of(content: Mapping[str, Any]) -> str:
     return "Recall@20" if content["protocol"] == "full" else "Recall@20 among 99 sampled others"
 
 
-def _price_table(content: Mapping[str, Any]) -> PlainTable:
+def _privacy_cost_table(content: Mapping[str, Any]) -> PlainTable:
     """What privacy costs: local, shared without noise, and shared at each ε, side by side.
 
     Own items: the shared factors alone. The others' items: what is served, factors with attributes and popularity; without
@@ -140,7 +140,7 @@ def _price_table(content: Mapping[str, Any]) -> PlainTable:
     """
     headings = ("local", "no noise", *(f"ε = {point['epsilon']:g}" for point in content["price"]))
     table = _table(
-        "The price of privacy, Recall@20: shared factors on own items |\nwhat is served, with attributes, on the others' items",
+        "Privacy cost, Recall@20: shared factors on own items |\nwhat is served, with attributes, on the others' items",
         *headings,
     )
     for name, part in content["platforms"].items():
@@ -199,8 +199,8 @@ def fold_table(contents: Sequence[Mapping[str, Any]]) -> PlainTable:
 
 
 def _two(own: Mapping[str, Any], cross: Mapping[str, Any] | None) -> str:
-    elsewhere = "" if cross is None else f" | {_number(cross['final']['recall@20'])}"
-    return _number(own["recall@20"]) + elsewhere
+    cross_cell = "" if cross is None else f" | {_number(cross['final']['recall@20'])}"
+    return _number(own["recall@20"]) + cross_cell
 
 
 def _table(title: str, *numbers: str) -> PlainTable:

@@ -61,7 +61,7 @@ class CrossConfig(FrozenModel):
     attribute_weights: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
     """Tried as weight α of public attributes, together with β; growing, as are the β."""
     linear_weights: tuple[Annotated[float, Field(ge=0)], ...] = (0.0, 0.5, 1.0, 2.0)
-    """Tried as weight κ of the linear road, together with α and β, where the plan has one; growing."""
+    """Tried as weight κ of the item-item model, together with α and β, where the plan has one; growing."""
     tuning_share: Share = 0.3
     """Share of the shared items that the tuning run hides, in the same way as the scenario hides its own."""
     tuning_draws: Annotated[int, Field(ge=1)] = 3

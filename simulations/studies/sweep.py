@@ -14,7 +14,7 @@ from simulations.engine.datasets import check_private_data, make_platforms
 from simulations.engine.federate import simulation_secret
 from simulations.evaluation.measure import FIGURE_OF_MERIT
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
-from simulations.evaluation.price import PricePoint, measure_point, price_point
+from simulations.evaluation.privacy_cost import PrivacyCost, measure_point, privacy_cost_at
 from simulations.scenarios.scenario import Scenario
 
 Series = dict[str, list[dict[str, Any]]]
@@ -53,11 +53,11 @@ def run_sweep(
     plan = without_privacy(scenario.plan)
     pool = {platform.name: PlatformMatrix.of(platform.training) for platform in platforms}
     exact = measure_point(scenario, platforms, secret, train_pooled(pool, plan, secret), plan)
-    points: dict[float, list[PricePoint]] = {}
+    points: dict[float, list[PrivacyCost]] = {}
     for epsilon in sorted(epsilons):
         for draw in range(draws):
             on_stage(f"ε = {epsilon:g}, noise draw {draw + 1} of {draws}")
-            points.setdefault(epsilon, []).append(price_point(scenario, platforms, secret, epsilon))
+            points.setdefault(epsilon, []).append(privacy_cost_at(scenario, platforms, secret, epsilon))
     series = {name: _series(name, points) for name in exact.own}
     content = {
         "scenario": scenario.name,
@@ -72,7 +72,7 @@ def run_sweep(
     return _table(series, exact)
 
 
-def _series(name: str, points: dict[float, list[PricePoint]]) -> list[dict[str, Any]]:
+def _series(name: str, points: dict[float, list[PrivacyCost]]) -> list[dict[str, Any]]:
     """One entry an ε: lists over draws of own and cross figures of a platform."""
     return [
         {
@@ -85,7 +85,7 @@ def _series(name: str, points: dict[float, list[PricePoint]]) -> list[dict[str, 
     ]
 
 
-def _table(series: Series, exact: PricePoint) -> PlainTable:
+def _table(series: Series, exact: PrivacyCost) -> PlainTable:
     title = "Recall@20, mean over noise draws: own items | the others' items (popularity at the same ε)"
     table = PlainTable("platform", title=title, lined=True)
     for entry in next(iter(series.values())):
@@ -101,15 +101,15 @@ def _cell(entry: dict[str, Any]) -> str:
     return f"{fmean(entry['own']):.3f}{cross}"
 
 
-def _exact_cell(name: str, exact: PricePoint) -> str:
+def _exact_cell(name: str, exact: PrivacyCost) -> str:
     cross = exact.cross.get(name)
-    elsewhere = (
+    cross_cell = (
         f" | {cross['final'][FIGURE_OF_MERIT]:.3f} ({cross['popularity'][FIGURE_OF_MERIT]:.3f})" if cross else ""
     )
-    return f"{exact.own[name][FIGURE_OF_MERIT]:.3f}{elsewhere}"
+    return f"{exact.own[name][FIGURE_OF_MERIT]:.3f}{cross_cell}"
 
 
-def _draw(path: Path, scenario: Scenario, series: Series, exact: PricePoint) -> None:
+def _draw(path: Path, scenario: Scenario, series: Series, exact: PrivacyCost) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

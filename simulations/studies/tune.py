@@ -1,6 +1,6 @@
 """``crossfed-simulate tune``: settings of the plan, chosen by what the shared model reaches on validation users.
 
-A trial is a whole federation with the setting (:func:`simulations.evaluation.price.train_shared`). What it is judged by
+A trial is a whole federation with the setting (:func:`simulations.evaluation.privacy_cost.train_shared`). What it is judged by
 is the mean over platforms of the metric that their own verdicts use, on the validation slices that their agents have. Test
 interactions and hidden items are not looked at. The search is Optuna's tree-structured Parzen estimator (Bergstra et al.
 2011) with a seed of its own for each trial, so that a search that was killed and resumed ends like one that was not.
@@ -27,7 +27,7 @@ from common.files import make_folder, write_atomically
 from simulations.engine.datasets import SimulatedPlatform, make_platforms
 from simulations.engine.federate import simulation_secret
 from simulations.evaluation.measure import positions_of, shared_model
-from simulations.evaluation.price import train_shared
+from simulations.evaluation.privacy_cost import train_shared
 from simulations.scenarios.scenario import Scenario, SearchParameter
 
 if TYPE_CHECKING:

@@ -25,12 +25,12 @@ TOWERS = {
     "training": {"rounds": 2},
     "privacy": {"share": 0.5, "sampling_rate": 0.5, "noise_multiplier": 5.0},
 }
-ROADS: dict[str, Any] = {"linear": {"privacy": {"share": 0.4, "kept_items": 5}}, "towers": TOWERS}
+OPTIONAL_KINDS: dict[str, Any] = {"linear": {"privacy": {"share": 0.4, "kept_items": 5}}, "towers": TOWERS}
 PLANS = {
-    "none": read_plan(small_plan(rounds=2).model_dump() | ROADS),
-    "per platform": read_plan(private_plan(noise="per_platform").model_dump() | ROADS),
-    "secure sum": read_plan(private_plan().model_dump() | ROADS),
-    "item grams": read_plan(private_plan(release="item_gram").model_dump() | ROADS),
+    "none": read_plan(small_plan(rounds=2).model_dump() | OPTIONAL_KINDS),
+    "per platform": read_plan(private_plan(noise="per_platform").model_dump() | OPTIONAL_KINDS),
+    "secure sum": read_plan(private_plan().model_dump() | OPTIONAL_KINDS),
+    "item grams": read_plan(private_plan(release="item_gram").model_dump() | OPTIONAL_KINDS),
 }
 PRIVATE = [name for name in PLANS if name != "none"]
 
@@ -80,13 +80,13 @@ class KindContract:
 
     @pytest.mark.parametrize("mode", PRIVATE)
     def test_noisy_arrays_are_whole_numbers(self, kind: ContributionKind, mode: str) -> None:
-        assert {spec.dtype for spec in (*kind.noisy(PLANS[mode]), *kind.beside_masked(PLANS[mode]))} == {"int64"}
+        assert {spec.dtype for spec in (*kind.noisy(PLANS[mode]), *kind.unmasked_specs(PLANS[mode]))} == {"int64"}
 
     def test_what_is_masked_leaves_masked_alone(self, kind: ContributionKind) -> None:
         plan = PLANS["secure sum"]
         first, *beside = kind.reply(plan)
         assert (first.name, first.dtype) == (MASKED, "uint8")
-        assert tuple(beside) == kind.beside_masked(plan)
+        assert tuple(beside) == kind.unmasked_specs(plan)
         assert kind.wire_name(plan) == f"masked_{kind.name}"
         hidden = {spec.name for spec in kind.noisy(plan)} - {spec.name for spec in beside}
         assert hidden, "something has to be masked"

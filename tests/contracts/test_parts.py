@@ -19,7 +19,7 @@ from client.scoring.described.counted import category_part
 from client.scoring.described.nearest_texts import fit_nearest_texts
 from client.scoring.described.prior import PriorPart
 from client.scoring.described.profile import fit_profile
-from client.scoring.ease import LinearPart
+from client.scoring.ease import EasePart
 from client.scoring.factors import own_factors, shared_on_own, shared_on_vocabulary
 from client.scoring.linear_form import LinearScope
 from client.scoring.part import Arrays, Carried, DirectPart, Part, UserHistory, stored
@@ -93,10 +93,10 @@ class ToyDirect(DirectPart):
         return cls(arrays["likes"].astype(np.float64), name)
 
 
-def linear_part() -> LinearPart:
+def linear_part() -> EasePart:
     own, foreign = np.sort(MODEL.own_positions[MODEL.own_positions >= 0]), np.flatnonzero(MODEL.foreign)
     weights = RNG.standard_normal((len(own[::2]), len(foreign[1::3]))).astype(np.float32)
-    return LinearPart(own[::2], foreign[1::3], weights, np.arange(M))
+    return EasePart(own[::2], foreign[1::3], weights, np.arange(M))
 
 
 OF_OWN: dict[str, Callable[[], Part]] = {

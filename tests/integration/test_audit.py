@@ -22,7 +22,7 @@ from simulations.audit.audited.plan import audit_plan
 from simulations.audit.audited.platforms import audit_folder, make_identities
 from simulations.audit.canary.releases import canary_test
 from simulations.audit.canary.world import CanaryWorld
-from simulations.audit.command import audit_books, run_audit, write_report
+from simulations.audit.command import audit_bookkeeping, run_audit, write_report
 from simulations.audit.path.neighbours import USERS, NoisePlacement, World, compare_neighbours
 from simulations.audit.path.noise import noise_checks
 from simulations.audit.path.oracles import oracle_checks
@@ -142,10 +142,10 @@ def test_every_fault_has_a_test_above_and_ends_with_its_context() -> None:
 
 
 def test_books_of_shipped_code_balance_and_those_of_a_platform_past_its_ledger_do_not() -> None:
-    report = audit_books(1.0)
+    report = audit_bookkeeping(1.0)
     assert (report.flags, report.received, report.charged) == ((), 3, 3)
     with injected("skip-ledger"):
-        faulty = audit_books(1.0)
+        faulty = audit_bookkeeping(1.0)
     assert faulty.charged == 0
     assert faulty.flags
 
@@ -159,7 +159,7 @@ def test_the_canary_saturates_what_the_plan_claims(tmp_path: Path) -> None:
     # E[ratio | in] − E[ratio | out] = μ², and each is half of it.
     ratios = [world.run(canary=True).ratio - world.run(canary=False).ratio for _ in range(40)]
     releases = [*RunPlan.of(plan).release_plan().releases()]
-    claimed = compose([*(r.noise_multiplier for r in releases), RunPlan.of(plan).linear_noise().noise_multiplier])
+    claimed = compose([*(r.noise_multiplier for r in releases), RunPlan.of(plan).item_item_noise().noise_multiplier])
     assert claimed == pytest.approx(RunPlan.of(plan).gaussian_mu)
     assert abs(np.mean(ratios) - claimed**2) < 5 * claimed * np.sqrt(2 / 40)
 

@@ -1,4 +1,4 @@
-"""Federations with the linear road from end to end: exact, noisy and masked; what is charged, kept, resumed and refused."""
+"""Federations with the item-item model from end to end: exact, noisy and masked; what is charged, kept, resumed and refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from common.linalg import pack_symmetric, packed_size
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.gdp import compose
 from common.wire.exchange import AgentRequest
-from server.aggregation.cooccurrence import aggregate_linear
+from server.aggregation.cooccurrence import aggregate_cooccurrence
 from server.federation.checkpoint import CheckpointStore
 from server.federation.exchange import SilentObserver
 from server.federation.state import FederationState, RoundRecord
@@ -100,7 +100,7 @@ def test_each_platform_sends_once_how_many_users_have_each_two_of_its_items(exac
 
 
 def linear_of(agent: Any) -> Any:
-    """The linear road's part of the model that an agent has stored."""
+    """The item-item model's part of the model that an agent has stored."""
     (linear,) = (part for part in agent.store.load().cross.parts if part.name == "linear")
     return linear
 
@@ -148,10 +148,10 @@ class MaskedTap:
 
         def aggregate(plan: FederationPlan, state: FederationState, parts: Any) -> Any:
             self.received = list(parts)
-            return aggregate_linear(plan, state, self.received)
+            return aggregate_cooccurrence(plan, state, self.received)
 
         monkeypatch.setattr(CooccurrenceMechanism, "release", release)
-        monkeypatch.setattr("server.aggregation.cooccurrence.aggregate_linear", aggregate)
+        monkeypatch.setattr("server.aggregation.cooccurrence.aggregate_cooccurrence", aggregate)
 
     def total(self, name: str) -> np.ndarray:
         """What the aggregator saw, all platforms together."""
@@ -191,7 +191,7 @@ def laid_out(tap: MaskedTap, plan: FederationPlan, state: FederationState) -> np
         own = [place[item] for item in kept.tolist() if plan.secure_sum or item in part.positions]
         rows, columns = np.triu_indices(len(own))
         block = np.zeros((len(own), len(own)))
-        block[rows, columns] = part.arrays["cooccurrence"] * RunPlan.of(plan).linear_noise().grid_step
+        block[rows, columns] = part.arrays["cooccurrence"] * RunPlan.of(plan).item_item_noise().grid_step
         block[rows, columns] /= np.where(rows == columns, 1.0, np.sqrt(2.0))
         block[columns, rows] = block[rows, columns]
         total[np.ix_(own, own)] += block
@@ -213,7 +213,7 @@ def test_masked_and_open_statistics_are_the_dense_sums_to_the_grid(
         x /= np.sqrt(np.maximum(x.sum(axis=1, keepdims=True), 1))  # c = 1: min(1, 1/√n)
         expected += x.T @ x
         users.append(float((x.sum(axis=1) > 0).sum()))
-    step = RunPlan.of(plan).linear_noise().grid_step
+    step = RunPlan.of(plan).item_item_noise().grid_step
     slack = sum(data.train.n_users for data in platforms.values()) * step + 1e-8
     assert np.abs(laid_out(tap, plan, state) - expected).max() <= slack
     if noise == "secure_sum":
@@ -282,7 +282,7 @@ def test_the_deep_models_part_is_set_aside_before_the_statistics_take_their_shar
     both = read_plan(content | {"towers": towers})
     assert RunPlan.of(both).gaussian_mu < RunPlan.of(alone).gaussian_mu
     for plan in (alone, both):
-        spent = [RunPlan.of(plan).linear_noise(), RunPlan.of(plan).release_plan().counts]
+        spent = [RunPlan.of(plan).item_item_noise(), RunPlan.of(plan).release_plan().counts]
         multipliers = [*(noise.noise_multiplier for noise in spent)]
         multipliers += [r.noise_multiplier for part in RunPlan.of(plan).release_plan().rounds for r in part.releases()]
         assert compose(multipliers) == pytest.approx(RunPlan.of(plan).gaussian_mu, rel=1e-9)
@@ -452,7 +452,7 @@ def test_egress_lets_nothing_out_that_the_contract_does_not_declare(tmp_path: Pa
     assert recorders[1].replies("cooccurrence")[0].arrays == {}
 
 
-def test_a_plan_without_the_linear_road_admits_none_of_its_requests(tmp_path: Path) -> None:
+def test_a_plan_without_the_item_item_model_admits_none_of_its_requests(tmp_path: Path) -> None:
     aggregator = by_hand(private_platforms(3), private_plan(3), tmp_path)
     counts = np.ones(len(aggregator.vocabulary))
     for kind in ("cooccurrence", "masked_cooccurrence"):
@@ -471,7 +471,7 @@ def test_what_is_asked_again_costs_nothing_and_other_counts_are_refused(tmp_path
     assert len(charges_of(aggregator.agents["platform-0"])) == 1
 
 
-def test_a_platform_whose_linear_road_differs_is_refused_and_the_difference_named(
+def test_a_platform_whose_item_item_model_differs_is_refused_and_the_difference_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan, other, watch = linear_plan(), linear_plan(user_weighting=0.25), Watch()
@@ -535,7 +535,7 @@ def test_a_plan_whose_statistics_fit_no_ring_is_refused_when_it_is_read() -> Non
     assert private_linear_plan("per_platform", privacy=many, share=0.99).linear is not None
 
 
-def test_explicit_ratings_have_no_linear_road() -> None:
+def test_explicit_ratings_have_no_item_item_model() -> None:
     content = linear_plan().model_dump()
     content["model"]["feedback"] = "explicit"
     with pytest.raises(ValidationError, match=r"linear: item-item statistics say who has what"):
@@ -579,7 +579,7 @@ def test_a_platform_by_itself_gets_no_weights_and_serves_without(tmp_path: Path)
     assert "linear" not in kept.cross.weights
 
 
-def test_no_version_of_a_run_without_the_linear_road_has_any(tmp_path: Path) -> None:
+def test_no_version_of_a_run_without_the_item_item_model_has_any(tmp_path: Path) -> None:
     plan = small_plan(rounds=1)
     agents = agents_of(platforms_of(), plan, tmp_path)
     outcome = federate(agents, plan, tmp_path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.privacy.report import verify_books
+from client.privacy.report import verify_logs
 from common.config.federation import FederationPlan
 from server.federation.checkpoint import CheckpointStore
 from simulations.engine.federate import FederationOutcome
@@ -67,7 +67,7 @@ def test_old_books_add_up_with_what_came_after(resumed: dict[str, Resumed], unpa
         kinds = [charge["releases"][0]["kind"] for charge in charges_of(recorder.agent)]  # type: ignore[arg-type]
         statistics = "item_vectors" if plan.private else "statistics"
         assert kinds == ["counts", "cooccurrence", statistics, statistics]
-        verify_books(unpacked / mode / "platforms" / recorder.agent.name)  # type: ignore[attr-defined]
+        verify_logs(unpacked / mode / "platforms" / recorder.agent.name)  # type: ignore[attr-defined]
 
 
 def test_the_result_of_an_exact_run_is_that_of_the_old_version(resumed: dict[str, Resumed], unpacked: Path) -> None:

@@ -390,10 +390,8 @@ def test_what_the_noise_cost_stands_beside_what_was_released(tmp_path: Path) -> 
     for name, part in content["platforms"].items():
         without = exact["platforms"][name]
         assert "shared_without_noise" not in without["own"]
-        for ground in ("own", "cross"):
-            assert part[ground]["shared_without_noise"]["ndcg@10"] == pytest.approx(
-                without[ground]["shared"]["ndcg@10"]
-            )
+        for task in ("own", "cross"):
+            assert part[task]["shared_without_noise"]["ndcg@10"] == pytest.approx(without[task]["shared"]["ndcg@10"])
         assert part["own"]["shared"] != part["own"]["shared_without_noise"]
 
 

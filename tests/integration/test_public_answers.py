@@ -201,7 +201,7 @@ def test_no_kind_of_request_tells_neighbouring_data_apart(
     released = run.release_plan()
     # Noise falls from round to round, and the grid with it: the last round's bound is the largest.
     noises = {"item_vectors": released.rounds[-1].item_vectors, "user_gram": released.rounds[-1].user_gram}
-    noises |= {"counts": released.counts, "cooccurrence": run.linear_noise()}
+    noises |= {"counts": released.counts, "cooccurrence": run.item_item_noise()}
     bounds = {name: noise.sensitivity / noise.grid_step for name, noise in noises.items()}
     for attack in ATTACKS if victim == "everything" else SOME:
         seen = []

@@ -43,7 +43,7 @@ def model_of(seed: int = 0, verdict: str = "blend", *, explicit: bool = False, a
         ),
         owners=owners,
         shared=factors(9),
-        elsewhere=rng.random(9) * 30,
+        foreign_popularity=rng.random(9) * 30,
         own=ItemDescriptions(
             keys=("x:3", "here:1", "y:0", "x:8", "x:5"), titles=tuple("abcde"), genres=((), ("g",), (), ("h", "i"), ())
         ),

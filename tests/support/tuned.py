@@ -48,5 +48,5 @@ def view_of(data: TrainingData, factors: np.ndarray, *, private: bool = False) -
         owners=np.ones((m + extra, 2), dtype=np.bool_),
         own_positions=np.arange(m, dtype=np.int32),
         shared=FactorModel(item_parameters=factors.astype(np.float32), config=MODEL),
-        elsewhere=np.concatenate([data.train.item_counts() * 3.0, np.arange(1.0, extra + 1)]),
+        foreign_popularity=np.concatenate([data.train.item_counts() * 3.0, np.arange(1.0, extra + 1)]),
     )

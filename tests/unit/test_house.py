@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tools.imports import PRODUCT, folder_imports, folder_of, imported, modules, rings
+from tools.imports import PRODUCT, ROOT, folder_imports, folder_of, imported, modules, rings
 
 MOST_MODULES = 15
+GLOSSARY = ROOT / "docs" / "glossary.md"
 
 
 def test_no_two_folders_import_each_other() -> None:
@@ -64,3 +69,47 @@ def test_only_tests_of_benches_import_benches() -> None:
     for name, path in modules("tests").items():
         if not name.startswith("tests.unit.simulations.bench"):
             assert [each for each in imported(path) if each.startswith("simulations.bench.")] == [], name
+
+
+def retired_words() -> dict[str, set[str]]:
+    """The retired words of the glossary's table, each with the names in which it stays."""
+    table = GLOSSARY.read_text().partition("## Retired words")[2]
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|")][2:]
+    return {word.strip(): set(re.findall(r"`([^`]+)`", stays)) for words, _, stays in rows for word in words.split(",")}
+
+
+def defined_names(path: Path) -> Iterator[str]:
+    """Names of the module, its classes, functions and annotated fields."""
+    yield path.stem
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+
+
+def test_no_name_has_a_retired_word() -> None:
+    retired = {word: stays for word, stays in retired_words().items() if " " not in word}
+    assert {"ruler", "ground", "road", "elsewhere", "beside"} <= retired.keys()
+    found = {
+        f"{folder_of(path)}/{path.name}: {name}"
+        for path in modules(*PRODUCT, "tools").values()
+        for name in defined_names(path)
+        for word in {part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)} & retired.keys()
+        if name not in retired[word]
+    }
+    assert found == set()
+
+
+def test_no_text_has_a_retired_phrase() -> None:
+    phrases = [word for word in retired_words() if " " in word]
+    assert "linear road" in phrases
+    texts = [*modules(*PRODUCT, "tests", "tools").values(), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    texts += (ROOT / "simulations").rglob("*.yaml")
+    found = {
+        (path.name, phrase)
+        for path in texts
+        for phrase in phrases
+        if path not in (GLOSSARY, Path(__file__)) and phrase in " ".join(path.read_text().lower().split())
+    }
+    assert found == set()

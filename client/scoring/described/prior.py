@@ -1,4 +1,4 @@
-"""A score of each item that is the same for every user: popularity elsewhere, demand expected from a description."""
+"""A score of each item that is the same for every user: foreign popularity, demand expected from a description."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from client.scoring.part import Arrays, Carried, Part, UserHistory, stored
 @dataclass(frozen=True, eq=False)
 class PriorPart(Part):
     """Attributes:
-    name: ``popularity elsewhere``, for instance.
+    name: ``foreign popularity``, for instance.
     of_items: float32 ``[m]``.
     """
 

@@ -17,7 +17,7 @@ from client.contributions.membership import Membership
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.contributions.broadcast import card_arrays, round_context, vocabulary_arrays
-from common.contributions.cooccurrence_kind import LINEAR_INPUTS, LINEAR_TARGETS, LINEAR_WEIGHTS
+from common.contributions.cooccurrence_kind import EASE_INPUTS, EASE_TARGETS, EASE_WEIGHTS
 from common.contributions.kind import masked_name
 from common.contributions.masked_rounds import round_index, secure_rounds
 from common.contributions.registry import all_kinds, kinds_by_wire_name
@@ -164,9 +164,9 @@ class ByHand:
         own = np.sort(self.membership.own_positions).astype(np.int64)[:3]
         others = np.sort(self.vocabulary.owners[PLATFORMS[0]]).astype(np.int64)
         linear: Arrays = {
-            LINEAR_INPUTS: own,
-            LINEAR_TARGETS: others,
-            LINEAR_WEIGHTS: np.full((len(own), len(others)), 0.1, dtype=np.float32),
+            EASE_INPUTS: own,
+            EASE_TARGETS: others,
+            EASE_WEIGHTS: np.full((len(own), len(others)), 0.1, dtype=np.float32),
         }
         return {**parameters, **self.tower_parameters(), **linear}
 

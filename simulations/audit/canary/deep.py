@@ -130,7 +130,7 @@ def _worlds(folder: Path, plan: FederationPlan, seed: int) -> tuple[DeepWorld, D
     made = []
     for name, present in (("without", people), ("with", [*people[:3], saturating(), *people[3:]])):
         world = World.of(folder / name, plan, present, identities)
-        run = world.greeted("audit")
+        run = world.joined("audit")
         arrays: Arrays = run.tower_parameters()
         assert plan.towers is not None
         requests = [

@@ -63,7 +63,7 @@ class CanaryWorld:
         for name, present in (("without", people), ("with", [*people[:3], saturating(), *people[3:]])):
             world = World.of(folder / name, plan, present, identities)
             self._worlds.append(world.target)
-            run = world.greeted("audit")
+            run = world.joined("audit")
         self._companion = world.partners[COMPANION]
         self._membership, self._companions_place = run.membership, run.membership_of(COMPANION)
         self._aggregation = SharedGramAggregation(plan)
@@ -146,7 +146,7 @@ class CanaryWorld:
 
     def _noise(self, server_round: int, name: str) -> GaussianNoise:
         if server_round == 0:
-            return self._releases.counts if name == "counts" else RunPlan.of(self._plan).linear_noise()
+            return self._releases.counts if name == "counts" else RunPlan.of(self._plan).item_item_noise()
         part = self._releases.rounds[server_round - 1]
         return part.item_vectors if name == "item_vectors" else part.user_gram
 

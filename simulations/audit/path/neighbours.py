@@ -74,7 +74,7 @@ class World:
             platform.take_noise_from(noise[name])
         return ByHand(self.plan, self.target, self.partners, run_id=run_id, noise=noise)
 
-    def greeted(self, run_id: str) -> ByHand:
+    def joined(self, run_id: str) -> ByHand:
         """A new run that the platforms have joined; noise comes from the production source."""
         run = ByHand(self.plan, self.target, self.partners, run_id=run_id)
         run.join()

@@ -59,7 +59,7 @@ def oracle_checks(
     people = population(1, USERS)
     without = World.of(folder / "without", plan, people, identities)
     joined = World.of(folder / "with", plan, [*people[:3], person, *people[3:]], identities)
-    fresh = fresh_arrays(_greeting(without, "first"), _greeting(without, "second"))
+    fresh = fresh_arrays(_joined(without, "first"), _joined(without, "second"))
     checks: list[Check] = []
     for title, ask in _scripts(plan, crafted):
         found = ask(joined)
@@ -79,7 +79,7 @@ def _scripts(
         yield f"finish with {name} parameters", partial(_finish, name=name)
 
 
-def _greeting(world: World, run_id: str) -> Transcript:
+def _joined(world: World, run_id: str) -> Transcript:
     run = world.by_hand(run_id)
     run.join()
     return run.transcript

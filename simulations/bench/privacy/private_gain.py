@@ -35,8 +35,8 @@ from server.strategy import FederatedFactorization
 from simulations.bench.ease import described_by_others
 from simulations.engine.datasets import SimulatedPlatform, make_platforms
 from simulations.engine.federate import inline_grid, make_agents, simulation_secret
-from simulations.evaluation.measure import CrossGround, Ruler, positions_of
-from simulations.evaluation.price import measure_point, private_plan, train_shared
+from simulations.evaluation.measure import CrossPlatformTask, Evaluator, positions_of
+from simulations.evaluation.privacy_cost import measure_point, private_plan, train_shared
 from simulations.scenarios.scenario import Scenario, load_scenario
 
 Figures = dict[str, Any]
@@ -139,7 +139,7 @@ def _small_run(overrides: Sequence[str], epsilon: float) -> dict[str, float]:
         _finish(agent, strategy.state)
         model = agent.store.load()
     platform = next(platform for platform in platforms if platform.name == SMALLEST)
-    ruler = Ruler(scenario)
+    evaluator = Evaluator(scenario)
     local, shared = model.own_scorer("local"), model.own_scorer("shared")
     scorers: dict[str, Scorer] = {
         "local": local,
@@ -149,7 +149,7 @@ def _small_run(overrides: Sequence[str], epsilon: float) -> dict[str, float]:
         "popularity": model.own_popularity(),
     }
     return {
-        name: float(ruler.per_user(scorer, platform.test, metrics=("hr@10",)).values["hr@10"].mean())
+        name: float(evaluator.per_user(scorer, platform.test, metrics=("hr@10",)).values["hr@10"].mean())
         for name, scorer in scorers.items()
     }
 
@@ -173,44 +173,44 @@ def _movies_run(seed: int, epsilon: float) -> dict[str, float]:
     figures = {name: float(block["recall@20"]) for name, block in cross.items()}
     platform = next(platform for platform in platforms if platform.hidden is not None)
     assert platform.hidden is not None
-    ground = CrossGround.of(platform, platform.hidden, state, secret)
+    task = CrossPlatformTask.of(platform, platform.hidden, state, secret)
     others = [other for other in platforms if other is not platform]
     counts = np.sum([_whole_budget_counts(other, state, scenario) for other in others], axis=0)
     scorers: dict[str, Scorer] = {
         "popularity, whole budget": PopularityScorer(counts),
-        "attributes": _attribute_scorer(ground, platforms, state, scenario),
+        "attributes": _attribute_scorer(task, platforms, state, scenario),
     }
     for name, scorer in scorers.items():
-        held_out = ground.slice_of(ground.truth)
-        measured = Ruler(scenario).per_user(scorer, held_out, ground.candidates, metrics=("recall@20",))
+        held_out = task.slice_of(task.truth)
+        measured = Evaluator(scenario).per_user(scorer, held_out, task.candidates, metrics=("recall@20",))
         figures[name] = float(measured.values["recall@20"].mean())
     return figures
 
 
 def _attribute_scorer(
-    ground: CrossGround, platforms: Sequence[SimulatedPlatform], state: FederationState, scenario: Scenario
+    task: CrossPlatformTask, platforms: Sequence[SimulatedPlatform], state: FederationState, scenario: Scenario
 ) -> Scorer:
-    """Popularity elsewhere as released, and own tastes carried over by genres and years; own data and releases alone."""
+    """Foreign popularity as released, and own tastes carried over by genres and years; own data and releases alone."""
     secret, noise = simulation_secret(scenario.seed), RunPlan.of(scenario.plan).release_plan().counts
-    _, titles, genres = described_by_others(ground.platform, platforms, state, secret)
-    train = ground.platform.training.train
+    _, titles, genres = described_by_others(task.platform, platforms, state, secret)
+    train = task.platform.training.train
     bound = scenario.plan.privacy.resolved().max_count_contribution
     clipped = np.minimum(1.0, np.sqrt(bound / np.maximum(train.row_lengths, 1)))
     own = np.bincount(train.indices, np.repeat(clipped, train.row_lengths), train.n_items)
-    elsewhere = state.item_counts.copy()
+    foreign = state.item_counts.copy()
     # The platform's noise stays in; what it had counted before is known to it.
-    shared = ground.own_positions >= 0
-    elsewhere[ground.own_positions[shared]] -= own[shared]
-    elsewhere = np.maximum(elsewhere, 0.0)
-    common = np.intersect1d(ground.own_positions, np.concatenate(_others(ground, state)))
-    there = np.log1p(elsewhere)
+    shared = task.own_positions >= 0
+    foreign[task.own_positions[shared]] -= own[shared]
+    foreign = np.maximum(foreign, 0.0)
+    common = np.intersect1d(task.own_positions, np.concatenate(_others(task, state)))
+    there = np.log1p(foreign)
     features = np.column_stack([there, public_columns(titles, genres, common)])
-    tastes = fit_attribute_transfer(ground.histories, common, features)
-    return ground.scorer([(tastes, 1.0)], np.maximum(elsewhere, noise.sigma), 1.0)
+    tastes = fit_attribute_transfer(task.histories, common, features)
+    return task.scorer([(tastes, 1.0)], np.maximum(foreign, noise.sigma), 1.0)
 
 
-def _others(ground: CrossGround, state: FederationState) -> list[NDArray[np.int32]]:
-    return [rows for name, rows in state.vocabulary.owners.items() if name != ground.platform.name]
+def _others(task: CrossPlatformTask, state: FederationState) -> list[NDArray[np.int32]]:
+    return [rows for name, rows in state.vocabulary.owners.items() if name != task.platform.name]
 
 
 def _whole_budget_counts(

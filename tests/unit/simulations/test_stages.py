@@ -12,7 +12,7 @@ from common.contributions.masked_rounds import secure_rounds
 from common.errors import ConfigError
 from common.privacy.secure_sum.roster import Member, Roster, check_terms, most_dropouts
 from simulations import run
-from simulations.evaluation.price import private_plan
+from simulations.evaluation.privacy_cost import private_plan
 from simulations.report.terminal import result_tables
 from simulations.scenarios.scenario import Scenario
 from simulations.stages import check_stages

@@ -61,7 +61,7 @@ def test_a_backup_taken_while_the_books_are_open_restores_to_the_same_books(conf
     assert agent.exchange(join_request("r1")).code == "ok"
     assert back_up(config_path, tmp_path / "cinema.backup").files > 5
     assert (tmp_path / "cinema.backup").stat().st_mode & 0o077 == 0
-    said = restore(tmp_path / "cinema.backup", tmp_path / "again").books
+    said = restore(tmp_path / "cinema.backup", tmp_path / "again").ledger
     assert said["ledger_entries"] >= 1
     assert said["lost_mu"] == 0
     restored = load_yaml_model(tmp_path / "again" / "platform.yaml", PlatformConfig)

@@ -49,8 +49,8 @@ def world(seed: int, *, loyal: float, private: bool = False) -> tuple[CrossParts
         histories=matrix_of(np.where(np.arange(M) < OWN, here, False)),
         own=own,
         others=np.ones(M, dtype=bool),
-        counts_elsewhere=there.sum(axis=0).astype(float),
-        users_elsewhere=np.full(M, 500.0),
+        foreign_counts=there.sum(axis=0).astype(float),
+        foreign_users=np.full(M, 500.0),
         described=DescribedItems([""] * M, {"maker": [(f"m{maker}",) for maker in makers]}),
         private=private,
     )
@@ -182,8 +182,8 @@ def test_too_little_in_common_says_nothing() -> None:
 
 def test_noisy_counts_below_zero_are_taken() -> None:
     data, here, there, _ = world(6, loyal=1.0, private=True)
-    noisy = data.counts_elsewhere + np.random.default_rng(1).normal(0, 60, M)
-    found = chosen(replace(data, counts_elsewhere=noisy), here, there)
+    noisy = data.foreign_counts + np.random.default_rng(1).normal(0, 60, M)
+    found = chosen(replace(data, foreign_counts=noisy), here, there)
     assert found is not None
     assert found[1].name == "blend"
     assert all(np.isfinite(weight) for weight in found[0].weights.values())

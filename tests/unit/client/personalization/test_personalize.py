@@ -51,7 +51,7 @@ def view_of(
         owners=np.ones((N, 2), dtype=bool),
         own_positions=positions,
         shared=FactorModel(item_parameters=parameters, config=config),
-        elsewhere=np.ones(N) * 5,
+        foreign_popularity=np.ones(N) * 5,
         private=False,
     )
 
@@ -152,7 +152,7 @@ def test_the_model_holds_what_the_federation_told_and_all_that_is_known_of_the_u
     assert model.user_ids == data.user_ids
     assert model.histories.nnz == data.known.nnz == 3 * 60
     assert asdict(model.own) == asdict(describe(data))
-    assert np.all(np.isfinite(model.elsewhere))
+    assert np.all(np.isfinite(model.foreign_popularity))
 
 
 def test_explicit_ratings_are_judged_by_their_error() -> None:

@@ -16,7 +16,7 @@ from client.personalization.store import PlatformStore
 from client.recommend.recommender import Recommender
 from client.scoring.attributes import AttributePart
 from client.scoring.blend import Blend
-from client.scoring.ease import LinearPart
+from client.scoring.ease import EasePart
 from common.errors import NewerStoreError, StoreError
 from tests.support.stores import model_of
 
@@ -44,7 +44,7 @@ def test_a_model_comes_back_with_identical_recommendations(tmp_path: Path, verdi
     assert asdict(loaded.cross) == asdict(model.cross)
     for name in ("platform", "server_round", "platforms", "user_ids"):
         assert getattr(loaded, name) == getattr(model, name)
-    for name in ("owners", "elsewhere", "own_positions"):
+    for name in ("owners", "foreign_popularity", "own_positions"):
         assert getattr(loaded, name).tobytes() == getattr(model, name).tobytes()
     for name in ("indptr", "indices", "values", "times"):
         assert getattr(loaded.histories, name).tobytes() == getattr(model.histories, name).tobytes()
@@ -69,8 +69,8 @@ def test_the_newest_versions_stay_and_an_older_one_can_be_read(tmp_path: Path) -
         assert store.commit(model_of(seed)) == seed + 1
     assert store.versions() == [3, 4]
     assert store.current() == 4
-    assert np.array_equal(store.load(3).elsewhere, model_of(2).elsewhere)
-    assert np.array_equal(store.load().elsewhere, model_of(3).elsewhere)
+    assert np.array_equal(store.load(3).foreign_popularity, model_of(2).foreign_popularity)
+    assert np.array_equal(store.load().foreign_popularity, model_of(3).foreign_popularity)
     with pytest.raises(StoreError, match="000001: damaged"):
         store.load(1)
 
@@ -118,7 +118,7 @@ def test_the_version_before_serves_in_place_of_a_damaged_one(
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(StoreError, match="000002: damaged; restore it from a backup, or train again"):
         store.load(2)
-    assert np.array_equal(store.load().elsewhere, model_of(0).elsewhere)
+    assert np.array_equal(store.load().foreign_popularity, model_of(0).foreign_popularity)
     assert "000002: damaged" in caplog.text
 
 
@@ -130,10 +130,10 @@ def test_a_damaged_current_serves_the_newest_sound_version(tmp_path: Path, conte
     (tmp_path / "versions" / "000003" / "arrays.npz").write_bytes(b"")
     current = tmp_path / "CURRENT"
     current.unlink() if content is None else current.write_text(content)
-    assert np.array_equal(store.load().elsewhere, model_of(1).elsewhere)
+    assert np.array_equal(store.load().foreign_popularity, model_of(1).foreign_popularity)
     assert "names no version that is there" in (store.misnamed() or "")
     assert store.commit(model_of(3)) == 4
-    assert np.array_equal(store.load().elsewhere, model_of(3).elsewhere)
+    assert np.array_equal(store.load().foreign_popularity, model_of(3).foreign_popularity)
     assert store.misnamed() is None
 
 
@@ -143,7 +143,7 @@ def test_a_version_of_a_newer_crossfed_is_skipped_by_name(tmp_path: Path, caplog
     store.commit(model_of(0))
     store.commit(model_of(1))
     (tmp_path / "versions" / "000002" / "manifest.json").write_text('{"format": 3}')
-    assert np.array_equal(store.load().elsewhere, model_of(0).elsewhere)
+    assert np.array_equal(store.load().foreign_popularity, model_of(0).foreign_popularity)
     assert "000002: has format 3" in caplog.text
 
 
@@ -200,15 +200,17 @@ def test_a_disk_that_fills_up_at_any_step_leaves_the_old_version_serving(
                 failed = True
                 assert "cannot be written" in str(error)  # noqa: PT017
         if not failed:
-            assert np.array_equal(store.load().elsewhere, model_of(1).elsewhere)
+            assert np.array_equal(store.load().foreign_popularity, model_of(1).foreign_popularity)
             assert left > 8
             return
         if not first:
-            assert np.array_equal(store.load().elsewhere, model_of(0 if store.current() == 1 else 1).elsewhere)
+            assert np.array_equal(
+                store.load().foreign_popularity, model_of(0 if store.current() == 1 else 1).foreign_popularity
+            )
         assert not list(root.rglob("*unfinished*"))
         # With space again the next commit goes through.
         store.commit(model_of(2))
-        assert np.array_equal(store.load().elsewhere, model_of(2).elsewhere)
+        assert np.array_equal(store.load().foreign_popularity, model_of(2).foreign_popularity)
     pytest.fail("no commit ever got through")
 
 
@@ -228,7 +230,7 @@ def test_a_version_that_was_not_yet_named_when_the_power_went_does_not_serve(tmp
     store.commit(model_of(0))
     store.commit(model_of(1))
     (tmp_path / "CURRENT").write_text("1\n")
-    assert np.array_equal(store.load().elsewhere, model_of(0).elsewhere)
+    assert np.array_equal(store.load().foreign_popularity, model_of(0).foreign_popularity)
     assert store.commit(replace(model_of(2), cross=Blend(weights={"shared": 1.0}, beta=0.9))) == 3
     assert store.load().cross.beta == 0.9
 
@@ -237,7 +239,7 @@ def test_the_parts_of_a_blend_come_back_in_order(tmp_path: Path) -> None:
     store, model = PlatformStore(tmp_path), model_of(0)
     tastes, placed = np.random.default_rng(1).standard_normal((2, 9, 3)).astype(np.float32)
     weights = np.random.default_rng(1).standard_normal((2, 3)).astype(np.float32)
-    linear = LinearPart(np.array([0, 8]), np.array([1, 2, 7]), weights, np.arange(9))
+    linear = EasePart(np.array([0, 8]), np.array([1, 2, 7]), weights, np.arange(9))
     blend = model.cross.with_part(AttributePart(tastes, placed), 2.5).with_part(linear, 0.5)
     model = replace(model, cross=replace(blend, beta=None))
     store.commit(model)
@@ -251,7 +253,7 @@ def test_the_parts_of_a_blend_come_back_in_order(tmp_path: Path) -> None:
 
 
 def test_stores_of_format_1_open_and_answer_as_before(tmp_path: Path) -> None:
-    """Version 1 has attributes and the linear road with their weights, version 2 neither; both as 96db9a8 wrote them."""
+    """Version 1 has attributes and the item-item model with their weights, version 2 neither; both as 96db9a8 wrote them."""
     old = Path(__file__).parent / "store_of_format_1"
     shutil.copytree(old, tmp_path / "store")
     store = PlatformStore(tmp_path / "store")

@@ -94,9 +94,11 @@ def test_popularity_of_foreign_items_keeps_its_order_without_anything_to_correct
     build = Personalizer("here", data, MODEL, config).build
     factors = np.random.default_rng(7).standard_normal((125, 6))
     foreign = slice(120, 125)
-    corrected = build(view_of(data, factors)).elsewhere[foreign]
+    corrected = build(view_of(data, factors)).foreign_popularity[foreign]
     assert (np.diff(corrected) > 0).all()
-    np.testing.assert_array_equal(build(view_of(data, factors, private=True)).elsewhere[foreign], np.arange(1.0, 6.0))
+    np.testing.assert_array_equal(
+        build(view_of(data, factors, private=True)).foreign_popularity[foreign], np.arange(1.0, 6.0)
+    )
 
 
 def test_a_worse_candidate_is_seldom_chosen_at_the_default_level() -> None:

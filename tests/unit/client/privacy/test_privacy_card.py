@@ -8,7 +8,7 @@ import pytest
 
 from client.privacy.card import PlatformSpend, _audit, card_content, card_text, passport_section
 from client.privacy.ledger import BudgetLedger
-from common.config.ease import LinearConfig
+from common.config.ease import EaseConfig
 from common.config.federation import FederationPlan
 from common.config.passport import PassportConfig
 from common.config.towers import TowerConfig
@@ -147,7 +147,7 @@ def test_what_an_audit_did_not_measure_is_on_the_card(tmp_path: Path) -> None:
     assert "Not measured" not in card_text(plan, card_content(plan, parts))
     for other in (
         private_plan(),
-        private_plan().model_copy(update={"towers": TowerConfig(), "linear": LinearConfig()}),
+        private_plan().model_copy(update={"towers": TowerConfig(), "linear": EaseConfig()}),
     ):
         assert _audit(AUDIT, other) == _audit(AUDIT, private_plan())
     deep = private_plan().model_copy(update={"towers": TowerConfig()})

@@ -23,8 +23,8 @@ from client.privacy.report import (
     platform_card,
     privacy_dict,
     privacy_report,
-    restore_books,
-    verify_books,
+    restore_logs,
+    verify_logs,
 )
 from client.privacy.witness import FileWitness
 from common.contributions.run_plan import read_plan
@@ -108,7 +108,7 @@ def test_verify_prints_a_table(tmp_path: Path, command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--home", str(tmp_path)], env={"COLUMNS": "120"})
     assert result.exit_code == 0
     rows = [[part.strip() for part in line.split("  ") if part.strip()] for line in result.output.splitlines()]
-    mac = verify_books(tmp_path)["head"]["mac"]
+    mac = verify_logs(tmp_path)["head"]["mac"]
     assert ["ledger (ledger.db)", "3", "3"] in [row[:3] for row in rows]
     assert ["egress journal (egress.db)", "3"] in rows
     assert mac in "".join(part for row in rows for part in row)
@@ -140,12 +140,12 @@ def test_the_egress_log_lists_what_left(tmp_path: Path) -> None:
 
 def test_verify_counts_entries_and_names_the_bad_one(tmp_path: Path) -> None:
     books(tmp_path)
-    result = verify_books(tmp_path)
+    result = verify_logs(tmp_path)
     assert (result["ledger_entries"], result["journal_entries"], result["head"]["sequence"]) == (3, 3, 3)
     file = tmp_path / "ledger.db"
     file.write_bytes(file.read_bytes().replace(b"12.5", b"99.5"))
     with pytest.raises(LedgerError, match="entry 2 was edited"):
-        verify_books(tmp_path)
+        verify_logs(tmp_path)
 
 
 def test_verify_asks_the_store_whose_head_outlives_a_rollback_of_the_whole_folder(tmp_path: Path) -> None:
@@ -153,19 +153,19 @@ def test_verify_asks_the_store_whose_head_outlives_a_rollback_of_the_whole_folde
     ledger = books(tmp_path)
     store = tmp_path / "store"
     store.mkdir()
-    verify_books(tmp_path)
+    verify_logs(tmp_path)
     old = {file: file.read_bytes() for file in tmp_path.iterdir() if file.suffix in (".db", ".head")}
     release = Release(kind="item_vectors", mechanism="gaussian", noise_multiplier=12.5)
     receipt = ledger.charge("spring", 2, [release], f"{2:064x}")
     BudgetLedger.open(tmp_path, POLICY, witnesses=[witnesses(store)[0]])
     for file, content in old.items():
         file.write_bytes(content)
-    for look in (verify_books, privacy_dict, privacy_report, egress_dicts):
+    for look in (verify_logs, privacy_dict, privacy_report, egress_dicts):
         with pytest.raises(LedgerError, match=f"lacks entry {receipt.sequence}"):
             look(tmp_path)
     # A restore takes the store at its word.
-    assert restore_books(tmp_path, POLICY)["lost_mu"] == pytest.approx(0.08)
-    assert verify_books(tmp_path)["ledger_entries"] == 4
+    assert restore_logs(tmp_path, POLICY)["lost_mu"] == pytest.approx(0.08)
+    assert verify_logs(tmp_path)["ledger_entries"] == 4
 
 
 def test_a_restore_keeps_the_lifetime_budget_that_the_ledger_has_recorded(tmp_path: Path) -> None:
@@ -184,9 +184,9 @@ def test_a_restore_without_a_ledger_wants_the_lifetime_budget_stated(tmp_path: P
     books(tmp_path)
     (tmp_path / "ledger.db").unlink()
     with pytest.raises(LedgerError, match="holds no copy of a ledger to take the lifetime budget from; state it"):
-        restore_books(tmp_path)
+        restore_logs(tmp_path)
     assert not (tmp_path / "ledger.db").exists()
-    restore_books(tmp_path, POLICY)
+    restore_logs(tmp_path, POLICY)
     assert BudgetLedger.open(tmp_path).spend().policy == POLICY
 
 
@@ -240,13 +240,13 @@ def test_restore_counts_what_the_store_remembers(tmp_path: Path) -> None:
             file.unlink()
     with pytest.raises(LedgerError, match="missing"):
         BudgetLedger.open(tmp_path / "books", POLICY, witnesses=[store])
-    result = restore_books(tmp_path / "books", POLICY, ledger_witnesses=[store])
+    result = restore_logs(tmp_path / "books", POLICY, ledger_witnesses=[store])
     assert result["lost_mu"] == pytest.approx(0.08 * math.sqrt(2))
     assert "could not bring back" in text_of(privacy_report(tmp_path / "books"))
 
 
 def test_looking_at_a_folder_without_a_ledger_makes_nothing(tmp_path: Path) -> None:
-    for look in (privacy_dict, privacy_report, verify_books, egress_dicts):
+    for look in (privacy_dict, privacy_report, verify_logs, egress_dicts):
         with pytest.raises(LedgerError, match="holds no ledger"):
             look(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()

@@ -10,7 +10,7 @@ import pytest
 from client.recommend.answers import ItemFilter
 from client.recommend.recommender import Recommender
 from client.scoring.attributes import AttributePart
-from client.scoring.ease import LinearPart
+from client.scoring.ease import EasePart
 from client.scoring.scorer import z
 from client.scoring.topk import top_k
 from simulations.engine.random_model import random_platform_model
@@ -193,11 +193,9 @@ def test_similar_items_are_ordered_by_cosine_in_the_space_that_ranks(verdict):
     query, position = 4, model.own_positions[4]
     expected = {}
     for column, p in enumerate(model.own_positions):
-        elsewhere = cosine(shared[position], shared[p]) if p >= 0 else 0.0
+        there = cosine(shared[position], shared[p]) if p >= 0 else 0.0
         here = cosine(local[query], local[column])
-        expected[model.own.keys[column]] = {"shared": elsewhere, "blend": (here + 0.5 * elsewhere) / 1.5}.get(
-            verdict, here
-        )
+        expected[model.own.keys[column]] = {"shared": there, "blend": (here + 0.5 * there) / 1.5}.get(verdict, here)
     for i in np.flatnonzero(model.foreign):
         expected[model.vocabulary.keys[i]] = cosine(shared[position], shared[i])
     listed = recommender.similar(model.own.keys[query], k=500)
@@ -239,12 +237,12 @@ def with_linear(model, *, weight: float = 0.8):
     inputs, targets = own[::2], foreign[1::3]
     weights = rng.standard_normal((len(inputs), len(targets))).astype(np.float32)
     return replace(
-        model, cross=model.cross.with_part(LinearPart(inputs, targets, weights, np.arange(len(model.owners))), weight)
+        model, cross=model.cross.with_part(EasePart(inputs, targets, weights, np.arange(len(model.owners))), weight)
     )
 
 
 @pytest.mark.parametrize("attributes", [False, True])
-def test_the_linear_road_serves_the_scores_that_evaluation_measured_and_explains_them(attributes):
+def test_the_item_item_model_serves_the_scores_that_evaluation_measured_and_explains_them(attributes):
     plain = random_platform_model(np.random.default_rng(7), verdict="shared")
     model = with_linear(with_attributes(plain) if attributes else plain)
     recommender, moved = Recommender(model), 0

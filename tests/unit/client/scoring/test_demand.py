@@ -9,49 +9,49 @@ from client.scoring.demand import expected_demand
 
 
 def world(rng: np.random.Generator, m: int = 400) -> tuple[np.ndarray, np.ndarray, list[str], list[tuple[str, ...]]]:
-    """Items whose popularity here is that elsewhere, times 4 for comedies and less and less with every later year."""
-    elsewhere = rng.lognormal(4, 1, m).round() + 1
+    """Items whose popularity here is that foreign, times 4 for comedies and less and less with every later year."""
+    foreign = rng.lognormal(4, 1, m).round() + 1
     years = rng.integers(1950, 2010, m)
     comedy = rng.random(m) < 0.5
-    here = elsewhere * np.where(comedy, 4.0, 1.0) * np.exp((1980 - years) / 20)
-    return here, elsewhere, [f"Film ({year})" for year in years], [("Comedy",) if c else ("Drama",) for c in comedy]
+    here = foreign * np.where(comedy, 4.0, 1.0) * np.exp((1980 - years) / 20)
+    return here, foreign, [f"Film ({year})" for year in years], [("Comedy",) if c else ("Drama",) for c in comedy]
 
 
 def test_what_is_popular_here_is_learned_on_common_items_and_holds_on_others() -> None:
-    here, elsewhere, titles, genres = world(np.random.default_rng(0))
+    here, foreign, titles, genres = world(np.random.default_rng(0))
     common, others = np.arange(300), np.arange(300, 400)
-    expected = expected_demand(here[:300], elsewhere, common, titles, genres)
+    expected = expected_demand(here[:300], foreign, common, titles, genres)
     error = np.log(expected[others]) - np.log1p(here[others])
-    naive = np.log1p(elsewhere[others]) - np.log1p(here[others])
+    naive = np.log1p(foreign[others]) - np.log1p(here[others])
     assert np.std(error) < 0.25 * np.std(naive)
     assert abs(np.mean(error)) < 0.2
 
 
 def test_without_common_items_it_is_popularity_elsewhere() -> None:
-    elsewhere = np.array([5.0, 0.0, 2.0, -3.5])
-    expected = expected_demand(np.zeros(0), elsewhere, np.zeros(0, dtype=np.int64), [""] * 4, [()] * 4)
+    foreign = np.array([5.0, 0.0, 2.0, -3.5])
+    expected = expected_demand(np.zeros(0), foreign, np.zeros(0, dtype=np.int64), [""] * 4, [()] * 4)
     np.testing.assert_allclose(expected, [6.0, 1.0, 3.0, 1.0])
 
 
 def test_a_single_common_item_does_not_change_the_order() -> None:
-    elsewhere = np.array([5.0, 9.0, 2.0, 30.0])
-    expected = expected_demand(np.array([700]), elsewhere, np.array([1]), ["A (1999)"] * 4, [("x",), (), (), ("x",)])
-    assert np.argsort(expected).tolist() == np.argsort(elsewhere).tolist()
+    foreign = np.array([5.0, 9.0, 2.0, 30.0])
+    expected = expected_demand(np.array([700]), foreign, np.array([1]), ["A (1999)"] * 4, [("x",), (), (), ("x",)])
+    assert np.argsort(expected).tolist() == np.argsort(foreign).tolist()
 
 
 def test_titles_without_years_and_items_without_genres_are_fine() -> None:
-    here, elsewhere, _, _ = world(np.random.default_rng(1))
-    expected = expected_demand(here[:300], elsewhere, np.arange(300), [""] * 400, [()] * 400)
+    here, foreign, _, _ = world(np.random.default_rng(1))
+    expected = expected_demand(here[:300], foreign, np.arange(300), [""] * 400, [()] * 400)
     assert np.isfinite(expected).all()
-    assert np.corrcoef(np.log(expected), np.log1p(elsewhere))[0, 1] > 0.99
+    assert np.corrcoef(np.log(expected), np.log1p(foreign))[0, 1] > 0.99
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.floats(0, 1000))
 def test_noisy_counts_give_finite_demand_of_at_least_one(seed: int, c: int, noise: float) -> None:
     rng = np.random.default_rng(seed)
-    here, elsewhere, titles, genres = world(rng, 60)
-    noisy = elsewhere + rng.normal(0, noise, 60)
+    here, foreign, titles, genres = world(rng, 60)
+    noisy = foreign + rng.normal(0, noise, 60)
     expected = expected_demand(here[:c], noisy, np.arange(c), titles, genres)
     assert np.isfinite(expected).all()
     assert (expected >= 1).all()
@@ -59,8 +59,8 @@ def test_noisy_counts_give_finite_demand_of_at_least_one(seed: int, c: int, nois
 
 @pytest.mark.parametrize("title", ["Twelve (1 of 3)", "(1999) Once", "Number 1999"])
 def test_only_a_year_at_the_end_of_a_title_counts(title: str) -> None:
-    here, elsewhere, titles, genres = world(np.random.default_rng(2))
+    here, foreign, titles, genres = world(np.random.default_rng(2))
     titles = [*titles[:-1], title]
-    plain = expected_demand(here[:300], elsewhere, np.arange(300), [*titles[:-1], ""], genres)
-    odd = expected_demand(here[:300], elsewhere, np.arange(300), titles, genres)
+    plain = expected_demand(here[:300], foreign, np.arange(300), [*titles[:-1], ""], genres)
+    odd = expected_demand(here[:300], foreign, np.arange(300), titles, genres)
     np.testing.assert_array_equal(odd, plain)

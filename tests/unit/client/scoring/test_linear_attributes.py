@@ -91,10 +91,10 @@ def test_tastes_that_do_not_fit_are_refused() -> None:
 def test_demand_learns_from_further_attributes_what_is_wanted_here() -> None:
     rng = np.random.default_rng(3)
     wanted = rng.integers(0, 2, 400).astype(np.float64)
-    elsewhere = rng.integers(5, 50, 400).astype(np.float64)
-    here = np.round(elsewhere * np.where(wanted > 0, 8.0, 0.5))
+    foreign = rng.integers(5, 50, 400).astype(np.float64)
+    here = np.round(foreign * np.where(wanted > 0, 8.0, 0.5))
     common = np.arange(300)
-    blind = expected_demand(here[:300], elsewhere, common, [""] * 400, [()] * 400)
-    told = expected_demand(here[:300], elsewhere, common, [""] * 400, [()] * 400, wanted[:, None])
+    blind = expected_demand(here[:300], foreign, common, [""] * 400, [()] * 400)
+    told = expected_demand(here[:300], foreign, common, [""] * 400, [()] * 400, wanted[:, None])
     errors = [np.abs(np.log(one[300:]) - np.log1p(here[300:])).mean() for one in (blind, told)]
     assert errors[1] < 0.3 * errors[0]

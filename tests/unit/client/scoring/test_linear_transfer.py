@@ -1,4 +1,4 @@
-"""The linear road end to end: columns, contributions, the solve by owners, scores. Oracles are dense least squares."""
+"""The item-item model end to end: columns, contributions, the solve by owners, scores. Oracles are dense least squares."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from client.contributions.cooccurrence import LinearContributor
+from client.contributions.cooccurrence import CooccurrenceMaker
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice
 from client.data.training import TrainingData
-from client.scoring.ease import LinearPart
-from common.config.ease import LinearConfig, LinearPrivacy
+from client.scoring.ease import EasePart
+from common.config.ease import EaseConfig, EasePrivacy
 from common.contributions.cooccurrence import CooccurrenceMechanism, cooccurrence_noise
 from common.contributions.cooccurrence_kind import check_sums_of_products
 from common.errors import ConfigError, ContractError
@@ -68,10 +68,10 @@ def _ownership() -> np.ndarray:
     return mask
 
 
-def _statistics(dense: dict[str, np.ndarray], config: LinearConfig) -> dict[str, ItemStatistics]:
+def _statistics(dense: dict[str, np.ndarray], config: EaseConfig) -> dict[str, ItemStatistics]:
     gathered = {}
     for name, block in dense.items():
-        contributor = LinearContributor(config, _data(block))
+        contributor = CooccurrenceMaker(config, _data(block))
         sent = contributor.cooccurrence(np.zeros(M), _ownership(), OWNERS[name])
         columns = contributor.columns(np.zeros(M), _ownership(), OWNERS[name])
         gathered[name] = ItemStatistics(columns, sent.arrays["cooccurrence"])
@@ -90,7 +90,7 @@ def _on_vocabulary(dense: dict[str, np.ndarray], names: list[str]) -> np.ndarray
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.25, 0.5]))
 def test_weights_of_each_target_are_ridge_over_the_users_of_its_owners_alone(seed: int, weighting: float) -> None:
-    config = LinearConfig(regularization=3.0, user_weighting=weighting)
+    config = EaseConfig(regularization=3.0, user_weighting=weighting)
     dense = _interactions(seed)
     solved = transfer_weights(_statistics(dense, config), OWNERS, "a", config)
     assert set(solved.targets.tolist()) == set(range(8, 14))
@@ -98,7 +98,7 @@ def test_weights_of_each_target_are_ridge_over_the_users_of_its_owners_alone(see
         names = [name for name in ("b", "c") if target in OWNERS[name]]
         x = _on_vocabulary(dense, names)
         x /= np.maximum(x.sum(axis=1, keepdims=True), 1.0) ** weighting
-        # Ridge as ordinary least squares with √λ·I below: another road than normal equations.
+        # Ridge as ordinary least squares with √λ·I below: another way than normal equations.
         below = np.vstack([x[:, solved.inputs], np.sqrt(3.0) * np.eye(len(solved.inputs))])
         right = np.concatenate([x[:, target], np.zeros(len(solved.inputs))])
         expected, *_ = np.linalg.lstsq(below, right, rcond=None)
@@ -106,7 +106,7 @@ def test_weights_of_each_target_are_ridge_over_the_users_of_its_owners_alone(see
 
 
 def test_users_of_a_platform_without_the_target_change_nothing() -> None:
-    config = LinearConfig(regularization=3.0)
+    config = EaseConfig(regularization=3.0)
     dense = _interactions(1)
     before = transfer_weights(_statistics(dense, config), OWNERS, "a", config)
     dense["c"] = np.roll(dense["c"], 1, axis=1)
@@ -118,7 +118,7 @@ def test_users_of_a_platform_without_the_target_change_nothing() -> None:
 
 
 def test_an_input_that_the_owners_of_a_target_lack_has_no_weight_on_it() -> None:
-    config = LinearConfig(regularization=3.0)
+    config = EaseConfig(regularization=3.0)
     solved = transfer_weights(_statistics(_interactions(2), config), OWNERS, "a", config)
     only_c = solved.weights[np.ix_(np.isin(solved.inputs, [4]), np.isin(solved.targets, [8, 9]))]
     assert (only_c == 0).all()
@@ -126,12 +126,12 @@ def test_an_input_that_the_owners_of_a_target_lack_has_no_weight_on_it() -> None
 
 
 def test_scores_are_sums_of_weights_over_the_history() -> None:
-    config = LinearConfig(regularization=3.0)
+    config = EaseConfig(regularization=3.0)
     dense = _interactions(3)
     solved = transfer_weights(_statistics(dense, config), OWNERS, "a", config)
     histories = _matrix(_on_vocabulary(dense, ["a"]))
     users = np.array([5, 0, 59])
-    scores = LinearPart(solved.inputs, solved.targets, solved.weights, np.arange(histories.n_items)).scores(
+    scores = EasePart(solved.inputs, solved.targets, solved.weights, np.arange(histories.n_items)).scores(
         histories, users
     )
     b = np.zeros((M, M))
@@ -141,22 +141,22 @@ def test_scores_are_sums_of_weights_over_the_history() -> None:
 
 
 def test_a_user_without_history_scores_nothing() -> None:
-    scorer = LinearPart(np.array([0]), np.array([1]), np.ones((1, 1), dtype=np.float32), np.arange(3))
+    scorer = EasePart(np.array([0]), np.array([1]), np.ones((1, 1), dtype=np.float32), np.arange(3))
     assert (scorer.scores(_matrix(np.zeros((1, 3))), np.array([0])) == 0).all()
 
 
 def test_weights_that_are_not_finite_or_misshapen_are_refused() -> None:
     with pytest.raises(ContractError, match="finite"):
-        LinearPart(np.array([0]), np.array([1]), np.full((1, 1), np.nan, dtype=np.float32), np.arange(3))
+        EasePart(np.array([0]), np.array([1]), np.full((1, 1), np.nan, dtype=np.float32), np.arange(3))
     with pytest.raises(ContractError, match="fit"):
-        LinearPart(np.array([0]), np.array([1]), np.ones((2, 1), dtype=np.float32), np.arange(3))
+        EasePart(np.array([0]), np.array([1]), np.ones((2, 1), dtype=np.float32), np.arange(3))
 
 
 def test_released_statistics_come_back_in_the_unit_of_exact_ones() -> None:
     dense = _interactions(4, users=400)["b"]
-    config = LinearConfig(user_weighting=0.5, privacy=LinearPrivacy(history_norm=1.0, share=0.5))
+    config = EaseConfig(user_weighting=0.5, privacy=EasePrivacy(history_norm=1.0, share=0.5))
     mechanism = CooccurrenceMechanism(cooccurrence_noise(config, mu=1e6), config)
-    contributor = LinearContributor(config, _data(dense), mechanism)
+    contributor = CooccurrenceMaker(config, _data(dense), mechanism)
     sent = contributor.cooccurrence(np.zeros(M), _ownership(), OWNERS["b"])
     columns = contributor.columns(np.zeros(M), _ownership(), OWNERS["b"])
     back = ItemStatistics.released(columns, sent.arrays["cooccurrence"], sent.grid_steps["cooccurrence"])
@@ -165,7 +165,7 @@ def test_released_statistics_come_back_in_the_unit_of_exact_ones() -> None:
 
 
 def test_what_noise_leaves_below_zero_counts_as_zero() -> None:
-    config = LinearConfig(privacy=LinearPrivacy(regularization=100.0))
+    config = EaseConfig(privacy=EasePrivacy(regularization=100.0))
     # Item 0 with itself −99, with item 8 5: unprojected, (−99 + 100)⁻¹·5 would be 5.
     parts = {"b": ItemStatistics(np.array([0, 8]), np.array([-99.0, 5.0, 1.0]), noisy=True)}
     solved = transfer_weights(parts, OWNERS, "a", config)
@@ -173,18 +173,18 @@ def test_what_noise_leaves_below_zero_counts_as_zero() -> None:
 
 
 def test_a_vocabulary_above_the_limit_is_refused_and_the_mend_named() -> None:
-    config = LinearConfig(max_items=10)
+    config = EaseConfig(max_items=10)
     with pytest.raises(ConfigError, match=r"linear\.kept_items"):
         config.columns(np.zeros(M), _ownership(), private=False)
     assert len(config.model_copy(update={"kept_items": 10}).columns(np.zeros(M), _ownership(), private=False)) == 10
     with pytest.raises(ValidationError, match="max_items"):
-        LinearConfig(max_items=10, kept_items=11)
+        EaseConfig(max_items=10, kept_items=11)
 
 
 def test_pruning_takes_the_most_counted_of_each_group_of_owners_in_turn() -> None:
     owners = np.array([[1, 1], [1, 1], [1, 0], [1, 0], [0, 1], [0, 1]], dtype=bool)
     counts = np.array([100.0, 200.0, 50.0, 60.0, 1.0, 2.0])
-    config = LinearConfig(kept_items=3)
+    config = EaseConfig(kept_items=3)
     assert config.columns(counts, owners, private=False).tolist() == [1, 3, 5]
     assert config.model_copy(update={"kept_items": 6}).columns(counts, owners, private=False).tolist() == [*range(6)]
 
@@ -199,12 +199,12 @@ def test_statistics_that_do_not_fit_their_columns_are_refused() -> None:
 def test_sums_that_no_users_can_have_are_named_as_such() -> None:
     parts = {"b": ItemStatistics(np.sort(OWNERS["b"]), np.full(36, -1e6))}
     with pytest.raises(ConfigError, match="positive definite"):
-        transfer_weights(parts, OWNERS, "a", LinearConfig())
+        transfer_weights(parts, OWNERS, "a", EaseConfig())
 
 
 def test_a_platform_alone_gets_no_weights() -> None:
     dense = _interactions(5)
-    config = LinearConfig()
+    config = EaseConfig()
     solved = transfer_weights({"a": _statistics(dense, config)["a"]}, OWNERS, "a", config)
     assert isinstance(solved, TransferWeights)
     assert solved.weights.shape == (0, 0)
@@ -217,7 +217,7 @@ def _total(statistics: dict[str, ItemStatistics]) -> ItemStatistics:
 
 
 def test_an_apportioned_total_adds_up_and_goes_to_owners_alone_by_their_users() -> None:
-    total = _total(_statistics(_interactions(6), LinearConfig()))
+    total = _total(_statistics(_interactions(6), EaseConfig()))
     parts = apportioned(total, _ownership(), {"a": 10.0, "b": 30.0, "c": 60.0})
     everything = np.arange(M)
     dense = {name: part.block(everything, everything) for name, part in parts.items()}
@@ -239,7 +239,7 @@ def test_weights_from_a_total_are_those_from_the_parts_where_tastes_are_alike() 
     people = (rng.random((200, M)) < 0.4) * 1.0
     times = {"a": 2, "b": 3, "c": 4}
     dense = {name: np.tile(people[:, items], (times[name], 1)) for name, items in OWNERS.items()}
-    config = LinearConfig(regularization=3.0, privacy=LinearPrivacy(regularization=3.0))
+    config = EaseConfig(regularization=3.0, privacy=EasePrivacy(regularization=3.0))
     statistics = _statistics(dense, config)
     noisy = {name: ItemStatistics(part.columns, part.packed, noisy=True) for name, part in statistics.items()}
     expected = transfer_weights(noisy, OWNERS, "a", config)
@@ -253,7 +253,7 @@ def test_weights_from_a_total_are_those_from_the_parts_where_tastes_are_alike() 
 
 
 def test_sums_of_products_are_told_from_rubbish() -> None:
-    packed = _statistics(_interactions(7), LinearConfig())["b"].packed
+    packed = _statistics(_interactions(7), EaseConfig())["b"].packed
     check_sums_of_products(packed, 8, 1e-6)
     for place, value in ((0, -1.0), (1, 1e6)):
         rubbish = packed.copy()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from common.config.ease import LinearConfig, LinearPrivacy
+from common.config.ease import EaseConfig, EasePrivacy
 from common.contributions.cooccurrence import (
     CooccurrenceMechanism,
     cooccurrence_noise,
@@ -41,11 +41,11 @@ def _rows(histories: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     return indptr, np.array([item for row in histories for item in row], dtype=np.int32)
 
 
-def _config(weighting: float = 0.25, norm: float = 1.0) -> LinearConfig:
-    return LinearConfig(user_weighting=weighting, privacy=LinearPrivacy(history_norm=norm))
+def _config(weighting: float = 0.25, norm: float = 1.0) -> EaseConfig:
+    return EaseConfig(user_weighting=weighting, privacy=EasePrivacy(history_norm=norm))
 
 
-def _release(histories: list[list[int]], config: LinearConfig, seed: int = 1) -> np.ndarray:
+def _release(histories: list[list[int]], config: EaseConfig, seed: int = 1) -> np.ndarray:
     noise = cooccurrence_noise(config, mu=0.5)
     mechanism = CooccurrenceMechanism(noise, config, _ConstantWords(seed))
     released = mechanism.release(*_rows(histories), n_items=K)
@@ -93,7 +93,7 @@ def test_blocks_of_items_are_put_together_in_order() -> None:
 
 
 def test_every_pair_gets_noise_of_the_promised_deviation() -> None:
-    config = LinearConfig()
+    config = EaseConfig()
     noise = cooccurrence_noise(config, mu=0.7)
     mechanism = CooccurrenceMechanism(noise, config, SystemNoise())
     released = mechanism.release(np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int32), n_items=90)
@@ -104,7 +104,7 @@ def test_every_pair_gets_noise_of_the_promised_deviation() -> None:
 
 
 def test_the_share_is_what_the_ledger_is_charged() -> None:
-    config = LinearConfig(privacy=LinearPrivacy(share=0.3))
+    config = EaseConfig(privacy=EasePrivacy(share=0.3))
     mechanism = CooccurrenceMechanism(cooccurrence_noise(config, mu=0.8), config)
     spent = compose(release.noise_multiplier for release in mechanism.releases())
     assert spent <= 0.8 * math.sqrt(0.3)
@@ -119,20 +119,20 @@ def test_noise_made_for_a_smaller_norm_is_refused() -> None:
 
 @pytest.mark.parametrize("indices", [[0, 0], [0, K], [-1, 2]])
 def test_rows_on_which_the_bound_does_not_hold_are_refused(indices: list[int]) -> None:
-    config = LinearConfig()
+    config = EaseConfig()
     mechanism = CooccurrenceMechanism(cooccurrence_noise(config, mu=1.0), config)
     with pytest.raises(PrivacyError, match="indices"):
         mechanism.release(np.array([0, 2], dtype=np.int64), np.array(indices, dtype=np.int32), n_items=K)
 
 
 def test_sums_that_could_overflow_are_refused() -> None:
-    config = LinearConfig()
+    config = EaseConfig()
     mechanism = CooccurrenceMechanism(cooccurrence_noise(config, mu=1e15), config)
     with pytest.raises(PrivacyError, match="overflow"):
         mechanism.release(*_rows([[1, 2]]), n_items=K)
 
 
-def _masked(histories: list[list[int]], config: LinearConfig, member: tuple[int, int] | None = (1, 3)) -> np.ndarray:
+def _masked(histories: list[list[int]], config: EaseConfig, member: tuple[int, int] | None = (1, 3)) -> np.ndarray:
     noise = cooccurrence_noise(config, mu=0.5, shares=2, masked=True)
     mechanism = CooccurrenceMechanism(noise, config, _ConstantWords(1))
     released = mechanism.release(*_rows(histories), n_items=K, member=member)

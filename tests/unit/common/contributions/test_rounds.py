@@ -119,7 +119,7 @@ def test_item_item_statistics_are_masked_after_the_counts_in_a_ring_of_their_own
 def test_the_ring_of_item_item_statistics_is_the_smallest_that_their_bounds_fit(users: int, bits: int) -> None:
     linear = {"linear": {"privacy": {"kept_items": 5, "share": 0.5}}}
     plan = FederationPlan.model_validate(private_plan(user_bound=users).model_dump() | linear)
-    noise, ring = RunPlan.of(plan).linear_noise(), secure_rounds(plan, platforms=3, n_items=7)[1].ring
+    noise, ring = RunPlan.of(plan).item_item_noise(), secure_rounds(plan, platforms=3, n_items=7)[1].ring
     assert ring.bits == bits
     assert 3 * users * noise.sensitivity / noise.grid_step < 2 ** (bits - 2)
     if bits > 32:

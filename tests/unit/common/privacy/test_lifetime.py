@@ -38,7 +38,7 @@ def releases_of(plan: FederationPlan) -> list[Release]:
     """Everything that a run of the plan releases."""
     releases = list(RunPlan.of(plan).release_plan().releases())
     if plan.linear is not None:
-        z = RunPlan.of(plan).linear_noise().noise_multiplier
+        z = RunPlan.of(plan).item_item_noise().noise_multiplier
         releases.append(Release(kind="cooccurrence", mechanism="gaussian", noise_multiplier=z))
     return releases + (list(RunPlan.of(plan).update_plan().releases()) if plan.towers is not None else [])
 

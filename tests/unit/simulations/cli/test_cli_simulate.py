@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from simulations.audit.books import BooksReport
+from simulations.audit.bookkeeping import BookkeepingReport
 from simulations.audit.command import AuditReport, write_report
 from simulations.audit.statistics.checks import exact
 from simulations.audit.statistics.separation import CanaryReport
@@ -105,7 +105,7 @@ def audit_report(path: Path, fault: str | None = None, flags: tuple[str, ...] = 
         round_correlation=0.1,
         checks=tuple(exact("canary", flag) for flag in flags),
     )
-    books = BooksReport(
+    books = BookkeepingReport(
         received=3, charged=3, mu_received=1.0, mu_charged=1.0, flags=("a release was not charged",) if flags else ()
     )
     write_report(

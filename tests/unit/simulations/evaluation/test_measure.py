@@ -10,14 +10,14 @@ import pytest
 from client.data.split import halve_per_user
 from simulations.engine.federate import simulation_secret
 from simulations.evaluation.measure import (
-    CrossGround,
-    Ruler,
-    beside,
+    CrossPlatformTask,
+    Evaluator,
     lookup,
     measure_cross,
     measure_own,
     positions_of,
     shared_model,
+    side_by_side,
     train_ceiling,
 )
 from simulations.run import SimulationResult, load_result, simulate
@@ -100,7 +100,7 @@ def test_without_validated_users_or_hidden_items_the_blocks_are_null(folder: Pat
 
 def test_own_figures_of_the_stored_model_are_those_of_the_result(scenario: Scenario, result: SimulationResult) -> None:
     for agent, platform in zip(result.outcome.agents, result.platforms, strict=True):
-        again = measure_own(Ruler(scenario), platform, agent.store.load())
+        again = measure_own(Evaluator(scenario), platform, agent.store.load())
         assert again == result.content["platforms"][platform.name]["own"]
 
 
@@ -124,16 +124,16 @@ def test_cross_platform_recall_is_that_over_the_hidden_items_alone(
     for agent, platform in zip(result.outcome.agents, result.platforms, strict=True):
         assert platform.hidden is not None
         model = agent.store.load()
-        ground = CrossGround.of(platform, platform.hidden, result.outcome.state, secret)
+        task = CrossPlatformTask.of(platform, platform.hidden, result.outcome.state, secret)
         hidden = lookup(platform.hidden.keys, result.outcome.state.vocabulary, secret)
-        assert np.array_equal(np.flatnonzero(ground.candidates), np.sort(hidden[hidden >= 0]))
+        assert np.array_equal(np.flatnonzero(task.candidates), np.sort(hidden[hidden >= 0]))
         users = np.arange(platform.training.train.n_users)
-        scores = ground.shared(model.shared).scores(ground.histories, users)
-        block = measure_cross(Ruler(scenario), ground, model.shared, model.cross_scorer(), None, None)
-        expected = recall_by_hand(scores, ground.histories, ground.truth, ground.candidates, 20)
+        scores = task.shared(model.shared).scores(task.histories, users)
+        block = measure_cross(Evaluator(scenario), task, model.shared, model.cross_scorer(), None, None)
+        expected = recall_by_hand(scores, task.histories, task.truth, task.candidates, 20)
         assert block["shared"]["recall@20"] == pytest.approx(expected)
-        popularity = np.tile(ground.elsewhere, (len(users), 1))
-        expected = recall_by_hand(popularity, ground.histories, ground.truth, ground.candidates, 20)
+        popularity = np.tile(task.foreign_popularity, (len(users), 1))
+        expected = recall_by_hand(popularity, task.histories, task.truth, task.candidates, 20)
         assert block["popularity"]["recall@20"] == pytest.approx(expected)
         assert block["ceiling"] is block["gap_closed"] is None
 
@@ -142,13 +142,13 @@ def test_the_ceiling_is_scored_on_what_it_was_not_given(scenario: Scenario, resu
     secret = simulation_secret(scenario.seed)
     platform = result.platforms[1]
     assert platform.hidden is not None
-    ground = CrossGround.of(platform, platform.hidden, result.outcome.state, secret)
-    _, scored = train_ceiling(result.platforms, ground, result.outcome.state, scenario, secret)
-    given, expected = halve_per_user(ground.truth, np.random.default_rng([scenario.seed, 21]))
+    task = CrossPlatformTask.of(platform, platform.hidden, result.outcome.state, secret)
+    _, scored = train_ceiling(result.platforms, task, result.outcome.state, scenario, secret)
+    given, expected = halve_per_user(task.truth, np.random.default_rng([scenario.seed, 21]))
     pairs = [set(zip(part.entry_users().tolist(), part.indices.tolist(), strict=True)) for part in (given, scored)]
     assert np.array_equal(scored.indices, expected.indices)
     assert not pairs[0] & pairs[1]
-    assert len(pairs[0]) + len(pairs[1]) == ground.truth.nnz
+    assert len(pairs[0]) + len(pairs[1]) == task.truth.nnz
 
 
 def test_positions_say_where_each_own_item_stands(scenario: Scenario, result: SimulationResult) -> None:
@@ -171,7 +171,7 @@ def test_the_model_that_is_measured_is_the_one_that_platforms_hold(
 
 def test_the_columns_of_another_matrix_go_behind_in_order_of_time() -> None:
     left, right = matrix([{0: 1.0, 1: 2.0}, {}], 2), matrix([{2: 3.0}, {0: 4.0}], 3)
-    both = beside(left, right)
+    both = side_by_side(left, right)
     assert (both.n_users, both.n_items) == (2, 5)
     assert sorted(both.row(0).tolist()) == [0, 1, 4]
     assert both.row(1).tolist() == [2]

@@ -43,14 +43,14 @@ def test_a_single_slice_decides_by_itself() -> None:
 
 def test_a_third_axis_is_chosen_by_the_same_rule() -> None:
     flat = grids_of([[1.0, 1.0], [1.001, 1.0]], noise=0.05)
-    # The linear road helps by a fifth at its second weight, and no more at its third.
+    # The item-item model helps by a fifth at its second weight, and no more at its third.
     grids = np.stack([flat, flat + 0.2, flat + 0.2], axis=1)
     assert smallest_of_the_best(grids, np.ones(40)) == (1, 0, 0)
     assert smallest_of_the_best(np.stack([flat, flat, flat], axis=1), np.ones(40)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("linear", [None, {"regularization": 3.0}])
-def test_the_linear_roads_weight_is_tuned_where_the_plan_has_one(
+def test_the_item_item_models_weight_is_tuned_where_the_plan_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linear: dict[str, float] | None
 ) -> None:
     plan = read_plan(small_plan(rounds=2).model_dump() | {"linear": linear})

@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 from rich.console import Console
 
-from simulations.evaluation.price import PricePoint
+from simulations.evaluation.privacy_cost import PrivacyCost
 from simulations.studies import sweep
 from simulations.studies.sweep import run_sweep
 from tests.private_support import private_plan, private_scenario
@@ -69,7 +69,7 @@ def test_no_user_is_named(swept: tuple[Path, list[str], str]) -> None:
 
 def test_a_platform_with_nothing_hidden_has_no_cross_figures() -> None:
     block = {"recall@20": 0.5}
-    point = PricePoint(
+    point = PrivacyCost(
         epsilon=1.0,
         noise="per_platform",
         own={"a": block, "b": block},

@@ -16,7 +16,7 @@ from client.deploy.join import join_federation
 from client.deploy.loading import load_training_data, make_agent
 from client.keys import KeyFolder
 from client.privacy.ledger import BudgetLedger
-from client.privacy.report import restore_books
+from client.privacy.report import restore_logs
 from client.privacy.secure_sum.member import SecureMember
 from client.privacy.secure_sum.state import STATE_FILE, SecureStateFile, forget_secure_sums
 from common.config.loader import load_yaml_model
@@ -153,7 +153,7 @@ def test_restored_books_have_no_place_in_an_earlier_sum(answered: tuple[HandMade
     home = tmp_path / "home"
     shutil.copytree(answered[1], home)
     (home / f".{STATE_FILE}.x7").write_bytes(b"half written")
-    restore_books(home)
+    restore_logs(home)
     assert not [path.name for path in home.iterdir() if STATE_FILE in path.name]
     assert (home / "ledger.db").exists()
 

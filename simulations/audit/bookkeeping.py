@@ -10,7 +10,7 @@ from common.privacy.contribution import Release
 
 
 @dataclass(frozen=True, kw_only=True)
-class BooksReport:
+class BookkeepingReport:
     """Σ 1/z² of what the aggregator received, against what the ledger charged.
 
     Attributes:
@@ -27,7 +27,7 @@ class BooksReport:
     flags: tuple[str, ...]
 
 
-def compare_books(outbox: Outbox, received: list[tuple[Release, ...]]) -> BooksReport:
+def compare_bookkeeping(outbox: Outbox, received: list[tuple[Release, ...]]) -> BookkeepingReport:
     """Compare what came out at the other end with what was charged.
 
     Args:
@@ -43,7 +43,7 @@ def compare_books(outbox: Outbox, received: list[tuple[Release, ...]]) -> BooksR
             f"{len(received)} contributions with μ = {mu_received:.3g} left, the ledger charged {len(charges)} with "
             f"μ = {mu_charged:.3g}"
         )
-    return BooksReport(
+    return BookkeepingReport(
         received=len(received),
         charged=len(charges),
         mu_received=mu_received,

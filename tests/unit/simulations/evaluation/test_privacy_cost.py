@@ -16,11 +16,11 @@ from common.privacy.lifetime import budget_policy
 from server.federation.state import FederationState
 from simulations.engine.datasets import HiddenItems, SimulatedPlatform, make_platforms
 from simulations.engine.federate import simulation_secret
-from simulations.evaluation import price
-from simulations.evaluation.measure import CrossGround, Ruler, measure_cross, shared_model
-from simulations.evaluation.other_catalogues import elsewhere_of
+from simulations.evaluation import privacy_cost
+from simulations.evaluation.measure import CrossPlatformTask, Evaluator, measure_cross, shared_model
+from simulations.evaluation.other_catalogues import other_catalogues_of
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
-from simulations.evaluation.price import cross_choice, measure_point, price_point, private_plan, train_shared
+from simulations.evaluation.privacy_cost import cross_choice, measure_point, privacy_cost_at, private_plan, train_shared
 from simulations.run import simulate
 from simulations.scenarios.scenario import Scenario, load_scenario, shipped_scenarios
 from tests.private_support import private_plan as tiny_plan
@@ -28,7 +28,7 @@ from tests.private_support import private_scenario, without_noise
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scenario, list[SimulatedPlatform]]:
+def task(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scenario, list[SimulatedPlatform]]:
     plan = tiny_plan().model_dump(mode="json")
     plan["privacy"] |= {"mode": "none"}
     scenario = private_scenario(tmp_path_factory.mktemp("price"), plan=plan)
@@ -63,29 +63,29 @@ def test_a_deep_models_noise_is_that_of_the_epsilon_that_is_priced() -> None:
 
 
 def test_what_is_finished_is_on_disk_before_its_price(
-    ground: tuple[Scenario, list[SimulatedPlatform]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: tuple[Scenario, list[SimulatedPlatform]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: Any) -> None:
         raise PrivacyError("no price")
 
-    monkeypatch.setattr("simulations.run.price_point", fail)
-    scenario = ground[0].model_copy(update={"price_at": (3.0,)})
+    monkeypatch.setattr("simulations.run.privacy_cost_at", fail)
+    scenario = task[0].model_copy(update={"price_at": (3.0,)})
     with pytest.raises(PrivacyError, match="no price"):
         simulate(scenario, tmp_path)
     content = json.loads((tmp_path / "result.json").read_text())
     assert content["price"] == []
-    assert set(content["platforms"]) == {platform.name for platform in ground[1]}
+    assert set(content["platforms"]) == {platform.name for platform in task[1]}
 
 
 def test_pricing_trains_the_whole_private_federation(
-    ground: tuple[Scenario, list[SimulatedPlatform]], monkeypatch: pytest.MonkeyPatch
+    task: tuple[Scenario, list[SimulatedPlatform]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario, platforms = ground
+    scenario, platforms = task
     seen: list[FederationState] = []
-    train = price.train_shared
-    monkeypatch.setattr(price, "train_shared", lambda *a: (seen.append(train(*a)), seen[-1])[1])
+    train = privacy_cost.train_shared
+    monkeypatch.setattr(privacy_cost, "train_shared", lambda *a: (seen.append(train(*a)), seen[-1])[1])
     secret = simulation_secret(scenario.seed)
-    point = price_point(scenario, platforms, secret, 3.0)
+    point = privacy_cost_at(scenario, platforms, secret, 3.0)
     assert (seen[0].server_round, seen[0].user_counts.keys()) == (2, {"all platforms"})
     assert point.epsilon == 3.0
     assert set(point.own) == {platform.name for platform in platforms} == set(point.cross)
@@ -94,17 +94,17 @@ def test_pricing_trains_the_whole_private_federation(
 
 
 def test_but_for_the_noise_a_price_repeats(
-    ground: tuple[Scenario, list[SimulatedPlatform]], monkeypatch: pytest.MonkeyPatch
+    task: tuple[Scenario, list[SimulatedPlatform]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario, platforms = ground
+    scenario, platforms = task
     secret = simulation_secret(scenario.seed)
     without_noise(monkeypatch)
-    one, two = (price_point(scenario, platforms, secret, 3.0).as_dict() for _ in range(2))
+    one, two = (privacy_cost_at(scenario, platforms, secret, 3.0).as_dict() for _ in range(2))
     assert one == two
 
 
-def test_the_price_is_measured_as_the_run_is_measured(ground: tuple[Scenario, list[SimulatedPlatform]]) -> None:
-    scenario, platforms = ground
+def test_the_price_is_measured_as_the_run_is_measured(task: tuple[Scenario, list[SimulatedPlatform]]) -> None:
+    scenario, platforms = task
     # Foreign items of which the truth is not known are not ranked.
     platforms = [replace(platform, hidden=half_of(platform.hidden)) for platform in platforms]
     secret, plan = simulation_secret(scenario.seed), without_privacy(scenario.plan)
@@ -113,15 +113,16 @@ def test_the_price_is_measured_as_the_run_is_measured(ground: tuple[Scenario, li
     assert point.epsilon is None
     for platform in platforms:
         assert platform.hidden is not None
-        ground_of = CrossGround.of(platform, platform.hidden, state, secret)
-        ruler = Ruler(scenario)
-        view = elsewhere_of(platform, platforms, state, secret, private=False)
+        ground_of = CrossPlatformTask.of(platform, platform.hidden, state, secret)
+        evaluator = Evaluator(scenario)
+        view = other_catalogues_of(platform, platforms, state, secret, private=False)
         model = shared_model(state, plan)
         blend = cross_choice(scenario, state, platform, view, model)
         final = ground_of.blended(model, blend, view.demand(platform.training))
-        run = measure_cross(ruler, ground_of, model, final, None, None)
+        run = measure_cross(evaluator, ground_of, model, final, None, None)
         for name in ("popularity", "shared", "final"):
-            assert point.cross[platform.name][name] == run[name]
+            measured = point.cross[platform.name][name]
+            assert measured == {metric: run[name][metric] for metric in measured}
 
 
 def half_of(hidden: HiddenItems | None) -> HiddenItems:
@@ -132,18 +133,18 @@ def half_of(hidden: HiddenItems | None) -> HiddenItems:
 
 @pytest.mark.parametrize("beta", [0.0, 2.5])
 def test_a_beta_that_is_set_is_used_even_if_it_is_zero(
-    ground: tuple[Scenario, list[SimulatedPlatform]], beta: float, monkeypatch: pytest.MonkeyPatch
+    task: tuple[Scenario, list[SimulatedPlatform]], beta: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario, platforms = ground
+    scenario, platforms = task
     personalization = scenario.personalization.model_copy(update={"beta": beta})
     scenario = scenario.model_copy(update={"personalization": personalization})
     used: list[float] = []
 
-    def blended(self: CrossGround, model: Any, blend: Any, popularity: Any) -> Any:
+    def blended(self: CrossPlatformTask, model: Any, blend: Any, popularity: Any) -> Any:
         used.append(blend.beta)
-        return PopularityScorer(self.elsewhere)
+        return PopularityScorer(self.foreign_popularity)
 
-    monkeypatch.setattr(CrossGround, "blended", blended)
+    monkeypatch.setattr(CrossPlatformTask, "blended", blended)
     plan, secret = without_privacy(scenario.plan), simulation_secret(scenario.seed)
     state = train_pooled({p.name: PlatformMatrix.of(p.training) for p in platforms}, plan, secret)
     measure_point(scenario, platforms, secret, state, plan)
@@ -151,9 +152,9 @@ def test_a_beta_that_is_set_is_used_even_if_it_is_zero(
 
 
 def test_pricing_leaves_no_trace_on_disk(
-    ground: tuple[Scenario, list[SimulatedPlatform]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: tuple[Scenario, list[SimulatedPlatform]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenario, platforms = ground
+    scenario, platforms = task
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     train_shared(scenario.model_copy(update={"plan": private_plan(scenario.plan, 3.0)}), platforms)
     assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from client.personalization.cross_choice import CrossChoice
-from client.personalization.other_catalogues import Elsewhere
+from client.personalization.other_catalogues import OtherCatalogues
 from client.personalization.own_models import platform_rng
 from client.scoring.blend import Blend
 from client.scoring.factors import FactorModel, shared_on_own
@@ -25,14 +25,14 @@ from server.strategy import FederatedFactorization
 from simulations.engine.datasets import SimulatedPlatform
 from simulations.engine.federate import inline_grid, make_agents, scenario_texts
 from simulations.evaluation.ease import scorer_of
-from simulations.evaluation.measure import Block, CrossGround, Ruler, positions_of, shared_model
-from simulations.evaluation.other_catalogues import elsewhere_of
+from simulations.evaluation.measure import Block, CrossPlatformTask, Evaluator, positions_of, shared_model
+from simulations.evaluation.other_catalogues import other_catalogues_of
 from simulations.scenarios.noise import plan_with_noise
 from simulations.scenarios.scenario import Scenario
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PricePoint:
+class PrivacyCost:
     """One ε.
 
     Attributes:
@@ -77,12 +77,12 @@ def _sums_securely(privacy: PrivacyConfig, platforms: int) -> bool:
     return True
 
 
-def price_point(
+def privacy_cost_at(
     scenario: Scenario,
     platforms: Sequence[SimulatedPlatform],
     secret: FederationSecret,
     epsilon: float,
-) -> PricePoint:
+) -> PrivacyCost:
     """Run the whole private federation once and measure its shared model."""
     plan = private_plan(scenario.plan, epsilon)
     state = train_shared(scenario.model_copy(update={"plan": plan}), platforms)
@@ -95,23 +95,23 @@ def measure_point(
     secret: FederationSecret,
     state: FederationState,
     plan: FederationPlan,
-) -> PricePoint:
+) -> PrivacyCost:
     """Measure a trained shared model on own and hidden items."""
-    ruler, model = Ruler(scenario), shared_model(state, plan)
+    evaluator, model = Evaluator(scenario), shared_model(state, plan)
     texts = scenario_texts(scenario)
     own: dict[str, Block] = {}
     cross: dict[str, dict[str, Block]] = {}
     for platform in platforms:
         scorer = shared_on_own(model, positions_of(platform.training, state.vocabulary, secret))
-        own[platform.name] = ruler.block(ruler.per_user(scorer, platform.test))
+        own[platform.name] = evaluator.block(evaluator.per_user(scorer, platform.test))
         if platform.hidden is not None:
-            ground = CrossGround.of(platform, platform.hidden, state, secret)
-            view = elsewhere_of(platform, platforms, state, secret, private=plan.private, texts=texts)
+            task = CrossPlatformTask.of(platform, platform.hidden, state, secret)
+            view = other_catalogues_of(platform, platforms, state, secret, private=plan.private, texts=texts)
             blend = cross_choice(scenario, state, platform, view, model)
-            final = ground.blended(model, blend, view.demand(platform.training))
-            cross[platform.name] = _cross(ruler, ground, model, final)
+            final = task.blended(model, blend, view.demand(platform.training))
+            cross[platform.name] = _cross(evaluator, task, model, final)
     privacy = plan.privacy if plan.private else None
-    return PricePoint(
+    return PrivacyCost(
         epsilon=None if privacy is None else privacy.epsilon,
         noise=None if privacy is None else privacy.noise,
         own=own,
@@ -120,23 +120,23 @@ def measure_point(
 
 
 def cross_choice(
-    scenario: Scenario, state: FederationState, platform: SimulatedPlatform, view: Elsewhere, model: FactorModel
+    scenario: Scenario, state: FederationState, platform: SimulatedPlatform, view: OtherCatalogues, model: FactorModel
 ) -> Blend:
     """What the platform would rank the others' items by, of ``view`` and ``model``; it has no deep model here."""
-    road = None if state.linear is None else scorer_of(state.linear[platform.name], len(state.vocabulary))
-    choice = CrossChoice(config=scenario.personalization, elsewhere=view, shared=model, linear=road)
+    item_item = None if state.linear is None else scorer_of(state.linear[platform.name], len(state.vocabulary))
+    choice = CrossChoice(config=scenario.personalization, catalogues=view, shared=model, linear=item_item)
     blend, _ = choice.of(platform.training, platform_rng(scenario.personalization, platform.name, "cross"))
     return blend
 
 
-def _cross(ruler: Ruler, ground: CrossGround, model: FactorModel, final: Scorer) -> dict[str, Block]:
-    held_out = ground.slice_of(ground.truth)
+def _cross(evaluator: Evaluator, task: CrossPlatformTask, model: FactorModel, final: Scorer) -> dict[str, Block]:
+    held_out = task.slice_of(task.truth)
     scorers: dict[str, Scorer] = {
-        "popularity": PopularityScorer(ground.elsewhere),
-        "shared": ground.shared(model),
+        "popularity": PopularityScorer(task.foreign_popularity),
+        "shared": task.shared(model),
         "final": final,
     }
-    return {name: ruler.block(ruler.per_user(one, held_out, ground.candidates)) for name, one in scorers.items()}
+    return {name: evaluator.block(evaluator.per_user(one, held_out, task.candidates)) for name, one in scorers.items()}
 
 
 def train_shared(scenario: Scenario, platforms: Sequence[SimulatedPlatform]) -> FederationState:

@@ -131,7 +131,7 @@ class ListMaker:
         found = self._novelties.get(recommender)
         if found is None:
             model = recommender.model
-            found = _little_known(model.histories.item_counts()), _little_known(model.elsewhere[model.foreign])
+            found = _little_known(model.histories.item_counts()), _little_known(model.foreign_popularity[model.foreign])
             self._novelties[recommender] = found
         return found
 

@@ -114,7 +114,7 @@ def test_likeness_among_some_is_as_it_is_among_all(recommender):
 
 def test_novelty_and_a_share_of_foreign_items_change_what_is_covered(recommender):
     model = recommender.model
-    counts = np.concatenate([model.histories.item_counts(), model.elsewhere[model.foreign]])
+    counts = np.concatenate([model.histories.item_counts(), model.foreign_popularity[model.foreign]])
     foreign = np.arange(len(counts)) >= len(model.own.keys)
 
     def covered(steering: Steering):

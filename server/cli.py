@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Container
 from pathlib import Path
@@ -191,6 +192,25 @@ def history(config: Config, as_json: AsJson = False) -> None:
 def doctor(config: Config, as_json: AsJson = False) -> None:
     """Check versions, programs, ports, certificates, clock and disk; exit status 1 if something must be mended."""
     raise typer.Exit(print_findings(examine(config), as_json=as_json))
+
+
+@app.command()
+def console(
+    config: Config,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On loopback; 0 takes a free one.")] = 0,
+) -> None:
+    """Show the federation in a browser on this machine: platforms, runs, rounds, who is late, why a run failed; start one.
+
+    It listens on loopback alone and asks for the token that it prints.
+
+    Example: crossfed-server console --config fed/federation.yaml
+    """
+    from common.deploy.logs import set_up_simple_logs
+    from common.web.console.serving import serve_console
+    from server.console.places import aggregator_console
+
+    set_up_simple_logs(logging.WARNING)
+    serve_console(lambda bound: aggregator_console(config, bound), port)
 
 
 @app.command()

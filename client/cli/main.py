@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from client.cli.ask import add_commands as add_ask_commands
+from client.cli.console import console
 from client.cli.deploy import add_commands as add_deploy_commands
 from client.cli.items import items
 from client.cli.officer import add_commands as add_officer_commands
@@ -47,7 +48,7 @@ app = typer.Typer(
         applications from a store; feedback records what a user did; items hides single items; export writes the deep model
         for plain Keras; privacy shows the budget and what was spent of it; egress shows what has left the platform; passport
         issues and redeems what a person carries from platform to platform; person shows what is held of somebody, erases it,
-        and takes objections.
+        and takes objections; console shows the platform in a browser.
         """
     ),
     no_args_is_help=True,
@@ -64,6 +65,7 @@ app.add_typer(items, name="items")
 add_deploy_commands(app)
 add_ask_commands(app)
 app.command()(serve)
+app.command()(console)
 
 Home = Annotated[
     Path,

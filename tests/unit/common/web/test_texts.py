@@ -19,6 +19,8 @@ PACKAGES = sorted(
     for top in ("client", "common", "server", "simulations")
     for path in (ROOT / top).rglob("texts.yaml")
 )
+SHARED = ("common.web", "common.web.console")
+"""Whose texts the pages of every other package may use."""
 HAN = re.compile("[\u4e00-\u9fff]")
 
 
@@ -31,14 +33,17 @@ def texts_of(package: str) -> dict[str, dict[str, str]]:
 def used(package: str) -> Iterator[str]:
     """Keys that a package's templates and code ask for; of a key that is put together, its beginning and ``*``."""
     folder = ROOT / package.replace(".", "/")
+    others = [ROOT / each.replace(".", "/") for each in PACKAGES if each.startswith(f"{package}.")]
     for path in (*folder.rglob("*.html"), *folder.rglob("*.py")):
+        if any(path.is_relative_to(other) for other in others):
+            continue
         text = path.read_text(encoding="utf-8")
         for key, joined in re.findall(r"""\bt\(\s*["'](\w+)["'](\s*~)?""", text):
             yield f"{key}*" if joined else key
         yield from (f"{prefix}_*" for prefix in re.findall(r"""\bknown\((?:language, )?["'](\w+)["']""", text))
         yield from re.findall(r"""\bsay\(\s*\w+(?:\.\w+)?,\s*["'](\w+)["']""", text)
         yield from (f"{prefix}*" for prefix in re.findall(r"""\bsay\([^,()]+, f["'](\w+)\{""", text))
-        yield from re.findall(r"""\bsay_key=["'](\w+)["']""", text)
+        yield from re.findall(r"""\blabel=["'](\w+)["']""", text) if package.endswith(".console") else ()
 
 
 def names(text: str) -> set[str]:
@@ -61,7 +66,7 @@ def test_every_text_has_both_languages(package: str) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_key_that_is_used_is_there(package: str) -> None:
-    there = set(texts_of(package)) | set(texts_of("common.web"))
+    there = {key for each in (package, *SHARED) for key in texts_of(each)}
     for key in used(package):
         assert any(name.startswith(key[:-1]) for name in there) if key.endswith("*") else key in there, key
 
@@ -76,9 +81,10 @@ def test_every_text_is_used(package: str) -> None:
 
 
 def test_no_two_packages_of_a_page_share_a_key() -> None:
-    shared = set(texts_of("common.web"))
-    for package in PACKAGES:
-        assert package == "common.web" or not shared & set(texts_of(package)), package
+    shared = [key for each in SHARED for key in texts_of(each)]
+    assert len(shared) == len(set(shared))
+    for package in set(PACKAGES) - set(SHARED):
+        assert not set(shared) & set(texts_of(package)), package
 
 
 def test_values_are_filled_in() -> None:

@@ -1,0 +1,170 @@
+"""What a platform's console shows, read anew for each page from the platform's own files; nothing of a single user.
+
+What is shown obeys the rules of logs: counts, names of files, settings and messages, and never a user, an item of somebody's
+history or a row of data. The one page about a person, :mod:`client.console.trying`, is asked for by the operator.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from client.data.recorded import EventRules
+from client.deploy.agent_process import listeners
+from client.personalization.store import PlatformStore
+from client.privacy.report import egress_dicts, privacy_dict
+from client.recommend.feedback_file import FEEDBACK_LOG, read_events
+from common.deploy.roles import PlatformConfig
+from common.errors import CrossfedError
+
+DAYS: Final = 7
+MESSAGES: Final = 100
+"""How many of what left are shown on a page."""
+_DAY: Final = 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One version of the platform's model.
+
+    Attributes:
+        number: of the version.
+        written: seconds since 1970.
+        serves: whether it is the one that serves.
+        server_round, verdict: of it; None where its manifest cannot be read.
+        bytes: on disk.
+    """
+
+    number: int
+    written: float
+    serves: bool
+    server_round: int | None
+    verdict: str | None
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far the newest run has come on this platform.
+
+    Attributes:
+        run: its name.
+        closed: whether it is over.
+        done, planned: rounds that this platform has contributed to, and rounds of the plan.
+        last: when its newest message left, ISO 8601.
+        kinds: messages by kind.
+    """
+
+    run: str
+    closed: bool
+    done: int
+    planned: int
+    last: str | None
+    kinds: Mapping[str, int]
+
+
+def health(config: PlatformConfig) -> list[tuple[str, bool]]:
+    """What a running platform listens on, and whether it answers."""
+    return [(each.what, each.answers()) for each in listeners(config, "all")]
+
+
+def versions(config: PlatformConfig) -> list[Version]:
+    """All versions on disk, newest first."""
+    store = PlatformStore(config.state / "store")
+    numbers = store.versions()
+    serving = store.current() if numbers else None
+    return [_version(store.root / "versions" / f"{number:06d}", number, number == serving) for number in numbers[::-1]]
+
+
+def budget(config: PlatformConfig) -> dict[str, Any] | None:
+    """Spend and what is left, as ``crossfed-client privacy --json``; None before the first run.
+
+    Raises:
+        LedgerError: the ledger is damaged.
+    """
+    return privacy_dict(config.state, config.plan) if (config.state / "ledger.db").exists() else None
+
+
+def messages(config: PlatformConfig, before: int | None = None) -> tuple[list[dict[str, Any]], bool]:
+    """What left, newest first, :data:`MESSAGES` at most, and whether there is more.
+
+    Args:
+        config: the platform's.
+        before: only entries with a smaller number; None: the newest.
+    """
+    found = [entry for entry in _entries(config) if before is None or entry["number"] < before]
+    return found[::-1][:MESSAGES], len(found) > MESSAGES
+
+
+def progress(config: PlatformConfig) -> Progress | None:
+    """The newest run; None before the first."""
+    spent = budget(config)
+    if spent is None or not spent["runs"]:
+        return None
+    newest = spent["runs"][-1]
+    of_run = [entry for entry in _entries(config) if entry.get("run_id") == newest["run_id"]]
+    kinds: dict[str, int] = {}
+    for entry in of_run:
+        kinds[entry["kind"]] = kinds.get(entry["kind"], 0) + 1
+    deep = 0 if config.plan.towers is None else config.plan.towers.training.rounds
+    rounds = {(entry["kind"], entry["round"]) for entry in of_run if "receipt" in entry and entry.get("round", 0) > 0}
+    planned = config.plan.server_rounds + deep
+    return Progress(
+        run=newest["run_id"],
+        closed=newest["closed"],
+        done=min(len(rounds), planned),
+        planned=planned,
+        last=of_run[-1]["time"] if of_run else None,
+        kinds=kinds,
+    )
+
+
+def feedback(config: PlatformConfig, now: float | None = None) -> list[tuple[float, int]]:
+    """Events by day, the oldest of :data:`DAYS` days first: the day's beginning (UTC, seconds since 1970) and how many.
+
+    Only what is still in the log counts: a training takes events out once a model has learned them.
+    """
+    today = int((time.time() if now is None else now) // _DAY)
+    days = dict.fromkeys(range(today - DAYS + 1, today + 1), 0)
+    path = config.state / "store" / FEEDBACK_LOG
+    if path.exists():
+        for at in read_events(path, EventRules.of(config.data)).times.tolist():
+            if at // _DAY in days:
+                days[at // _DAY] += 1
+    return [(day * float(_DAY), count) for day, count in days.items()]
+
+
+def _entries(config: PlatformConfig) -> list[dict[str, Any]]:
+    """Messages that left, oldest first."""
+    if not (config.state / "egress.db").exists():
+        return []
+    return [entry for entry in egress_dicts(config.state) if entry["event"] in ("sent", "replied")]
+
+
+def _version(folder: Path, number: int, serves: bool) -> Version:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        server_round, verdict = int(manifest["server_round"]), str(manifest["verdict"]["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        server_round, verdict = None, None
+    size = sum(path.stat().st_size for path in folder.glob("*"))
+    return Version(
+        number=number,
+        written=folder.stat().st_mtime,
+        serves=serves,
+        server_round=server_round,
+        verdict=verdict,
+        bytes=size,
+    )
+
+
+def told(read: Any, *given: Any) -> tuple[Any, str | None]:
+    """What a reader gives, or what is wrong: one damaged file must not hide all else."""
+    try:
+        return read(*given), None
+    except CrossfedError as error:
+        return None, str(error)

@@ -1,0 +1,114 @@
+"""What a platform's console reads from its files: books, versions, feedback by day; one damaged file hides nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from client.console import facts
+from client.console.places import PlatformPages
+from client.console.trying import Trial
+from client.personalization.store import PlatformStore
+from client.privacy.report import egress_dicts, privacy_dict
+from common.config.loader import load_yaml_model
+from common.deploy.roles import PlatformConfig
+from common.errors import ContractError, DataError
+from common.web.console.app import Visit
+from tests.support.consoles import MARK, a_user, platform_files
+from tests.support.joined import joined
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return platform_files(tmp_path_factory.mktemp("platform"))
+
+
+@pytest.fixture(scope="module")
+def config(path: Path) -> PlatformConfig:
+    return load_yaml_model(path, PlatformConfig)
+
+
+def test_a_platform_before_its_first_run_has_a_page(tmp_path: Path) -> None:
+    pages = PlatformPages(joined(tmp_path, tmp_path))
+    content = pages.overview(Visit()).content
+    assert content["versions"] == ([], None)
+    assert content["budget"] == content["progress"] == (None, None)
+    assert content["feedback"][0][-1][1] == 0
+    assert pages.privacy(Visit()).content["entries"] == []
+
+
+def test_the_books_are_shown_as_the_commands_print_them(config: PlatformConfig) -> None:
+    assert facts.budget(config) == privacy_dict(config.state, config.plan)
+    shown, more = facts.messages(config)
+    assert not more
+    left = [entry for entry in egress_dicts(config.state) if entry["event"] in ("sent", "replied")]
+    assert shown == left[::-1]
+    older, _ = facts.messages(config, before=shown[1]["number"])
+    assert older == shown[2:]
+
+
+def test_long_journals_come_in_pages(config: PlatformConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "MESSAGES", 2)
+    first, more = facts.messages(config)
+    second, _ = facts.messages(config, before=first[-1]["number"])
+    assert more
+    assert [entry["number"] for entry in (*first, *second)] == [7, 6, 5, 4]
+
+
+def test_the_newest_run_is_followed_by_what_left(config: PlatformConfig) -> None:
+    found = facts.progress(config)
+    assert found is not None
+    assert (found.done, found.planned, found.closed) == (2, 2, True)
+    assert found.kinds == {"counts": 1, "statistics": 2}
+
+
+def test_versions_are_read_without_their_users(config: PlatformConfig) -> None:
+    (version,) = facts.versions(config)
+    model = PlatformStore(config.state / "store").load()
+    assert (version.server_round, version.verdict, version.serves) == (model.server_round, model.verdict.name, True)
+    assert MARK not in repr(version)
+
+
+def test_feedback_is_counted_by_day(config: PlatformConfig) -> None:
+    days = facts.feedback(config)
+    assert [count for _, count in days[-4:]] == [1, 1, 1, 1]
+    assert [count for _, count in days[:-4]] == [0, 0, 0]
+    assert [count for _, count in facts.feedback(config, now=days[-1][0] + 2 * 86_400)] == [0, 1, 1, 1, 1, 0, 0]
+
+
+def test_a_damaged_file_hides_nothing_else(path: Path, config: PlatformConfig) -> None:
+    ledger = config.state / "ledger.db"
+    sound = ledger.read_bytes()
+    ledger.write_bytes(b"cut short")
+    try:
+        content = PlatformPages(path).overview(Visit()).content
+    finally:
+        ledger.write_bytes(sound)
+    assert content["budget"][0] is None
+    assert "ledger" in content["budget"][1]
+    assert content["versions"][1] is None
+
+
+@pytest.mark.parametrize(("k", "scope"), [("0", "all"), ("21", "all"), ("x", "all"), ("5", "every")])
+def test_a_wrong_question_is_refused_without_the_id(config: PlatformConfig, k: str, scope: str) -> None:
+    trial = Trial(PlatformStore(config.state / "store"))
+    with pytest.raises(ContractError) as refused:
+        trial.ask(f"nobody-{MARK}", k, scope)
+    assert MARK not in str(refused.value)
+    for user in (f"nobody-{MARK}", f"{MARK}\x00", MARK * 1000, ""):
+        with pytest.raises((DataError, ContractError)) as unknown:
+            trial.ask(user, "5", "all")
+        assert MARK not in str(unknown.value)
+
+
+def test_a_list_is_the_recommenders_with_scores_that_add_up(config: PlatformConfig, path: Path) -> None:
+    tried = Trial(PlatformStore(config.state / "store")).ask(a_user(path), "5", "own")
+    assert len(tried) == 5
+    for one in tried:
+        assert one.why is not None
+        parts = sum(part.amount for part in one.why.contributions)
+        total = parts + one.why.others + one.why.item_bias + one.why.popularity
+        assert total == pytest.approx(one.item.score, abs=1e-5)

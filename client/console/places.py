@@ -12,7 +12,7 @@ from client.personalization.store import PlatformStore
 from common.config.loader import load_yaml_model
 from common.deploy.roles import PlatformConfig
 from common.errors import ContractError
-from common.web.console.app import Console, Redirect, Place, Shown, Visit
+from common.web.console.app import Console, Place, Redirect, Shown, Visit
 
 PACKAGE: Final = "client.console"
 

@@ -11,7 +11,7 @@ from common.config.loader import load_yaml_model
 from common.deploy.health import Listener
 from common.deploy.roles import AggregatorConfig
 from common.errors import ContractError
-from common.web.console.app import Console, Redirect, Place, Shown, Visit
+from common.web.console.app import Console, Place, Redirect, Shown, Visit
 from server.deploy.admission import Admission, AdmissionBook
 from server.deploy.aggregator import begin_run
 from server.deploy.runs import FAILED, INTERRUPTED, PENDING, RUNNING, RunStatus, read_runs

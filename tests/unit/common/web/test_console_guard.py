@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from common.errors import ConfigError, DataError
-from common.web.console.app import Console, Redirect, Place, Shown, Visit
+from common.web.console.app import Console, Place, Redirect, Shown, Visit
 from common.web.console.serving import ConsoleServer
 
 SECRET = "patient-4711"

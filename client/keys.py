@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -92,7 +93,12 @@ class KeyFolder:
         Raises:
             ConfigError: not meant for this platform, not from a pinned one, or altered; or there is a secret already.
         """
-        sealed = load_yaml_model(path, SealedSecret)
+        return self.open_sealed(load_yaml_model(path, SealedSecret), str(path), own, pinned)
+
+    def open_sealed(
+        self, sealed: SealedSecret, path: str, own: Registration, pinned: Mapping[str, Registration]
+    ) -> FederationSecret:
+        """As :meth:`open_secret`, of what was read from ``path``."""
         if sealed.receiver != own.name:
             raise ConfigError(f"{path}: is for {sealed.receiver!r}, and this platform is {own.name!r}")
         sender = pinned.get(sealed.sender)

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
+from common.agreement.federation_roster import FederationRoster, is_roster
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model, parse_model
-from common.contributions.run_plan import RunPlan
 from common.deploy.cli import run_app, teach
 from common.deploy.console import PlainConsole, PlainTable, say, say_json
 from common.deploy.doctor import print_findings
@@ -21,14 +21,16 @@ from common.deploy.health import Listener, unanswered
 from common.deploy.logs import logged_failure, set_up_logs
 from common.deploy.provisioning import Registration, lifetime_note, normal_fingerprint
 from common.deploy.roles import AggregatorConfig
-from common.errors import ConfigError, FederationError, PrivacyError, SecureSumError
+from common.errors import ConfigError, FederationError
 from server.deploy.admission import AdmissionBook
 from server.deploy.aggregator import AggregatorProcess, begin_run, control_of, wait_for_end
 from server.deploy.backup import back_up, restore
 from server.deploy.doctor import examine
 from server.deploy.follow import follow
 from server.deploy.provisioning import initialise, invite, renew_certificate
+from server.deploy.roster import admit_roster, checked_plan
 from server.deploy.runs import FINISHED, RunFolder, RunStatus, list_runs
+from server.roster_cli import add_commands as add_roster_commands
 
 app = typer.Typer(
     name="crossfed-server",
@@ -37,13 +39,14 @@ app = typer.Typer(
 
         It learns shared item parameters from sums that the platforms send, and nothing of any user.
 
-        In order: init, then invite and admit for each platform, start, run, status.
+        In order: init, roster, admit, start, run, status; rehearse says what is missing.
         """
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
+add_roster_commands(app)
 Config = Annotated[Path, typer.Option("--config", "-c", help="federation.yaml", dir_okay=False, exists=True)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Names = Annotated[list[str] | None, typer.Option("--name", help="A further host name or address for the certificate.")]
@@ -71,7 +74,10 @@ def init(
     if plan.private:
         say(f"plan.privacy: {lifetime_note(plan)} Decide before you invite: every platform agrees to it")
     say(f"{made.authority[1]}: signs certificates; keep a copy off this host")
-    say(f"next: crossfed-server invite NAME --config {made.config}")
+    say(f"{made.folder / plan.federation}.invitation: send it to all platforms; nothing in it is secret")
+    say(
+        "there: crossfed-client join INVITATION FOLDER --name NAME; here, with what they send back: crossfed-server roster"
+    )
 
 
 @app.command("invite")
@@ -81,6 +87,8 @@ def invite_platform(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="NAME.invitation unless given.")] = None,
 ) -> None:
     """Write a platform's kit: address, authority, plan. It holds nothing secret."""
+    if not name:
+        raise ConfigError("NAME: is empty; the invitation for all platforms lies beside federation.yaml already")
     path = output or Path(f"{name}.invitation")
     invite(_load(config), name, path)
     say(f"{path}: send it to {name}; there: crossfed-client join {path.name} DIR --interactions FILE --items FILE")
@@ -88,15 +96,21 @@ def invite_platform(
 
 @app.command()
 def admit(
-    registration_file: Annotated[Path, typer.Argument(help="NAME.registration.json, from the platform.")],
+    file: Annotated[Path, typer.Argument(help="FEDERATION.roster, or NAME.registration.json from one platform.")],
     config: Config,
     fingerprint: Annotated[
-        str | None, typer.Option(help="As the platform's operator reads it out; asked for unless given.")
+        str | None, typer.Option(help="As the platforms read it out; asked for unless given.")
     ] = None,
 ) -> None:
-    """Let a platform take part, once its fingerprint is what its operator reads out."""
+    """Let the platforms of a roster take part, or one of them, once the fingerprint is what their operators read out.
+
+    Example: crossfed-server admit fed/films.roster --config fed/federation.yaml
+    """
     settings = _load(config)
-    registration = Registration.read(registration_file)
+    if is_roster(file):
+        _admit_roster(settings, file, fingerprint)
+        return
+    registration_file, registration = file, Registration.read(file)
     heard = fingerprint or typer.prompt(f"fingerprint of {registration.name}, as its operator reads it out")
     if normal_fingerprint(heard) != registration.fingerprint:
         raise ConfigError(
@@ -104,6 +118,15 @@ def admit(
         )
     AdmissionBook(settings.platforms).admit(registration, settings.plan.federation)
     say(f"{registration.name} is admitted; a running aggregator takes it in within seconds")
+
+
+def _admit_roster(settings: AggregatorConfig, file: Path, fingerprint: str | None) -> None:
+    roster = FederationRoster.read(file)
+    heard = fingerprint or typer.prompt("fingerprint of the roster, as the platforms read it out")
+    left = admit_roster(settings, roster, heard)
+    say(f"{', '.join(roster.names)}: admitted; a running aggregator takes them in within seconds")
+    for name in left:
+        say(f"{name} is admitted and not in the roster: crossfed-server revoke {name}, if it has left")
 
 
 @app.command()
@@ -278,14 +301,7 @@ def plan_from(federation: str, platforms: int, settings: list[str]) -> Federatio
             )
     mapping = {"federation": federation, "platforms": platforms, "min_platforms": platforms}
     plan = parse_model(mapping, FederationPlan, "init", overrides=[text.removeprefix("plan.") for text in settings])
-    run = RunPlan.of(plan)
-    try:
-        run.check()
-    except (PrivacyError, SecureSumError) as error:
-        raise ConfigError(f"init: {error}") from None
-    if plan.private:
-        run.release_plan()  # refuses what would protect nobody
-    return plan
+    return checked_plan(plan, "init")
 
 
 def without(revoked: Container[str], run: RunStatus) -> RunStatus:

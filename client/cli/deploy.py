@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 
 import typer
 
+from client.cli.roster import add_commands as add_roster_commands
 from client.deploy.agent_process import Part, PlatformProcess, listeners, log_file
 from client.deploy.backup import back_up, restore
 from client.deploy.doctor import examine
@@ -33,6 +34,7 @@ secret = typer.Typer(no_args_is_help=True, help="The federation secret, which th
 
 def add_commands(app: typer.Typer) -> None:
     """Put these commands into ``crossfed-client``."""
+    add_roster_commands(app)
     for command in (join, start, doctor, health, certificate, preview, pin, unpin, backup):
         app.command()(command)
     app.command("restore")(restore_backup)
@@ -42,6 +44,7 @@ def add_commands(app: typer.Typer) -> None:
 def join(
     invitation: Annotated[Path, typer.Argument(help="NAME.invitation, from the aggregator.", exists=True)],
     folder: Annotated[Path, typer.Argument(help="The platform's private folder; made when it is not there.")],
+    name: Annotated[str | None, typer.Option(help="The platform's, where the invitation is for all platforms.")] = None,
     interactions: Annotated[
         Path | None,
         typer.Option(help="Your interactions: CSV, Parquet or RecBole. Needed the first time.", exists=True),
@@ -57,10 +60,10 @@ def join(
 
     A second time it makes what is missing and keeps the rest, platform.yaml included; it says which options had no effect.
 
-    Example: crossfed-client join cinema.invitation cinema --interactions views.csv --items films.csv --namespace imdb
+    Example: crossfed-client join films.invitation cinema --name cinema --interactions views.csv --items films.csv
     """
     made = join_federation(
-        invitation, folder, interactions=interactions, items=items, namespace=namespace,
+        invitation, folder, name=name, interactions=interactions, items=items, namespace=namespace,
         ports=(supernode_port, recommender_port),
     )  # fmt: skip
     if made.kept:
@@ -72,8 +75,10 @@ def join(
     settings = load_yaml_model(made.config, PlatformConfig)
     if settings.plan.private:
         say(f"plan.privacy: {lifetime_note(settings.plan, settings.budget)}")
-    say(f"{made.registration_file}: send it to the aggregator (crossfed-server admit) and to the other platforms")
-    say(f"your fingerprint, to be read out to them: {made.registration.fingerprint}")
+    say(
+        f"{made.registration_file}: send it to the aggregator, which puts all into one roster; then crossfed-client sign"
+    )
+    say(f"(to be admitted and pinned by itself instead, read out this fingerprint: {made.registration.fingerprint})")
     say(look_at_data(made.config))
 
 

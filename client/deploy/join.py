@@ -57,6 +57,7 @@ def join_federation(
     invitation_file: Path,
     folder: Path,
     *,
+    name: str | None = None,
     interactions: Path | None = None,
     items: Path | None = None,
     namespace: str | None = None,
@@ -67,6 +68,7 @@ def join_federation(
     Args:
         invitation_file: from the aggregator.
         folder: made when it is not there; becomes private.
+        name: the platform's, where the invitation is for all; None: as the invitation says.
         interactions: the platform's interactions file; needed where there is no configuration yet.
         items: its items file; user-level privacy needs one.
         namespace: of the items' public ids.
@@ -77,7 +79,7 @@ def join_federation(
             federation, its configuration cannot be read, or there is none and ``interactions`` is not given.
     """
     said = _Said(interactions, items, namespace, *ports)
-    invitation = Invitation.read(invitation_file)
+    invitation = Invitation.read(invitation_file).named(name)
     _check_authority(invitation, invitation_file)
     config_path = folder / "platform.yaml"
     there = load_yaml_model(config_path, PlatformConfig) if config_path.exists() else None

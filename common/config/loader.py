@@ -76,6 +76,15 @@ def load_yaml_model(path: Path, model: type[M], overrides: Sequence[str] = ()) -
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read: {reason}") from None
+    return parse_text(text, model, path, overrides)
+
+
+def parse_text(text: str, model: type[M], path: Path, overrides: Sequence[str] = ()) -> M:
+    """As :func:`load_yaml_model`, of a text that is to stand in ``path``.
+
+    Raises:
+        ConfigError: it is not YAML, or does not fit.
+    """
     mapping = _parse_yaml(text, str(path))
     mapping = {} if mapping is None else mapping
     if not isinstance(mapping, dict):

@@ -8,6 +8,7 @@ fingerprint out of band (read it aloud); after that the signature vouches for th
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -19,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from common.config.base import FrozenModel
 from common.config.federation import FederationPlan
-from common.config.loader import load_yaml_model
+from common.config.loader import load_yaml_model, parse_model
 from common.contributions.run_plan import CheckedPlan
 from common.deploy.roles import Address, PlatformName
 from common.errors import ConfigError
@@ -41,9 +42,10 @@ _NO_PROMISE = """\
 
 
 class Invitation(FrozenModel):
-    """What ``crossfed-server invite`` hands to a platform."""
+    """What ``crossfed-server init`` hands to all platforms, or ``crossfed-server invite`` to one."""
 
-    name: PlatformName
+    name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")] = ""
+    """The platform's; empty where each says its own when it joins."""
     aggregator: Address
     ca: Annotated[str, Field(pattern=r"^-----BEGIN CERTIFICATE-----")]
     plan: CheckedPlan
@@ -51,6 +53,18 @@ class Invitation(FrozenModel):
     def write(self, path: Path) -> None:
         """Write it as JSON, which is YAML, too."""
         write_atomically(path, self.model_dump_json(indent=1).encode(), mode=0o644)
+
+    def named(self, name: str | None) -> Self:
+        """For a platform of that name.
+
+        Raises:
+            ConfigError: the invitation is for another, or nobody says a name that can be one.
+        """
+        if self.name and name not in (None, self.name):
+            raise ConfigError(f"--name {name}: the invitation is for {self.name!r}")
+        if not (self.name or name):
+            raise ConfigError("--name: the invitation is for all platforms; say which you are")
+        return parse_model(self.model_dump(mode="json") | {"name": self.name or name}, type(self), "--name")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -149,6 +163,18 @@ class Pins:
         """Identity fingerprint by platform name."""
         return {name: registration.fingerprint for name, registration in self.all().items()}
 
+    def replace(self, others: Mapping[str, Registration]) -> tuple[str, ...]:
+        """Trust exactly these from now on: those of a roster that was compared; names of whom it trusts no more.
+
+        Raises:
+            ConfigError: another key is pinned for a name.
+        """
+        pinned = self.all()
+        for name, registration in others.items():
+            self._check_unchanged(pinned.get(name), registration)
+        self._write(others)
+        return tuple(sorted(pinned.keys() - others.keys()))
+
     def pin(self, registration: Registration, heard: str) -> None:
         """Trust ``registration`` from now on.
 
@@ -166,12 +192,7 @@ class Pins:
                 "somebody may have exchanged the file on the way. Do not pin it; ask for it by another way"
             )
         pinned = self.all()
-        earlier = pinned.get(registration.name)
-        if earlier is not None and earlier.identity != registration.identity:
-            raise ConfigError(
-                f"another key is pinned for {registration.name!r} ({earlier.fingerprint}); if that platform has changed its "
-                "identity, run crossfed-client unpin first"
-            )
+        self._check_unchanged(pinned.get(registration.name), registration)
         self._write(pinned | {registration.name: registration})
 
     def unpin(self, name: str) -> None:
@@ -182,7 +203,14 @@ class Pins:
         del pinned[name]
         self._write(pinned)
 
-    def _write(self, pinned: dict[str, Registration]) -> None:
+    def _check_unchanged(self, earlier: Registration | None, registration: Registration) -> None:
+        if earlier is not None and earlier.identity != registration.identity:
+            raise ConfigError(
+                f"another key is pinned for {registration.name!r} ({earlier.fingerprint}); if that platform has changed its "
+                "identity, run crossfed-client unpin first"
+            )
+
+    def _write(self, pinned: Mapping[str, Registration]) -> None:
         entries = {name: pinned[name].model_dump(mode="json") for name in sorted(pinned)}
         write_atomically(self._path, json.dumps(entries, indent=1).encode())
 

@@ -74,6 +74,7 @@ def initialise(
     write_atomically(folder / "tls" / "superexec.secret", os.urandom(32))
     text = _NOTE + yaml.safe_dump(content, sort_keys=False, allow_unicode=True) + plan_section(plan)
     write_atomically(made.config, text.encode(), mode=0o640)
+    invite_all(load_yaml_model(made.config, AggregatorConfig), folder)
     return made
 
 
@@ -111,8 +112,15 @@ def renew_certificate(config_path: Path, names: tuple[str, ...] = ()) -> float:
     return days_left(read_certificate(config.tls.certificate))
 
 
+def invite_all(config: AggregatorConfig, folder: Path) -> Path:
+    """Write the invitation for all platforms, ``FEDERATION.invitation``; returns its path."""
+    path = folder / f"{config.plan.federation}.invitation"
+    invite(config, "", path)
+    return path
+
+
 def invite(config: AggregatorConfig, name: str, path: Path) -> Invitation:
-    """Write a platform's invitation to ``path``.
+    """Write a platform's invitation to ``path``; without a name it is for all, and each says its own.
 
     Raises:
         ConfigError: the name cannot be one, or the certificate is missing.

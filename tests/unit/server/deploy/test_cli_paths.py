@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_one_is_named(
     ("role", "arguments", "reason"),
     [
         ("server", ["invite", EVIL, "-c", "fed/federation.yaml"], "name: string should match pattern"),
-        ("server", ["invite", "", "-c", "fed/federation.yaml"], "name: string should match pattern"),
+        ("server", ["invite", "", "-c", "fed/federation.yaml"], "NAME: is empty"),
         ("server", ["invite", LONG, "-c", "fed/federation.yaml"], "name: string should match pattern"),
         ("server", ["invite", "q", "-c", "fed/federation.yaml", "-o", "fed"], "it is a folder; name a file"),
         ("server", ["invite", "q", "-c", "fed/federation.yaml", "-o", "afile/q"], "afile/q: cannot be written"),

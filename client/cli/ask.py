@@ -12,6 +12,7 @@ from typing import Annotated, Protocol, cast, get_args
 
 import typer
 
+from client.cli.batch import write_lists
 from client.personalization.store import PlatformStore
 from client.recommend.answers import AttributeCondition, Explanation, ItemFilter, Recommendation, Scope
 from client.recommend.lists import ListMaker
@@ -86,7 +87,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def recommend(
-    user: User,
+    user: Annotated[str | None, typer.Option(help="A user id of this platform.")] = None,
     store: Store = None,
     target: Target = None,
     k: HowMany = 10,
@@ -95,15 +96,37 @@ def recommend(
     token: Token = None,
     ca: Authority = None,
     as_json: AsJson = False,
+    everybody: Annotated[bool, typer.Option("--all", help="Everybody's list, into --output.")] = False,
+    users: Annotated[
+        Path | None,
+        typer.Option(help="The lists of the users in this file, one id a line, into --output.", exists=True),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A Parquet file.", dir_okay=False)] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="platform.yaml in place of --store: lists as it steers them.", exists=True),
+    ] = None,
 ) -> None:
-    """Show the best items for a user: title, score, and the platforms that have it.
+    """Show the best items for a user: title, score, and the platforms that have it. Or write the lists of many users.
 
     Example: crossfed-client recommend --store out/quickstart/platforms/cinema/store --user 2 -k 5 --scope cross
 
     Or, of some items alone: crossfed-client recommend --target 127.0.0.1:50061 --user 2 --where genres=Drama
 
     Or: crossfed-client recommend --target 127.0.0.1:50061 --token-file cinema/keys/api.token --user 2
+
+    Or: crossfed-client recommend --all -k 20 --config cinema/platform.yaml --output recs.parquet
     """
+    if everybody or users is not None or output is not None:
+        only = {"--user": user, "--target": target, "--token-file": token, "--ca": ca}
+        if given := [name for name, value in only.items() if value is not None]:
+            raise ConfigError(f"{given[0]}: does not go with --all and --users, which read a model from disk")
+        if everybody == (users is not None) or output is None:
+            raise ConfigError("--all, --users FILE: give one of them, and --output FILE")
+        write_lists(store, config, output, users, k, _scope(scope))
+        return
+    if user is None or config is not None:
+        raise ConfigError("--user: name one; or write many lists with --all, or --users FILE, and --output FILE")
     with _asked(store, target, token, ca) as answers:
         _show_items(answers.recommend(user, k, _scope(scope), wanted=wanted_items(where)), as_json=as_json)
 

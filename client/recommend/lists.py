@@ -55,6 +55,11 @@ class ListMaker:
         )
         self._lock = threading.Lock()
 
+    @property
+    def plain(self) -> bool:
+        """Whether a list that asks for nothing is the best by score of what may be listed."""
+        return self._cap is None and not AS_CONFIGURED.over(self._config).reorders
+
     def recommend(
         self,
         recommender: Recommender,

@@ -60,6 +60,10 @@ class Mixing:
         """A score of the others' items as an own item of the same probability would have it."""
         return float(np.interp(score, self.theirs, self.ours)) if self.theirs else score
 
+    def all_on_own_scale(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The same of many."""
+        return np.interp(scores, self.theirs, self.ours) if self.theirs else scores
+
 
 class _Tally:
     """Items and hits by score, in bins."""

@@ -133,6 +133,10 @@ class Recommender:
             self.knows_item("")
             scope.linear.query(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
 
+    def row_of(self, user_id: str) -> int:
+        """The model's row of a user, however spelt; −1 where it has none."""
+        return self._users.get(identifier(user_id) or "", -1)
+
     def knows_item(self, key: str) -> bool:
         key = item_key(key) or ""
         return key in self.own.rows or key in self.cross.rows

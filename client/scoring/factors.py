@@ -8,6 +8,7 @@ u = A⁻¹ Σ_j y_j w_j t_j with A the matrix of the ALS solve, so the score x�
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from client.scoring.fold_in import FoldIn
 from client.scoring.part import Carried, Part, UserHistory
 from common.config.model import FactorizationConfig
+
+if TYPE_CHECKING:
+    from client.data.dataset import UserItemMatrix
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -69,6 +73,19 @@ class FactorPart(Part):
         entries, rows = self._known(history.columns)
         factor = self.fold_in.user(rows, history.values[entries])
         scoring: NDArray[np.float64] = self.fold_in.scoring_factors(factor[None])[0].astype(np.float64)
+        return scoring
+
+    def factors(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float64]:
+        """float64 ``[k, width]``: :meth:`factor` of each, to the bit."""
+        solved = np.zeros((len(users), self.fold_in.row), dtype=np.float32)
+        for place, user in enumerate(users):
+            entries = slice(histories.indptr[user], histories.indptr[user + 1])
+            rows, values = histories.indices[entries], histories.values[entries]
+            if self.columns is not None:
+                known, rows = self._known(rows)
+                values = values[known]
+            solved[place] = self.fold_in.user(rows, values)
+        scoring: NDArray[np.float64] = self.fold_in.scoring_factors(solved).astype(np.float64)
         return scoring
 
     def carried(self, row: int, deviation: NDArray[np.float64], history: UserHistory) -> Carried:

@@ -36,6 +36,11 @@ class FoldIn:
             np.column_stack([self._items[:, :-1], np.ones(len(self._items))]) if self._explicit else self._items
         )
 
+    @property
+    def row(self) -> int:
+        """Width of a user's factor."""
+        return int(self._items.shape[1])
+
     @cached_property
     def _base(self) -> NDArray[np.float64]:
         """float64 ``[row, row]``: α₀ Σ_i v_i v_iᵀ over the catalogue; nothing for explicit feedback."""
@@ -61,7 +66,7 @@ class FoldIn:
         unobserved = 0.0 if self._explicit else self.config.unobserved_weight * len(self._items)
         ridge = self.config.regularization * max(len(items) + unobserved, 1.0) ** self.config.regularization_exponent
         matrix = self._base + (rows * weights[:, None]).T @ rows
-        matrix[np.diag_indices_from(matrix)] += ridge
+        matrix.flat[:: len(matrix) + 1] += ridge
         return matrix, rows.T @ (weights * targets)
 
     def user(self, items: NDArray[np.integer], values: NDArray[np.floating]) -> NDArray[np.float32]:

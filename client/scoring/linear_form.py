@@ -171,14 +171,23 @@ class LinearScope:
 
     def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 ``[k, m]`` of the rows ``users``, of histories in the parts' columns."""
+        scores, offsets = self.without_offsets(histories, users)
+        scores += offsets[:, None]
+        return scores
+
+    def without_offsets(
+        self, histories: UserItemMatrix, users: NDArray[np.integer]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """float32 ``[k, m]`` and ``[k]``: :meth:`scores` less each user's offset, which orders nothing, and the offsets."""
         if len(users) == 0:
-            return np.zeros((0, len(self)), dtype=np.float32)
+            return np.zeros((0, len(self)), dtype=np.float32), np.zeros(0, dtype=np.float32)
         factors = [part.factors(histories, users) for part in self.parts]
         direct = [self.parts[place].scores(histories, users).astype(np.float64) for place in self._direct]
         block = self._combined(factors, direct)
         scores: NDArray[np.float32] = block.vectors.astype(np.float32) @ self.items.T
-        scores += block.offsets.astype(np.float32)[:, None]
-        return scores if block.direct is None else scores + block.direct.astype(np.float32)
+        if block.direct is not None:
+            scores += block.direct.astype(np.float32)
+        return scores, block.offsets.astype(np.float32)
 
     def inverse_deviation(self, vector: NDArray[np.float64], where: slice) -> float:
         """1 / standard deviation of ``items[:, where] @ vector``; 0 where these are all the same."""

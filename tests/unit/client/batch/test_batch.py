@@ -1,0 +1,174 @@
+"""Lists for everybody: those of the service, whole or not there, and taken up where they were left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import client.batch.run as batch
+from client.batch.blocks import best_of_each
+from client.batch.run import BatchJob, recommend_to_file
+from client.data.dataset import UserItemMatrix
+from client.data.recorded import EventRules
+from client.personalization.store import PlatformStore
+from client.recommend.feedback import FeedbackLog
+from client.recommend.lists import ListMaker
+from client.recommend.recommender import Recommender
+from client.scoring.topk import top_k
+from client.steering.hidden import HiddenItems
+from common.config.serving import NeverListed, SteeringConfig
+from common.errors import DataError, StoreError
+from simulations.engine.random_model import random_platform_model
+
+
+@given(st.integers(0, 200), st.integers(1, 300), st.integers(1, 40), st.booleans())
+def test_the_best_of_each_row_are_those_of_a_full_sort(seed, m, k, ties):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, 5, (4, m)).astype(np.float32) if ties else rng.standard_normal((4, m)).astype(np.float32)
+    scores[rng.random((4, m)) < 0.3] = -np.inf
+    rows, columns = best_of_each(scores, k)
+    expected, _ = top_k(scores, k)
+    for row in range(4):
+        assert columns[rows == row].tolist() == expected[row][expected[row] >= 0].tolist()
+
+
+@pytest.fixture(params=["local", "blend", "shared"])
+def store(request, tmp_path) -> Path:
+    """200 items of which a block of scores is looked at in runs; the last user has nothing, the one before one item."""
+    model = random_platform_model(
+        np.random.default_rng(0), own=200, foreign=150, unshared=20, users=30, verdict=request.param
+    )
+    histories = model.histories.select_entries(model.histories.entry_users() < 28)
+    rows = histories.entry_users()
+    more = UserItemMatrix.from_entries(
+        np.append(rows, 28), np.append(histories.indices, 199), np.append(histories.values, 1.0),
+        np.append(histories.times, 5), n_users=30, n_items=200,
+    )  # fmt: skip
+    PlatformStore(tmp_path / "store").commit(replace(model, histories=more))
+    return tmp_path / "store"
+
+
+def job(store: Path, **options) -> BatchJob:
+    defaults = {"output": store.parent / "recs.parquet", "users": None, "k": 7, "scope": "all"}
+    defaults |= {"steering": SteeringConfig(), "rules": EventRules(meaning="weight")}
+    return BatchJob(store=store, **(defaults | options))
+
+
+def written(job: BatchJob) -> dict[str, list[tuple[str, float]]]:
+    recommend_to_file(job, lambda _: None)
+    table = pl.read_parquet(job.output)
+    lists: dict[str, list[tuple[str, float]]] = {}
+    for user, rank, key, score in table.rows():
+        lists.setdefault(user, []).append((key, score))
+        assert rank == len(lists[user])
+    return lists
+
+
+def served(job: BatchJob, users: list[str], events=None) -> dict[str, list[tuple[str, float]]]:
+    recommender = Recommender(PlatformStore(job.store).load())
+    lists = ListMaker(job.steering, HiddenItems(job.store))
+    found = {}
+    for user in users:
+        history = recommender.history_of(user, (events or {}).get(user, ()), job.rules)
+        answer = lists.recommend(recommender, recommender.prepare(history), job.k, job.scope)
+        found[user] = [(item.key, item.score) for item in answer]
+    return found
+
+
+def same(one, other) -> None:
+    assert one.keys() == other.keys()
+    for user in one:
+        assert [key for key, _ in one[user]] == [key for key, _ in other[user]], user
+        np.testing.assert_allclose([s for _, s in one[user]], [s for _, s in other[user]], rtol=1e-4, atol=1e-5)
+
+
+EVERYBODY = [f"user-{number}" for number in range(30)]
+
+
+@pytest.mark.parametrize("scope", ["own", "cross", "all"])
+def test_everybodys_list_is_the_one_that_is_served(store, scope):
+    HiddenItems(store).hide([Recommender(PlatformStore(store).load()).recommend("user-1", 1, scope)[0].key])
+    asked = job(store, scope=scope)
+    same(written(asked), served(asked, EVERYBODY))
+    assert asked.output.stat().st_mode & 0o077 == 0
+    assert not list(store.parent.glob(".recs*"))
+
+
+@pytest.mark.parametrize(
+    "steering",
+    [SteeringConfig(never=NeverListed(genres=("Drama",))), SteeringConfig(diversity=0.3, foreign_share=0.4)],
+)
+def test_lists_are_steered_as_the_platform_says(store, steering):
+    asked = job(store, steering=steering)
+    same(written(asked), served(asked, EVERYBODY))
+
+
+def test_feedback_since_training_counts_for_known_and_new_users(store):
+    key = Recommender(PlatformStore(store).load()).recommend("user-3", 1, "own")[0].key
+    with FeedbackLog(store / "feedback.log") as log:
+        log.record("a", "user-3", key, 1.0, 1_700_000_000)
+        log.record("b", "somebody new", key, 1.0, 1_700_000_000)
+        events = {user: log.events_of(user) for user in ("user-3", "somebody new")}
+    asked = job(store)
+    same(written(asked), served(asked, [*EVERYBODY, "somebody new"], events))
+
+
+def test_the_users_of_a_file_and_nobody_else(store, tmp_path):
+    (tmp_path / "ids.txt").write_text("user-2\n user-1 \n\nnobody at all\nuser-2\n", encoding="utf-8")
+    asked = job(store, users=tmp_path / "ids.txt")
+    done = recommend_to_file(asked, lambda _: None)
+    assert (done.users, done.unknown, done.version) == (2, 1, 1)
+    assert pl.read_parquet(asked.output)["user_id"].unique(maintain_order=True).to_list() == ["user-2", "user-1"]
+    (tmp_path / "ids.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"ids\.txt: cannot be read"):
+        recommend_to_file(asked, lambda _: None)
+
+
+def test_an_interrupted_job_goes_on_and_another_begins_anew(store, monkeypatch):
+    monkeypatch.setattr(batch, "_PART_USERS", 10)
+    asked, made = job(store), []
+    original = batch._part
+
+    def part(lists, users, *more):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(users[0])
+        return original(lists, users, *more)
+
+    monkeypatch.setattr(batch, "_part", part)
+    asked.output.write_bytes(b"as it was")
+    with pytest.raises(KeyboardInterrupt):
+        recommend_to_file(asked, lambda _: None)
+    assert asked.output.read_bytes() == b"as it was"
+    made.clear()
+    recommend_to_file(asked, lambda _: None)
+    assert made == ["user-20"]
+    assert pl.read_parquet(asked.output)["user_id"].unique(maintain_order=True).to_list() == EVERYBODY
+    made.clear()
+    with pytest.raises(KeyboardInterrupt):
+        recommend_to_file(asked, lambda _: None)
+    made.clear()
+    # Whatever changes a list, here what is hidden, begins anew.
+    HiddenItems(store).hide(["x:1"])
+    with pytest.raises(KeyboardInterrupt):
+        recommend_to_file(asked, lambda _: None)
+    assert made == ["user-0", "user-10"]
+
+
+def test_a_full_disk_leaves_what_was_there(store, monkeypatch):
+    asked = job(store)
+    asked.output.write_bytes(b"as it was")
+
+    def full(*_):
+        raise StoreError("no space")
+
+    monkeypatch.setattr("client.batch.parts.write_atomically", full)
+    with pytest.raises(StoreError):
+        recommend_to_file(asked, lambda _: None)
+    assert asked.output.read_bytes() == b"as it was"

@@ -72,11 +72,11 @@ ENTRIES: dict[str, Entry] = {
     "serving-latency": Entry("serving:bench_latency", "Recommend at 300 requests a second: p50, p99; highest rate"),
     "serving-feedback": Entry("serving:bench_feedback", "feedback acknowledged, reflected in the next call"),
     "serving-swap": Entry("serving:bench_swap", "hot swaps under load: failed requests"),
-    "serving-http": Entry("http:bench_http", "HTTP beside gRPC at 300 requests a second: p50 and p99, ratio"),
+    "serving-http": Entry("served.http:bench_http", "HTTP beside gRPC at 300 requests a second: p50 and p99, ratio"),
     "batch": Entry(
-        "batch:bench_batch", "lists for everybody, to a file, beside implicit's batch recommend: users a second"
+        "served.batch:bench_batch", "lists for everybody, to a file, beside implicit's batch recommend: users a second"
     ),
-    "batch-memory": Entry("batch:bench_batch_memory", "lists for everybody: memory for 20,000 and 80,000 users"),
+    "batch-memory": Entry("served.batch:bench_batch_memory", "lists for everybody: memory for 20,000 and 80,000 users"),
     "serving-implicit": Entry("serving:bench_implicit", "one user's list against implicit in process"),
     "sequence": Entry(
         "sequence:bench_sequence", "ML-1M leave-last-out, full ranking: a Transformer, pooled and federated", "folder"

@@ -3,7 +3,7 @@
 As in :mod:`simulations.bench.serving`, latencies count from the scheduled times. Both callers are Python: the gRPC library's
 client, and the standard library's HTTP client with a connection a thread.
 
-    python -m simulations.bench.http
+    python -m simulations.bench.served.http
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def bench_http(
 
 @contextmanager
 def _server(store: Path) -> Iterator[dict[str, str]]:
-    command = [sys.executable, "-m", "simulations.bench.http", "serve", str(store)]
+    command = [sys.executable, "-m", "simulations.bench.served.http", "serve", str(store)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -76,7 +76,16 @@ def _server(store: Path) -> Iterator[dict[str, str]]:
 
 
 def _load(transport: str, target: str, rate: float, seconds: float) -> Figures:
-    command = [sys.executable, "-m", "simulations.bench.http", "load", transport, target, str(rate), str(seconds)]
+    command = [
+        sys.executable,
+        "-m",
+        "simulations.bench.served.http",
+        "load",
+        transport,
+        target,
+        str(rate),
+        str(seconds),
+    ]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: Figures = json.loads(done.stdout)
     return figures

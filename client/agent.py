@@ -82,7 +82,7 @@ class PlatformAgent:
         personalization: how the platform's own model is built.
         secure_member: its part in the secure sum, where the plan has one.
         builder: builds the platform's own model; in the caller of :meth:`wait_built` unless given.
-        texts: turns titles into vectors; None without a text encoder.
+        texts: turns titles and texts into vectors; None without a text encoder.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class PlatformAgent:
         self._secret = secret
         self._outbox = outbox
         self._secure_member = secure_member
-        context = PlatformContext(name, plan, data, store.root)
+        context = PlatformContext(name, plan, data, store.root, texts)
         self._contributors = make_contributors(context)
         personalizer = Personalizer(name, data, plan.model, personalization, texts)
         self._finisher = Finisher(

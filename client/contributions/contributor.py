@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from client.contributions.membership import Membership
 from client.data.training import TrainingData
@@ -28,12 +31,14 @@ class PlatformContext:
         plan: the public parameters, from the platform's own configuration.
         data: the platform's.
         folder: where a contributor keeps what must outlive the process.
+        texts: from public texts to vectors ``[n, d]``; None without a text encoder.
     """
 
     platform: str
     plan: FederationPlan
     data: TrainingData
     folder: Path
+    texts: Callable[[Sequence[str]], NDArray[np.float32]] | None = None
     _made: dict[Callable[[PlatformContext], Any], Any] = field(default_factory=dict, repr=False)
 
     def once(self, make: Callable[[PlatformContext], Made]) -> Made:

@@ -20,6 +20,7 @@ from client.contributions.membership import Membership
 from client.contributions.run_file import TOWERS_FILE, RunFile
 from client.data.training import TrainingData
 from client.towers.stored import TowerModel
+from client.towers.texts import TextVectors
 from common.config.federation import FederationPlan
 from common.contributions.factors import PlainMechanism
 from common.contributions.kind import ContributionKind
@@ -93,10 +94,19 @@ class PlainTowers:
         plan: public parameters.
         data: the platform's.
         progress: where that is kept.
+        texts: the plan's text encoder, or None.
     """
 
-    def __init__(self, platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile) -> None:
+    def __init__(
+        self,
+        platform: str,
+        plan: FederationPlan,
+        data: TrainingData,
+        progress: RunFile,
+        texts: TextVectors | None = None,
+    ) -> None:
         self._platform, self._plan, self._data, self._progress = platform, plan, data, progress
+        self._texts = texts
         self._mechanism = PlainMechanism()
         self._current: tuple[str, TwoTower, LocalTrainer] | None = None
 
@@ -139,7 +149,7 @@ class PlainTowers:
         current = self._current
         if current is None or current[0] != run_id:
             items = TowerItems.of(membership)
-            model = make_model(self._plan, self._data, membership, items)
+            model = make_model(self._plan, self._data, membership, items, self._texts)
             rng = np.random.default_rng([self._plan.seed, 2, zlib.crc32(self._platform.encode())])
             trainer = LocalTrainer(model, self._data.train, items.own, self._plan.towers.training, rng)
             if (kept := self._progress.load(run_id, self._plan)) is not None:
@@ -159,14 +169,22 @@ class PrivateTowers:
         plan: public parameters, from the platform's own configuration.
         data: the platform's.
         progress: of what is private; nothing is kept of noisy sums.
+        texts: the plan's text encoder, or None.
 
     Raises:
         PrivacyError: the plan's rounds cost more than the deep model's part of ε.
     """
 
-    def __init__(self, platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile) -> None:
+    def __init__(
+        self,
+        platform: str,
+        plan: FederationPlan,
+        data: TrainingData,
+        progress: RunFile,
+        texts: TextVectors | None = None,
+    ) -> None:
         self._plan, self._data = plan, data
-        self._plain = PlainTowers(platform, plan, data, progress)
+        self._plain = PlainTowers(platform, plan, data, progress, texts)
         self._updates = RunPlan.of(plan).update_plan()
         self._mechanism = UpdateMechanism(self._updates)
         self._computer: tuple[str, GradientComputer] | None = None
@@ -212,14 +230,23 @@ def _cost(updates: UpdatePlan) -> float:
     return subsampled_epsilon(noise.noise_multiplier, updates.sampling_rate, updates.rounds, updates.delta)
 
 
-def make_model(plan: FederationPlan, data: TrainingData, membership: Membership, items: TowerItems) -> TwoTower:
+def make_model(
+    plan: FederationPlan,
+    data: TrainingData,
+    membership: Membership,
+    items: TowerItems,
+    texts: TextVectors | None = None,
+) -> TwoTower:
     """A platform's copy of the deep model over the vocabulary and its own items."""
     from client.towers.features import ItemFeatures, item_columns, profile_matrix
     from client.towers.two_tower import TwoTower
 
     assert plan.towers is not None
     features = ItemFeatures.of(
-        plan.towers.encoders, item_columns(membership.vocabulary, data.items, items.own, items.n_items), items.n_items
+        plan.towers.encoders,
+        item_columns(membership.vocabulary, data.items, items.own, items.n_items),
+        items.n_items,
+        texts=texts,
     )
     profile = profile_matrix(data.users, plan.towers.profile) if plan.towers.profile else None
     return TwoTower(
@@ -234,18 +261,18 @@ def make_model(plan: FederationPlan, data: TrainingData, membership: Membership,
 
 
 def make_tower_contributor(
-    platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile
+    platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile, texts: TextVectors | None = None
 ) -> TowerContributor:
     """The contributor for the plan's deep model and mode of privacy."""
     if plan.towers is None:
         return NoTowers()
-    return (PrivateTowers if plan.private else PlainTowers)(platform, plan, data, progress)
+    return (PrivateTowers if plan.private else PlainTowers)(platform, plan, data, progress, texts)
 
 
 def tower_contributor(context: PlatformContext) -> TowerContributor:
     """The platform's, which also makes the finished model."""
     progress = RunFile(context.folder / TOWERS_FILE)
-    return make_tower_contributor(context.platform, context.plan, context.data, progress)
+    return make_tower_contributor(context.platform, context.plan, context.data, progress, context.texts)
 
 
 class UpdateContributor(Contributor):

@@ -36,6 +36,8 @@ _MEANINGS = {
     "numeric": "the number as it is",
     "vector": "the vector as it is",
     "sentence": "the vector that the sentence model gives",
+    "text_vector": "the vector that the plan's text encoder gives, less the mean over the catalogue, projected "
+    "(client.towers.texts), of length 1",
     "image": "red, green, blue from 0 to 255, scaled to this size",
 }
 
@@ -90,7 +92,7 @@ def _shape(encoder: EncoderConfig) -> tuple[int, ...]:
     match encoder.kind:
         case "numeric":
             return (1,)
-        case "vector" | "sentence":
+        case "vector" | "sentence" | "text_vector":
             return (encoder.width,)
         case "image":
             return (encoder.length, encoder.length, 3)
@@ -116,7 +118,7 @@ def _part(encoder: EncoderConfig, own: Any, present: Any, towers: TowerModel) ->
 def _read(encoder: EncoderConfig, own: Any, values: Values, scale: NDArray[np.float32] | None) -> Any:
     name, width = encoder.attribute, encoder.width
     match encoder.kind:
-        case "vector" | "sentence":
+        case "vector" | "sentence" | "text_vector":
             return own
         case "numeric":
             mean, deviation = (0.0, 1.0) if scale is None else scale.tolist()

@@ -94,7 +94,7 @@ class _Reader(keras.layers.Layer):  # type: ignore[misc]
         match self.config.kind:
             case "numeric":
                 return self.hidden(values)
-            case "vector" | "sentence":
+            case "vector" | "sentence" | "text_vector":
                 return values
             case "image":
                 return ops.mean(self.conv2(self.conv1(values)), axis=(1, 2))

@@ -1,7 +1,7 @@
 """Attributes of items in numbers, the same on every platform: hashed, so that nobody's vocabulary of words is needed.
 
 An item that lacks an attribute is marked as lacking it, and the encoder of that attribute is left out of its vector. Of
-other platforms' items a platform knows title and genres, from their cards.
+other platforms' items a platform knows what is described of them, from their cards.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions, ItemTable
+from client.data.described import Described
+from client.towers.texts import TextVectors, projected_texts
+from common.attributes import ALWAYS
 from common.config.towers import EncoderConfig
 from common.errors import DataError
 
@@ -54,7 +57,12 @@ class ItemFeatures:
 
     @classmethod
     def of(
-        cls, encoders: Sequence[EncoderConfig], columns: Mapping[str, Column], n_items: int, root: Path | None = None
+        cls,
+        encoders: Sequence[EncoderConfig],
+        columns: Mapping[str, Column],
+        n_items: int,
+        root: Path | None = None,
+        texts: TextVectors | None = None,
     ) -> ItemFeatures:
         """Read ``columns`` (one value an item, None where it is missing) as ``encoders`` want them.
 
@@ -63,15 +71,16 @@ class ItemFeatures:
             columns: by attribute; an attribute that the platform does not have may be left out.
             n_items: n.
             root: folder that file names of pictures are relative to.
+            texts: the plan's text encoder, for encoders of kind ``text_vector``.
 
         Raises:
             DataError: a value that an encoder cannot read; the message names attribute and kind.
         """
         nothing: Column = [None] * n_items
-        return cls(n_items, tuple(_feature(e, columns.get(e.attribute, nothing), root) for e in encoders))
+        return cls(n_items, tuple(_feature(e, columns.get(e.attribute, nothing), root, texts) for e in encoders))
 
 
-def _feature(config: EncoderConfig, column: Column, root: Path | None) -> Feature:
+def _feature(config: EncoderConfig, column: Column, root: Path | None, texts: TextVectors | None) -> Feature:
     if len(column) and config.kind in ("multi_hot", "text", "text_transformer"):
         tokens = [_tokens(config, value) for value in column]
         present = np.array([value is not None and len(found) > 0 for value, found in zip(column, tokens, strict=True)])
@@ -80,6 +89,8 @@ def _feature(config: EncoderConfig, column: Column, root: Path | None) -> Featur
         return _pictures(config, column, root)
     if config.kind == "sentence":
         return _sentences(config, column)
+    if config.kind == "text_vector":
+        return _text_vectors(config, column, texts)
     return _numbers(config, column)
 
 
@@ -193,10 +204,20 @@ def _sentences(config: EncoderConfig, column: Column) -> Feature:
     return Feature(config, values, present)
 
 
+def _text_vectors(config: EncoderConfig, column: Column, texts: TextVectors | None) -> Feature:
+    words = ["; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value or "") for value in column]
+    if not any(words):
+        return Feature(config, np.zeros((len(words), config.width), np.float32), np.zeros(len(words), dtype=np.bool_))
+    if texts is None:
+        raise DataError(f"encoder of {config.attribute!r}: there is no text encoder; name one at plan.text")
+    values = projected_texts(words, texts, config.width)
+    return Feature(config, values, np.asarray(values.any(axis=1), dtype=np.bool_))
+
+
 def item_columns(
     vocabulary: ItemDescriptions, own: ItemTable, rows: NDArray[np.int32], n_items: int
 ) -> dict[str, list[Any]]:
-    """Attributes of the model's items by name: title and genres of all, free attributes of the own ones alone.
+    """Attributes of the model's items by name: what is described of all, other columns of the own ones alone.
 
     Args:
         vocabulary: the first m items, as their cards describe them.
@@ -204,16 +225,28 @@ def item_columns(
         rows: int32 ``[m_own]``: the model's row of each own item.
         n_items: of the model.
     """
-    columns: dict[str, list[Any]] = {name: [None] * n_items for name in ("title", "genres", *own.attributes.columns)}
-    for row, (key, title, genres) in enumerate(zip(vocabulary.keys, vocabulary.titles, vocabulary.genres, strict=True)):
-        # An item that nobody described has no key here, and the title says only that.
-        columns["title"][row], columns["genres"][row] = (title if key else None), (genres or None)
-    for column, row in enumerate(rows):
-        columns["title"][row], columns["genres"][row] = own.titles[column], own.genres[column] or None
+    columns: dict[str, list[Any]] = {}
     for name in own.attributes.columns:
+        columns[name] = [None] * n_items
         for row, value in zip(rows, own.attributes[name].to_list(), strict=True):
             columns[name][row] = value
+    told, mine = vocabulary.described, own.described
+    for name in {**told.kinds, **mine.kinds}:
+        # What is described has the form of its card, here as everywhere; a column of that name may be another.
+        columns[name] = [None] * n_items
+        if name in told.kinds:
+            columns[name][: len(vocabulary.keys)] = _plain(told, name)
+        if name in mine.kinds:
+            for row, value in zip(rows, _plain(mine, name), strict=True):
+                columns[name][row] = value if value is not None or name in ALWAYS else columns[name][row]
     return columns
+
+
+def _plain(described: Described, name: str) -> Column:
+    """As the encoders take values; None where nobody told, or told a vector of another length than most do."""
+    if described.kinds[name] != "vector":
+        return list(described.columns[name])
+    return [numbers.tolist() if numbers.any() else None for numbers in described.vectors(name)]
 
 
 def profile_matrix(users: pl.DataFrame | None, names: Sequence[str]) -> NDArray[np.float32]:

@@ -137,7 +137,12 @@ class FederationPlan(FrozenModel):
                 "linear: item-item statistics say who has what; set model.feedback: implicit, or leave it out"
             )
         if self.towers is not None:
-            self.towers.check_plan(explicit=self.model.feedback == "explicit", private=self.private)
+            self.towers.check_plan(
+                explicit=self.model.feedback == "explicit",
+                private=self.private,
+                attributes=self.attributes.kinds,
+                texts=self.text is not None,
+            )
         return self
 
     def differences(self, other: FederationPlan) -> list[str]:

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from common.attributes import ALWAYS, AttributeKind
 from common.config.base import FrozenModel
 
-EncoderKind = Literal["multi_hot", "numeric", "text", "text_transformer", "sentence", "image", "vector"]
+EncoderKind = Literal["multi_hot", "numeric", "text", "text_transformer", "sentence", "text_vector", "image", "vector"]
 """multi_hot: categories, one or many per item; numeric: a number; text: hashed tokens and convolutions;
-text_transformer: hashed tokens and one Transformer block; sentence: a local sentence-embedding model; image: a small CNN
-over files; vector: a precomputed embedding (audio, video, image)."""
+text_transformer: hashed tokens and one Transformer block; sentence: a local sentence-embedding model; text_vector: the
+frozen encoder of ``plan.text``; image: a small CNN over files; vector: a precomputed embedding (audio, video, image)."""
+
+
+_READS: Mapping[AttributeKind, tuple[EncoderKind, ...]] = {
+    "category": ("multi_hot", "text", "text_transformer", "text_vector"),
+    "categories": ("multi_hot", "text_vector"),
+    "number": ("numeric", "multi_hot"),
+    "text": ("text_vector", "text", "text_transformer", "sentence", "multi_hot"),
+    "vector": ("vector",),
+}
+"""Encoders that may read a described attribute, the likeliest first."""
 
 
 class EncoderConfig(FrozenModel):
     """One attribute of an item and the layers that read it. Nothing here depends on any platform's vocabulary of words."""
 
     attribute: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,30}$")]
-    """``title`` and ``genres`` are always there; any other is a column of the items file."""
+    """``title`` and ``genres`` are always there, and what ``plan.attributes`` names is known of other platforms' items, too;
+    any other is a column of the items file, known of own items alone."""
     kind: EncoderKind
     """multi_hot: categories; numeric: a number; text: hashed tokens and convolutions; text_transformer: hashed tokens and one
-    Transformer block; sentence: a local sentence model; image: a small CNN over files; vector: a precomputed embedding."""
+    Transformer block; sentence: a local sentence model; text_vector: what the frozen encoder of ``plan.text`` says, projected
+    to ``width`` numbers; image: a small CNN over files; vector: a precomputed embedding."""
     buckets: Annotated[int, Field(ge=2, le=1_000_000)] = 4096
     """multi_hot, text: values or tokens are hashed into so many rows, the same on every platform."""
     width: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -132,10 +146,14 @@ class TowerConfig(FrozenModel):
             raise ValueError("dimension must be a multiple of sequence.heads")
         return self
 
-    def check_plan(self, *, explicit: bool, private: bool) -> None:
+    def check_plan(
+        self, *, explicit: bool, private: bool, attributes: Mapping[str, AttributeKind], texts: bool
+    ) -> None:
         """Refuse what does not fit the rest of a plan.
 
         Args:
+            attributes: kinds of ``plan.attributes``.
+            texts: whether the plan has a text encoder.
             explicit: whether feedback is ratings.
             private: whether contributions carry noise. Then there is one noisy sum, of which no
                 robust mean can be taken, and private variables stay as they are while shared ones train.
@@ -143,6 +161,17 @@ class TowerConfig(FrozenModel):
         Raises:
             ValueError: with the key at fault.
         """
+        for place, encoder in enumerate(self.encoders):
+            kind = {**ALWAYS, **attributes}.get(encoder.attribute)
+            if kind is not None and encoder.kind not in _READS[kind]:
+                raise ValueError(
+                    f"towers.encoders.{place}.kind: {encoder.kind} cannot read {encoder.attribute}, a {kind}; use "
+                    f"{' or '.join(_READS[kind])}"
+                )
+            if encoder.kind == "text_vector" and not texts:
+                raise ValueError(
+                    f"towers.encoders.{place}.kind: text_vector needs a text encoder; name one at plan.text"
+                )
         training = self.training
         if explicit and training.loss != "squared":
             raise ValueError(

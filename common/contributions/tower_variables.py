@@ -158,7 +158,7 @@ def _encoder_variables(encoder: EncoderConfig, d: int) -> list[SharedVariable]:
                 SharedVariable(name=f"{name}_conv2_kernel", shape=(3, 3, 16, width), initializer=_KERNEL),
                 SharedVariable(name=f"{name}_conv2_bias", shape=(width,), initializer="zeros"),
             ]
-        case "sentence" | "vector":
+        case "sentence" | "text_vector" | "vector":
             variables = []
     gate = SharedVariable(name=f"{name}_gate", shape=(d,), initializer="zeros")
     return [*variables, *_dense(f"{name}_project", width, d), gate]

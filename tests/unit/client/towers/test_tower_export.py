@@ -141,7 +141,9 @@ def load_encoders(layer: ContentEncoder, towers: TowerModel) -> None:
         variable.assign(towers.encoder_values["_".join(parts)])
 
 
-@pytest.mark.parametrize("kind", ["multi_hot", "numeric", "text", "text_transformer", "image", "vector", "sentence"])
+@pytest.mark.parametrize(
+    "kind", ["multi_hot", "numeric", "text", "text_transformer", "image", "vector", "sentence", "text_vector"]
+)
 def test_every_encoder_is_exported_as_it_was_trained(kind: str, tmp_path: Path) -> None:
     size = {"width": 4, "length": 8, "buckets": 16}
     encoders = tuple(EncoderConfig(attribute=name, kind=kind, **size) for name in ("about", "more"))
@@ -151,6 +153,7 @@ def test_every_encoder_is_exported_as_it_was_trained(kind: str, tmp_path: Path) 
         "image": rng.uniform(0, 255, (n, 8, 8, 3)),
         "vector": rng.normal(size=(n, 4)),
         "sentence": rng.normal(size=(n, 4)),
+        "text_vector": rng.normal(size=(n, 4)),
     }.get(kind, rng.integers(0, 16, (n, 8)) * (np.arange(8) < 5))
     present = np.array([True, True, False, True, True])
     scale = (1930.0, 20.0) if kind == "numeric" else (0.0, 1.0)

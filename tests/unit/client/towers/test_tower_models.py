@@ -20,7 +20,7 @@ from tests.support import matrix
 
 M, OWN, D, LENGTH, WIDTH = 12, 3, 4, 6, 4
 """Twelve items of the vocabulary, three of the platform's own behind them."""
-KINDS = ("multi_hot", "numeric", "text", "text_transformer", "image", "vector", "sentence")
+KINDS = ("multi_hot", "numeric", "text", "text_transformer", "image", "vector", "sentence", "text_vector")
 SEQUENCES = ("none", "mean", "gru", "transformer")
 
 

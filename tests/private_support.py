@@ -114,6 +114,7 @@ class Tap:
         self.released: list[PrivatizedContribution] = []
         self.solved: list[Any] = []
         make, sums = UserLevelMechanism._contribution, SharedGramAggregation._released
+        leave_out, leaving_out = SharedGramAggregation._without, list[bool]()
 
         def released(mechanism: UserLevelMechanism, *arguments: Any) -> PrivatizedContribution:
             contribution = make(mechanism, *arguments)
@@ -121,11 +122,19 @@ class Tap:
             return contribution
 
         def solved(aggregation: SharedGramAggregation, *arguments: Any) -> Any:
-            if len(arguments[3]) == len(arguments[0].vocabulary.owners):  # not when one platform is left out
+            if not leaving_out:
                 self.solved.append(arguments)
             return sums(aggregation, *arguments)
 
+        def without(aggregation: SharedGramAggregation, *arguments: Any) -> Any:
+            leaving_out.append(True)
+            try:
+                return leave_out(aggregation, *arguments)
+            finally:
+                leaving_out.pop()
+
         monkeypatch.setattr(UserLevelMechanism, "_contribution", released)
+        monkeypatch.setattr(SharedGramAggregation, "_without", without)
         monkeypatch.setattr(SharedGramAggregation, "_released", solved)
 
     def of_round(self, server_round: int) -> list[PrivatizedContribution]:

@@ -17,14 +17,17 @@ from client.scoring.described.counted import CountedPart, category_part
 from client.scoring.described.nearest_texts import fit_nearest_texts
 from client.scoring.described.prior import PriorPart
 from client.scoring.described.profile import fit_profile
+from client.scoring.described.released_counts import ReleasedCounts
 from client.scoring.factors import FactorModel, shared_on_vocabulary
 from client.scoring.part import Part
 
 _RIDGES = (200.0, 600.0)
 """λ of tastes, in units of items. Which is right differs between domains: both are offered, validation weighs them. A λ that
 predicts tastes best ranks worse: an error of the ranking is none of the regression."""
-_DIMENSION = 16
+_DIMENSION = 48
 _ITERATIONS = 10
+_FEWEST_TOGETHER, _MOST_PAIRS = 10, 256
+"""Common items that have two features, so that what both together say can be learned; and how many such pairs, at most."""
 _PENALTIES = 10.0 ** np.arange(0, 3.51, 0.5)
 _LEAST_RATE = 1e-9
 
@@ -41,7 +44,7 @@ class CrossParts:
         foreign_users: float64 ``[m]``: users of the platforms that have the item, the own one left out. Where an item cannot
             be had it is not disliked: popularity is a rate among those who could.
         described: the m items.
-        private: whether the counts are noisy.
+        released: what is known of the counts where noise is on them; None where they are exact.
     """
 
     histories: UserItemMatrix
@@ -50,7 +53,7 @@ class CrossParts:
     foreign_counts: NDArray[np.float64]
     foreign_users: NDArray[np.float64]
     described: DescribedItems
-    private: bool
+    released: ReleasedCounts | None = None
 
     @cached_property
     def log_rate(self) -> NDArray[np.float64]:
@@ -86,8 +89,12 @@ class CrossParts:
         features, rate = self._features, self.log_rate
         parts: list[Part] = [self.popularity(), shared_on_vocabulary(shared, readable.astype(np.int32))]
         told = np.column_stack([features, self.described.text_features])
+        demand = _demand(told, counts, readable)
         if told.shape[1]:
-            parts.append(PriorPart("demand", _demand(told, counts, readable)))
+            parts.append(PriorPart("demand", demand))
+        if self.released is not None:
+            rate = self.released.log_rates(demand[:, None].astype(np.float64))
+            parts.append(PriorPart("popularity expected", rate.astype(np.float32)))
         if features.shape[1]:
             parts.append(
                 fit_profile(
@@ -97,15 +104,35 @@ class CrossParts:
                 )
             )
         known = np.column_stack([rate, rate**2, features])
-        if self.private:
+        if self.released is not None:
             also = np.column_stack([known, self.described.text_features])
             parts.append(PriorPart("demand elsewhere", _demand(also, counts, common)))
         tastes = own_tastes(histories.incidence(), _DIMENSION, _ITERATIONS)
         parts += [
             place_among(tastes, common, known, regularization=ridge, name=f"tastes {ridge:g}") for ridge in _RIDGES
         ]
+        pairs = _pairs(features, rate, common)
+        if pairs.shape[1]:
+            both = np.column_stack([known, pairs])
+            parts.append(place_among(tastes, common, both, regularization=max(_RIDGES), name="tastes of pairs"))
         parts += [category_part(name, has, readable) for name, has in self.described.has.items()]
         return parts + self._near
+
+
+def _pairs(features: NDArray[np.float64], rate: NDArray[np.float64], rows: NDArray[np.integer]) -> NDArray[np.float64]:
+    """float64 ``[m, k]``: products of two features that enough of the items ``rows`` have both, and of each with the rate.
+
+    Features that most items have say little by being there, and pair with everything: they are left out.
+    """
+    there = features[rows] != 0
+    rare = np.flatnonzero((there.sum(axis=0) >= _FEWEST_TOGETHER) & (there.mean(axis=0) <= 0.5))
+    if len(rows) == 0 or len(rare) == 0:
+        return np.zeros((len(features), 0))
+    together = np.triu(there[:, rare].T.astype(np.float64) @ there[:, rare], 1)
+    first, second = np.nonzero(together >= _FEWEST_TOGETHER)
+    kept = np.argsort(-together[first, second], kind="stable")[:_MOST_PAIRS]
+    products = features[:, rare[first[kept]]] * features[:, rare[second[kept]]]
+    return np.column_stack([products, features[:, rare] * rate[:, None]])
 
 
 def users_of_owners(

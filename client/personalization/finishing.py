@@ -20,6 +20,7 @@ from client.personalization.model_builder import BuildOutcome, Finish, ModelBuil
 from client.personalization.personalize import FederationView, Personalizer
 from client.personalization.platform_model import PlatformModel
 from client.privacy.outbox import Outbox
+from client.scoring.described.released_counts import CountNoise
 from client.scoring.ease import EasePart
 from client.scoring.factors import FactorModel
 from client.towers.stored import TowerModel
@@ -110,35 +111,30 @@ def _view(
     plan: FederationPlan, request: AgentRequest, membership: Membership, towers: TowerModel | None
 ) -> FederationView:
     """What the federation has told this platform, from a finish that was checked."""
+    shared = FactorModel(
+        item_parameters=request.arrays["item_parameters"], config=plan.serving, value_mean=value_mean_of(request)
+    )
     return FederationView(
         server_round=request.server_round,
-        private=plan.private,
         platforms=membership.platforms,
         vocabulary=membership.vocabulary,
         cards=membership.cards,
         owners=membership.owners,
         own_positions=membership.own_positions,
-        shared=FactorModel(
-            item_parameters=request.arrays["item_parameters"],
-            config=plan.serving,
-            value_mean=value_mean_of(request),
-        ),
+        shared=shared,
         foreign_popularity=request.arrays["item_counts"],
         towers=towers,
         linear=_ease_part(plan, request, membership),
         user_counts=user_counts_of(request, len(membership.platforms)),
-        without_own=_without_own(request, membership),
+        without_own=_without_own(request, membership, shared),
+        count_noise=CountNoise.of(plan, membership.owners),
     )
 
 
-def _without_own(request: AgentRequest, membership: Membership) -> NDArray[np.float32] | None:
+def _without_own(request: AgentRequest, membership: Membership, shared: FactorModel) -> NDArray[np.float32] | None:
     """float32 ``[m, row]``: parameters, those of own items as the others alone have made them; None where it is not told."""
     told = request.arrays.get(PARAMETERS_WITHOUT)
-    if told is None:
-        return None
-    parameters: NDArray[np.float32] = request.arrays["item_parameters"].copy()
-    parameters[membership.shared_positions] = told
-    return parameters
+    return None if told is None else shared.with_rows(membership.shared_positions, told)
 
 
 def _ease_part(plan: FederationPlan, request: AgentRequest, membership: Membership) -> EasePart | None:

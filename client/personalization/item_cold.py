@@ -9,7 +9,7 @@ simulation, releases nothing, and never looks at what users did with items that 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.optimize
@@ -54,7 +54,7 @@ class Fold:
 def choose_blend(
     data: CrossParts,
     shared: FactorModel,
-    without_own: NDArray[np.float32],
+    without_own: NDArray[np.float32] | None,
     rng: np.random.Generator,
     *,
     level: float,
@@ -65,7 +65,7 @@ def choose_blend(
         data: what scorers are fitted on.
         shared: the federation's factors, over the vocabulary.
         without_own: float32 ``[m, row]``: item parameters; own users have no say in those of own items. With their say in
-            them the shared factors would look better than they are.
+            them the shared factors would look better than they are: None leaves these out.
         rng: deals items and users out to folds.
         level: coverage of the two-sided interval whose lower end must exceed 0, as of the verdict on own items.
 
@@ -99,7 +99,7 @@ def choose_blend(
     )
     if not better:
         return Blend(weights={"popularity": 1.0}, parts=(data.popularity(),)), verdict
-    return _blend(data.fitted(data.own, data.histories, shared), weights), verdict
+    return _blend(_judged(data.fitted(data.own, data.histories, shared), without_own), weights), verdict
 
 
 def conditional_logit(folds: Sequence[Fold], start: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
@@ -131,7 +131,7 @@ def conditional_logit(folds: Sequence[Fold], start: NDArray[np.float64] | None =
 
 
 def _folds(
-    data: CrossParts, shared: FactorModel, without_own: NDArray[np.float32], rng: np.random.Generator
+    data: CrossParts, shared: FactorModel, without_own: NDArray[np.float32] | None, rng: np.random.Generator
 ) -> tuple[list[Fold], list[str]]:
     """The folds that have users, and the scorers' names."""
     common = data.own[data.others[data.own]]
@@ -146,14 +146,19 @@ def _folds(
         mask = np.zeros(data.histories.n_items, dtype=np.bool_)
         mask[hidden] = True
         left = data.histories.select_entries(~mask[data.histories.indices])
-        changed = shared.item_parameters.copy()
-        changed[hidden] = without_own[hidden]
-        known = FactorModel(item_parameters=changed, config=shared.config, value_mean=shared.value_mean)
-        parts = data.fitted(np.setdiff1d(data.own, hidden), left, known)
+        known = shared
+        if without_own is not None:
+            known = replace(shared, item_parameters=shared.with_rows(hidden, without_own[hidden]))
+        parts = _judged(data.fitted(np.setdiff1d(data.own, hidden), left, known), without_own)
         names = [part.name for part in parts]
         if len(users):
             folds.append(Fold(_standardised(parts, hidden, left, users), _dense(truth.select_users(users)), users))
     return folds, names
+
+
+def _judged(parts: Sequence[Part], without_own: NDArray[np.float32] | None) -> list[Part]:
+    """Those that own items can tell the worth of."""
+    return [part for part in parts if without_own is not None or part.name != "shared"]
 
 
 def _standardised(

@@ -14,6 +14,7 @@ from client.personalization.described import DescribedItems, TextVectors
 from client.personalization.platform_model import on_vocabulary
 from client.scoring.attributes import AttributePart, fit_attribute_transfer
 from client.scoring.demand import expected_demand, public_columns
+from client.scoring.described.released_counts import CountNoise, ReleasedCounts
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -26,7 +27,7 @@ class OtherCatalogues:
         cards: the m items as others describe them. Own descriptions have no part: what is learned of common items
             from one catalogue's genres does not hold for another's.
         item_counts: float64 ``[m]``: users of all platforms who have each item.
-        private: whether these counts are noisy; own ones can then not be taken out exactly.
+        noise: how the counts were released; None where they are exact.
         user_counts: users of each of the other platforms, maybe noisy; None where the aggregator does not tell.
         texts: turns titles into vectors; None without a text encoder.
     """
@@ -35,9 +36,14 @@ class OtherCatalogues:
     owners: NDArray[np.bool_]
     cards: ItemDescriptions
     item_counts: NDArray[np.float64]
-    private: bool
+    noise: CountNoise | None = None
     user_counts: tuple[float, ...] | None = None
     texts: TextVectors | None = None
+
+    @property
+    def private(self) -> bool:
+        """Whether the counts are noisy."""
+        return self.noise is not None
 
     @property
     def others(self) -> NDArray[np.bool_]:
@@ -47,16 +53,20 @@ class OtherCatalogues:
     def parts(self, data: TrainingData) -> CrossParts:
         """What scorers of the others' items are fitted on; of training interactions alone."""
         histories = on_vocabulary(data.train, self.own_positions, len(self.owners))
-        counts = np.maximum(self._foreign_counts(data), 0.0)
+        contributed = self._contributed(data)
+        counts = np.maximum(self.item_counts - contributed, 0.0)
+        users = self._foreign_users(counts, histories)
         shared = np.sort(self.own_positions[self.own_positions >= 0])
         return CrossParts(
             histories=histories,
             own=shared,
             others=self.others,
             foreign_counts=counts,
-            foreign_users=self._foreign_users(counts, histories),
+            foreign_users=users,
             described=DescribedItems.of(self.cards, data.items.descriptions, self.own_positions, self.texts),
-            private=self.private,
+            released=None
+            if self.noise is None
+            else ReleasedCounts(totals=self.item_counts, own=contributed, users=users, sigma=self.noise.sigma),
         )
 
     def _foreign_users(self, counts: NDArray[np.float64], histories: UserItemMatrix) -> NDArray[np.float64]:
@@ -89,7 +99,12 @@ class OtherCatalogues:
         return fit_attribute_transfer(histories, common, features)
 
     def _foreign_counts(self, data: TrainingData) -> NDArray[np.float64]:
-        columns = data.shared_columns
-        counts = self.item_counts.copy()
-        counts[self.own_positions[columns]] -= data.train.item_counts()[columns]
-        return counts
+        return self.item_counts - self._contributed(data)
+
+    def _contributed(self, data: TrainingData) -> NDArray[np.float64]:
+        """float64 ``[m]``: what own users put into the counts."""
+        columns, contributed = data.shared_columns, np.zeros(len(self.item_counts))
+        shared = data.train.select_items(columns)
+        own = shared.item_counts() if self.noise is None else self.noise.contributed(shared)
+        contributed[self.own_positions[columns]] = own
+        return contributed

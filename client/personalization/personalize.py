@@ -16,6 +16,7 @@ from client.personalization.model_selection import Candidate, ValidationUsers, c
 from client.personalization.other_catalogues import OtherCatalogues
 from client.personalization.own_models import OwnModels, TunedModel
 from client.personalization.platform_model import OWN_MODELS, OwnVerdict, PlatformModel
+from client.scoring.described.released_counts import CountNoise
 from client.scoring.ease import EasePart
 from client.scoring.factors import FactorModel
 from client.scoring.reranker import RankedItems
@@ -33,11 +34,10 @@ class FederationView:
     """What the federation has told this platform: everything of a :class:`PlatformModel` that is not its own.
 
     ``without_own`` are the item parameters, float32 ``[m, row]``, those of own items as the others alone have made them; None
-    where the aggregator cannot tell.
+    where the aggregator cannot tell. ``count_noise`` says how counts were released; None where they are exact.
     """
 
     server_round: int
-    private: bool
     platforms: tuple[str, ...]
     vocabulary: ItemDescriptions
     cards: ItemDescriptions
@@ -49,6 +49,7 @@ class FederationView:
     linear: EasePart | None = None
     user_counts: tuple[float, ...] | None = None
     without_own: NDArray[np.float32] | None = None
+    count_noise: CountNoise | None = None
 
 
 class Personalizer:
@@ -134,7 +135,7 @@ class Personalizer:
             cards=view.cards,
             item_counts=view.foreign_popularity,
             user_counts=None if view.user_counts is None else tuple(view.user_counts[column] for column in others),
-            private=view.private,
+            noise=view.count_noise,
             texts=self._texts,
         )
 

@@ -36,6 +36,12 @@ class FactorModel:
     config: FactorizationConfig
     value_mean: float = 0.0
 
+    def with_rows(self, rows: NDArray[np.integer], parameters: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 ``[m, row]``: a copy of the parameters, those of ``rows`` replaced."""
+        changed = self.item_parameters.copy()
+        changed[rows] = parameters
+        return changed
+
     def restricted(self, rows: NDArray[np.integer]) -> FoldIn:
         """A scorer over the items ``rows`` alone, which count as the whole catalogue."""
         return FoldIn(self.item_parameters[rows], self.config, self.value_mean)

@@ -100,7 +100,7 @@ def _gains(
         task = CrossPlatformTask.of(reduced, hidden, state, secret)
         depth = max(1, round(20 * len(hidden.keys) / len(platform.hidden.keys)))
         metric = FIGURE_OF_MERIT.replace("20", str(min(depth, 20)))
-        view = other_catalogues_of(reduced, left, state, secret, private=False)
+        view = other_catalogues_of(reduced, left, state, secret, plan=plan)
         item_item = None if linear is None else ease_of(platform.name, statistics, state, linear)
         gains[platform.name] = _grid(task, shared_model(state, plan), view, item_item, scenario, metric)
     return gains

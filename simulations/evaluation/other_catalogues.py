@@ -10,7 +10,9 @@ from client.data.dataset import ItemDescriptions
 from client.data.described import Described
 from client.personalization.described import TextVectors
 from client.personalization.other_catalogues import OtherCatalogues
+from client.scoring.described.released_counts import CountNoise
 from common.catalogue import FederationSecret, ItemCard
+from common.config.federation import FederationPlan
 from server.federation.state import FederationState
 from simulations.engine.datasets import SimulatedPlatform
 from simulations.evaluation.measure import positions_of
@@ -22,7 +24,7 @@ def other_catalogues_of(
     state: FederationState,
     secret: FederationSecret,
     *,
-    private: bool,
+    plan: FederationPlan,
     texts: TextVectors | None = None,
 ) -> OtherCatalogues:
     """The vocabulary as seen from ``platform``, with the cards that the aggregator would relay to it.
@@ -32,7 +34,7 @@ def other_catalogues_of(
         platforms: as they took part in training ``state``: what is hidden from one of them must be gone there, too.
         state: the aggregator's.
         secret: of the federation.
-        private: whether the state's counts are noisy.
+        plan: of the state's run.
         texts: turns titles into vectors; None without a text encoder.
     """
     vocabulary = state.vocabulary
@@ -58,7 +60,7 @@ def other_catalogues_of(
             further=Described.of_rows(kinds, [card.attributes for card in told]),
         ),
         item_counts=state.item_counts,
-        private=private,
+        noise=CountNoise.of(plan, vocabulary.ownership()),
         texts=texts,
         user_counts=tuple(users[list(vocabulary.owners).index(other.name)] for other in others),
     )

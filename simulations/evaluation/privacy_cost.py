@@ -19,6 +19,7 @@ from common.config.federation import FederationPlan
 from common.config.privacy import PrivacyConfig
 from common.errors import SecureSumError
 from common.privacy.secure_sum.roster import check_terms
+from server.aggregation.leave_out import parameters_without
 from server.federation.checkpoint import CheckpointStore
 from server.federation.state import FederationState
 from server.strategy import FederatedFactorization
@@ -106,7 +107,7 @@ def measure_point(
         own[platform.name] = evaluator.block(evaluator.per_user(scorer, platform.test))
         if platform.hidden is not None:
             task = CrossPlatformTask.of(platform, platform.hidden, state, secret)
-            view = other_catalogues_of(platform, platforms, state, secret, private=plan.private, texts=texts)
+            view = other_catalogues_of(platform, platforms, state, secret, plan=plan, texts=texts)
             blend = cross_choice(scenario, state, platform, view, model)
             final = task.blended(model, blend, view.demand(platform.training))
             cross[platform.name] = _cross(evaluator, task, model, final)
@@ -123,9 +124,18 @@ def cross_choice(
     scenario: Scenario, state: FederationState, platform: SimulatedPlatform, view: OtherCatalogues, model: FactorModel
 ) -> Blend:
     """What the platform would rank the others' items by, of ``view`` and ``model``; it has no deep model here."""
+    # As the platform's agent is configured.
+    config = scenario.personalization.model_copy(update={"seed": scenario.seed})
     item_item = None if state.linear is None else scorer_of(state.linear[platform.name], len(state.vocabulary))
-    choice = CrossChoice(config=scenario.personalization, catalogues=view, shared=model, linear=item_item)
-    blend, _ = choice.of(platform.training, platform_rng(scenario.personalization, platform.name, "cross"))
+    told = parameters_without(state, platform.name)
+    choice = CrossChoice(
+        config=config,
+        catalogues=view,
+        shared=model,
+        linear=item_item,
+        without_own=None if told is None else model.with_rows(state.vocabulary.owners[platform.name], told),
+    )
+    blend, _ = choice.of(platform.training, platform_rng(config, platform.name, "cross"))
     return blend
 
 

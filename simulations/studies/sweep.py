@@ -13,8 +13,8 @@ from common.files import make_folder, write_atomically
 from simulations.engine.datasets import check_private_data, make_platforms
 from simulations.engine.federate import simulation_secret
 from simulations.evaluation.measure import FIGURE_OF_MERIT
-from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
-from simulations.evaluation.privacy_cost import PrivacyCost, measure_point, privacy_cost_at
+from simulations.evaluation.pooled import without_privacy
+from simulations.evaluation.privacy_cost import PrivacyCost, measure_point, privacy_cost_at, train_shared
 from simulations.scenarios.scenario import Scenario
 
 Series = dict[str, list[dict[str, Any]]]
@@ -51,8 +51,8 @@ def run_sweep(
     secret = simulation_secret(scenario.seed)
     on_stage("training without noise")
     plan = without_privacy(scenario.plan)
-    pool = {platform.name: PlatformMatrix.of(platform.training) for platform in platforms}
-    exact = measure_point(scenario, platforms, secret, train_pooled(pool, plan, secret), plan)
+    state = train_shared(scenario.model_copy(update={"plan": plan}), platforms)
+    exact = measure_point(scenario, platforms, secret, state, plan)
     points: dict[float, list[PrivacyCost]] = {}
     for epsilon in sorted(epsilons):
         for draw in range(draws):

@@ -9,6 +9,7 @@ from client.data.dataset import ItemDescriptions, ItemTable, UserItemMatrix
 from client.data.split import random_per_user
 from client.data.training import TrainingData
 from client.personalization.personalize import FederationView
+from client.scoring.described.released_counts import CountNoise
 from client.scoring.factors import FactorModel
 from common.config.model import FactorizationConfig
 
@@ -41,7 +42,6 @@ def view_of(data: TrainingData, factors: np.ndarray, *, private: bool = False) -
     )
     return FederationView(
         server_round=3,
-        private=private,
         platforms=("here", "there"),
         vocabulary=described,
         cards=described,
@@ -49,4 +49,5 @@ def view_of(data: TrainingData, factors: np.ndarray, *, private: bool = False) -
         own_positions=np.arange(m, dtype=np.int32),
         shared=FactorModel(item_parameters=factors.astype(np.float32), config=MODEL),
         foreign_popularity=np.concatenate([data.train.item_counts() * 3.0, np.arange(1.0, extra + 1)]),
+        count_noise=CountNoise(sigma=np.ones(m + extra), limit=20.0) if private else None,
     )

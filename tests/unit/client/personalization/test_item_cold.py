@@ -16,6 +16,7 @@ from client.personalization.item_cold import Fold, choose_blend, conditional_log
 from client.personalization.leave_out import without_own
 from client.personalization.platform_model import CrossVerdict
 from client.scoring.blend import Blend
+from client.scoring.described.released_counts import ReleasedCounts
 from client.scoring.factors import FactorModel
 from client.training.factory import make_trainer
 from common.config.model import FactorizationConfig
@@ -52,7 +53,14 @@ def world(seed: int, *, loyal: float, private: bool = False) -> tuple[CrossParts
         foreign_counts=there.sum(axis=0).astype(float),
         foreign_users=np.full(M, 500.0),
         described=DescribedItems([""] * M, {"maker": [(f"m{maker}",) for maker in makers]}),
-        private=private,
+        released=ReleasedCounts(
+            totals=there.sum(axis=0).astype(float),
+            own=np.zeros(M),
+            users=np.full(M, 500.0),
+            sigma=np.full(M, 60.0),
+        )
+        if private
+        else None,
     )
     return data, here, there, makers
 
@@ -71,10 +79,7 @@ def chosen(
     data: CrossParts, here: np.ndarray, there: np.ndarray, *, level: float = 0.6
 ) -> tuple[Blend, CrossVerdict] | None:
     shared = factors(here, there)
-    known = without_own(shared, data)
-    if known is None:
-        return None
-    return choose_blend(data, shared, known, np.random.default_rng(0), level=level)
+    return choose_blend(data, shared, without_own(shared, data), np.random.default_rng(0), level=level)
 
 
 def test_the_logit_has_the_weights_of_the_choices_that_were_drawn_with_them() -> None:
@@ -183,7 +188,9 @@ def test_too_little_in_common_says_nothing() -> None:
 def test_noisy_counts_below_zero_are_taken() -> None:
     data, here, there, _ = world(6, loyal=1.0, private=True)
     noisy = data.foreign_counts + np.random.default_rng(1).normal(0, 60, M)
-    found = chosen(replace(data, foreign_counts=noisy), here, there)
+    assert data.released is not None
+    released = replace(data.released, totals=np.maximum(noisy, 1.0))
+    found = chosen(replace(data, foreign_counts=noisy, released=released), here, there)
     assert found is not None
     assert found[1].name == "blend"
     assert all(np.isfinite(weight) for weight in found[0].weights.values())
@@ -228,8 +235,12 @@ def _recall(scores: np.ndarray, truth: np.ndarray, k: int = 10) -> float:
     return float(np.mean(hits / np.minimum(truth[users].sum(axis=1), k)))
 
 
-def test_factors_that_own_users_cannot_be_taken_out_of_are_not_validated_on() -> None:
+def test_factors_that_own_users_cannot_be_taken_out_of_are_left_out() -> None:
     data, *_ = world(9, loyal=1.0)
     chance = np.random.default_rng(0).standard_normal((M, 6)).astype(np.float32) * 30
     shared = FactorModel(item_parameters=chance, config=CONFIG)
     assert without_own(shared, data) is None
+    found = choose_blend(data, shared, None, np.random.default_rng(0), level=0.6)
+    assert found is not None
+    assert "shared" not in found[0].weights
+    assert found[1].name == "blend"

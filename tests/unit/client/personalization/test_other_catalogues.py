@@ -15,6 +15,7 @@ from simulations.engine.datasets import SimulatedPlatform, make_platforms
 from simulations.engine.federate import make_agents, run_federation, simulation_secret
 from simulations.evaluation.other_catalogues import other_catalogues_of
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled
+from simulations.evaluation.privacy_cost import private_plan
 from simulations.scenarios.scenario import Scenario
 from tests.support.histories import original, scenario_of, write
 
@@ -48,7 +49,9 @@ def test_the_simulators_view_is_that_of_the_product(
     outcome = run_federation(agents, scenario.plan, tmp_path / "aggregator")
     for platform, agent in zip(platforms, agents, strict=True):
         model = agent.store.load()
-        view = other_catalogues_of(platform, platforms, outcome.state, simulation_secret(scenario.seed), private=False)
+        view = other_catalogues_of(
+            platform, platforms, outcome.state, simulation_secret(scenario.seed), plan=scenario.plan
+        )
         (attributes,) = (part for part in model.cross.parts if part.name == "attributes")
         kept = attributes.arrays()
         expected = view.attributes(platform.training)
@@ -64,8 +67,8 @@ def test_own_words_change_nothing_elsewhere(world: tuple[Scenario, list[Simulate
     state = train_pooled({p.name: PlatformMatrix.of(p.training) for p in platforms}, scenario.plan, secret)
     here = platforms[0]
     odd = replace(here, training=otherwise_described(here.training))
-    plain = other_catalogues_of(here, platforms, state, secret, private=False)
-    other = other_catalogues_of(odd, [odd, *platforms[1:]], state, secret, private=False)
+    plain = other_catalogues_of(here, platforms, state, secret, plan=scenario.plan)
+    other = other_catalogues_of(odd, [odd, *platforms[1:]], state, secret, plan=scenario.plan)
     assert (plain.cards.titles, plain.cards.genres) == (other.cards.titles, other.cards.genres)
     assert plain.demand(here.training).tobytes() == other.demand(odd.training).tobytes()
     fitted = [view.attributes(p.training) for view, p in ((plain, here), (other, odd))]
@@ -76,9 +79,10 @@ def test_noisy_counts_are_not_read_by_the_attributes(world: tuple[Scenario, list
     scenario, platforms = world
     secret = simulation_secret(scenario.seed)
     state = train_pooled({p.name: PlatformMatrix.of(p.training) for p in platforms}, scenario.plan, secret)
+    plan = private_plan(scenario.plan, 3.0)
     noise = np.random.default_rng(0).normal(0, 50, len(state.item_counts))
     noisy = replace(state, item_counts=state.item_counts + noise)
-    views = [other_catalogues_of(platforms[0], platforms, one, secret, private=True) for one in (state, noisy)]
+    views = [other_catalogues_of(platforms[0], platforms, one, secret, plan=plan) for one in (state, noisy)]
     fitted = [view.attributes(platforms[0].training).item_factors.tobytes() for view in views]
     assert fitted[0] == fitted[1]
     assert views[1].demand(platforms[0].training).tobytes() == noisy.item_counts.tobytes()

@@ -52,7 +52,6 @@ def view_of(
         own_positions=positions,
         shared=FactorModel(item_parameters=parameters, config=config),
         foreign_popularity=np.ones(N) * 5,
-        private=False,
     )
 
 

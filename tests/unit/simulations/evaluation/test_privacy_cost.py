@@ -115,7 +115,7 @@ def test_the_price_is_measured_as_the_run_is_measured(task: tuple[Scenario, list
         assert platform.hidden is not None
         ground_of = CrossPlatformTask.of(platform, platform.hidden, state, secret)
         evaluator = Evaluator(scenario)
-        view = other_catalogues_of(platform, platforms, state, secret, private=False)
+        view = other_catalogues_of(platform, platforms, state, secret, plan=plan)
         model = shared_model(state, plan)
         blend = cross_choice(scenario, state, platform, view, model)
         final = ground_of.blended(model, blend, view.demand(platform.training))

@@ -79,11 +79,14 @@ class LocalFederation:
         return load_yaml_model(self.platforms[name].config, PlatformConfig)
 
     @contextmanager
-    def running(self, *, parts: Sequence[str] | None = None) -> Iterator[Supervisor]:
+    def running(
+        self, *, parts: Sequence[str] | None = None, within: Mapping[str, Sequence[str]] | None = None
+    ) -> Iterator[Supervisor]:
         """Run the aggregator and the platforms while the body runs; each is started again should it end.
 
         Args:
             parts: names of those to run; all unless given.
+            within: words before a part's command, which run it elsewhere: in a network namespace.
         """
         logs = self.folder / "logs"
         logs.mkdir(exist_ok=True)
@@ -91,7 +94,12 @@ class LocalFederation:
         for name, joined in self.platforms.items():
             start[name] = ["crossfed-client", "start", "--config", str(joined.config)]
         programs = [
-            Program(name=name, command=command, environment=_QUIET, log=logs / f"{name}.log")
+            Program(
+                name=name,
+                command=[*(within or {}).get(name, ()), *command],
+                environment=_QUIET,
+                log=logs / f"{name}.log",
+            )
             for name, command in start.items()
             if parts is None or name in parts
         ]
@@ -159,6 +167,7 @@ def provision(
     files: Mapping[str, PlatformFiles],
     settings: Mapping[str, Any] | None = None,
     *,
+    host: str = "127.0.0.1",
     tell: Callable[[str], None] = lambda text: None,
 ) -> LocalFederation:
     """Set up an aggregator and its platforms, as their operators would.
@@ -168,10 +177,11 @@ def provision(
         plan: what all agree to.
         files: each platform's data, by name.
         settings: further keys of every ``platform.yaml``.
+        host: at which platforms reach the aggregator.
         tell: told of each step, as the command that an operator would type.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    address = f"127.0.0.1:{free_port()}"
+    address = f"{host}:{free_port()}"
     tell(f"crossfed-server init aggregator --address {address} --federation {plan.federation} --platforms {len(files)}")
     made = LocalFederation(folder, initialise(folder / AGGREGATOR, plan, address, superlink_port=free_port()))
     for name, data in files.items():

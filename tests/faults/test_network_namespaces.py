@@ -1,0 +1,110 @@
+"""An aggregator and three platforms, each in a network namespace of its own, over slow and lossy links.
+
+Needs root and ``ip`` (iproute2). Delay and loss are the kernel's (``tc``, netem); where it has none the hosts are apart all the
+same, and the test says that the links were fast.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.contributions.run_plan import read_plan
+from server.deploy.runs import FINISHED, RunFolder
+from simulations.engine.deployment import AGGREGATOR, LocalFederation, provision
+from tests.support.process_files import PLAN, SETTINGS, make_files
+
+NAMES = (AGGREGATOR, "a", "b", "c")
+BRIDGE = "crossfed0"
+SLOW = ("netem", "delay", "100ms", "loss", "1%")  # on either end of a link: 200 ms and 1 % each way
+PATIENCE_SECONDS = 480
+
+
+def ip(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ip", *words], capture_output=True, text=True, check=check)
+
+
+def namespace(name: str) -> str:
+    return f"crossfed-{name}"
+
+
+def inside(name: str) -> list[str]:
+    return ["ip", "netns", "exec", namespace(name)]
+
+
+def address(name: str) -> str:
+    return f"10.213.7.{NAMES.index(name) + 1}"
+
+
+def take_apart() -> None:
+    for name in NAMES:
+        ip("netns", "del", namespace(name), check=False)
+    ip("link", "del", BRIDGE, check=False)
+
+
+def make_links_slow() -> bool:
+    """Whether the kernel can."""
+    done = [
+        subprocess.run(
+            [*inside(name), "tc", "qdisc", "add", "dev", "eth0", "root", *SLOW], capture_output=True, check=False
+        )
+        for name in NAMES
+    ]
+    return all(result.returncode == 0 for result in done)
+
+
+@pytest.fixture
+def hosts() -> Iterator[bool]:
+    """One namespace a host, all on a bridge; whether the links are slow."""
+    if os.geteuid() != 0 or shutil.which("ip") is None or ip("netns", "list", check=False).returncode != 0:
+        pytest.skip("network namespaces need root and iproute2")
+    take_apart()
+    try:
+        ip("link", "add", BRIDGE, "type", "bridge")
+        ip("link", "set", BRIDGE, "up")
+        for number, name in enumerate(NAMES):
+            ip("netns", "add", namespace(name))
+            ip("link", "add", f"crossfed-v{number}", "type", "veth", "peer", "name", "eth0", "netns", namespace(name))
+            ip("link", "set", f"crossfed-v{number}", "master", BRIDGE, "up")
+            ip("-n", namespace(name), "addr", "add", f"{address(name)}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                ip("-n", namespace(name), "link", "set", device, "up")
+        yield make_links_slow()
+    finally:
+        take_apart()
+
+
+def run_to_its_end(federation: LocalFederation) -> None:
+    config = str(federation.aggregator.config)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        # Refused until the aggregator answers; then it waits for the platforms, and for the end.
+        command = [*inside(AGGREGATOR), sys.executable, "-m", "server", "run", "--config", config]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return
+        time.sleep(3)
+    pytest.fail(f"no run has finished; the last attempt said: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def test_hosts_apart_train_a_federation_over_slow_links(hosts: bool, tmp_path: Path) -> None:
+    files = {name: make_files(tmp_path, name, offset) for name, offset in (("a", 0), ("b", 15), ("c", 7))}
+    plan = read_plan(PLAN.model_dump() | {"platforms": 3, "min_platforms": 3})
+    federation = provision(tmp_path / "f", plan, files, SETTINGS, host=address(AGGREGATOR))
+    with federation.running(within={name: inside(name) for name in NAMES}):
+        run_to_its_end(federation)
+    run = max((federation.config.state / "runs").iterdir())  # earlier ones began before all were there
+    status = RunFolder(federation.config.state, run.name).status()
+    assert status.state == FINISHED
+    assert all(record["platforms"] == ["a", "b", "c"] for record in status.rounds)
+    for name in ("a", "b", "c"):
+        assert list((federation.platform_config(name).state / "store").rglob("*.npz"))
+    if not hosts:
+        pytest.skip("ran in four namespaces; this kernel has no netem, so the links were fast")

@@ -223,7 +223,10 @@ def explanation_table(why: Explanation) -> PlainTable:
     rows += [("other items of the history", why.others)] if why.others else []
     # What the deep model's attributes miss of the item's own part is its bias, and the error of the attribution.
     rows += [(f"the item's {'own row' if name == 'id' else name}", amount) for name, amount in why.attributes.items()]
-    rest = why.item_bias - sum(why.attributes.values())
+    passport = why.models.get("passport")
+    brought = 0.0 if passport is None else passport.amount
+    rows += [(f"what you brought from {', '.join(why.passports)}", brought)] if brought else []
+    rest = why.item_bias - sum(why.attributes.values()) - brought
     rows += [("the item itself", rest)] if abs(rest) >= _SHOWN else []
     rows += [("popularity", why.popularity)] if why.popularity else []
     for what, amount in rows:

@@ -45,7 +45,7 @@ class PassportBooks:
         """
         now, head = int(self._clock()), passport.head
         receipt = Receipt(passport.serial, "issued", user, head.receiver, kinds, now, head.expires)
-        with self._file.changing() as connection:
+        with self._file.adding() as connection:
             _check_rate(connection, "issued", user, now, per_day)
             insert_receipt(connection, receipt, passport.digest())
         return receipt

@@ -19,13 +19,16 @@ from client.data.dataset import UserItemMatrix
 from client.passport.books import Redeemed
 from client.passport.bridge import Bridge, FittedBridge, fit_bridge
 from client.passport.choosing import BALANCE, FEWEST, MOST, Known, chosen_balance, chosen_weight
-from client.passport.contents import Basis, Contents
+from client.passport.contents import Basis, Contents, Factor
 from client.passport.spaces import AttributeSpace, shared_basis, shared_fold_in, shared_rows
 from client.recommend.answers import Brought
 from client.recommend.recommender import Recommender
+from client.scoring.fold_in import FoldIn
 from client.scoring.scorer import z
 
 Scores = NDArray[np.float32]
+_EXPECTED = 20
+"""Own items that stand for what was brought where a factor is needed and none was."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +38,8 @@ class Learned:
     Attributes:
         bridges: one for each basis from which passports came, by its digest.
         serials: of the passports that it was learned from: of one that is revoked, nothing of it may be used.
-        weights_with_bridge, weights_with_popularity: weights of tastes and factor, by kind; none of what too few brought.
+        weights_with_bridge, weights_with_popularity: weights of tastes and factor, by kind; with a bridge none of what too few
+            brought.
         balance: b.
     """
 
@@ -85,6 +89,8 @@ class PassportUse:
         bridged = [(holder, scores) for holder, scores in unseen if scores is not self._popularity]
         weights_with_bridge, with_bridge = self._weights(bridged)
         weights_with_popularity, with_popularity = self._weights([(holder, self._popularity) for holder, _ in unseen])
+        for kind in {"tastes", "factor"} - weights_with_popularity.keys():
+            weights_with_popularity[kind] = self._without_holders(kind)
         judged, scores = (bridged, with_bridge) if len(bridged) >= FEWEST else (unseen, with_popularity)
         people = [self._known(holder.row, mine) for (holder, _), mine in zip(judged, scores, strict=True)]
         balance = chosen_balance(people, [_standard(each) for each in scores], self._own)
@@ -108,7 +114,27 @@ class PassportUse:
                 platforms.append(item.receipt.platform)
         if not platforms:
             return None
-        return Brought(_standard(total), learned.balance, tuple(dict.fromkeys(platforms)))
+        scores = _standard(total)
+        return Brought(scores, learned.balance, tuple(dict.fromkeys(platforms)), self._prior(redeemed, scores))
+
+    def _prior(self, redeemed: Sequence[Redeemed], scores: Scores) -> NDArray[np.float32] | None:
+        """float32 ``[row]``: prior mean of the person's factor over the shared items: the factor that was brought.
+
+        Without one, that of somebody who has the shared own items which what was brought expects most.
+        """
+        factors = [item.contents.factor for item in redeemed]
+        mine = [factor.values for factor in factors if factor is not None and self._fits(factor)]
+        if mine:
+            return np.asarray(np.mean(mine, axis=0), dtype=np.float32)
+        rows = self._shared_rows
+        if self._model.shared.config.feedback != "implicit" or not (rows >= 0).any():
+            return None
+        shared = np.flatnonzero(rows >= 0)
+        best = shared[np.argsort(-scores[shared], kind="stable")[:_EXPECTED]]
+        return self._shared_fold_in.user(rows[best], np.ones(len(best)))
+
+    def _fits(self, factor: Factor) -> bool:
+        return factor.basis.digest == self._basis.digest and len(factor.values) == self._shared_items.shape[1]
 
     def _scores(self, contents: Contents, learned: Learned) -> Scores | None:
         """float32 ``[m]``, standardised, popularity in it; None where nothing can be used."""
@@ -118,8 +144,7 @@ class PassportUse:
         used = bridged is not None
         weights = learned.weights_with_popularity if bridged is None else learned.weights_with_bridge
         for kind, mine in (("tastes", self._tastes(contents)), ("factor", self._factor(contents))):
-            # Without holders each is weighed beside popularity, which is in the bridge, too.
-            weight = 0.0 if mine is None else weights.get(kind, self._without_holders(kind) if bridged is None else 0.0)
+            weight = weights.get(kind, 0.0)
             if weight and mine is not None:
                 scores, used = scores + np.float32(weight) * mine, True
         return _standard(scores) if used else None
@@ -165,7 +190,7 @@ class PassportUse:
     def _factor(self, contents: Contents) -> Scores | None:
         """float32 ``[m]``: standardised; items that nobody shares have the mean, 0. None without a factor of this space."""
         factor, items, rows = contents.factor, self._shared_items, self._shared_rows
-        if factor is None or factor.basis.digest != self._basis.digest or len(factor.values) != items.shape[1]:
+        if factor is None or not self._fits(factor):
             return None
         scores = np.zeros(len(rows), dtype=np.float32)
         scores[rows >= 0] = z((items @ factor.values)[None])[0]
@@ -191,6 +216,7 @@ class PassportUse:
         return weights, scores
 
     def _without_holders(self, kind: str) -> float:
+        """Here and not when first asked for: it takes a while."""
         return self._tastes_without_holders if kind == "tastes" else self._factor_without_holders
 
     @cached_property
@@ -202,8 +228,12 @@ class PassportUse:
         return shared_basis(self._model)
 
     @cached_property
+    def _shared_fold_in(self) -> FoldIn:
+        return shared_fold_in(self._model)
+
+    @property
     def _shared_items(self) -> NDArray[np.float32]:
-        return shared_fold_in(self._model).scoring_items
+        return self._shared_fold_in.scoring_items
 
     @cached_property
     def _shared_rows(self) -> NDArray[np.int32]:
@@ -238,7 +268,7 @@ class PassportUse:
         verdict, rows = self._model.cross_verdict, self._shared_rows
         if self._model.shared.config.feedback != "implicit" or verdict is None or verdict.name == "popularity":
             return 0.0
-        fold_in, scores = shared_fold_in(self._model), []
+        fold_in, scores = self._shared_fold_in, []
         for one in self._halves:
             known = rows[one.seen] >= 0
             mine = np.zeros(len(rows), dtype=np.float32)

@@ -85,17 +85,20 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Brought:
-    """What a person brought from other platforms, as it ranks own items (:mod:`client.passport.use`).
+    """What a person brought from other platforms, as it ranks items (:mod:`client.passport.use`).
 
     Attributes:
         scores: float32 ``[m_own]``, standardised.
         balance: b: beside a history of n own items it has the weight b/(b + n).
         platforms: that issued it.
+        factor: float32 ``[row]``: prior mean of the person's factor over the shared items, which ranks those that only others
+            have; or None.
     """
 
     scores: NDArray[np.float32]
     balance: float
     platforms: tuple[str, ...]
+    factor: NDArray[np.float32] | None = None
 
     def share(self, length: int) -> float:
         """Its weight beside a history of ``length`` own items."""
@@ -169,7 +172,8 @@ class Explanation:
         score: as in a recommendation of the item's own scope.
         contributions: of the history's items, largest absolute amount first.
         others: sum of the contributions that are not listed.
-        item_bias: what the item adds by itself: its bias (explicit feedback), its attributes and own row (deep model).
+        item_bias: what the item adds by itself: its bias (explicit feedback), its attributes and own row (deep model); and what
+            a passport adds.
         popularity: the part of popularity.
         decided_by: ``local``, ``shared``, ``blend``, ``anchored``, ``towers``, ``ranker``, ``popularity``, or
             ``tower_blend``: the deep model beside the platform's own, and for other platforms' items beside the shared one.

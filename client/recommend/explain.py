@@ -30,6 +30,7 @@ class ScoreShares:
         popularity: β·(log popularity − mean), standardised.
         by_part: float64 ``[P]``: of each part, item bias included.
         attributes: the deep model's share of ``item_bias`` by attribute; ``id`` is the item's own row.
+        brought: float64 ``[P]``: of ``by_part``, what comes from the prior; part of ``item_bias``, too.
     """
 
     contributions: NDArray[np.float64]
@@ -37,6 +38,7 @@ class ScoreShares:
     popularity: float
     by_part: NDArray[np.float64]
     attributes: Mapping[str, float]
+    brought: NDArray[np.float64]
 
     @property
     def score(self) -> float:
@@ -49,6 +51,7 @@ def explain_score(
     columns: NDArray[np.int32],
     values: NDArray[np.float32],
     user: int | None = None,
+    prior: NDArray[np.float32] | None = None,
 ) -> ScoreShares:
     """Take apart the score of the scope's item ``row`` for a history.
 
@@ -58,21 +61,23 @@ def explain_score(
         columns: int32 ``[n]``; the history's own items, oldest first.
         values: float32 ``[n]``.
         user: the platform's user that it belongs to, or None.
+        prior: as in :class:`~client.scoring.part.UserHistory`.
     """
-    query = scope.query(columns, values, user)
-    entries, history = scope.known(UserHistory(columns, values, user))
+    query = scope.query(columns, values, user, prior)
+    entries, history = scope.known(UserHistory(columns, values, user, prior))
     deviation = scope.items[row] - scope.mean
     contributions, attributes = np.zeros(len(columns)), dict[str, float]()
-    own, by_part = 0.0, np.zeros(len(scope.parts))
+    own, by_part, brought = 0.0, np.zeros(len(scope.parts)), np.zeros(len(scope.parts))
     for index, (part, where) in enumerate(zip(scope.parts, scope.slices, strict=True)):
         carried = part.carried(row, deviation[where], history)
         scale = query.part_scales[index]
         contributions[carried.entries if entries is None else entries[carried.entries]] += scale * carried.amounts
         own += scale * carried.own
         by_part[index] = scale * (carried.amounts.sum() + carried.own)
+        brought[index] = scale * carried.brought
         attributes |= {name: float(scale * amount) for name, amount in carried.attributes.items()}
     popularity = query.popularity_scale * float(deviation[-1]) if scope.has_popularity else 0.0
-    return ScoreShares(contributions, own, popularity, by_part, attributes)
+    return ScoreShares(contributions, own, popularity, by_part, attributes, brought)
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,7 +86,9 @@ class PreparedHistory:
         found = self._queries.get(scope)
         if found is None:
             history = self.history
-            found = self._scopes[scope].linear.query(history.columns, history.values, history.user)
+            # Own items have what was brought beside their score: a prior would count it twice.
+            prior = self.brought.factor if self.brought is not None and scope == "cross" else None
+            found = self._scopes[scope].linear.query(history.columns, history.values, history.user, prior)
             self._queries[scope] = found
         return found
 
@@ -267,15 +269,25 @@ class Recommender:
             chosen += _most_alike(self.cross, cosines, k, foreign, wanted, bars.of("cross"))
         return sorted(chosen, key=lambda item: -item.score)[:k]
 
-    def explain(self, history: History, key: str, *, limit: int | None = None) -> Explanation:
+    def explain(
+        self, history: History, key: str, *, limit: int | None = None, prior: NDArray[np.float32] | None = None
+    ) -> Explanation:
         """Why the item ``key`` has its score for a history, the ``limit`` largest contributions listed.
+
+        Args:
+            history: of one user.
+            key: of the item.
+            limit: of contributions; None: all.
+            prior: of the user's factor, where the item is another platform's.
 
         Raises:
             DataError: no item of the model has that key.
         """
         own, foreign = self._place(key)
         scope, row = (self.own, own) if own >= 0 else (self.cross, foreign)
-        shares = explain_score(scope.linear, row, history.columns, history.values, history.user)
+        shares = explain_score(
+            scope.linear, row, history.columns, history.values, history.user, None if own >= 0 else prior
+        )
         largest = np.argsort(-np.abs(shares.contributions), kind="stable")[:limit]
         listed = tuple(
             Contribution(self.model.own.keys[column], self.model.own.titles[column], float(amount))
@@ -300,15 +312,17 @@ class Recommender:
         )
 
     def explain_with(self, history: History, brought: Brought, key: str, *, limit: int | None = None) -> Explanation:
-        """The same where the person brought something: every part of the own score has its weight, and so has what was brought.
+        """The same where the person brought something: every part of an own score has its weight, and so has what was brought.
+
+        To the others' items what was brought adds as the prior of the user's factor.
 
         Raises:
             DataError: no item of the model has that key.
         """
         own, _ = self._place(key)
-        why = self.explain(history, key, limit=limit)
+        why = self.explain(history, key, limit=limit, prior=brought.factor)
         if own < 0:
-            return why
+            return replace(why, passports=brought.platforms) if "passport" in why.models else why
         share = brought.share(len(history.columns))
         rest, amount = 1 - share, share * float(brought.scores[own])
         models = {name: ModelShare(rest * part.weight, rest * part.amount) for name, part in why.models.items()}
@@ -338,7 +352,8 @@ class Recommender:
 
     def _mixing_for(self, prepared: PreparedHistory) -> Mixing:
         of_known, of_unknown = self.mixings
-        return of_known if prepared.query("own").ranks else of_unknown
+        known = prepared.query("own").ranks or (prepared.brought is not None and prepared.query("cross").ranks)
+        return of_known if known else of_unknown
 
     def _place(self, key: str) -> tuple[int, int]:
         """Own column and row in the cross scope; −1 for the one that it has not."""
@@ -388,6 +403,13 @@ def _decision(scope: ItemScope, row: int, shares: ScoreShares) -> tuple[float, s
     if not shares.contributions.any() and not shares.item_bias:
         popularity = float(scope.popularity[row])
         return popularity, "popularity", {"popularity": ModelShare(1.0, popularity)}
+    if shares.brought.any():
+        brought = zip(scope.linear.parts, shares.brought, strict=True)
+        models |= {
+            part.name: replace(models[part.name], amount=models[part.name].amount - float(mine))
+            for part, mine in brought
+        }
+        models["passport"] = ModelShare(1.0, float(shares.brought.sum()))
     if scope.linear.has_popularity:
         models["popularity"] = ModelShare(scope.linear.beta, shares.popularity)
     return shares.popularity, scope.decided_by, models

@@ -77,7 +77,7 @@ class FactorPart(Part):
     def factor(self, history: UserHistory) -> NDArray[np.float64]:
         """float64 ``[width]``; whose history it is does not matter."""
         entries, rows = self._known(history.columns)
-        factor = self.fold_in.user(rows, history.values[entries])
+        factor = self.fold_in.user(rows, history.values[entries], self._prior(history))
         scoring: NDArray[np.float64] = self.fold_in.scoring_factors(factor[None])[0].astype(np.float64)
         return scoring
 
@@ -108,7 +108,15 @@ class FactorPart(Part):
             design = np.delete(design, -2, axis=1)
             bias, item = float(deviation[-2]), np.append(deviation[:-2], deviation[-1])
         direction = scipy.linalg.solve(matrix, item, assume_a="pos", check_finite=False)
-        return Carried(entries, (design @ direction) * weighted_targets, bias, {})
+        prior = self._prior(history)
+        brought = 0.0 if prior is None else float(self.fold_in.pull(prior) @ direction)
+        return Carried(entries, (design @ direction) * weighted_targets, bias + brought, {}, brought)
+
+    def _prior(self, history: UserHistory) -> NDArray[np.float32] | None:
+        """Of the shared factors alone, and of implicit feedback; None where there is none of their width."""
+        prior, config = history.prior, self.fold_in.config
+        fits = prior is not None and self.name == "shared" and config.feedback == "implicit"
+        return prior if fits and prior is not None and len(prior) == self.fold_in.scoring_items.shape[1] else None
 
     def _known(self, columns: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
         """Which entries of a history this model knows, and their rows in ``fold_in``."""

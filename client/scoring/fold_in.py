@@ -69,12 +69,29 @@ class FoldIn:
         matrix.flat[:: len(matrix) + 1] += ridge
         return matrix, rows.T @ (weights * targets)
 
-    def user(self, items: NDArray[np.integer], values: NDArray[np.floating]) -> NDArray[np.float32]:
+    def pull(self, prior: NDArray[np.floating]) -> NDArray[np.float64]:
+        """float64 ``[row]``: A₀·prior, which a prior mean adds to the right-hand side; A₀ is the matrix of no history.
+
+        The factor then minimises Σ w(t − uᵀv)² + (u − prior)ᵀA₀(u − prior): the prior itself without a history, and less of it
+        the more is known.
+        """
+        nothing = np.zeros(0, dtype=np.int64)
+        return np.asarray(self.system(nothing, np.zeros(0))[0] @ prior)
+
+    def user(
+        self, items: NDArray[np.integer], values: NDArray[np.floating], prior: NDArray[np.floating] | None = None
+    ) -> NDArray[np.float32]:
         """float32 ``[row]``: the factor of one history; zero where its system breaks down.
 
         An error would tell whoever chose the item parameters something of that history.
+
+        Args:
+            items: int ``[k]``; oldest first.
+            values: ``[k]``.
+            prior: ``[row]``: the factor's mean before anything is known of it; None: zero.
         """
-        _, factor, broken = dposv(*self.system(items, values))
+        matrix, right = self.system(items, values)
+        _, factor, broken = dposv(matrix, right if prior is None else right + self.pull(prior))
         with np.errstate(over="ignore"):
             solved: NDArray[np.float32] = factor.astype(np.float32)
         return solved if broken == 0 and np.isfinite(solved).all() else np.zeros_like(solved)

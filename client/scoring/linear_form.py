@@ -136,17 +136,24 @@ class LinearScope:
             return None, history
         mapped = self._columns[history.columns]
         entries = np.flatnonzero(mapped >= 0)
-        return entries, UserHistory(mapped[entries], history.values[entries], history.user)
+        return entries, UserHistory(mapped[entries], history.values[entries], history.user, history.prior)
 
-    def query(self, columns: NDArray[np.int32], values: NDArray[np.float32], user: int | None = None) -> Query:
+    def query(
+        self,
+        columns: NDArray[np.int32],
+        values: NDArray[np.float32],
+        user: int | None = None,
+        prior: NDArray[np.float32] | None = None,
+    ) -> Query:
         """The query of a history.
 
         Args:
             columns: int32 ``[n]``; oldest first.
             values: float32 ``[n]``.
             user: the platform's user that it belongs to; None: nobody that the models know by more than the history.
+            prior: as in :class:`~client.scoring.part.UserHistory`.
         """
-        _, history = self.known(UserHistory(columns, values, user))
+        _, history = self.known(UserHistory(columns, values, user, prior))
         factors = [part.factor(history)[None] for part in self.parts]
         direct = [self.parts[place].direct(history) for place in self._direct]
         block = self._combined(factors, [scores[None] for scores in direct if scores is not None])

@@ -32,12 +32,14 @@ class Carried:
         amounts: float64 ``[k]``: what each of them adds.
         own: what the item adds by itself.
         attributes: ``own`` by attribute of the item, where it can be told; their sum is ``own`` to 0.1 %.
+        brought: the part of ``own`` that comes from the history's prior.
     """
 
     entries: NDArray[np.intp]
     amounts: NDArray[np.float64]
     own: float
     attributes: Mapping[str, float]
+    brought: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +50,13 @@ class UserHistory:
         columns: int32 ``[n]``: the history's items, oldest first.
         values: float32 ``[n]``: their weights or ratings.
         user: the platform's user that it belongs to; None: nobody that is known by more than the history.
+        prior: float32 ``[row]``: mean of the user's factor over the federation's shared items, from elsewhere; or None.
     """
 
     columns: NDArray[np.int32]
     values: NDArray[np.float32]
     user: int | None = None
+    prior: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, histories: UserItemMatrix, user: int) -> UserHistory:

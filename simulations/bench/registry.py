@@ -63,6 +63,9 @@ ENTRIES: dict[str, Entry] = {
     "passport-attack": Entry(
         "passport:bench_attack", "items of a history guessed from its profile, by d and ε", "folder"
     ),
+    "passport-latency": Entry(
+        "passport_serving:bench_passports", "passports issued, redeemed and used at 100 requests a second: p50, p99"
+    ),
     "passport-epsilon": Entry("passport:bench_epsilon", "what ε in every passport costs cold users", "folder"),
     "privacy-product": Entry(
         "privacy.private_gain:bench_privacy_product",

@@ -68,7 +68,7 @@ def measure_passports(
     recommenders = {platform.name: Recommender(models[platform.name]) for platform in platforms}
     blocks = []
     for there in platforms:
-        office = _Office(there.name, models[there.name], config)
+        office = _Office(there.name, models[there.name], config, there.test)
         for here in platforms:
             if here is not there and here.people is not None and there.people is not None:
                 pair = _Pair(evaluator, config, office, there.people, here.people, recommenders[here.name])
@@ -79,9 +79,9 @@ def measure_passports(
 class _Office:
     """Issues passports as a platform does, without keys and receipts."""
 
-    def __init__(self, name: str, model: PlatformModel, config: PassportSource) -> None:
+    def __init__(self, name: str, model: PlatformModel, config: PassportSource, test: EvaluationSlice) -> None:
         self.name = name
-        self._model = model
+        self.model, self.test = model, test
         self._config = PassportConfig(contents=config.contents, dimension=config.dimension, epsilon=config.epsilon)
         basis = ProfileBasis.fit(model.histories, model.own.keys, f"{name}/1", dimension=config.dimension)
         self._maker = ContentsMaker(model, basis)
@@ -89,7 +89,7 @@ class _Office:
     def traveller(self, person: str, row: int, account: str) -> _Traveller | None:
         """Of the user ``row`` to ``account`` elsewhere; None where nothing is known of the user."""
         try:
-            contents = self._maker.make(_history(self._model.histories, row), self._config, None)
+            contents = self._maker.make(_history(self.model.histories, row), self._config, None)
         except PassportError:
             return None
         receipt = Receipt(f"{row:032x}", "redeemed", account, self.name, contents.kinds, 0, 1 << 39)
@@ -117,7 +117,7 @@ class _Pair:
         recommender: Recommender,
     ) -> None:
         self._ruler, self._config, self._office, self._recommender = evaluator, config, office, recommender
-        rows = {person: row for row, person in enumerate(there.users)}
+        rows = self._rows = {person: row for row, person in enumerate(there.users)}
         users = dict(zip(here.users, recommender.model.user_ids, strict=True))
         both = [(person, rows[person], user) for person, user in users.items() if person in rows]
         self._holders = [one for one in (office.traveller(*each) for each in both) if one is not None]
@@ -147,10 +147,31 @@ class _Pair:
             "passport_minus_popularity": self._ruler.difference(brought, popularity),
             "kinds": self._by_kind(use, popularity),
             "with_holders": self._by_holders(popularity),
+            "cross": self._cross(use),
             "own": own,
             "worth": _worth(own),
         }
         return [block]
+
+    def _cross(self, use: PassportUse) -> Block | None:
+        """Of items that only the issuing platform has: what the person did there and the passport does not know."""
+        rows = np.array([self._rows[one.person] for one in self._cold])
+        keys = {key: column for column, key in enumerate(self._office.model.own.keys)}
+        items = self._recommender.cross.items.keys
+        columns = np.array([keys.get(key, -1) for key in items])
+        if not len(columns) or (columns < 0).any():
+            return None
+        known = self._office.model.histories.select_users(rows).select_items(columns)
+        truth = self._office.test.truth.select_users(rows).select_items(columns)
+        slice_ = EvaluationSlice(np.arange(len(rows)), known, truth)
+        popularity = self._ruler.per_user(_CrossScorer(self._recommender, None, self._cold), slice_)
+        brought = self._ruler.per_user(_CrossScorer(self._recommender, use, self._cold), slice_)
+        return {
+            "people": len(brought.users),
+            "popularity": _mean(popularity),
+            "passport": _mean(brought),
+            "difference": self._ruler.difference(brought, popularity)[FIGURE_OF_MERIT],
+        }
 
     def _learned(self, holders: Sequence[_Traveller]) -> PassportUse:
         use = PassportUse(self._recommender)
@@ -244,6 +265,25 @@ class _NewcomerScorer:
         scores = self.recommender.own_scores(self.recommender.prepare(known, brought)).copy()
         scores[columns[: self.unranked]] = scores.min() - 1
         return scores
+
+
+@dataclass(frozen=True, eq=False)
+class _CrossScorer:
+    """The others' items as the recommender scores them for newcomers, with their passports or without."""
+
+    recommender: Recommender
+    use: PassportUse | None
+    people: Sequence[_Traveller]
+
+    def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
+        """float32 ``[k, m]``."""
+        nothing = History(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int32))
+        found = []
+        for user in users:
+            brought = None if self.use is None else self.use.brought([self.people[int(user)].redeemed])
+            prepared = self.recommender.prepare(nothing, brought)
+            found.append(self.recommender.cross.scored(prepared.query("cross")))
+        return np.stack(found)
 
 
 def _history(histories: UserItemMatrix, row: int) -> History:

@@ -11,7 +11,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from client.data.dataset import UserItemMatrix
+from client.passport.books import Receipt, Redeemed
+from client.passport.contents import Basis, Contents, Factor
 from client.passport.desk import PassportDesk
+from client.passport.spaces import shared_basis
 from client.personalization.platform_model import PlatformModel
 from client.personalization.store import PlatformStore
 from client.recommend.recommender import Recommender
@@ -121,6 +124,41 @@ def test_newcomer_is_known_by_what_she_brought(world: dict[str, _Place]) -> None
     assert why.score == pytest.approx(listed[0].score, abs=1e-4)
     assert sum(part.amount for part in why.models.values()) == pytest.approx(why.score, abs=1e-4)
     assert "passport" in why.models
+
+
+def test_others_items_are_ranked_by_the_factor_that_was_brought(world: dict[str, _Place]) -> None:
+    _holders(world, range(1, 120))
+    _learned(world["books"])
+    books, model = world["books"], world["books"].model
+    popular = [item.key for item in books.client.recommend_for_history([], 10, "cross")]
+    lists = []
+    for user in (0, 1):
+        books.client.redeem_passport(
+            f"new-{user}", world["cinema"].client.issue_passport(f"cinema-{user}", "books").passport
+        )
+        listed = books.client.recommend(f"new-{user}", 10, "cross")
+        lists.append([item.key for item in listed])
+        why = books.client.explain(f"new-{user}", listed[0].key)
+        assert why.passports == ("cinema",)
+        assert why.models["passport"].amount > 0
+        assert why.score == pytest.approx(listed[0].score, abs=1e-4)
+        assert sum(part.amount for part in why.models.values()) == pytest.approx(why.score, abs=1e-4)
+    assert lists[0] != popular
+    assert lists[0] != lists[1]
+    assert model.shared.config.feedback == "implicit"
+
+
+def test_factor_of_the_same_space_is_the_prior_itself(world: dict[str, _Place]) -> None:
+    books = world["books"]
+    use = _learned(books)
+    values = np.arange(books.model.shared.item_parameters.shape[1], dtype=np.float32)
+    receipt = Receipt("00" * 16, "redeemed", "anna", "cinema", ("factor",), 0, 1 << 39)
+    use._learned = replace(use.learned, weights_with_popularity={"factor": 0.5})
+    for basis, fits in ((shared_basis(books.model), True), (Basis("round 9", bytes(32)), False)):
+        brought = use.brought([Redeemed(receipt, Contents(factor=Factor(basis, values)))])
+        assert (brought is not None) == fits
+        if brought is not None:
+            np.testing.assert_array_equal(brought.factor, values)
 
 
 def test_own_history_takes_over(world: dict[str, _Place]) -> None:

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from client.cli.ask import explanation_table
 from client.cli.main import app
 from client.keys import KeyFolder, make_keys, registration_of
 from client.personalization.store import PlatformStore
+from client.recommend.answers import Explanation, ModelShare
+from common.deploy.console import PlainConsole
 from common.deploy.provisioning import Pins
 from simulations.engine.random_model import random_platform_model
 
@@ -87,3 +90,17 @@ def test_mistakes_are_named(platforms: dict[str, Path], tmp_path: Path) -> None:
     command = ("issue", "-c", platforms["cinema"], "--user", user, "--to", "club", "-o", tmp_path / "club.passport")
     assert "is not pinned" in _run(*command, fails=True)
     assert not (tmp_path / "club.passport").exists()
+
+
+def test_explanation_says_what_was_brought() -> None:
+    why = Explanation(
+        key="imdb:1", title="A", score=1.5, contributions=(), others=0.0, item_bias=1.25, popularity=0.25, decided_by="local",
+        models={"local": ModelShare(0.5, 0.25), "passport": ModelShare(0.5, 1.0)}, passports=("cinema",),
+    )  # fmt: skip
+    console = PlainConsole(width=100)
+    with console.capture() as capture:
+        console.print(explanation_table(why))
+    shown = capture.get()
+    assert "what you brought from cinema" in shown
+    assert "+1.000" in shown
+    assert "+0.250" in shown

@@ -64,6 +64,31 @@ def test_a_users_factor_is_the_minimum_of_the_objective(config: FactorizationCon
     assert np.allclose(solved, expected, rtol=1e-3, atol=1e-4 * (np.abs(expected).max() + 1e-9))
 
 
+@given(configs, st.integers(0, 30))
+def test_prior_is_the_mean_that_history_moves(config: FactorizationConfig, seed: int) -> None:
+    """Least squares on the stacked system again, its unknown being how far the factor is from its prior mean."""
+    rng = np.random.default_rng(seed)
+    config = config.model_copy(update={"feedback": "implicit", "regularization_exponent": 0.0})
+    items, columns = items_of(config, 7, seed), rng.permutation(7)[: rng.integers(0, 6)]
+    values, prior = rng.integers(1, 6, len(columns)).astype(np.float32), rng.standard_normal(config.dimension)
+    root, wide = np.sqrt(values.astype(float)), items.astype(float)
+    stacked = np.vstack(
+        [
+            root[:, None] * wide[columns],
+            np.sqrt(config.unobserved_weight) * wide,
+            np.sqrt(config.regularization) * np.eye(config.dimension),
+        ]
+    )
+    goal = np.concatenate(
+        [root, np.sqrt(config.unobserved_weight) * (wide @ prior), np.sqrt(config.regularization) * prior]
+    )
+    expected = np.linalg.lstsq(stacked, goal, rcond=None)[0]
+    solved = FoldIn(items, config).user(columns, values, prior)
+    assert np.allclose(solved, expected, rtol=1e-3, atol=1e-4 * (np.abs(expected).max() + 1e-9))
+    if not len(columns):
+        assert np.allclose(solved, prior, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("feedback", ["implicit", "explicit"])
 def test_scores_are_the_predictions_biases_and_mean_included(feedback: str) -> None:
     config = FactorizationConfig(feedback=feedback, dimension=3)  # type: ignore[arg-type]

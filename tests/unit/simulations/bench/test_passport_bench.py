@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from simulations.bench import passport
+from simulations.bench import passport, passport_serving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,3 +50,10 @@ def test_attack_is_strong_without_noise_and_weak_with_it(folder: Path) -> None:
 def test_noise_costs_what_the_bridge_brings(folder: Path) -> None:
     for line in passport.bench_epsilon(folder):
         assert (line["over popularity"] > 1.05) == (line["epsilon"] is None)
+
+
+def test_latencies_are_of_calls_that_were_answered() -> None:
+    figures = passport_serving.bench_passports(rate=40, seconds=0.25, items=120, users=60, holders=5)
+    for call in ("issue", "redeem", "recommend", "recommend for passport"):
+        assert figures[call]["failures"] == 0, figures
+        assert 0 < figures[call]["p50_ms"] <= figures[call]["p99_ms"]

@@ -8,7 +8,6 @@ from typing import Any, Final
 from client.console import facts
 from client.console.trying import MOST, SCOPES, Trial
 from client.deploy.loading import load_platform_data
-from client.personalization.store import PlatformStore
 from common.config.loader import load_yaml_model
 from common.deploy.roles import PlatformConfig
 from common.errors import ContractError
@@ -27,7 +26,7 @@ class PlatformPages:
     def __init__(self, config_path: Path) -> None:
         self._path = config_path
         self._report: dict[str, Any] | None = None
-        self._trial: Trial | None = None
+        self._trial = Trial()
 
     @property
     def config(self) -> PlatformConfig:
@@ -72,15 +71,13 @@ class PlatformPages:
 
     def trying(self, visit: Visit) -> Shown:
         """The form that asks for a user."""
-        return _shown("try.html", tried=None, k="10", scope="all", scopes=SCOPES, most=MOST)
+        return _shown("try.html", answer=None, k="10", scope="all", scopes=SCOPES, most=MOST)
 
     def try_user(self, visit: Visit) -> Shown:
         """A user's list with its reasons. The id is not shown again: a page may stay open, or be printed."""
-        if self._trial is None:
-            self._trial = Trial(PlatformStore(self.config.state / "store"))
         k, scope = visit.form.get("k", "10"), visit.form.get("scope", "all")
-        tried = self._trial.ask(visit.form.get("user", ""), k, scope)
-        return _shown("try.html", tried=tried, k=k, scope=scope, scopes=SCOPES, most=MOST)
+        answer = self._trial.ask(self.config, visit.form.get("user", ""), k, scope)
+        return _shown("try.html", answer=answer, k=k, scope=scope, scopes=SCOPES, most=MOST)
 
 
 def platform_console(config_path: Path, port: int, token: str | None = None) -> Console:

@@ -168,9 +168,9 @@ def mixings(model: PlatformModel, own: ItemScope, cross: ItemScope) -> tuple[Mix
     common = model.cross_scope(positions[columns])
     known = calibrated(model.histories, own.linear, cross.linear, common, columns)
     scale = log_popularity(model.foreign_popularity[foreign])
-    popular = (log_popularity(model.foreign_popularity[positions[columns]]) - scale.mean()) / max(
-        scale.std(), np.finfo(np.float64).tiny
-    )
+    # Where all of them are equally popular there is no scale, and one divides by nothing.
+    spread = float(scale.std()) or 1.0
+    popular = (log_popularity(model.foreign_popularity[positions[columns]]) - scale.mean()) / spread
     return known, calibrated_popularity(model.histories, own.popularity, popular, columns)
 
 

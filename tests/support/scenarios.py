@@ -34,3 +34,17 @@ def scenario_of(folder: Path, **changes: Any) -> Scenario:
         }
         | changes
     )
+
+
+def ratings_scenario(folder: Path) -> Scenario:
+    """Ratings that a model can learn: users are generous or strict, items good or bad."""
+    rng = np.random.default_rng(0)
+    lines = ["user_id,item_id,rating"]
+    for user in range(40):
+        lines += [f"u{user},{item},{1 + (user % 2) + (item % 3)}" for item in rng.choice(30, 12, replace=False)]
+    content: dict[str, Any] = scenario_of(folder).model_dump(mode="json", exclude_unset=True)
+    (folder / "all.csv").write_text("\n".join(lines) + "\n")
+    content["partition"]["data"]["feedback"] = "explicit"
+    content["plan"]["model"] |= {"feedback": "explicit", "regularization": 0.5}
+    content["cross"] = {"ceiling": False, "tune_beta": False}
+    return Scenario.model_validate(content)

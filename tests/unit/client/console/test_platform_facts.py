@@ -8,10 +8,13 @@ import pytest
 
 from client.console import facts
 from client.console.places import PlatformPages
-from client.console.trying import Trial
+from client.console.trying import Answer, Trial
 from client.personalization.store import PlatformStore
 from client.privacy.report import egress_dicts, privacy_dict
+from client.service.client import RecommenderClient
+from client.service.server import serve_recommender
 from common.config.loader import load_yaml_model
+from common.config.serving import ServingConfig
 from common.deploy.roles import PlatformConfig
 from common.errors import ContractError, DataError
 from common.web.console.app import Visit
@@ -94,21 +97,45 @@ def test_a_damaged_file_hides_nothing_else(path: Path, config: PlatformConfig) -
 
 @pytest.mark.parametrize(("k", "scope"), [("0", "all"), ("21", "all"), ("x", "all"), ("5", "every")])
 def test_a_wrong_question_is_refused_without_the_id(config: PlatformConfig, k: str, scope: str) -> None:
-    trial = Trial(PlatformStore(config.state / "store"))
+    trial = Trial()
     with pytest.raises(ContractError) as refused:
-        trial.ask(f"nobody-{MARK}", k, scope)
+        trial.ask(config, f"nobody-{MARK}", k, scope)
     assert MARK not in str(refused.value)
     for user in (f"nobody-{MARK}", f"{MARK}\x00", MARK * 1000, ""):
         with pytest.raises((DataError, ContractError)) as unknown:
-            trial.ask(user, "5", "all")
+            trial.ask(config, user, "5", "all")
         assert MARK not in str(unknown.value)
 
 
-def test_a_list_is_the_recommenders_with_scores_that_add_up(config: PlatformConfig, path: Path) -> None:
-    tried = Trial(PlatformStore(config.state / "store")).ask(a_user(path), "5", "own")
-    assert len(tried) == 5
-    for one in tried:
+def scores_add_up(answer: Answer) -> bool:
+    for one in answer.tried:
         assert one.why is not None
         parts = sum(part.amount for part in one.why.contributions)
         total = parts + one.why.others + one.why.item_bias + one.why.popularity
         assert total == pytest.approx(one.item.score, abs=1e-5)
+    return bool(answer.tried)
+
+
+def test_the_stored_model_answers_where_nothing_runs(config: PlatformConfig, path: Path) -> None:
+    answer = Trial().ask(config, a_user(path), "5", "own")
+    assert not answer.running
+    assert len(answer.tried) == 5
+    assert scores_add_up(answer)
+
+
+def test_a_running_recommender_answers_with_what_it_knows_since(config: PlatformConfig, path: Path) -> None:
+    user, trial = a_user(path), Trial()
+    (first, *_), stored = trial.ask(config, user, "1", "own").tried, config.state / "store"
+    with serve_recommender(stored, config=ServingConfig(port=0)) as server:
+        port = int(server.target.rpartition(":")[2])
+        settings = config.recommender.model_copy(update={"port": port, "token_file": None})
+        running = config.model_copy(update={"recommender": settings})
+        with RecommenderClient(server.target) as application:
+            application.record_feedback(user, first.item.key, event_id="seen")
+        answer = trial.ask(running, user, "5", "own")
+        with pytest.raises(DataError) as unknown:
+            trial.ask(running, f"nobody-{MARK}", "5", "own")
+    assert answer.running
+    assert scores_add_up(answer)
+    assert first.item.key not in [one.item.key for one in answer.tried]
+    assert MARK not in str(unknown.value)

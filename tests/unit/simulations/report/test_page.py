@@ -16,7 +16,7 @@ from simulations.report.compare import compare_runs
 from simulations.report.page import write_report
 from simulations.run import simulate
 from simulations.scenarios.scenario import load_scenario
-from tests.support.scenarios import scenario_of
+from tests.support.scenarios import ratings_scenario, scenario_of
 
 NASTY = '</title><script src="//evil.example/x.js">$x$'
 
@@ -175,6 +175,14 @@ def test_a_private_run_says_its_promise_and_no_objective(tmp_path: Path) -> None
     assert "with ε = 3 and δ =" in page
     assert "Not private." not in page
     assert "The objective is not known" in page
+
+
+def test_ratings_have_their_errors_and_nothing_hidden_is_said(tmp_path: Path) -> None:
+    content = simulate(ratings_scenario(tmp_path), tmp_path / "out").content
+    texts = Reader(page_of(tmp_path / "out", "zh")).texts
+    for part in content["platforms"].values():
+        assert f"{part['own']['final']['rmse']:.3f}" in texts
+        assert f"MAE {part['own']['final']['mae']:.3f}" in texts
 
 
 def test_the_command_says_where_the_report_is(tmp_path: Path, runs: list[Path]) -> None:

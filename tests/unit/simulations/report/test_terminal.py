@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console, RenderableType
 
 from simulations.report.terminal import fold_table, result_tables
 from simulations.run import simulate
 from simulations.scenarios.scenario import Scenario
-from tests.support.scenarios import scenario_of
+from tests.support.scenarios import ratings_scenario, scenario_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -23,20 +21,6 @@ def text_of(table: RenderableType) -> str:
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
-
-
-def ratings_scenario(folder: Path) -> Scenario:
-    """Ratings that a model can learn: users are generous or strict, items good or bad."""
-    rng = np.random.default_rng(0)
-    lines = ["user_id,item_id,rating"]
-    for user in range(40):
-        lines += [f"u{user},{item},{1 + (user % 2) + (item % 3)}" for item in rng.choice(30, 12, replace=False)]
-    content: dict[str, Any] = scenario_of(folder).model_dump(mode="json", exclude_unset=True)
-    (folder / "all.csv").write_text("\n".join(lines) + "\n")
-    content["partition"]["data"]["feedback"] = "explicit"
-    content["plan"]["model"] |= {"feedback": "explicit", "regularization": 0.5}
-    content["cross"] = {"ceiling": False, "tune_beta": False}
-    return Scenario.model_validate(content)
 
 
 def test_ratings_end_in_a_table_of_their_errors_with_intervals(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from client.cli.ask import add_commands as add_ask_commands
 from client.cli.console import console
 from client.cli.deploy import add_commands as add_deploy_commands
 from client.cli.items import items
+from client.cli.models import models
 from client.cli.officer import add_commands as add_officer_commands
 from client.cli.passport import passport
 from client.cli.person import person
@@ -45,10 +46,11 @@ app = typer.Typer(
 
         To take part: join, pin, secret, doctor, preview, start. recommend shows what the platform's model recommends to a
         user, explain shows why, similar what is like an item, of a store or of a running recommender; serve answers
-        applications from a store; feedback records what a user did; items hides single items; export writes the deep model
-        for plain Keras; privacy shows the budget and what was spent of it; egress shows what has left the platform; passport
-        issues and redeems what a person carries from platform to platform; person shows what is held of somebody, erases it,
-        and takes objections; console shows the platform in a browser.
+        applications from a store; feedback records what a user did; items hides single items; models goes back to an
+        earlier version or compares two; export writes the deep model for plain Keras; privacy shows the budget and what was
+        spent of it; egress shows what has left the platform; passport issues and redeems what a person carries from platform
+        to platform; person shows what is held of somebody, erases it, and takes objections; console shows the platform in a
+        browser.
         """
     ),
     no_args_is_help=True,
@@ -62,6 +64,7 @@ add_officer_commands(budget)
 app.add_typer(passport, name="passport")
 app.add_typer(person, name="person")
 app.add_typer(items, name="items")
+app.add_typer(models, name="models")
 add_deploy_commands(app)
 add_ask_commands(app)
 app.command()(serve)

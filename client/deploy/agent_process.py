@@ -149,7 +149,9 @@ class PlatformProcess:
         self, config: PlatformConfig, registry: CollectorRegistry, metrics: AgentMetrics, stack: ExitStack
     ) -> None:
         self._builder = ModelBuilder(
-            PlatformStore(config.state / "store"), background=True, on_built=self._serve_newest
+            PlatformStore(config.state / "store", keep=config.serving.keep_versions),
+            background=True,
+            on_built=self._serve_newest,
         )
         stack.callback(self._builder.stop)
         try:

@@ -130,7 +130,7 @@ def make_agent(config: PlatformConfig, data: TrainingData, builder: ModelBuilder
         keys.secret(),
         data,
         outbox=outbox,
-        store=PlatformStore(config.state / "store"),
+        store=PlatformStore(config.state / "store", keep=config.serving.keep_versions),
         secure_member=_secure_member(config, keys),
         personalization=config.personalization,
         builder=builder,

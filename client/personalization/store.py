@@ -36,6 +36,7 @@ from client.scoring.factors import FactorModel
 from client.scoring.part import stored_part
 from client.scoring.reranker import Ranker
 from client.towers.stored import USER_ROWS, TowerModel
+from client.versions.experiment import ExperimentFile
 from common.config.model import FactorizationConfig
 from common.config.towers import TowerConfig
 from common.deploy.locks import held
@@ -62,6 +63,7 @@ class PlatformStore:
         self.root = root
         self._keep = keep
         self._exclusions = ExclusionBook(root)
+        self.experiments = ExperimentFile(root)
 
     @property
     def _versions(self) -> Path:
@@ -117,7 +119,7 @@ class PlatformStore:
         """Changes whenever a file of the store does."""
         files = [path for version in self.versions() for path in (self._versions / f"{version:06d}").glob("*")]
         stamps = tuple(_stamp(path) for path in (self.root / "CURRENT", *sorted(files)))
-        return *stamps, self.exclusions_stamp()
+        return *stamps, self.exclusions_stamp(), self.experiments.stamp()
 
     def exclusions_stamp(self) -> tuple[object, ...]:
         """Changes whenever somebody more, or less, is left out."""
@@ -211,9 +213,40 @@ class PlatformStore:
                 f"Free some space and train again"
             ) from error
         write_atomically(self.root / "CURRENT", f"{number}\n".encode())
+        compared = self.experiments.current()
         for old in self.versions()[: -self._keep]:
-            shutil.rmtree(self._versions / f"{old:06d}")
+            if compared is None or old != compared.version:
+                shutil.rmtree(self._versions / f"{old:06d}")
         return number
+
+    def serve(self, version: int) -> None:
+        """Name a version as the one that serves, until the next is trained; a running service follows by itself.
+
+        Raises:
+            StoreError: it is not there or damaged, or cannot be named; what served goes on serving.
+        """
+        with self._writing("crossfed-client models"):
+            if version not in self.versions():
+                raise StoreError(f"{self.root}: there is no version {version}; crossfed-client models list shows them")
+            self._read(version)
+            write_atomically(self.root / "CURRENT", f"{version}\n".encode())
+
+    def told(self, version: int) -> dict[str, Any]:
+        """What a version's manifest says of it: ``server_round``, ``verdict``, ``written`` (seconds since 1970).
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        path = self._versions / f"{version:06d}" / "manifest.json"
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            return {
+                "server_round": manifest["server_round"],
+                "verdict": manifest["verdict"]["name"],
+                "written": int(path.stat().st_mtime),
+            }
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(path.parent) from error
 
     def load(self, version: int | None = None) -> PlatformModel:
         """Read a version; by default the first of :meth:`candidates` that is sound: the log names those before it.

@@ -207,8 +207,10 @@ class FeedbackReceipt:
         sequence: its position in the log.
         duplicate: it had been recorded before; nothing was added.
         reflected: the serving model knows the item, so that recommendations take it into account from now on.
+        variant: ``current`` or ``challenger`` while users are split between two versions, else empty.
     """
 
     sequence: int
     duplicate: bool
     reflected: bool
+    variant: str = ""

@@ -76,17 +76,30 @@ class ListMaker:
         Raises:
             StoreError: what is hidden cannot be read.
         """
+        chosen = self.unnoted(recommender, prepared, k, scope, exclude_seen=exclude_seen, wanted=wanted, asked=asked)
+        if self._cap is not None:
+            self._cap.note([one.key for one in chosen])
+        return chosen
+
+    def unnoted(
+        self,
+        recommender: Recommender,
+        prepared: PreparedHistory,
+        k: int,
+        scope: Scope,
+        *,
+        exclude_seen: bool = True,
+        wanted: ItemFilter = NO_FILTER,
+        asked: Steering = AS_CONFIGURED,
+    ) -> list[Recommendation]:
+        """The same for a list that nobody is shown: no cap counts it."""
         steering = asked.over(self._config)
         bars = _narrowed(recommender, self.bars(recommender), steering)
         if steering.reorders:
             pool = max(self._config.pool, k)
             found = recommender.candidates(prepared, pool, scope, exclude_seen=exclude_seen, wanted=wanted, bars=bars)
-            chosen = [recommender.listed(one) for one in self.steered(recommender, found, k, steering)]
-        else:
-            chosen = recommender.recommend_for(prepared, k, scope, exclude_seen=exclude_seen, wanted=wanted, bars=bars)
-        if self._cap is not None:
-            self._cap.note([one.key for one in chosen])
-        return chosen
+            return [recommender.listed(one) for one in self.steered(recommender, found, k, steering)]
+        return recommender.recommend_for(prepared, k, scope, exclude_seen=exclude_seen, wanted=wanted, bars=bars)
 
     def similar(
         self, recommender: Recommender, key: str, k: int = 10, scope: Scope = "all", *, wanted: ItemFilter = NO_FILTER

@@ -22,6 +22,8 @@ from client.recommend.feedback import FeedbackLog
 from client.recommend.index import ApproximateIndex, recall_against_exact
 from client.recommend.process import collector_paused
 from client.recommend.recommender import PreparedHistory, Recommender
+from client.versions.experiment import Experiment
+from client.versions.outcomes import ShownUsers
 from common.config.serving import ServingConfig
 from common.errors import CrossfedError, StoreError
 
@@ -124,6 +126,8 @@ class ServingModel:
         self._seen: tuple[object, ...] | None = None
         self._excluded_seen: tuple[object, ...] = ()
         self._snapshot: Snapshot | None = None
+        self._compared: tuple[Experiment, Snapshot] | None = None
+        self._noted: ShownUsers | None = None
         self._loading = threading.Lock()
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -151,6 +155,31 @@ class ServingModel:
         if found is None:
             raise StoreError("no model yet: it is there once the platform has finished its first federation")
         return found
+
+    def snapshot_for(self, user_id: str) -> tuple[Snapshot, str]:
+        """The version that a user is shown, and its variant; that is empty where no experiment splits users.
+
+        Raises:
+            StoreError: there is no model yet.
+        """
+        current, compared = self.snapshot(), self._compared
+        if compared is None or compared[0].kind != "split":
+            return current, ""
+        experiment, challenger = compared
+        variant = experiment.variant(user_id)
+        return (challenger if variant == "challenger" else current), variant
+
+    @property
+    def shadow(self) -> Snapshot | None:
+        """The version that makes lists which nobody is shown."""
+        compared = self._compared
+        return compared[1] if compared is not None and compared[0].kind == "shadow" else None
+
+    def shown(self, user_id: str) -> None:
+        """Note that a user was shown a list, where an experiment splits users."""
+        noted, compared = self._noted, self._compared
+        if noted is not None and compared is not None and noted.experiment is compared[0]:
+            noted.note(user_id, int(time.time()))
 
     def prepared(self, snapshot: Snapshot, user_id: str) -> PreparedHistory:
         """What is known of a user, recorded feedback included.
@@ -182,10 +211,29 @@ class ServingModel:
             self._seen, self._excluded_seen = seen, excluded
             if loaded is not None:
                 self._snapshot = loaded
+            self._compare(problems, anew=anew)
             self._report(problems)
         if loaded is not None:
             self._on_change(loaded)
         return loaded is not None
+
+    def _compare(self, problems: list[str], *, anew: bool) -> None:
+        """Take up, or let go of, the challenger of an experiment. Adds to ``problems``."""
+        experiment, before, serving = self._store.experiments.current(), self._compared, self._snapshot
+        if experiment is None or serving is None or experiment.version == serving.version:
+            self._compared = self._noted = None
+            return
+        if before is not None and before[0] == experiment and not anew:
+            return
+        try:
+            challenger = self._snapshot_of(experiment.version)
+        except StoreError as error:
+            problems.append(f"the challenger of an experiment: {error}")
+            self._compared = self._noted = None
+            return
+        if experiment.kind == "split":
+            self._noted = ShownUsers(self._store.experiments.shown_path, experiment)
+        self._compared = experiment, challenger
 
     def _newest_sound(self, problems: list[str], *, anew: bool) -> Snapshot | None:
         """The first of the store's candidates that can be loaded; None where that is what serves. Adds to ``problems``.

@@ -180,7 +180,7 @@ class RecommenderClient(Connection):
             time=int(time.time()) if at is None else at,
         )
         reply = self._call(self._stub.RecordFeedback, request)
-        return FeedbackReceipt(reply.sequence, reply.duplicate, reply.reflected)
+        return FeedbackReceipt(reply.sequence, reply.duplicate, reply.reflected, reply.variant)
 
     def issue_passport(self, user_id: str, receiver: str, *, account: str | None = None) -> pb.IssuePassportReply:
         """A passport for a user to carry to the platform ``receiver``, as bytes and as text, with its receipt.

@@ -248,6 +248,8 @@ class RecommendReply(Answer):
     """Keys of the request's history that the model does not know and that played no part."""
     passports: tuple[str, ...]
     """Platforms from which the person brought a passport that took part."""
+    variant: str
+    """``current`` or ``challenger`` while users are split between two versions, else empty."""
 
 
 class SimilarItemsReply(Answer):
@@ -334,6 +336,8 @@ class FeedbackReply(Answer):
     """The event had been recorded before; nothing was added."""
     reflected: bool
     """Whether the serving model knows the item, so that lists take the event into account from now on."""
+    variant: str
+    """As in lists: what this user is shown now."""
 
 
 class PassportReceipt(Answer):

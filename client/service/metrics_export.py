@@ -52,6 +52,15 @@ class ServingMetrics:
             "Versions of the model, or names of one, that are damaged; the log and the doctor name them.",
             registry=self.registry,
         )
+        self._shadow = Histogram(
+            "crossfed_shadow_overlap",
+            "Share of a list that the shadow's list has, too.",
+            buckets=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+            registry=self.registry,
+        )
+        self._shadow_failures = Counter(
+            "crossfed_shadow_failures", "Shadow lists that could not be made.", registry=self.registry
+        )
         self._feedback = Counter("crossfed_feedback_events", "Feedback events made durable.", registry=self.registry)
 
     def answered(self, method: str, code: str, seconds: float) -> None:
@@ -83,6 +92,13 @@ class ServingMetrics:
     def store_problems(self, count: int) -> None:
         """So many things are wrong with the model store."""
         self._store_problems.set(count)
+
+    def shadowed(self, overlap: float) -> None:
+        """A shadow list had so much in common with the one that was shown."""
+        self._shadow.observe(overlap)
+
+    def shadow_failed(self) -> None:
+        self._shadow_failures.inc()
 
     def feedback_recorded(self) -> None:
         self._feedback.inc()

@@ -15,12 +15,14 @@ from typing import Final, Literal, TypeVar
 from client.data.reading.identifiers import required_identifier, required_key
 from client.passport.envelope import armoured
 from client.passport.serving import PassportServing
+from client.recommend.answers import Recommendation
 from client.recommend.lists import ListMaker
 from client.recommend.recommender import PreparedHistory
 from client.recommend.snapshot import ServingModel, Snapshot
 from client.service.metrics_export import ServingMetrics
 from client.service.replies import explained, listed, receipt_of, version_of
 from client.service.request_fields import filter_of, scope_of, steering_of, text_of, time_of, value_of
+from client.service.shadow import Shadow
 from common.catalogue import check_key
 from common.config.serving import ServingConfig
 from common.errors import CatalogueError, ContractError, CrossfedError, DataError, PassportError, StoreError
@@ -84,6 +86,7 @@ class RecommenderService:
         lists: ListMaker | None = None,
     ) -> None:
         self._lists = ListMaker(config.steering) if lists is None else lists
+        self._shadow = Shadow(metrics)
         self._passports = passports
         self._model = model
         self._config = config
@@ -113,8 +116,19 @@ class RecommenderService:
             self._metrics.answered(method, status, time.perf_counter() - started)
 
     def recommend(self, request: pb.RecommendRequest) -> pb.RecommendReply:
-        snapshot = self._model.snapshot()
-        return self._recommend(request, snapshot, self._prepared(snapshot, request.user_id), ())
+        snapshot, variant = self._model.snapshot_for(request.user_id)
+        prepared = self._prepared(snapshot, request.user_id)
+        reply = self._recommend(request, snapshot, prepared, ())
+        reply.variant = variant
+        if variant:
+            self._model.shown(request.user_id)
+        challenger = self._model.shadow
+        if challenger is not None and prepared.brought is None:
+            self._shadow.compare(
+                [item.key for item in reply.items],
+                lambda: [item.key for item in self._shadow_list(request, challenger)],
+            )
+        return reply
 
     def recommend_for_history(self, request: pb.RecommendForHistoryRequest) -> pb.RecommendReply:
         snapshot = self._model.snapshot()
@@ -133,9 +147,10 @@ class RecommenderService:
         return pb.SimilarItemsReply(items=map(listed, found), model=version_of(snapshot))
 
     def explain(self, request: pb.ExplainRequest) -> pb.ExplainReply:
-        snapshot = self._model.snapshot()
         if bool(request.user_id) == bool(request.history):
             raise ContractError("user_id, history: give one of them, not both or none")
+        # Explained by what made the user's list.
+        snapshot = self._model.snapshot_for(request.user_id)[0] if request.user_id else self._model.snapshot()
         if request.user_id:
             prepared = self._prepared(snapshot, request.user_id)
         else:
@@ -152,7 +167,7 @@ class RecommenderService:
 
     def record_feedback(self, request: pb.RecordFeedbackRequest) -> pb.RecordFeedbackReply:
         """Record an event, once for each ``event_id``; durable on return."""
-        recommender = self._model.snapshot().recommender if self._model.ready else None
+        snapshot, variant = self._model.snapshot_for(request.user_id) if self._model.ready else (None, "")
         key = check_key(required_key("item_key", request.item_key))
         sequence, duplicate = self._model.feedback.record(
             text_of("event_id", request.event_id),
@@ -163,8 +178,8 @@ class RecommenderService:
         )
         if not duplicate:
             self._metrics.feedback_recorded()
-        reflected = recommender is not None and recommender.knows_item(key)
-        return pb.RecordFeedbackReply(sequence=sequence, duplicate=duplicate, reflected=reflected)
+        reflected = snapshot is not None and snapshot.recommender.knows_item(key)
+        return pb.RecordFeedbackReply(sequence=sequence, duplicate=duplicate, reflected=reflected, variant=variant)
 
     def issue_passport(self, request: pb.IssuePassportRequest) -> pb.IssuePassportReply:
         user, receiver = required_identifier("user_id", request.user_id), text_of("receiver", request.receiver)
@@ -213,6 +228,22 @@ class RecommenderService:
         return pb.RecommendReply(
             items=map(listed, found), model=version_of(snapshot), ignored_keys=ignored, passports=passports
         )
+
+    def _shadow_list(self, request: pb.RecommendRequest, challenger: Snapshot) -> list[Recommendation]:
+        prepared = self._model.prepared(challenger, request.user_id)
+        return self._lists.unnoted(
+            challenger.recommender,
+            prepared,
+            self._k(request.k),
+            scope_of(request.scope),
+            exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else True,
+            wanted=filter_of(request),
+            asked=steering_of(request),
+        )
+
+    def close(self) -> None:
+        """Let what is done beside the answers end."""
+        self._shadow.close()
 
     def _given(self, history: Iterable[pb.HistoryItem], snapshot: Snapshot) -> tuple[PreparedHistory, tuple[str, ...]]:
         """The history of a request, and its keys that the model does not know."""

@@ -70,7 +70,10 @@ class RecommenderServer:
         drain: float,
         passports: PassportServing | None = None,
         http: HttpServer | None = None,
+        *,
+        service: RecommenderService,
     ) -> None:
+        self._service = service
         self.target = target
         self.model = model
         self.passports = passports
@@ -99,6 +102,7 @@ class RecommenderServer:
         if self._http is not None:
             self._http.stop()
         ended.wait()
+        self._service.close()
         self.model.stop()
         self.model.feedback.close()
         if self.passports is not None:
@@ -180,7 +184,9 @@ def serve_recommender(
     server.start()
     if http is not None:
         http.start()
-    return RecommenderServer(server, f"{settings.host}:{bound}", model, told, settings.drain_seconds, brought, http)
+    return RecommenderServer(
+        server, f"{settings.host}:{bound}", model, told, settings.drain_seconds, brought, http, service=service
+    )
 
 
 def _http_server(

@@ -29,7 +29,9 @@ class ServingLimits(FrozenModel):
     """From how many items of a catalogue on search is approximate (usearch)."""
     cached_users: Annotated[int, Field(ge=0)] = 10_000
     """Users whose factors are kept; the others' are solved anew in well under a millisecond."""
-    poll_seconds: Annotated[float, Field(gt=0, json_schema_extra={"unit": "seconds"})] = 2.0
+    keep_versions: Annotated[int, Field(ge=1, le=100)] = 3
+    """How many of the newest versions of the model stay, to go back to; one that an experiment compares stays besides."""
+    poll_seconds: Annotated[float, Field(gt=0, json_schema_extra={"unit": "seconds"})] = 0.5
     """How often the store is looked at for a version that another process wrote; the agent tells of its own at once."""
     drain_seconds: Annotated[float, Field(ge=0, json_schema_extra={"unit": "seconds"})] = 10.0
     """How long requests under way may take once the service is stopping."""

@@ -461,6 +461,9 @@ class RecommendReply(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     IGNORED_KEYS_FIELD_NUMBER: _builtins.int
     PASSPORTS_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
+    variant: _builtins.str
+    """"current" or "challenger" while users are split between two versions, else empty."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ListedItem]:
         """Best first; fewer than k where the scope has fewer."""
@@ -482,10 +485,11 @@ class RecommendReply(_message.Message):
         model: Global___ModelVersion | None = ...,
         ignored_keys: _abc.Iterable[_builtins.str] | None = ...,
         passports: _abc.Iterable[_builtins.str] | None = ...,
+        variant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignored_keys", b"ignored_keys", "items", b"items", "model", b"model", "passports", b"passports"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignored_keys", b"ignored_keys", "items", b"items", "model", b"model", "passports", b"passports", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -777,22 +781,26 @@ class RecordFeedbackReply(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
     REFLECTED_FIELD_NUMBER: _builtins.int
+    VARIANT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the log."""
     duplicate: _builtins.bool
     """The event had been recorded before; nothing was added."""
     reflected: _builtins.bool
     """Whether the serving model knows the item, so that recommendations take the event into account from now on."""
+    variant: _builtins.str
+    """As in RecommendReply: what this user is shown now."""
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         duplicate: _builtins.bool = ...,
         reflected: _builtins.bool = ...,
+        variant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "reflected", b"reflected", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duplicate", b"duplicate", "reflected", b"reflected", "sequence", b"sequence", "variant", b"variant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

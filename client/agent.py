@@ -143,7 +143,7 @@ class PlatformAgent:
             return self._refuse(request, InternalError(str(error)), cause=error)
 
     def spend(self) -> PlatformSpend:
-        """What this platform's ledger has charged and what its journal has seen leave."""
+        """Return what this platform's ledger has charged and what its journal has seen leave."""
         return self._outbox.spend()
 
     def _admit(self, request: AgentRequest) -> None:
@@ -257,7 +257,7 @@ class PlatformAgent:
 
     @property
     def build_error(self) -> CrossfedError | None:
-        """What the last build of this process failed with; for the operator alone."""
+        """Return what the last build of this process failed with; for the operator alone."""
         return self._finisher.error
 
     def _member_of(self, platforms: tuple[str, ...], vocabulary: Arrays) -> Membership:

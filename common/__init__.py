@@ -1,0 +1,1 @@
+"""Serves client and server alike, and knows neither."""

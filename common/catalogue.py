@@ -50,7 +50,7 @@ _CARD: TypeAdapter[_Plain | _Described] = TypeAdapter(_Plain | _Described)
 
 @dataclass(frozen=True, slots=True)
 class ItemCard:
-    """What a platform lets others know of an item.
+    """Holds what a platform lets others know of an item.
 
     Attributes:
         key, title, genres, link: for people.

@@ -97,7 +97,7 @@ def _run(console: PlainConsole, federation: LocalFederation) -> None:
 
 
 def _show_recommendations(console: PlainConsole, federation: LocalFederation, platform: str) -> None:
-    """What the platform's own service answers for its first user, from the other platforms' catalogues."""
+    """Print what the platform's own service answers for its first user, from the other platforms' catalogues."""
     with federation.platform_config(platform).data.interactions.path.open() as file:
         next(file)
         user = next(file).split(",")[0]

@@ -1,4 +1,4 @@
-"""What a run was started with: every setting that its result depends on, and a digest of each platform's data."""
+"""Notes what a run was started with: every setting that its result depends on, and a digest of each platform's data."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def check_resumable(folder: Path, plan: FederationPlan, origin: Origin) -> bool:
 
 
 def _differences(earlier: Mapping[str, Json], now: Mapping[str, Json]) -> list[str]:
-    """What differs, in words; data only where no setting does that would change them."""
+    """Return what differs, in words; data only where no setting does that would change them."""
     differing = [key for key in sorted(earlier.keys() | now.keys()) if earlier.get(key) != now.get(key)]
     settings = [key for key in differing if not key.startswith(_DATA)]
     names = [[key.removeprefix(_DATA) for key in part if key.startswith(_DATA)] for part in (earlier, now)]

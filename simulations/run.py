@@ -64,7 +64,7 @@ class SilentRunObserver(SilentObserver):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SimulationResult:
-    """What ``result.json`` says, and the agents behind it."""
+    """Holds what ``result.json`` says, and the agents behind it."""
 
     content: dict[str, Any]
     outcome: FederationOutcome
@@ -256,7 +256,7 @@ def _verdict(name: str, weight: float | None) -> str:
 
 
 def load_audit(path: Path) -> dict[str, Any]:
-    """What the privacy card says of an audit: the canary test, and the flags of all tests.
+    """Return what the privacy card says of an audit: the canary test, and the flags of all tests.
 
     Raises:
         ConfigError: the file is no audit's, or that of an audit with a fault put in on purpose.

@@ -156,7 +156,7 @@ def _key(name: str, field: FieldInfo, prefix: str) -> Key:
 
 
 def _kind(annotation: Any, metadata: Sequence[Any] = ()) -> tuple[str, type[BaseModel] | None]:
-    """What may be there, in words, and the model of the section if it is one."""
+    """Return what may be there, in words, and the model of the section if it is one."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         inner = [part for one in arguments[1:] for part in (one.metadata if isinstance(one, FieldInfo) else [one])]

@@ -36,7 +36,7 @@ _TELL_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class BatchJob:
-    """What is asked for.
+    """Holds what is asked for.
 
     Attributes:
         store: of the model.
@@ -148,7 +148,7 @@ def _asked(job: BatchJob, recommender: Recommender, events: Mapping[str, tuple[E
 
 
 def _events(store: Path, rules: EventRules) -> dict[str, tuple[Event, ...]]:
-    """What users did since training, of those who are not left out."""
+    """Return what users did since training, of those who are not left out."""
     path = store / FEEDBACK_LOG
     if not path.exists():
         return {}

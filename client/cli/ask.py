@@ -50,7 +50,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 
 
 class Answers(Protocol):
-    """What can be asked."""
+    """Answers what can be asked."""
 
     def recommend(self, user_id: str, k: int, scope: Scope, *, wanted: ItemFilter) -> list[Recommendation]:
         """The k best items for a user."""
@@ -236,7 +236,7 @@ def explanation_table(why: Explanation) -> PlainTable:
 
 
 def because(why: Explanation) -> str:
-    """What the item and the history have in common, in words: ``maker Le Guin (4 of 12)``."""
+    """Return what the item and the history have in common, in words: ``maker Le Guin (4 of 12)``."""
     return ", ".join(f"{one.attribute} {one.value} ({one.count} of {one.of})" for one in why.reasons)
 
 

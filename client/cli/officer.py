@@ -1,4 +1,4 @@
-"""What ``crossfed-client privacy`` has for an officer: draft documents, and ε over several federations."""
+"""Offers an officer's commands of ``crossfed-client privacy``: draft documents, and ε over several federations."""
 
 from __future__ import annotations
 

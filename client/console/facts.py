@@ -1,4 +1,4 @@
-"""What a platform's console shows, read anew for each page from the platform's own files; nothing of a single user.
+"""Reads what a platform's console shows, read anew for each page from the platform's own files; nothing of a single user.
 
 What is shown obeys the rules of logs: counts, names of files, settings and messages, and never a user, an item of somebody's
 history or a row of data. The one page about a person, :mod:`client.console.trying`, is asked for by the operator.
@@ -68,7 +68,7 @@ class Progress:
 
 
 def health(config: PlatformConfig) -> list[tuple[str, bool]]:
-    """What a running platform listens on, and whether it answers."""
+    """Return what a running platform listens on, and whether it answers."""
     return [(each.what, each.answers()) for each in listeners(config, "all")]
 
 
@@ -90,7 +90,7 @@ def budget(config: PlatformConfig) -> dict[str, Any] | None:
 
 
 def messages(config: PlatformConfig, before: int | None = None) -> tuple[list[dict[str, Any]], bool]:
-    """What left, newest first, :data:`MESSAGES` at most, and whether there is more.
+    """Return what left, newest first, :data:`MESSAGES` at most, and whether there is more.
 
     Args:
         config: the platform's.
@@ -163,7 +163,7 @@ def _version(folder: Path, number: int, serves: bool) -> Version:
 
 
 def told(read: Any, *given: Any) -> tuple[Any, str | None]:
-    """What a reader gives, or what is wrong: one damaged file must not hide all else."""
+    """Return what a reader gives, or what is wrong: one damaged file must not hide all else."""
     try:
         return read(*given), None
     except CrossfedError as error:

@@ -60,7 +60,7 @@ class PlatformPages:
         )
 
     def data(self, visit: Visit) -> Shown:
-        """What cleaning dropped, once the data have been read."""
+        """Return what cleaning dropped, once the data have been read."""
         return _shown("data.html", report=self._report, source=self.config.data.interactions.path.name)
 
     def read_data(self, visit: Visit) -> Redirect:

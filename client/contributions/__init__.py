@@ -1,1 +1,1 @@
-"""What a platform contributes to the federation: one module a kind."""
+"""Makes what a platform contributes to the federation: one module a kind."""

@@ -24,7 +24,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True, eq=False)
 class PlatformContext:
-    """What contributors of one platform are made from.
+    """Holds what contributors of one platform are made from.
 
     Attributes:
         platform: its name.
@@ -42,7 +42,7 @@ class PlatformContext:
     _made: dict[Callable[[PlatformContext], Any], Any] = field(default_factory=dict, repr=False)
 
     def once(self, make: Callable[[PlatformContext], Made]) -> Made:
-        """What ``make`` makes of this platform, the same at every call: kinds may share a trainer or a matrix."""
+        """Return what ``make`` makes of this platform, the same at every call: kinds may share a trainer or a matrix."""
         if make not in self._made:
             self._made[make] = make(self)
         return cast("Made", self._made[make])

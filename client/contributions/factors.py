@@ -1,4 +1,4 @@
-"""What a platform computes for the federation: user factors, which stay, and sums over users, which a mechanism releases."""
+"""Solves user factors, which stay, and sums over users, which a mechanism releases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a platform knows of the federation it has joined: the vocabulary, who shares what, and the others' item cards."""
+"""Keeps what a platform knows of its federation: the vocabulary, who shares what, and the others' item cards."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Membership:
 def introduction(
     plan: FederationPlan, data: TrainingData, secret: FederationSecret, identity: NDArray[np.uint8] | None
 ) -> Arrays:
-    """What a platform says of itself when it joins: the items that it shares, under digests and in sealed cards.
+    """Return what a platform says of itself when it joins: the items that it shares, under digests and in sealed cards.
 
     Args:
         plan: of the run.

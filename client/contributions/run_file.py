@@ -1,4 +1,4 @@
-"""What an agent keeps of a run on disk, so that it goes on when it is restarted in the middle of it."""
+"""Keeps on disk what an agent needs to go on with a run in the middle of which it was restarted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a platform computes for the deep model: it trains at home, and sends shared variables or a noisy sum of gradients.
+"""Trains the deep model at home, and sends shared variables or a noisy sum of gradients.
 
 TensorFlow is loaded with the first round of the deep model, not before: an agent without one never loads it.
 """

@@ -1,4 +1,4 @@
-"""What a platform knows of its users and items: files cleaned into tables, split for training and measuring."""
+"""Cleans a platform's files into tables of its users and items, split for training and measuring."""
 
 from typing import TYPE_CHECKING
 

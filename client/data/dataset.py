@@ -160,7 +160,7 @@ class ItemTable:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ItemDescriptions:
-    """What items are, in order of position; the key is empty where nobody described the item to this platform."""
+    """Holds what items are, in order of position; the key is empty where nobody described the item to this platform."""
 
     keys: tuple[str, ...]
     titles: tuple[str, ...]

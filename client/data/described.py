@@ -34,7 +34,7 @@ class Described:
         return tuple(name for name, kind in self.kinds.items() if kind in kinds)
 
     def row(self, item: int) -> dict[str, Value]:
-        """What is told of one item."""
+        """Return what is told of one item."""
         told = {name: column[item] for name, column in self.columns.items()}
         return {name: value for name, value in told.items() if value is not None}
 

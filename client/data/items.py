@@ -97,7 +97,7 @@ def catalogue_from_ids(ids: pl.Series, namespace: str | None, platform: str | No
 
 
 def own_prefix(namespace: str | None, platform: str | None) -> str:
-    """What stands before the id in a key, where no items file says otherwise.
+    """Return what stands before the id in a key, where no items file says otherwise.
 
     Raises:
         ConfigError: there is no namespace, and the platform's name is missing or no namespace.

@@ -1,4 +1,4 @@
-"""What is wrong with rows that cannot be read, or ids that are not what they look like: counted, named, with the mend.
+"""Says what is wrong with rows that cannot be read, or ids that are not what they look like: counted, named, with the mend.
 
 Only counts leave this module: an id or a value that is shown would be somebody's.
 """

@@ -1,4 +1,4 @@
-"""What users did since the files were written: recorded events, what makes one believable, and what it counts for.
+"""Reads recorded events, of what users did since the files were written: which are believable, and what they count for.
 
 An event is judged twice by the same rules: when it arrives, where it is refused, and when the log is read again, where it is
 set aside. What is believed then goes through the same cleaning as the rows of the interactions file
@@ -34,7 +34,7 @@ _LATEST_TIME: Final = 10**11
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What counts for recommendations: an item, its weight or rating, and when (seconds since 1970)."""
+    """Holds what counts for recommendations: an item, its weight or rating, and when (seconds since 1970)."""
 
     item_key: str
     value: float
@@ -66,7 +66,7 @@ class RecordedEvents:
 
 @dataclass(frozen=True, kw_only=True)
 class EventRules:
-    """What a platform's configuration says of recorded events.
+    """Holds what a platform's configuration says of recorded events.
 
     Attributes:
         meaning: of a value: the weight of an event, a rating that a threshold turns into an event, or a rating; None:
@@ -118,7 +118,7 @@ class EventRules:
         return given
 
     def problem(self, user_id: str, key: str, value: float, time: int) -> str | None:
-        """What is wrong with a recorded event; None where it is sound. Holds nothing of the event."""
+        """Return what is wrong with a recorded event; None where it is sound. Holds nothing of the event."""
         user, item = identifier(user_id), item_key(key)
         if user is None or len(user) > LONGEST:
             return "user_id: is no id"
@@ -129,7 +129,7 @@ class EventRules:
         return None if (problem := problem_of_time(time, milliseconds=True)) is None else f"time: {problem}"
 
     def weight(self, value: float) -> float:
-        """What a value counts for, as cleaning has it; NaN where it does not count."""
+        """Return what a value counts for, as cleaning has it; NaN where it does not count."""
         if self.threshold is not None and value < self.threshold:
             return math.nan
         if self.one_weight:
@@ -179,7 +179,7 @@ class EventRules:
 
 
 def problem_of_time(time: int, *, milliseconds: bool = False) -> str | None:
-    """What is wrong with the time of an event.
+    """Return what is wrong with the time of an event.
 
     Args:
         time: as it came.

@@ -32,7 +32,7 @@ _RANK = 1e-12
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Basis:
-    """What maps w numbers of an item to k components.
+    """Maps w numbers of an item to k components.
 
     Attributes:
         columns: names of the columns, in order.

@@ -1,4 +1,4 @@
-"""What cleaning dropped and why. Numbers of rows, lines and recorded events may appear here; ids and values never do."""
+"""Reports what cleaning dropped and why. Numbers of rows, lines and recorded events may appear here, ids and values never."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class CleaningReport:
 
     @property
     def warning(self) -> str | None:
-        """What must not be overlooked: more than :data:`TOLERATED` of the rows went, and no setting asked for it."""
+        """Return what must not be overlooked: more than :data:`TOLERATED` of the rows went, and no setting asked for it."""
         lost = sum(one.rows for one in self.dropped if not one.asked)
         if lost <= TOLERATED * self.rows_read:
             return None

@@ -20,7 +20,7 @@ from common.errors import ConfigError, DataError
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSlice:
-    """What a measurement is made on.
+    """Holds what a measurement is made on.
 
     Attributes:
         users: int64 ``[k]``, ascending: the rows that are measured.

@@ -1,4 +1,4 @@
-"""What a platform agent trains on: its catalogue, its users' training interactions and a validation slice. No test data.
+"""Holds what an agent trains on: its catalogue, its users' training interactions and a validation slice. No test data.
 
 Whoever measures (the simulator, an analyst) keeps the test interactions; an agent cannot look at what it does not have.
 """

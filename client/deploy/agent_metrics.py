@@ -1,4 +1,4 @@
-"""What Prometheus may know of the platform agent: requests of the aggregator, bytes, durations, and the budget."""
+"""Exports what Prometheus may know of the platform agent: requests of the aggregator, bytes, durations, and the budget."""
 
 from __future__ import annotations
 

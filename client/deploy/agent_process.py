@@ -92,7 +92,7 @@ class ReloadableAgent:
 
 
 class PlatformProcess:
-    """What ``crossfed-client start`` runs.
+    """Runs as ``crossfed-client start``.
 
     Args:
         config_path: of ``platform.yaml``.
@@ -246,7 +246,7 @@ def log_file(config: PlatformConfig, part: Part) -> Path:
 
 
 def listeners(config: PlatformConfig, part: Part) -> list[Listener]:
-    """What a running platform, or a part of it, listens on."""
+    """Return what a running platform, or a part of it, listens on."""
     found = []
     if part != "courier":
         found.append(Listener("agent", config.socket.path))

@@ -47,7 +47,7 @@ _MEANINGS: Final = (
 
 
 def meaning_of(output: str) -> str | None:
-    """What the end of a SuperNode's output means; None where it is nothing known."""
+    """Return what the end of a SuperNode's output means; None where it is nothing known."""
     for pattern, meaning in _MEANINGS:
         if re.search(pattern, output):
             return meaning

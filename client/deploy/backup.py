@@ -36,7 +36,7 @@ _MADE_AGAIN = ("flower", "programs", "logs")
 
 @dataclass(frozen=True)
 class BackUp:
-    """What a backup took.
+    """Holds what a backup took.
 
     Attributes:
         files: how many.
@@ -51,7 +51,7 @@ class BackUp:
 
 @dataclass(frozen=True)
 class Restored:
-    """What restoring brought back.
+    """Holds what restoring brought back.
 
     Attributes:
         config: the restored configuration.
@@ -140,7 +140,7 @@ def _lies_in(place: Path, folder: Path) -> bool:
 
 
 def _skipped(config: PlatformConfig, root: Path) -> Callable[[Path], bool]:
-    """What to leave out, by its path in the folder: whatever the folder itself is called."""
+    """Return what to leave out, by its path in the folder: whatever the folder itself is called."""
     courier = config.supernode.superexec_secret.resolve().parent
     state = config.state.resolve()
     again = {courier / name for name in _MADE_AGAIN} | {state / "logs", state / CACHE_FOLDER}

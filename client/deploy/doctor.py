@@ -80,7 +80,7 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
 
 
 def check_kernels_of(config: PlatformConfig) -> Finding:
-    """What solves users on this host, after a trial of it."""
+    """Return what solves users on this host, after a trial of it."""
     plan = config.plan
     try:
         kernels = make_row_kernels(plan.training) if plan.private else make_kernels(plan.training)
@@ -177,7 +177,7 @@ def _data(config: PlatformConfig) -> Finding:
 
 
 def check_build(store: Path) -> Finding:
-    """What became of the last finished run: nobody but the operator is told."""
+    """Return what became of the last finished run: nobody but the operator is told."""
     outcome = read_outcome(store)
     match outcome.state:
         case "failed":

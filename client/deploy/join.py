@@ -25,7 +25,7 @@ _CONFIG_NOTE = """\
 
 @dataclass(frozen=True)
 class JoinedPlatform:
-    """What joining made.
+    """Holds what joining made.
 
     Attributes:
         config: ``platform.yaml``.
@@ -44,7 +44,7 @@ class JoinedPlatform:
 
 @dataclass(frozen=True)
 class _Said:
-    """What the operator said; None is not said."""
+    """Holds what the operator said; None is not said."""
 
     interactions: Path | None
     items: Path | None

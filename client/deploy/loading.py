@@ -86,7 +86,7 @@ def load_training_data(config: PlatformConfig) -> TrainingData:
 
 
 def look_at_data(config_path: Path) -> str:
-    """What reading and cleaning a platform's data gives, or why it cannot be used yet: for who sets a platform up."""
+    """Return what reading and cleaning a platform's data gives, or why it cannot be used yet: for who sets a platform up."""
     try:
         return load_platform_data(load_yaml_model(config_path, PlatformConfig)).report.render()
     except CrossfedError as error:
@@ -171,7 +171,7 @@ def text_cache(config: PlatformConfig) -> VectorCache:
 
 
 def unusable_run_files(config: PlatformConfig) -> list[str]:
-    """What cannot be used of the files that a run leaves for its own continuation, each with what is lost and the mend.
+    """Return what cannot be used of the files that a run leaves for its own continuation, each with what is lost and the mend.
 
     None keeps the agent from starting: it serves, and takes part in the next run, which makes them anew.
     """

@@ -1,4 +1,4 @@
-"""What a run would send, before anything is sent: every array of the contract, with its size and its noise."""
+"""Shows what a run would send, before anything is sent: every array of the contract, with its size and its noise."""
 
 from __future__ import annotations
 

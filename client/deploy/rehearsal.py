@@ -1,4 +1,4 @@
-"""What a platform still lacks before it can take part in a run."""
+"""Lists what a platform still lacks before it can take part in a run."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class RosterView:
 
 @dataclass(frozen=True)
 class Signed:
-    """What signing did.
+    """Holds what signing did.
 
     Attributes:
         pinned: the other platforms, all of them pinned now.
@@ -124,7 +124,7 @@ def sign_roster(view: RosterView, heard: str, *, secrets: Path | None = None, ou
 
 
 def signed_roster(config_path: Path) -> FederationRoster | None:
-    """What this platform has signed last; None where it has signed none, or that file is damaged."""
+    """Return what this platform has signed last; None where it has signed none, or that file is damaged."""
     path = config_path.parent / ROSTER_FILE
     try:
         return FederationRoster.read(path) if path.exists() else None

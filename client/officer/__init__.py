@@ -1,1 +1,1 @@
-"""What an officer writes and adds up about a platform: draft documents, and ε over several federations."""
+"""Drafts what an officer writes, and adds up what a platform spent: draft documents, and ε over several federations."""

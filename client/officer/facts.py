@@ -1,4 +1,4 @@
-"""What plan, configuration and books say, in the words of a document: nothing here is made up, and no person is in it."""
+"""Tells what plan, configuration and logs say, in a document's words: nothing is made up, and no person is in it."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Facts:
         return found
 
     def promise(self) -> str:
-        """What a person is promised, and what somebody could learn at most."""
+        """Return what a person is promised, and what somebody could learn at most."""
         plan = self.plan
         if not plan.private:
             return (
@@ -130,7 +130,7 @@ class Facts:
         )
 
     def spent(self) -> str:
-        """What the ledger says."""
+        """Return what the ledger says."""
         if self.spend is None:
             return "Nothing has been spent: this platform has taken part in no run yet."
         epsilon, policy = self.spend.epsilon, self.spend.policy

@@ -22,7 +22,7 @@ from common.privacy.gdp import epsilon_from_mu
 
 @dataclass(frozen=True, kw_only=True)
 class Together:
-    """What one person's data are behind, over several federations.
+    """Holds what one person's data are behind, over several federations.
 
     Attributes:
         federations: of each ledger, in the order given.
@@ -63,7 +63,7 @@ def spend_together(configs: Sequence[PlatformConfig]) -> Together:
 
 
 def spend_of_platform(config: PlatformConfig) -> Spend:
-    """What a platform's ledger has charged; changes nothing.
+    """Return what a platform's ledger has charged; changes nothing.
 
     Raises:
         LedgerError: there is none, or it was tampered with.

@@ -40,7 +40,7 @@ _LEANING = 100
 
 @dataclass(frozen=True)
 class Setting:
-    """What cross-validation chooses.
+    """Holds what cross-validation chooses.
 
     Attributes:
         decay: γ: direction j has the ridge λ(j/32)^γ, so that the later ones, which tell less, count less.

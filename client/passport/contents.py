@@ -1,4 +1,4 @@
-"""What a passport holds: a factor, tastes, a profile; each with the name of the basis in which its numbers mean something.
+"""Encodes a passport's contents: a factor, tastes, a profile; each with the basis in which its numbers mean something.
 
 Raw interactions have no place in the format: there is no field for an item, a time of an event or a count.
 """

@@ -36,7 +36,7 @@ _LINE = 64
 
 @dataclass(frozen=True)
 class Head:
-    """What anybody can read of a passport.
+    """Holds what anybody can read of a passport.
 
     Attributes:
         serial: 16 random bytes.

@@ -1,4 +1,4 @@
-"""What is put into a passport, from a user's own history on the issuing platform."""
+"""Makes what is put into a passport, from a user's own history on the issuing platform."""
 
 from __future__ import annotations
 

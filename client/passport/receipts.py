@@ -1,4 +1,4 @@
-"""What a person consented to, as rows of ``passports.db`` and as values."""
+"""Keeps what a person consented to, as rows of ``passports.db`` and as values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLUMNS = "serial, direction, user, platform, kinds, at, until, revoked"
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a person consented to, as both ends keep it.
+    """Holds what a person consented to, as both ends keep it.
 
     Attributes:
         serial: of the passport, hex.

@@ -57,7 +57,7 @@ class PassportServing:
         return done
 
     def prepared(self, snapshot: Snapshot, user: str) -> PreparedHistory:
-        """What is known of a user, passports included: whoever redeemed one need have no history here.
+        """Return what is known of a user, passports included: whoever redeemed one need have no history here.
 
         Raises:
             DataError: nothing is known.

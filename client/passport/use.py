@@ -1,4 +1,4 @@
-"""What redeemed passports do for recommendations at home: scores of own items for a person, from what they brought.
+"""Scores own items for a person, from the redeemed passports that they brought.
 
 For a person without a history it ranks in place of popularity; beside a history of n items it has the weight b/(b + n), with b
 chosen on holders whom the bridge has not seen. It is read by nothing else: what a platform contributes to the federation is
@@ -33,7 +33,7 @@ _EXPECTED = 20
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """What holders told, or own users where there are too few of them.
+    """Holds what holders told, or own users where there are too few of them.
 
     Attributes:
         bridges: one for each basis from which passports came, by its digest.
@@ -104,7 +104,7 @@ class PassportUse:
             self._learned = Learned()
 
     def brought(self, redeemed: Sequence[Redeemed]) -> Brought | None:
-        """What a person's passports say of own items; None where nothing in them can be used here."""
+        """Return what a person's passports say of own items; None where nothing in them can be used here."""
         learned, total = self._learned, np.zeros_like(self._popularity)
         platforms: list[str] = []
         for item in redeemed:

@@ -28,7 +28,7 @@ Json = dict[str, Any]
 
 
 def export_person(config: PlatformConfig, user: str) -> Json:
-    """What is held of ``user``, an id in the form in which ids are compared.
+    """Return what is held of ``user``, an id in the form in which ids are compared.
 
     Raises:
         DataError: a file cannot be read.

@@ -20,7 +20,7 @@ from common.config.platform import PersonalizationConfig, shipped_weights
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CrossChoice:
-    """What a platform has to choose from.
+    """Holds what a platform has to choose from.
 
     Attributes:
         config: weights that are set there are not weighed.

@@ -1,4 +1,4 @@
-"""What may rank the items that only others have: one list of scorers, fitted at home on own data and public words."""
+"""Fits what may rank the items that only others have: one list of scorers, fitted at home on own data and public words."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Finisher:
 
     @property
     def error(self) -> CrossfedError | None:
-        """What the last build of this process failed with."""
+        """Return what the last build of this process failed with."""
         return self._builder.error
 
     def _begin(self, request: AgentRequest, membership_of: Callable[[], Membership]) -> None:

@@ -59,7 +59,7 @@ def choose_blend(
     *,
     level: float,
 ) -> tuple[Blend, CrossVerdict] | None:
-    """What ranks the others' items, weighed on own ones; popularity alone where the blend is not surely better.
+    """Return what ranks the others' items, weighed on own ones; popularity alone where the blend is not surely better.
 
     Args:
         data: what scorers are fitted on.

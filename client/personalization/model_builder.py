@@ -39,7 +39,7 @@ _DELAY: Final = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOutcome:
-    """What became of the newest finish; for the operator.
+    """Holds what became of the newest finish; for the operator.
 
     Attributes:
         run_id: of the run that was finished; empty where there was none.
@@ -110,12 +110,12 @@ class ModelBuilder:
 
     @property
     def outcome(self) -> BuildOutcome:
-        """What became of the newest finish."""
+        """Return what became of the newest finish."""
         return read_outcome(self._store.root)
 
     @property
     def error(self) -> CrossfedError | None:
-        """What the last build of this process failed with."""
+        """Return what the last build of this process failed with."""
         return self._error
 
     def keep(self, finish: Finish, plan: FederationPlan) -> None:
@@ -243,7 +243,7 @@ class ModelBuilder:
 
 
 def read_outcome(store: Path) -> BuildOutcome:
-    """What became of the newest finish, as a store's folder has it; none where that cannot be read."""
+    """Return what became of the newest finish, as a store's folder has it; none where that cannot be read."""
     try:
         content: dict[str, Any] = json.loads((store / BUILD_FILE).read_text(encoding="utf-8"))
         return BuildOutcome(**content)

@@ -95,7 +95,7 @@ def choose_verdict(
 
 
 class ValidationUsers:
-    """What scorers reach on a platform's validation users, by the one metric that tuning and verdict maximise.
+    """Measures scorers on a platform's validation users, by the one metric that tuning and verdict maximise.
 
     Args:
         held_out: users, their histories and truth; rows are all of the platform's users.

@@ -1,4 +1,4 @@
-"""What a platform makes of the items that only others have, from its own interactions and what is publicly known."""
+"""Describes to a platform the items that only others have, from its own interactions and what is publicly known."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class OtherCatalogues:
         return np.asarray(np.any(self.owners, axis=1), dtype=np.bool_)
 
     def parts(self, data: TrainingData) -> CrossParts:
-        """What scorers of the others' items are fitted on; of training interactions alone."""
+        """Return what scorers of the others' items are fitted on; of training interactions alone."""
         histories = on_vocabulary(data.train, self.own_positions, len(self.owners))
         contributed = self._contributed(data)
         counts = np.maximum(self.item_counts - contributed, 0.0)

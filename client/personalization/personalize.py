@@ -31,7 +31,7 @@ _log = getLogger(__name__)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FederationView:
-    """What the federation has told this platform: everything of a :class:`PlatformModel` that is not its own.
+    """Holds what the federation has told this platform: everything of a :class:`PlatformModel` that is not its own.
 
     ``without_own`` are the item parameters, float32 ``[m, row]``, those of own items as the others alone have made them; None
     where the aggregator cannot tell. ``count_noise`` says how counts were released; None where they are exact.

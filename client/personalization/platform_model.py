@@ -1,4 +1,4 @@
-"""What a platform ends up with: everything that is needed to recommend, as plain arrays. Never leaves the platform."""
+"""Holds all that a platform needs to recommend, as plain arrays. Never leaves the platform."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class OwnVerdict:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CrossVerdict:
-    """What ranks the others' items, and what it reached on items that the platform hid from itself.
+    """Holds what ranks the others' items, and what it reached on items that the platform hid from itself.
 
     Attributes:
         name: ``blend`` or ``popularity``.

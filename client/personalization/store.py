@@ -108,7 +108,7 @@ class PlatformStore:
         return [*reversed(versions[: len(versions) - len(after)]), *reversed(after)]
 
     def misnamed(self) -> str | None:
-        """What is wrong with ``CURRENT``; None where it names a version that is there, or there is none yet."""
+        """Return what is wrong with ``CURRENT``; None where it names a version that is there, or there is none yet."""
         if not self.versions() or self.named() in self.versions():
             return None
         return (

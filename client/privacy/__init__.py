@@ -1,1 +1,1 @@
-"""What guards the platform: ledger, egress guard, journal, secure sum, privacy card."""
+"""Guards the platform: ledger, egress guard, journal, secure sum, privacy card."""

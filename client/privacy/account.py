@@ -1,4 +1,4 @@
-"""What the entries of a platform's ledger add up to, run by run and in all (the rules are in :mod:`client.privacy.budget`)."""
+"""Adds up the entries of a platform's ledger, run by run and in all (the rules are in :mod:`client.privacy.budget`)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Charge:
 
 @dataclass
 class RunAccount:
-    """What one run has planned and spent."""
+    """Holds what one run has planned and spent."""
 
     run_id: str
     plan: Plan
@@ -150,11 +150,11 @@ class Account:
         return self.lost["unbounded"] > 0 or any(run.unbounded for run in self.runs.values())
 
     def totals(self) -> dict[str, float]:
-        """What is spent or reserved, by name; an upper bound of what has left the platform."""
+        """Return what is spent or reserved, by name; an upper bound of what has left the platform."""
         return self._total_of(self.runs.values())
 
     def left(self) -> Amounts:
-        """What the next run that joins finds: reservations under which nothing was released are given back by then."""
+        """Return what the next run that joins finds: reservations under which nothing was released are given back by then."""
         limit, spent = self.policy.limit, self._total_of(run for run in self.runs.values() if not run.unused)
         if self.policy.epsilon is not None and self.unbounded:
             return Amounts(0.0, 0.0, 0.0)

@@ -148,7 +148,7 @@ platform sends it. This platform {issues}. It {redeems}.
 
 
 def passport_section(config: PassportConfig) -> str:
-    """What is promised of passports, in Markdown; empty where the platform neither issues nor redeems any."""
+    """Return what is promised of passports, in Markdown; empty where the platform neither issues nor redeems any."""
     if not (config.issue or config.redeem):
         return ""
     plain = (
@@ -234,7 +234,7 @@ def _gaussian(content: Mapping[str, Any]) -> str:
 
 
 def _paragraphs(plan: FederationPlan, content: Mapping[str, Any]) -> str:
-    """What the plan's kinds of contributions have to say of themselves."""
+    """Return what the plan's kinds of contributions have to say of themselves."""
     return "".join(kind.paragraph(content[kind.card_key]) for kind in kinds_of(plan) if kind.card_key)
 
 
@@ -259,7 +259,7 @@ def _audit(audit: Mapping[str, Any] | None, plan: FederationPlan) -> str:
 
 
 def _not_audited(plan: FederationPlan, audit: Mapping[str, Any]) -> str:
-    """What the audit does not measure: kinds that its own plan did not have, and variants of the others."""
+    """Return what the audit does not measure: kinds that its own plan did not have, and variants of the others."""
     missing = [
         name
         for kind in kinds_of(plan)

@@ -43,7 +43,7 @@ def check_declared_users(declared: int | None, plan: FederationPlan) -> None:
 
 
 def declaration_problem(declared: int | None, users: int, plan: FederationPlan) -> str | None:
-    """What the operator should know of the declaration, seen beside the true number; None where it is right."""
+    """Return what the operator should know of the declaration, seen beside the true number; None where it is right."""
     if not plan.private:
         return None
     least, most = plan.privacy.minimum_users, plan.privacy.user_bound

@@ -81,7 +81,7 @@ class EgressGuard:
         self._ledger = ledger
 
     def replay(self, receipt: Receipt) -> Arrays | None:
-        """What left before under ``receipt``; None if nothing did. Ask before making a contribution for a retry.
+        """Return what left before under ``receipt``; None if nothing did. Ask before making a contribution for a retry.
 
         Raises:
             EgressRefusedError: it left, and its bytes are no longer kept.

@@ -223,7 +223,7 @@ class BudgetLedger:
         self._log.publish(_totals)
 
     def run(self, run_id: str) -> RunAccount | None:
-        """What one run has reserved, spent and come to; None unless it reserved something here."""
+        """Return what one run has reserved, spent and come to; None unless it reserved something here."""
         return Account(self._log.entries()).runs.get(run_id)
 
     def confirm(self, receipt: Receipt) -> None:
@@ -235,7 +235,7 @@ class BudgetLedger:
             raise LedgerError(f"run {run.run_id!r} is closed: nothing more may leave under its receipts")
 
     def spend(self, cost: Amounts | None = None) -> Spend:
-        """What is spent and left, per run and release. Raises LedgerError as :meth:`verify` does.
+        """Return what is spent and left, per run and release. Raises LedgerError as :meth:`verify` does.
 
         Args:
             cost: of a run, for the number of runs that are left; the newest run's unless given.

@@ -98,7 +98,7 @@ class Outbox:
         return self.ledger.charge(request.run_id, request.server_round, releases, digest_of(request))
 
     def replay(self, receipt: Receipt) -> Arrays | None:
-        """What has left before under ``receipt``, the same bytes; None where nothing has.
+        """Return what has left before under ``receipt``, the same bytes; None where nothing has.
 
         Raises:
             EgressRefusedError: it has left, and its bytes are no longer kept.
@@ -151,7 +151,7 @@ class Outbox:
         return self._guard.reply(kind, arrays, dict(fields), {**sizes, **open_sizes(arrays)})
 
     def spend(self) -> PlatformSpend:
-        """What was charged and what left, for the privacy card."""
+        """Return what was charged and what left, for the privacy card."""
         return PlatformSpend.of(self.ledger.spend(), [dict(entry.content) for entry in self.journal.entries()])
 
     def refuse(self, kind: str, error: CrossfedError) -> str:

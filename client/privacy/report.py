@@ -197,7 +197,7 @@ def _summary(spend: Spend) -> RenderableType:
 
 
 def _reservation(run: RunSpend) -> str:
-    """What an open run holds back, and how it comes free."""
+    """Return what an open run holds back, and how it comes free."""
     if not run.charges:
         return f"Run {run.run_id} has joined and released nothing: what it reserved goes to the next run that joins."
     return (
@@ -279,7 +279,7 @@ def _egress_dict(entry: Entry, delta: float) -> dict[str, Any]:
 
 
 def _epsilon_alone(content: Mapping[str, Any], delta: float) -> dict[str, float | None]:
-    """What a contribution costs by itself; nothing where the ledger's own sum alone can tell (sampled users)."""
+    """Return what a contribution costs by itself; nothing where the ledger's own sum alone can tell (sampled users)."""
     mechanisms = {release["mechanism"] for release in content.get("releases", ())}
     if mechanisms == {"gaussian"}:
         return {"epsilon": epsilon_from_mu(content["mu"], delta)}

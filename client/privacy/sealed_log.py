@@ -206,7 +206,7 @@ class SealedLog:
             )
 
     def kept_heads(self) -> list[Head]:
-        """What the witnesses remember.
+        """Return what the witnesses remember.
 
         Raises:
             LedgerError: a witness holds what this log's key did not seal.

@@ -16,7 +16,7 @@ from common.privacy.lifetime import Amounts, BudgetPolicy
 
 @dataclass(frozen=True)
 class RunSpend:
-    """What one run planned and spent.
+    """Holds what one run planned and spent.
 
     Attributes:
         closed: nothing more can be charged to it.
@@ -46,7 +46,7 @@ class RunSpend:
 
 @dataclass(frozen=True)
 class Left:
-    """What the next run finds, after reservations under which something was released; None stands for no limit.
+    """Holds what the next run finds, after reservations under which something was released; None stands for no limit.
 
     Attributes:
         mu: what further full-participation releases may reach together.

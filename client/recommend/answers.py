@@ -1,4 +1,4 @@
-"""What the recommender is asked and what it answers, as plain values: shared by service, client library and CLI."""
+"""Says what the recommender is asked and what it answers, as plain values: shared by service, client library and CLI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Scope = Literal["own", "cross", "all"]
 
 @dataclass(frozen=True, slots=True)
 class AttributeCondition:
-    """What an item's described attribute must be; every part that is given must hold.
+    """Holds what an item's described attribute must be; every part that is given must hold.
 
     Attributes:
         attribute: by name, as the plan has it; ``genres`` is one.
@@ -54,7 +54,7 @@ NO_FILTER = ItemFilter()
 
 @dataclass(frozen=True, eq=False)
 class Bars:
-    """What may not be listed, whatever a request's filter says.
+    """Holds what may not be listed, whatever a request's filter says.
 
     Attributes:
         own, cross: int rows of each scope that may not, or None.
@@ -127,7 +127,7 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What one item of the history added to a score."""
+    """Holds what one item of the history added to a score."""
 
     key: str
     title: str
@@ -136,7 +136,7 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """What the item has in common with the history: a value that is more frequent there than in the catalogue.
+    """Holds what the item has in common with the history: a value that is more frequent there than in the catalogue.
 
     Attributes:
         attribute, value: as described.
@@ -152,7 +152,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class ModelShare:
-    """What one model added to a score.
+    """Holds what one model added to a score.
 
     Attributes:
         weight: w of z(local) + w·z(shared), β of log popularity.

@@ -1,4 +1,4 @@
-"""What carried a score: the items of the history, the item itself, popularity.
+"""Takes a score apart: the items of the history, the item itself, popularity.
 
 Every part of a scope takes its own raw score apart (:meth:`client.scoring.part.Part.carried`). Standardising takes x̄
 from an item's row and multiplies by a scale that does not depend on the item: the contributions still add up to the score

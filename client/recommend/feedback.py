@@ -1,4 +1,4 @@
-"""What users did after the model was trained: an append-only log, on disk before it is acknowledged.
+"""Records what users did after the model was trained: an append-only log, on disk before it is acknowledged.
 
 A line of the log is one write followed by one fsync; events that arrive while a write is under way share the next one
 (:mod:`client.recommend.feedback_file` has the format). ``PATH.lock`` is held by the process that writes.

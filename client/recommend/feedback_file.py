@@ -58,7 +58,7 @@ class FeedbackEvent:
 
 @dataclass(frozen=True)
 class SetAside:
-    """What is in a log and cannot be believed.
+    """Holds what is in a log and cannot be believed.
 
     Attributes:
         line: of the file, from 1.
@@ -75,7 +75,7 @@ class SetAside:
 
 @dataclass(frozen=True, kw_only=True)
 class LogContent:
-    """What a log holds.
+    """Holds a log's events.
 
     Attributes:
         events: what can be believed, ids as they are compared.

@@ -114,7 +114,7 @@ class AttributeIndex:
 
 
 def both(one: NDArray[np.bool_] | None, other: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    """What two masks let pass; None lets everything."""
+    """Return what two masks let pass; None lets everything."""
     if one is None or other is None:
         return other if one is None else one
     return one & other

@@ -29,7 +29,7 @@ _NOT_CONFIGURED = SteeringConfig()
 
 @dataclass(frozen=True, eq=False)
 class _Standing:
-    """What holds for every list of one model: the bars, and what they were made from."""
+    """Holds what holds for every list of one model: the bars, and what they were made from."""
 
     hidden: frozenset[str]
     full: frozenset[str]
@@ -108,7 +108,7 @@ class ListMaker:
         return recommender.similar(key, k, scope, wanted=wanted, bars=self.bars(recommender))
 
     def bars(self, recommender: Recommender) -> Bars:
-        """What may not be listed now, whoever asks."""
+        """Return what may not be listed now, whoever asks."""
         hidden = frozenset[str]() if self._hidden is None else self._hidden.current()
         full = frozenset[str]() if self._cap is None else self._cap.full()
         standing = self._standing.get(recommender)

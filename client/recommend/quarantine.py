@@ -1,4 +1,4 @@
-"""What was set aside from a feedback log: a file beside it, so that nothing is lost and nobody has to edit the log by hand.
+"""Sets damaged events of a feedback log aside in a file, so that nothing is lost and nobody edits the log by hand.
 
 A line each, the newest last: the reason, a tab, and the line as it was (or a line of the one event). Read-only for people and
 tools; crossfed itself only adds to it, and takes out of it what a user asks to erase.

@@ -42,7 +42,7 @@ __all__ = ["History", "PreparedHistory", "Recommendation", "Recommender", "Scope
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """What a user is known to have.
+    """Holds what a user is known to have.
 
     Attributes:
         columns: int32 ``[n]``: own items, oldest first, unique.
@@ -77,7 +77,7 @@ class PreparedHistory:
 
     @cached_property
     def context(self) -> UserContext | None:
-        """What a ranking stage of own items asks; None without one."""
+        """Return what a ranking stage of own items asks; None without one."""
         stage = self._scopes["own"].stage
         return None if stage is None else stage.context(self.history.columns, self.history.newest)
 
@@ -144,7 +144,7 @@ class Recommender:
         return key in self.own.rows or key in self.cross.rows
 
     def history_of(self, user_id: str, events: Sequence[Event] = (), rules: EventRules = ANY_EVENT) -> History:
-        """What the model and later ``events`` (as recorded, and counted by ``rules``) know of a user, however spelt.
+        """Return what the model and later ``events`` (as recorded, and counted by ``rules``) know of a user, however spelt.
 
         Raises:
             DataError: neither knows the user.
@@ -341,7 +341,7 @@ class Recommender:
         )
 
     def _moved_by_ranking(self, history: History, own: int, blended: float) -> float:
-        """What the ranking stage adds to an own item's score in a list without filters; 0 without a stage."""
+        """Return what the ranking stage adds to an own item's score in a list without filters; 0 without a stage."""
         stage, prepared = self.own.stage, self.prepare(history)
         if stage is None or own < 0 or prepared.context is None or own in history.columns:
             return 0.0

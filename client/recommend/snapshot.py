@@ -139,7 +139,7 @@ class ServingModel:
 
     @property
     def rules(self) -> EventRules:
-        """What events must be, and count for: as configured, or at least as the model that serves needs them."""
+        """Return what events must be, and count for: as configured, or at least as the model that serves needs them."""
         rules, snapshot = self.feedback.rules, self._snapshot
         if rules.meaning is not None or snapshot is None:
             return rules
@@ -182,7 +182,7 @@ class ServingModel:
             noted.note(user_id, int(time.time()))
 
     def prepared(self, snapshot: Snapshot, user_id: str) -> PreparedHistory:
-        """What is known of a user, recorded feedback included.
+        """Return what is known of a user, recorded feedback included.
 
         Raises:
             ContractError: the text is no user id.

@@ -1,4 +1,4 @@
-"""What ranks the items that only others have: one record of scorers and weights, in the stored model."""
+"""Blends what ranks the items that only others have: one record of scorers and weights, in the stored model."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class EasePart(Part):
     def received(
         cls, arrays: Arrays, shared_positions: NDArray[np.int32], own_positions: NDArray[np.int32], n_items: int
     ) -> EasePart | None:
-        """What the aggregator sent with the finish; None where nothing points to any item.
+        """Return what the aggregator sent with the finish; None where nothing points to any item.
 
         Args:
             arrays: of the message, in the form that the contract declares.

@@ -32,7 +32,7 @@ _SAMPLED_NEGATIVES = 99
 
 @dataclass(frozen=True, eq=False)
 class PerUserMetrics:
-    """What one scorer reached on one slice.
+    """Holds what one scorer reached on one slice.
 
     Attributes:
         users: int64 ``[k]``; the rows that had something to find, in the order of the slice.

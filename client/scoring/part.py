@@ -1,4 +1,4 @@
-"""What a scorer is to a blend: one class that ranks a block of users in evaluation, one request in serving, and explains.
+"""Defines a blend's part: one class that ranks users in evaluation, answers requests in serving, and explains.
 
 A subclass in one file is all that it takes to add a scorer: it says what a user is (:meth:`Part.factor`), what an item is
 (:attr:`Part.items`), and what of a score came from which item of the history (:meth:`Part.carried`). A score that is no
@@ -44,7 +44,7 @@ class Carried:
 
 @dataclass(frozen=True, eq=False)
 class UserHistory:
-    """What a part reads of a user.
+    """Holds what a part reads of a user.
 
     Attributes:
         columns: int32 ``[n]``: the history's items, oldest first.
@@ -107,7 +107,7 @@ class Part(ABC):
         return scores
 
     def arrays(self) -> Arrays:
-        """What the store keeps of a part that is :func:`stored`; :meth:`of_arrays` takes it back."""
+        """Return what the store keeps of a part that is :func:`stored`; :meth:`of_arrays` takes it back."""
         raise ContractError(f"{type(self).__name__} is kept by the model that it belongs to, not by itself")
 
     @classmethod
@@ -135,7 +135,7 @@ class DirectPart(Part):
         return np.zeros(0)
 
     def carried(self, row: int, deviation: NDArray[np.float64], history: UserHistory) -> Carried:
-        """What each entry adds; less the mean over all items, which counts as the item's own."""
+        """Return what each entry adds; less the mean over all items, which counts as the item's own."""
         entries, amounts = self.added(row, history)
         scores = self.direct(history)
         return Carried(entries, amounts, 0.0 if scores is None else -float(scores.mean()), {})

@@ -33,7 +33,7 @@ _FURTHER = 4
 
 @dataclass(frozen=True, eq=False)
 class RankedItems:
-    """What the ranker knows of the m items.
+    """Holds what the ranker knows of the m items.
 
     Attributes:
         log_popularity: float32 ``[m]``: log(1 + users who have the item).
@@ -55,7 +55,7 @@ class RankedItems:
 
 @dataclass(frozen=True, eq=False)
 class UserContext:
-    """What the ranker knows of k users.
+    """Holds what the ranker knows of k users.
 
     Attributes:
         taste: float32 ``[k, buckets]``: values of the history, of length 1.

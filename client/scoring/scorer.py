@@ -1,4 +1,4 @@
-"""What a scorer is: it gives every item of a catalogue a score for some users, a block of users at a time.
+"""Defines a scorer: it gives every item of a catalogue a score for some users, a block of users at a time.
 
 Scores of different models have different units; :func:`z` brings each user's scores to mean 0 and standard deviation 1.
 Models that are blended are parts (:mod:`client.scoring.part`) of the one engine (:mod:`client.scoring.linear_form`).

@@ -1,4 +1,4 @@
-"""What health checks are told of model, store and agent, over gRPC and over HTTP."""
+"""Tells health checks of model, store and agent, over gRPC and over HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AGENT_HEALTH = "crossfed.agent"
 
 
 class ServiceHealth:
-    """What health checks and metrics are told, from what is known of model, store and agent.
+    """Holds what health checks and metrics are told, from what is known of model, store and agent.
 
     The recommender's own service serves as soon as there is a model; the process as a whole (the empty name) only while the
     platform's agent can be reached, too, where it runs one.

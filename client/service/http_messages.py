@@ -38,7 +38,7 @@ class Message(BaseModel):
 
 
 class AttributeCondition(Message):
-    """What an item's described attribute must be. Every part that is given must hold."""
+    """Holds what an item's described attribute must be. Every part that is given must hold."""
 
     attribute: str
     """By name, as the federation's plan has it; "genres" is one."""
@@ -92,7 +92,7 @@ class HistoryItem(Message):
 
 
 class _Listing(Message):
-    """What every request for a list may say."""
+    """Holds what every request for a list may say."""
 
     k: Int32 = 10
     """How many items."""
@@ -103,7 +103,7 @@ class _Listing(Message):
 
 
 class _SteeredListing(_Listing):
-    """What every request for recommendations may say."""
+    """Holds what every request for recommendations may say."""
 
     steering: Steering | None = None
     """How the list is made beyond its order by score."""
@@ -196,7 +196,7 @@ class Answer(Message):
 
 
 class ModelVersion(Answer):
-    """What answered."""
+    """Names the model that answered."""
 
     version: int
     """Number of the version in the platform's store."""
@@ -262,7 +262,7 @@ class SimilarItemsReply(Answer):
 
 
 class Contribution(Answer):
-    """What one item of the history added to a score."""
+    """Holds what one item of the history added to a score."""
 
     item_key: str
     """The item."""
@@ -273,7 +273,7 @@ class Contribution(Answer):
 
 
 class ModelShare(Answer):
-    """What one model added to a score."""
+    """Holds what one model added to a score."""
 
     model: str
     """Its name."""
@@ -341,7 +341,7 @@ class FeedbackReply(Answer):
 
 
 class PassportReceipt(Answer):
-    """What a person consented to, as both ends keep it."""
+    """Holds what a person consented to, as both ends keep it."""
 
     serial: str
     """Hex."""
@@ -390,7 +390,7 @@ class Refused(Answer):
 
 
 def problem_of(error: ValidationError) -> str:
-    """What is wrong with a body, by field and without a value of it."""
+    """Return what is wrong with a body, by field and without a value of it."""
     said = []
     for one in error.errors(include_url=False, include_input=False, include_context=False)[:_SHOWN]:
         place = [str(part) for part in one["loc"]]

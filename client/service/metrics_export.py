@@ -1,4 +1,4 @@
-"""What Prometheus may know of the recommender: counts, times and versions; never a user, an item or a text."""
+"""Exports what Prometheus may know of the recommender: counts, times and versions; never a user, an item or a text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be asked over HTTP, for programs (OpenAPI 3.1) and for people: one page that needs nothing from elsewhere."""
+"""Describes what can be asked over HTTP, to programs (OpenAPI 3.1) and to people, on one page that loads nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a platform's applications ask and what the serving model answers, whatever carries it: gRPC or HTTP.
+"""Answers a platform's applications from the serving model, whatever carries it: gRPC or HTTP.
 
 Requests and answers are the messages of ``recommender.proto``. Every refusal has the name of a gRPC status and a text that
 names the field at fault. None holds a user id, a history or the text of an exception that crossfed did not raise on purpose.
@@ -93,7 +93,7 @@ class RecommenderService:
         self._metrics = metrics
 
     def answered(self, method: str, answer: Callable[[], _Answer], *, remaining: float | None = None) -> _Answer:
-        """What ``answer`` gives, counted.
+        """Return what ``answer`` gives, counted.
 
         Args:
             method: its name in the metrics.

@@ -26,7 +26,7 @@ class RecommenderTls:
 
     @property
     def authority(self) -> Path:
-        """What applications trust; its private key lies beside it."""
+        """Return what applications trust; its private key lies beside it."""
         return self.folder / "applications-ca.pem"
 
     @property

@@ -29,7 +29,7 @@ class ExposureCap(Generic[Item]):
         self._lock = threading.Lock()
 
     def full(self) -> frozenset[Item]:
-        """What may not be listed now; the same object until that changes."""
+        """Return what may not be listed now; the same object until that changes."""
         return self._full
 
     def note(self, items: Sequence[Item]) -> None:

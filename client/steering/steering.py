@@ -9,7 +9,7 @@ from common.config.serving import SteeringConfig
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """What a request asks of its list.
+    """Holds what a request asks of its list.
 
     Attributes:
         allow_keys: only these items may be listed; empty: all.

@@ -1,4 +1,4 @@
-"""What a text encoder is, and the two that come as packages.
+"""Defines a text encoder, and the two that come as packages.
 
 An encoder is frozen: crossfed never trains one. Its digest is over the names and bytes of its weights, so that platforms
 can tell that theirs is the same without exchanging anything but the plan.

@@ -143,5 +143,5 @@ class _Teller:
 
 
 def text_vectors(encoder: TextEncoder | None, cache: VectorCache | None) -> Callable[[Sequence[str]], Vectors] | None:
-    """What turns texts into vectors with this encoder; None without one."""
+    """Return what turns texts into vectors with this encoder; None without one."""
     return None if encoder is None else lambda texts: encode_texts(texts, encoder, cache).vectors

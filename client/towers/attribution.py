@@ -50,7 +50,7 @@ class IntegratedGradients:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Attribution:
-    """What one score is made of: ``score = baseline + history.sum() + Σ attributes − gap``.
+    """Holds what one score is made of: ``score = baseline + history.sum() + Σ attributes − gap``.
 
     Attributes:
         score: of the item for the user.
@@ -102,7 +102,7 @@ def integrated_gradients(
 def attribute_product(
     model: TwoTower, read: NDArray[np.floating], parts: Mapping[str, NDArray[np.floating]], *, user: int = -1
 ) -> Attribution:
-    """What ⟨user vector, Σ parts⟩ is made of.
+    """Return what ⟨user vector, Σ parts⟩ is made of.
 
     Both sides grow together from nothing: the baseline is a history of zero vectors and an item of zero vector. The user
     embedding and profile, where there are any, stay as they are: they are not explained, and never named.

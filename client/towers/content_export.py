@@ -59,7 +59,7 @@ def content_tower(towers: TowerModel) -> keras.Model:
 
 
 def content_contract(towers: TowerModel) -> dict[str, Any]:
-    """What :func:`content_tower` takes and gives."""
+    """Return what :func:`content_tower` takes and gives."""
     encoders = towers.config.encoders
     taken = [
         {

@@ -1,4 +1,4 @@
-"""What an item's attributes say of it: one small encoder an attribute, put together by a gated sum."""
+"""Encodes an item's attributes: one small encoder an attribute, put together by a gated sum."""
 
 from __future__ import annotations
 

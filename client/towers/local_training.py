@@ -29,7 +29,7 @@ from common.privacy.contribution import ReleasedArray
 
 @dataclass(frozen=True, eq=False)
 class LocalResult:
-    """What local training came to.
+    """Holds what local training came to.
 
     Attributes:
         loss: mean over the targets of the last pass.
@@ -228,7 +228,7 @@ def scheduled_rate(training: TowerTraining, tower_round: int) -> float:
 
 
 def idle_result(model: TwoTower) -> LocalResult:
-    """What a platform that trained nothing has to say."""
+    """Return what a platform that trained nothing has to say."""
     return LocalResult(0.0, 0, np.zeros(model.n_items, dtype=np.float32))
 
 

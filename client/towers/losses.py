@@ -1,4 +1,4 @@
-"""What a two-tower model is trained for. Every loss is a mean over a user's own targets, then over users."""
+"""Defines the losses of a two-tower model. Every loss is a mean over a user's own targets, then over users."""
 
 from __future__ import annotations
 

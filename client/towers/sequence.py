@@ -39,7 +39,7 @@ class TransformerBlock(keras.layers.Layer):  # type: ignore[misc]
 
 
 class SequenceEncoder(keras.layers.Layer):  # type: ignore[misc]
-    """What each prefix of a history says of the user.
+    """Encodes the user after each prefix of a history.
 
     Args:
         config: kind, length, blocks.

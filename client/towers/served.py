@@ -74,7 +74,7 @@ class ServedTower:
         item: NDArray[np.floating],
         parts: Mapping[str, NDArray[np.floating]],
     ) -> Attribution:
-        """What ⟨user, item⟩ is made of, by integrated gradients from a history and an item of zero vectors.
+        """Return what ⟨user, item⟩ is made of, by integrated gradients from a history and an item of zero vectors.
 
         Args:
             read: float32 ``[n, d]``, vectors of the history's items, oldest first.

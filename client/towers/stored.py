@@ -56,7 +56,7 @@ class TowerModel:
 
     @classmethod
     def of(cls, model: TwoTower, own: NDArray[np.int32]) -> TowerModel:
-        """What is kept of a trained model."""
+        """Return what is kept of a trained model."""
         from client.towers.served import encoded_parts
 
         vectors = np.asarray(model.item_vectors())
@@ -166,7 +166,7 @@ class TowerModel:
         item: NDArray[np.floating],
         parts: Mapping[str, NDArray[np.floating]],
     ) -> Attribution:
-        """What ⟨user, item⟩ is made of, see :meth:`client.towers.served.ServedTower.attribution`."""
+        """Return what ⟨user, item⟩ is made of, see :meth:`client.towers.served.ServedTower.attribution`."""
         return self.served.attribution(self.item_vectors[self.own[history]], user, item, parts)
 
     def scorer(self, rows: NDArray[np.int32]) -> TowerScorer:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _AlternatingLeastSquares:
-    """What both kinds of feedback share: caching of the transposed matrix, and the choice of solver."""
+    """Shares between both kinds of feedback: caching of the transposed matrix, and the choice of solver."""
 
     def __init__(self, config: FactorizationConfig, kernels: Kernels) -> None:
         self.config = config

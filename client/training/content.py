@@ -32,7 +32,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True, eq=False)
 class DescribedItems:
-    """What is publicly known of m items.
+    """Holds what is publicly known of m items.
 
     Attributes:
         titles: empty where nobody told.

@@ -1,4 +1,4 @@
-"""What the agent asks of a factorisation.
+"""Defines a trainer: all that the agent asks of a factorisation.
 
 A trainer holds no model: factors go in, factors and statistics come out. Item factors, ``[m, p]``, are the shared
 parameters; user factors, ``[n, p]``, never leave the platform. p is d for implicit feedback and d + 1 for explicit
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ItemStatistics:
-    """What a platform's users say about its m items: the sums that item factors are solved from.
+    """Holds what a platform's users say about its m items: the sums that item factors are solved from.
 
     Not private as they are: the privacy mechanism comes after.
 

@@ -129,7 +129,7 @@ def replace_plan(text: str, section: str) -> str:
 
 
 def plan_differences(mine: FederationPlan, theirs: FederationPlan) -> list[str]:
-    """What a platform agrees to anew, a line each: key, old value, new value."""
+    """Return what a platform agrees to anew, a line each: key, old value, new value."""
     old, new = mine.model_dump(mode="json"), theirs.model_dump(mode="json")
     return [f"plan.{name}: {_value(old, name)} becomes {_value(new, name)}" for name in mine.differences(theirs)]
 

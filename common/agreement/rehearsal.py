@@ -1,4 +1,4 @@
-"""What a rehearsal finds: the steps towards a first run, which are done, and who must do the others."""
+"""Holds the findings of a rehearsal: the steps towards a first run, which are done, and who must do the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a backup takes of a role's folder, and which of its configured paths lie elsewhere."""
+"""Lists what a backup takes of a role's folder, and which of its configured paths lie elsewhere."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class KeptFile(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a backup holds.
+    """Lists a backup's contents.
 
     Attributes:
         format: of the backup.

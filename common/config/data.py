@@ -41,7 +41,7 @@ FileFormat = Literal["auto", "csv", "tsv", "parquet", "inter"]
 
 
 class FileConfig(FrozenModel):
-    """What interactions, items and users files have in common."""
+    """Holds what interactions, items and users files have in common."""
 
     format: FileFormat = "auto"
     """inter: RecBole's text files with typed headers. auto goes by the name: .csv, .tsv, .txt (also .gz), .parquet, and

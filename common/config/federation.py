@@ -1,4 +1,4 @@
-"""What all platforms and the aggregator agree on before a run: the plan. Every party has its own copy and compares."""
+"""Defines the plan, on which all platforms and the aggregator agree before a run. Every party compares its own copy."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class FederationPlan(FrozenModel):
 
     @property
     def factor_privacy(self) -> PrivacyConfig:
-        """What the factorisation may spend: all, or what the deep model leaves of ε and δ (basic composition)."""
+        """Return what the factorisation may spend: all, or what the deep model leaves of ε and δ (basic composition)."""
         if self.towers is None:
             return self.privacy
         rest = 1 - self.towers.privacy.share

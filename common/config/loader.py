@@ -265,7 +265,7 @@ def _problem(error: Any, model: type[BaseModel], where: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    """What a file holds, without a word of it."""
+    """Return what a file holds, without a word of it."""
     return f"a list of {len(value)}" if isinstance(value, list) else "text or a number"
 
 

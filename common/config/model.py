@@ -1,4 +1,4 @@
-"""What is trained: the factorisation's hyperparameters, under their standard names."""
+"""Defines the factorisation's hyperparameters, under their standard names."""
 
 from __future__ import annotations
 

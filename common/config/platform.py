@@ -1,4 +1,4 @@
-"""What a platform decides for itself: what it shares, and how its own model is built."""
+"""Configures what a platform decides for itself: what it shares, and how its own model is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run promises about its users, and the parameters of the mechanism that keeps the promise."""
+"""Configures what a run promises about its users, and the parameters of the mechanism that keeps the promise."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _element(annotation: Any) -> Any:
-    """What a list, tuple or dict holds; None for anything else."""
+    """Return what a list, tuple or dict holds; None for anything else."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if not isinstance(origin, type) or not arguments:
         return None

@@ -1,4 +1,4 @@
-"""What all platforms of a round must have been told alike, as a digest to which the masks of the secure sum are bound.
+"""Digests what all platforms of a round must have been told alike, to which the masks of the secure sum are bound.
 
 An aggregator that tells platforms different things (item counts that put their totals in different rows, say) then gets
 vectors whose masks do not cancel: the sum is uniform over the ring and tells nothing.
@@ -18,7 +18,7 @@ from common.wire.exchange import AgentRequest, digest_of
 
 
 def vocabulary_arrays(vocabulary: Vocabulary) -> dict[str, NDArray[Any]]:
-    """What all platforms are told of the vocabulary: digests uint8 ``[m, bytes]``, owners uint8 ``[m, P]``."""
+    """Return what all platforms are told of the vocabulary: digests uint8 ``[m, bytes]``, owners uint8 ``[m, P]``."""
     return {"digests": vocabulary.digests, "owners": vocabulary.ownership().astype(np.uint8)}
 
 

@@ -141,7 +141,7 @@ class CooccurrenceMechanism:
             raise PrivacyError("linear.privacy.history_norm: is above what the noise was made for; make the noise anew")
 
     def releases(self) -> tuple[Release, ...]:
-        """What the ledger charges."""
+        """Return what the ledger charges."""
         multiplier = self.noise.noise_multiplier
         return (Release(kind="cooccurrence", mechanism="gaussian", noise_multiplier=multiplier),)
 

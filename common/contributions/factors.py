@@ -47,7 +47,7 @@ class PlainMechanism:
     """``mode: none``: passes arrays through unchanged, marked as not private and as spending without bound."""
 
     def releases(self, kind: str) -> tuple[Release, ...]:
-        """What the ledger charges for a contribution: unbounded spending."""
+        """Return what the ledger charges for a contribution: unbounded spending."""
         return (Release(kind=kind, mechanism="none", noise_multiplier=0.0),)
 
     def release(self, kind: str, server_round: int, arrays: Mapping[str, ReleasedArray]) -> PrivatizedContribution:

@@ -1,4 +1,4 @@
-"""What a kind of contribution is: all that both ends of the wire must know of it alike.
+"""Defines a kind of contribution: all that both ends of the wire must know of it alike.
 
 A kind has three halves. The shared one, a subclass of :class:`ContributionKind`, says which arrays it has on the wire, what
 a run charges for it, how it is masked and where it stands in a run. The client half makes a platform's contribution, the
@@ -93,11 +93,11 @@ class ContributionKind(ABC):
         """The arrays of one platform's contribution with all of its noise: int64 numbers of grid steps."""
 
     def unmasked_specs(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
-        """What leaves unmasked, with all of its noise, beside the masked vector."""
+        """Return what leaves unmasked, with all of its noise, beside the masked vector."""
         return ()
 
     def final(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
-        """What the end of a run tells platforms of its result."""
+        """Return what the end of a run tells platforms of its result."""
         return ()
 
     def reply(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
@@ -145,7 +145,7 @@ class ContributionKind(ABC):
         return tuple(release for number in self.rounds(plan) for release in self.noisy_releases(plan, number))
 
     def releases(self, plan: FederationPlan, server_round: int) -> tuple[Release, ...]:
-        """What the contribution to ``server_round`` releases, known before anything is computed.
+        """Return what the contribution to ``server_round`` releases, known before anything is computed.
 
         Raises:
             ContractError: the plan has no such round of this kind.
@@ -156,7 +156,7 @@ class ContributionKind(ABC):
 
     @abstractmethod
     def noisy_releases(self, plan: FederationPlan, server_round: int) -> tuple[Release, ...]:
-        """What one round releases under user-level privacy."""
+        """Return what one round releases under user-level privacy."""
 
     def share(self, plan: FederationPlan) -> float:
         """The share of a run's μ² that this kind takes; counts and statistics divide what is left."""
@@ -181,7 +181,7 @@ class ContributionKind(ABC):
         return tuple(self.noises(plan, number) for number in self.rounds(plan))
 
     def label(self, plan: FederationPlan, server_round: int) -> str:
-        """What the secure sum's roster calls the round; part of what platforms sign."""
+        """Return what the secure sum's roster calls the round; part of what platforms sign."""
         return self.name
 
     @abstractmethod
@@ -195,7 +195,7 @@ class ContributionKind(ABC):
     # What the privacy card says of it.
 
     def facts(self, plan: FederationPlan) -> dict[str, Any]:
-        """What a private run's card holds under :attr:`card_key`."""
+        """Return what a private run's card holds under :attr:`card_key`."""
         return {}
 
     def paragraph(self, facts: Mapping[str, Any]) -> str:
@@ -203,5 +203,5 @@ class ContributionKind(ABC):
         return ""
 
     def unaudited(self, plan: FederationPlan) -> tuple[str, ...]:
-        """What of it under ``plan`` the audit does not measure, although the audit's own plan has the kind."""
+        """Return what of it under ``plan`` the audit does not measure, although the audit's own plan has the kind."""
         return ()

@@ -56,17 +56,17 @@ _REPLIES_WITHOUT_DATA = (
 
 
 def contribution_specs(plan: FederationPlan) -> tuple[MessageSpec, ...]:
-    """What is derived from interactions: made by a mechanism, charged, journaled."""
+    """Return what is derived from interactions: made by a mechanism, charged, journaled."""
     return tuple(MessageSpec(name, kind.reply(plan)) for name, kind in kinds_by_wire_name(plan).items())
 
 
 def reply_specs() -> tuple[MessageSpec, ...]:
-    """What leaves a platform besides: nothing that is derived from interactions."""
+    """Return what leaves a platform besides: nothing that is derived from interactions."""
     return _REPLIES_WITHOUT_DATA
 
 
 def request_contract(plan: FederationPlan) -> Mapping[str, MessageSpec]:
-    """What an agent accepts under ``plan``, by kind."""
+    """Return what an agent accepts under ``plan``, by kind."""
     asked = [MessageSpec(name, kind.request(plan)) for name, kind in kinds_by_wire_name(plan).items()]
     final = MessageSpec("finish", tuple(array for kind in kinds_of(plan) for array in kind.final(plan)))
     return {spec.kind: spec for spec in (*_REQUESTS_WITHOUT_DATA, *asked, final)}

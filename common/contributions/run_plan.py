@@ -1,4 +1,4 @@
-"""What an agreed plan comes to in a run: noise, releases, masked rounds, layouts; and the check of a plan that is read."""
+"""Computes what a plan comes to in a run: noise, releases, masked rounds, layouts; and checks a plan that is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from common.privacy.plan import GaussianNoise, ReleasePlan, calibrate, noise_sha
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What all parties compute alike from a plan and the vocabulary's size.
+    """Holds what all parties compute alike from a plan and the vocabulary's size.
 
     >>> len(RunPlan.of(FederationPlan(platforms=3)).release_plan().rounds)
     2

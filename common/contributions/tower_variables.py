@@ -1,4 +1,4 @@
-"""What a deep model shares: every variable by name, declared once for both ends of the wire.
+"""Declares what a deep model shares: every variable by name, declared once for both ends of the wire.
 
 The aggregator has no TensorFlow. It makes the first values from this declaration, and a platform's model must have
 exactly these variables: one that is in the model and not here is private, or refused.

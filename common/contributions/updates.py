@@ -66,7 +66,7 @@ class UpdatePlan:
         return cls(epsilon=epsilon, delta=delta, noise=noise, sampling_rate=sampling_rate, rounds=rounds)
 
     def release(self) -> Release:
-        """What one round costs."""
+        """Return what one round costs."""
         return Release(
             kind=UPDATE,
             mechanism="subsampled-gaussian",

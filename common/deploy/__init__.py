@@ -1,1 +1,1 @@
-"""What processes of both sides need: supervision, TLS, provisioning files, logs."""
+"""Serves the processes of both sides: supervision, TLS, provisioning files, logs."""

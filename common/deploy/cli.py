@@ -1,4 +1,4 @@
-"""What the three commands share: help texts, and errors as one clear line instead of a traceback."""
+"""Serves the three commands: help texts, and errors as one clear line instead of a traceback."""
 
 from __future__ import annotations
 

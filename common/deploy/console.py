@@ -53,7 +53,7 @@ class PlainConsole(Console):
         )
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """What rich makes of every string that it is given."""
+        """Return what rich makes of every string that it is given."""
         return super().render_str(visible(text, lines=True), **options | {"markup": False, "emoji": False})
 
     @contextmanager

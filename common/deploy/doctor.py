@@ -1,4 +1,4 @@
-"""What both doctors share: a finding, the checks that any role needs, and how findings are printed.
+"""Serves both doctors: a finding, the checks that any role needs, and how findings are printed.
 
 Nothing heavy is imported into the doctor's own process: TensorFlow and PyTorch are looked at from outside or in a process
 of their own, since a broken installation of one must not take the doctor down with it.
@@ -99,7 +99,7 @@ def check_cudnn(names: Iterable[str] | None = None) -> Finding:
 
 
 def check_devices() -> Finding:
-    """What TensorFlow sees, asked in a process of its own."""
+    """Return what TensorFlow sees, asked in a process of its own."""
     code = "import tensorflow as tf; print([d.name for d in tf.config.list_physical_devices()])"
     try:
         done = subprocess.run(  # noqa: S603 -- this Python and a constant
@@ -176,7 +176,7 @@ def check_port(host: str, port: Port, what: str) -> Finding:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one request to the aggregator's fleet API showed.
+    """Holds what one request to the aggregator's fleet API showed.
 
     Attributes:
         findings: as the doctor prints them.

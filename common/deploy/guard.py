@@ -89,7 +89,7 @@ def never_fail_on_characters() -> None:
 
 
 def sentence_of(error: BaseException) -> str:
-    """What a person needs to know of ``error``; for a defect of crossfed also writes the report that it names."""
+    """Return what a person needs to know of ``error``; for a defect of crossfed also writes the report that it names."""
     if _is_deliberate(error):
         return str(error)
     chain = list(_chain(error))

@@ -14,7 +14,7 @@ _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S1
 
 @dataclass(frozen=True)
 class Listener:
-    """What a role listens on: a Unix socket, or a host and a port.
+    """Holds what a role listens on: a Unix socket, or a host and a port.
 
     Attributes:
         what: for the message.
@@ -40,7 +40,7 @@ class Listener:
 
 
 def unanswered(listeners: Iterable[Listener]) -> list[str]:
-    """What does not answer, in words."""
+    """Return what does not answer, in words."""
     return [f"{each.what} does not answer at {_shown(each.place)}" for each in listeners if not each.answers()]
 
 

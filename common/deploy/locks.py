@@ -90,7 +90,7 @@ def is_held(path: Path) -> bool:
 
 
 def holder(path: Path) -> Holder | None:
-    """What the lock's file says of who took it last; None where it says nothing."""
+    """Return what the lock's file says of who took it last; None where it says nothing."""
     try:
         return Holder(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

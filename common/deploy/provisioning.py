@@ -42,7 +42,7 @@ _NO_PROMISE = """\
 
 
 class Invitation(FrozenModel):
-    """What ``crossfed-server init`` hands to all platforms, or ``crossfed-server invite`` to one."""
+    """Holds what ``crossfed-server init`` hands to all platforms, or ``crossfed-server invite`` to one."""
 
     name: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")] = ""
     """The platform's; empty where each says its own when it joins."""

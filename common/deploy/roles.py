@@ -1,4 +1,4 @@
-"""What a deployed role is configured with: ``federation.yaml`` of the aggregator, ``platform.yaml`` of a platform."""
+"""Configures a deployed role: ``federation.yaml`` of the aggregator, ``platform.yaml`` of a platform."""
 
 from __future__ import annotations
 

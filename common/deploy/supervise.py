@@ -55,7 +55,7 @@ class BackOff:
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """What to run.
+    """Describes a program to run.
 
     Attributes:
         name: for logs and metrics.
@@ -219,7 +219,7 @@ class _Child:
             self._on_exit(self.program.name, status)
 
     def _why(self) -> str:
-        """What its output says of its end, as the middle of a sentence."""
+        """Return what its output says of its end, as the middle of a sentence."""
         log = self.program.log
         if log is None:
             return ""

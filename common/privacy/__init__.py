@@ -1,0 +1,1 @@
+"""Accounts for, makes and post-processes differentially private releases."""

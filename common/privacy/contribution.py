@@ -1,4 +1,4 @@
-"""What a platform may send: arrays that a privacy mechanism made, and the releases that its ledger must charge."""
+"""Defines contributions: arrays that a privacy mechanism made, and the releases that its ledger must charge."""
 
 from __future__ import annotations
 

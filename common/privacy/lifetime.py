@@ -70,7 +70,7 @@ class BudgetPolicy:
 
 @dataclass(frozen=True)
 class Amounts:
-    """What adds up over runs: a run's cost, a budget, or what is left of one. All three may be ∞."""
+    """Holds what adds up over runs: a run's cost, a budget, or what is left of one. All three may be ∞."""
 
     mu_squared: float
     subsampled_epsilon: float = 0.0
@@ -110,7 +110,7 @@ def gaussian_mu(plan: FederationPlan) -> float:
 
 
 def run_cost(plan: FederationPlan) -> Amounts:
-    """What one run of a private plan takes of a lifetime budget."""
+    """Return what one run of a private plan takes of a lifetime budget."""
     share = subsampled_share(plan)
     return Amounts(gaussian_mu(plan) ** 2, share * plan.privacy.epsilon, share * plan.delta)
 

@@ -1,4 +1,4 @@
-"""What the aggregator does with released statistics. Everything here is post-processing: it costs no privacy.
+"""Post-processes released statistics at the aggregator. Everything here is post-processing: it costs no privacy.
 
 Inputs are floats in their own unit, after :func:`from_grid`; all functions are pure and return float64.
 """
@@ -80,7 +80,7 @@ def expected_weight_sums(counts: Floats, weights: Floats, *, users: float, weigh
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ReleasedSums:
-    """What is known about m items after the platforms' releases of one round were summed.
+    """Holds what is known about m items after the platforms' releases of one round were summed.
 
     Attributes:
         counts: ``[m]``, ĉ, clamped.

@@ -19,7 +19,7 @@ _NONCE = bytes(12)
 
 @dataclass(frozen=True)
 class SealedBox:
-    """What travels.
+    """Holds a box on its way to its receiver.
 
     Attributes:
         ephemeral: X25519 public key made for this box alone, 32 bytes.

@@ -1,0 +1,1 @@
+"""Holds the messages of gRPC, generated from ``.proto`` files, and their conversion."""

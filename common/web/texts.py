@@ -1,4 +1,4 @@
-"""What pages say, in English and Chinese: one file beside each package's templates, every text with both languages.
+"""Looks up what pages say, in English and Chinese: one file beside each package's templates, every text with both languages.
 
 A file is YAML: ``key: {en: …, zh: …}``. ``{name}`` in a text is filled in when it is shown; both languages name the same.
 """

@@ -1,4 +1,4 @@
-"""What may be in a message: the arrays of each kind, their dtypes and shapes, declared once for both ends of the wire.
+"""Declares what may be in a message: the arrays of each kind, their dtypes and shapes, declared once for both ends of the wire.
 
 The platform's egress guard checks what it sends, the aggregator what it receives, both with :meth:`MessageSpec.check`.
 What leaves a platform is checked for form alone, whatever its values: a refusal that depended on a norm would itself
@@ -178,7 +178,7 @@ def _is_length(value: object) -> bool:
 
 
 def _form_problem(array: object, spec: ArraySpec, sizes: Mapping[str, int]) -> str | None:
-    """What is wrong with the type, dtype, shape or layout; None if nothing is."""
+    """Return what is wrong with the type, dtype, shape or layout; None if nothing is."""
     if type(array) is not np.ndarray:
         return f"must be a plain NumPy array, not {type(array).__name__}"
     expected = np.dtype(spec.dtype).newbyteorder("<")

@@ -1,4 +1,4 @@
-"""What the aggregator may ask a platform agent, and what comes back: plain data, whatever carries it.
+"""Defines requests of the aggregator to a platform agent, and replies: plain data, whatever carries it.
 
 In the simulator the courier hands these objects over in process; in deployment they cross a Unix socket
 (``common/proto/agent.proto``) and Flower (``common/wire/messages.py``). An :class:`AgentReply` to a request that failed

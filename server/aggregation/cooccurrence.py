@@ -81,7 +81,7 @@ def ease_answer(weights: TransferWeights) -> Arrays:
 
 
 def _statistics(plan: FederationPlan, state: FederationState, part: Contribution) -> dict[str, ItemStatistics]:
-    """What a contribution says of each platform's users."""
+    """Return what a contribution says of each platform's users."""
     config = ease_config(plan)
     ownership = state.vocabulary.ownership()
     kept = config.columns(state.item_counts, ownership, private=plan.private)

@@ -58,7 +58,7 @@ class ItemStatistics:
 
     @classmethod
     def released(cls, columns: NDArray[np.int64], steps: NDArray[np.int64], grid_step: float) -> ItemStatistics:
-        """What :class:`common.contributions.cooccurrence.CooccurrenceMechanism` released, in the unit of the exact sums."""
+        """Return what :class:`~common.contributions.cooccurrence.CooccurrenceMechanism` released, in exact units."""
         packed = np.asarray(steps, dtype=np.float64) * (grid_step / math.sqrt(2))
         k = len(columns)
         rows = np.arange(k, dtype=np.int64)

@@ -27,7 +27,7 @@ _BLOCK = 2048
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Solved:
-    """What a round's contributions came to.
+    """Holds what a round's contributions came to.
 
     Attributes:
         item_parameters: float32 ``[m, row]``.

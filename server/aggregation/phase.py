@@ -20,7 +20,7 @@ from server.federation.state import FederationState
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Question:
-    """What a round asks, besides the run's own facts.
+    """Holds what a round asks, besides the run's own facts.
 
     Attributes:
         server_round: of the request.
@@ -35,7 +35,7 @@ class Question:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Step:
-    """What a round's contributions came to.
+    """Holds what a round's contributions came to.
 
     Attributes:
         state: after the round.
@@ -81,7 +81,7 @@ class Phase(ABC):
 
     @abstractmethod
     def question(self, state: FederationState) -> Question:
-        """What the next round asks of every platform."""
+        """Return what the next round asks of every platform."""
 
     @abstractmethod
     def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Step:
@@ -89,14 +89,14 @@ class Phase(ABC):
 
     @abstractmethod
     def did(self, question: Question) -> str:
-        """What platforms did that contributed, for the message of a quorum that is not reached: "sent their counts"."""
+        """Return what platforms did that contributed, for the message of a quorum that is not reached: "sent their counts"."""
 
     def final(self, state: FederationState) -> Arrays:
-        """What all platforms are told of the result at the end of the run."""
+        """Return what all platforms are told of the result at the end of the run."""
         return {}
 
     def final_for(self, state: FederationState, platform: str) -> Arrays:
-        """What one platform is told of it."""
+        """Return what one platform is told of it."""
         return {}
 
 

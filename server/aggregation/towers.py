@@ -64,7 +64,7 @@ class UpdatePhase(Phase):
 
 @dataclass(frozen=True, eq=False)
 class TowerStep:
-    """What a round of the deep model came to.
+    """Holds what a round of the deep model came to.
 
     Attributes:
         state: with new variables; unchanged where nobody contributed.

@@ -83,7 +83,7 @@ def wait_for_end(config: AggregatorConfig, tell: Callable[[str], None]) -> None:
 
 
 class AggregatorProcess:
-    """What ``crossfed-server start`` runs.
+    """Runs as ``crossfed-server start``.
 
     Args:
         config_path: of ``federation.yaml``.

@@ -26,7 +26,7 @@ _CUT_OFF: Final = "was going on when the backup was made; crossfed-server run --
 
 @dataclass(frozen=True)
 class BackUp:
-    """What a backup took.
+    """Holds what a backup took.
 
     Attributes:
         files: how many.
@@ -43,7 +43,7 @@ class BackUp:
 
 @dataclass(frozen=True)
 class Restored:
-    """What restoring brought back.
+    """Holds what restoring brought back.
 
     Attributes:
         config: the restored configuration.

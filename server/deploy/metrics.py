@@ -1,4 +1,4 @@
-"""What Prometheus may know of the aggregator: rounds, durations, bytes, platforms, programs. Read from the runs' status."""
+"""Exports what Prometheus may know of the aggregator, from the runs' status: rounds, durations, bytes, platforms, programs."""
 
 from __future__ import annotations
 

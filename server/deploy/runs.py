@@ -36,7 +36,7 @@ _log = getLogger(__name__)
 
 @dataclass(kw_only=True)
 class RunStatus:
-    """What is known of a run.
+    """Holds what is known of a run.
 
     Attributes:
         name: of the run.

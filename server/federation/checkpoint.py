@@ -110,7 +110,7 @@ class CheckpointStore:
         return None
 
     def origin(self) -> Mapping[str, Any] | None:
-        """What the newest checkpoint's run was started with; None where there is none, or it was not noted.
+        """Return what the newest checkpoint's run was started with; None where there is none, or it was not noted.
 
         Raises:
             StoreError: it cannot be read.

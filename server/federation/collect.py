@@ -52,7 +52,7 @@ class Collector(Protocol):
     def contributions(
         self, exchange: PlatformExchange, state: FederationState, request: AgentRequest, answers: Answers
     ) -> Iterator[Contribution]:
-        """What the answers to ``request`` contribute; those that break the contract are named in ``exchange.failed`` and
+        """Return what the answers to ``request`` contribute; those that break the contract are named in ``exchange.failed`` and
         left out.
         """
 
@@ -148,7 +148,7 @@ class SecureCollector:
     def contributions(
         self, exchange: PlatformExchange, state: FederationState, request: AgentRequest, answers: Answers
     ) -> Iterator[Contribution]:
-        """What each platform sent in the open (its noisy Gram matrix), then the sum of what was masked.
+        """Yield what each platform sent in the open (its noisy Gram matrix), then the sum of what was masked.
 
         Raises:
             SecureSumError: too few platforms are left, or one sent rubbish; the round is void and nobody can be named.

@@ -1,4 +1,4 @@
-"""What the aggregator knows between two rounds: everything that a checkpoint holds, and nothing of any user."""
+"""Holds what the aggregator knows between two rounds: everything that a checkpoint holds, and nothing of any user."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from simulations.engine.federate import inline_grid, make_agents
 
 @dataclass(frozen=True, kw_only=True)
 class AuditReport:
-    """What an audit found.
+    """Holds what an audit found.
 
     Sound code has no flags, but with probability :data:`~simulations.audit.statistics.checks.FALSE_ALARM`.
 

@@ -1,4 +1,4 @@
-"""What a passport reveals: items of a history guessed from its contents, by kind, by number of numbers, and with ε.
+"""Measures what a passport reveals: items of a history guessed from its contents, by kind, by number of numbers, and with ε.
 
 The attacker has histories and contents of most users of the issuing platform, which is more than any receiving platform has. He
 learns a ridge regression from contents to items on these users, with λ chosen on a fifth of them, and guesses ten items of

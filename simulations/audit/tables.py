@@ -58,7 +58,7 @@ def _canary_table(report: AuditReport) -> PlainTable:
 
 
 def _path_table(report: PathReport) -> PlainTable:
-    """What one person took of the sensitivity that was paid for, and how the exact checks went."""
+    """Return what one person took of the sensitivity that was paid for, and how the exact checks went."""
     table = PlainTable(
         title="From files to bytes: what one person changes",
         caption=f"Persons: {', '.join(report.persons)}. 1 is the sensitivity that was paid for.",
@@ -73,7 +73,7 @@ def _path_table(report: PathReport) -> PlainTable:
 
 
 def passport_table(report: PassportReport) -> PlainTable:
-    """What ten guesses from a passport find of the history, beside popularity's."""
+    """Return what ten guesses from a passport find of the history, beside popularity's."""
     table = PlainTable(
         title=f"Histories guessed from passports: ten items of each of {report.attacked:,} people",
         caption=(

@@ -1,4 +1,4 @@
-"""What a deployed round costs beyond the platforms' own work: real processes on this machine, TLS, node keys, proxy.
+"""Measures what a deployed round costs beyond the platforms' own work: real processes on this machine, TLS, node keys, proxy.
 
 python -m simulations.bench.deployed rounds
 """

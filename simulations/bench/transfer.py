@@ -1,4 +1,4 @@
-"""What content and shared parameters carry: cold items, a platform that joins late, and what a training step costs.
+"""Measures what content and shared parameters carry: cold items, a platform that joins late, and what a training step costs.
 
 python -m simulations.bench.transfer FOLDER cold late step
 """

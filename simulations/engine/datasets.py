@@ -44,7 +44,7 @@ _log = getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class HiddenItems:
-    """What a platform's users did with items that the platform does not have.
+    """Holds what a platform's users did with items that the platform does not have.
 
     Attributes:
         keys: of the hidden items, one a column.

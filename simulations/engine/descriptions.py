@@ -1,4 +1,4 @@
-"""What further files say of the items: attributes joined by public key, beside those of the items file."""
+"""Reads what further files say of the items: attributes joined by public key, beside those of the items file."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ BACKENDS: tuple[Backend, ...] = ("inline", "ray")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FederationOutcome:
-    """What is left after a federation.
+    """Holds what is left after a federation.
 
     Attributes:
         state: the aggregator's.
@@ -135,7 +135,7 @@ def build_models(connections: Sequence[AgentConnection], *, ahead: int = 0) -> f
 
 
 def scenario_texts(scenario: Scenario) -> TextVectors | None:
-    """What turns titles into vectors at every platform; vectors are kept from one run to the next in the user's cache."""
+    """Return the maker of vectors from titles at every platform; vectors are kept from run to run in the user's cache."""
     plan = scenario.plan.text
     return None if plan is None else text_vectors(load_encoder(plan, scenario.text), VectorCache(_cache_file()))
 

@@ -18,7 +18,7 @@ from simulations.engine.datasets import SimulatedPlatform
 def item_statistics(
     platforms: Sequence[SimulatedPlatform], state: FederationState, config: EaseConfig
 ) -> dict[str, ItemStatistics]:
-    """What each platform would send, by name, over the vocabulary of ``state``."""
+    """Return what each platform would send, by name, over the vocabulary of ``state``."""
     ownership, statistics = state.vocabulary.ownership(), {}
     for platform in platforms:
         contributor, positions = CooccurrenceMaker(config, platform.training), state.vocabulary.owners[platform.name]
@@ -31,7 +31,7 @@ def item_statistics(
 def ease_of(
     platform: str, statistics: Mapping[str, ItemStatistics], state: FederationState, config: EaseConfig
 ) -> EasePart | None:
-    """What the aggregator would send to ``platform``; None where nothing points to any item."""
+    """Return what the aggregator would send to ``platform``; None where nothing points to any item."""
     return scorer_of(transfer_weights(statistics, state.vocabulary.owners, platform, config), len(state.vocabulary))
 
 

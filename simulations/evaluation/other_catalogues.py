@@ -1,4 +1,4 @@
-"""What each simulated platform would know of the others' items, without a federation that sends it the messages."""
+"""Tells what each simulated platform would know of the others' items, without a federation that sends it the messages."""
 
 from __future__ import annotations
 

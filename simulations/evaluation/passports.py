@@ -1,4 +1,4 @@
-"""What a passport brings to people who are new on a platform: measured on those whose history there was hidden altogether.
+"""Measures what a passport brings to people who are new on a platform: their history there is hidden altogether.
 
 Holders, with a history on both platforms, carry passports as in a deployment: contents from the issuing platform's model,
 bridge and weights learned at the receiving one. The newcomers are then ranked for as the recommender would, and judged by what

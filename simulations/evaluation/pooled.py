@@ -24,7 +24,7 @@ from server.federation.state import FederationState, fresh_state, with_vocabular
 
 @dataclass(frozen=True, eq=False)
 class PlatformMatrix:
-    """What one platform puts into the pool: n users × m_p items, and the items' keys."""
+    """Holds what one platform puts into the pool: n users × m_p items, and the items' keys."""
 
     keys: tuple[str, ...]
     matrix: UserItemMatrix

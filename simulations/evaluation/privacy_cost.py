@@ -1,4 +1,4 @@
-"""What privacy costs: the same platforms' shared models without noise and at several ε, measured alike."""
+"""Measures what privacy costs: the same platforms' shared models without noise and at several ε, measured alike."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a person reads of a run: tables in the terminal, and pages that open offline."""
+"""Reports a run to people: tables in the terminal, and pages that open offline."""

@@ -112,7 +112,7 @@ def result_tables(content: Mapping[str, Any]) -> Group:
 
 
 def cleaning_text(platforms: Iterable[SimulatedPlatform]) -> str:
-    """What cleaning dropped of the platforms' data and why; once where several have it from the same file."""
+    """Return what cleaning dropped of the platforms' data and why; once where several have it from the same file."""
     names: dict[CleaningReport, list[str]] = {}
     for platform in platforms:
         names.setdefault(platform.report, []).append(platform.name)
@@ -133,7 +133,7 @@ def _recall_of(content: Mapping[str, Any]) -> str:
 
 
 def _privacy_cost_table(content: Mapping[str, Any]) -> PlainTable:
-    """What privacy costs: local, shared without noise, and shared at each ε, side by side.
+    """Return what privacy costs: local, shared without noise, and shared at each ε, side by side.
 
     Own items: the shared factors alone. The others' items: what is served, factors with attributes and popularity; without
     noise with the weights that this run chose, at each ε with those that ship.
@@ -154,7 +154,7 @@ def _privacy_cost_table(content: Mapping[str, Any]) -> PlainTable:
 
 
 def _passport_table(content: Mapping[str, Any]) -> PlainTable:
-    """What passports bring to people who are new on a platform, beside popularity and a few own interactions."""
+    """Return what passports bring to people who are new on a platform, beside popularity and a few own interactions."""
     table = PlainTable("passport", title="New people with a passport: Recall@20", lined=True, padding=(0, 1, 0, 0))
     for heading in ("holders", "new", "popular", "passport", "×", "worth"):
         table.add_column(heading, justify="right")

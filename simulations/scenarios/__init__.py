@@ -1,1 +1,1 @@
-"""scenarios"""
+"""Scenarios: what a simulation is described by, and those that ship."""

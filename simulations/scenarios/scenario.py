@@ -1,4 +1,4 @@
-"""What a simulation is: whose data, how it is cut into platforms, how it is split and measured. See docs/scenarios.md."""
+"""Describes a simulation: whose data, how it is cut into platforms, how it is split and measured. See docs/scenarios.md."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class CrossConfig(FrozenModel):
 
 
 class SearchParameter(FrozenModel):
-    """What ``crossfed-simulate tune`` may set one key of the plan to: a range or some choices."""
+    """Holds what ``crossfed-simulate tune`` may set one key of the plan to: a range or some choices."""
 
     low: int | float | None = None
     """Lowest value; whole numbers are drawn where ``low`` and ``high`` are whole."""
@@ -168,7 +168,7 @@ class Scenario(FrozenModel):
         return tuple((f"platforms.{index}.data", source.data) for index, source in enumerate(self.platforms))
 
     def catalogues(self) -> tuple[tuple[str, CatalogueConfig], ...]:
-        """What each platform shares, with its key path."""
+        """Return what each platform shares, with its key path."""
         if self.partition is not None:
             return (("partition.catalogue", self.partition.catalogue),)
         return tuple((f"platforms.{index}.catalogue", source.catalogue) for index, source in enumerate(self.platforms))

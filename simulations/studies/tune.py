@@ -101,7 +101,7 @@ def search_space(scenario: Scenario) -> Mapping[str, SearchParameter]:
 
 
 def cost_of(scenario: Scenario, trials: int) -> str | None:
-    """What ``trials`` cost on data that has to be protected, in words; None without privacy."""
+    """Return what ``trials`` cost on data that has to be protected, in words; None without privacy."""
     if not scenario.plan.private:
         return None
     epsilon, runs = scenario.plan.privacy.epsilon, trials + 1
@@ -175,7 +175,7 @@ def as_overrides(settings: Mapping[str, Any]) -> list[str]:
 
 
 def metric_of(scenario: Scenario) -> str:
-    """What is maximised: as in the platforms' own verdicts."""
+    """Return what is maximised: as in the platforms' own verdicts."""
     return scenario.personalization.metric if scenario.plan.model.feedback == "implicit" else RATING_METRIC
 
 

@@ -1,4 +1,4 @@
-"""What every kind of contribution must keep to; each kind's test inherits it."""
+"""Every kind of contribution keeps this contract; each kind's test inherits it."""
 
 from __future__ import annotations
 

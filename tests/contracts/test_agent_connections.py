@@ -1,4 +1,4 @@
-"""What every way to reach an agent must keep to, whatever the aggregator asks."""
+"""Every way to reach an agent keeps one contract, whatever the aggregator asks."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ requests = st.builds(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(request=requests)
-def test_whatever_is_asked_the_answer_is_a_reply_and_a_refusal_is_a_code_alone(
+def test_every_request_is_answered_and_a_refusal_is_a_code_alone(
     connection: AgentConnection, request: AgentRequest
 ) -> None:
     reply = connection.exchange(request)

@@ -1,4 +1,4 @@
-"""What every scorer that takes part in a blend must keep to; a new one adds a line to :data:`PARTS`."""
+"""Every scorer that takes part in a blend keeps one contract; a new one adds a line to :data:`PARTS`."""
 
 from __future__ import annotations
 

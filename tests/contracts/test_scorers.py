@@ -1,4 +1,4 @@
-"""What every scorer must keep to."""
+"""Every scorer keeps one contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in the wheel: all code, the embedded data and scenarios, and nothing else."""
+"""The wheel holds all code, the embedded data and scenarios, and nothing else."""
 
 from __future__ import annotations
 

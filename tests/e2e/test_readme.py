@@ -82,7 +82,7 @@ def test_the_served_store_answers_the_requests_as_written(quickstart: Path) -> N
 
 
 def asked(line: str, target: str) -> dict[str, Any]:
-    """What a curl of the README is answered, by a server at another address."""
+    """Return what a curl of the README is answered, by a server at another address."""
     *options, address = shlex.split(line)[1:]
     assert address.startswith("http://127.0.0.1:50062/")
     address = address.replace("http://127.0.0.1:50062", target)

@@ -113,7 +113,7 @@ def die_at(target: tuple[str, int], occurrence: int) -> None:
 
 
 def run_child(directory: Path, prepare: Callable[[], None], kill_after: float | None) -> tuple[dict[int, bytes], bool]:
-    """What left the child, by round, and whether it was killed before its end."""
+    """Return what left the child, by round, and whether it was killed before its end."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -160,7 +160,7 @@ def check_remains(directory: Path, left: dict[int, bytes]) -> None:
     journal.verify()
 
 
-def test_kill_minus_nine_anywhere_never_undercounts_and_never_corrupts(tmp_path: Path) -> None:
+def test_kill_minus_nine_never_undercounts_and_never_corrupts(tmp_path: Path) -> None:
     started = time.monotonic()
     lines = traced_lines(tmp_path / "undisturbed")
     duration = time.monotonic() - started

@@ -43,7 +43,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalFedera
 
 @pytest.fixture(scope="module")
 def undisturbed(federation: LocalFederation, tmp_path_factory: pytest.TempPathFactory) -> NDArray[np.float32]:
-    """What the same run arrives at without processes."""
+    """Return what the same run arrives at without processes."""
     folder = tmp_path_factory.mktemp("inline")
     agents = {}
     for node, name in enumerate(("a", "b"), start=1):
@@ -139,7 +139,7 @@ def test_a_cut_of_thirty_seconds_is_waited_out(federation: LocalFederation, undi
     assert_unchanged(federation, run, undisturbed)
 
 
-def test_an_expired_certificate_and_a_wrong_authority_are_named_by_the_doctor(
+def test_the_doctor_names_expired_certificates_and_wrong_authorities(
     federation: LocalFederation, tmp_path: Path
 ) -> None:
     config = federation.config

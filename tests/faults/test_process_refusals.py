@@ -1,4 +1,4 @@
-"""What a live federation refuses (an expired certificate, a wrong authority, a strange node key) and a disk that is full."""
+"""A live federation refuses an expired certificate, a wrong authority and a strange node key; and a disk that is full."""
 
 from __future__ import annotations
 
@@ -77,9 +77,7 @@ def test_an_expired_certificate_is_refused_by_a_live_supernode(federation: Local
     assert online(federation) == 2
 
 
-def test_another_authoritys_certificate_is_refused_by_a_live_supernode(
-    federation: LocalFederation, tmp_path: Path
-) -> None:
+def test_a_live_supernode_refuses_another_authoritys_certificate(federation: LocalFederation, tmp_path: Path) -> None:
     make_authority("other").write(tmp_path / "other.pem", tmp_path / "other.key")
     platform = federation.platform_config("b").model_copy(update={"ca": tmp_path / "other.pem"})
     with another_supernode(platform, tmp_path / "node") as log:
@@ -123,7 +121,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(federation: LocalFedera
     assert [key in log for key in (first, second, third)] == [True, False, True]
 
 
-def test_a_run_into_a_full_disk_leaves_the_version_before_and_the_next_run_ends(federation: LocalFederation) -> None:
+def test_a_full_disk_leaves_the_version_before_and_the_next_run_ends(federation: LocalFederation) -> None:
     assert federation.supervisor is not None
     process = federation.supervisor.process_ids["a"]
     assert process is not None

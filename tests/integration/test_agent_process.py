@@ -100,14 +100,14 @@ def code_of(socket: Path) -> str:
         return remote.exchange(request).code
 
 
-def test_a_hangup_before_the_first_model_reloads_and_does_not_end_the_agent(config: Path) -> None:
+def test_a_hangup_before_the_first_model_does_not_end_the_agent(config: Path) -> None:
     with agent_of(config) as agent:
         os.kill(agent.process.pid, signal.SIGHUP)
         agent.wait_said("the next run uses it")
         agent.end()
 
 
-def test_a_second_start_is_refused_by_name_and_the_first_still_answers(config: Path) -> None:
+def test_a_second_start_is_refused_by_name_and_the_first_still_runs(config: Path) -> None:
     PlatformStore(load_yaml_model(config, PlatformConfig).state / "store").commit(random_platform_model(rng()))
     settings = load_yaml_model(config, PlatformConfig)
     with agent_of(config) as agent:
@@ -149,7 +149,7 @@ def test_each_half_has_a_lock_and_a_whole_start_takes_both(config: Path, part: s
     assert not list((config.parent / "state").glob("*.sock"))
 
 
-def test_a_swap_of_models_does_not_hide_that_the_agent_is_out_of_reach(tmp_path: Path) -> None:
+def test_a_swap_of_models_does_not_hide_an_unreachable_agent(tmp_path: Path) -> None:
     store = PlatformStore(tmp_path / "store")
     store.commit(random_platform_model(rng()))
     with serve_recommender(store.root, port=0) as server, grpc.insecure_channel(server.target) as channel:

@@ -141,7 +141,7 @@ def test_every_fault_has_a_test_above_and_ends_with_its_context() -> None:
     assert before == (factors.discrete_gaussian, Outbox.charge)
 
 
-def test_books_of_shipped_code_balance_and_those_of_a_platform_past_its_ledger_do_not() -> None:
+def test_shipped_code_balances_and_a_bypassed_ledger_does_not() -> None:
     report = audit_bookkeeping(1.0)
     assert (report.flags, report.received, report.charged) == ((), 3, 3)
     with injected("skip-ledger"):

@@ -101,7 +101,7 @@ def test_both_platforms_took_part_in_every_round(deployed: Deployed) -> None:
     assert {name: answer["code"] for name, answer in deployed.run.answers.items()} == {"a": "ok", "b": "ok"}
 
 
-def test_the_platforms_own_service_recommends_the_other_platforms_items(deployed: Deployed) -> None:
+def test_the_platforms_own_service_recommends_other_platforms_items(deployed: Deployed) -> None:
     with deployed.federation.recommender("a") as recommender:
         found = recommender.recommend("a-0", 5, "cross")
     assert len(found) == 5
@@ -228,7 +228,7 @@ def test_logs_name_no_user(deployed: Deployed) -> None:
     assert not any("a-0" in text or "b-1" in text for text in texts)
 
 
-def test_the_aggregators_folder_has_neither_item_keys_nor_the_federation_secret(deployed: Deployed) -> None:
+def test_the_aggregators_folder_holds_no_item_key_and_no_secret(deployed: Deployed) -> None:
     secret = (deployed.federation.platform_config("a").keys / "federation.secret").read_bytes()
     keys = [f"imdb:{item}".encode() for item in range(10, ITEMS)]
     for path in (deployed.federation.folder / AGGREGATOR).rglob("*"):

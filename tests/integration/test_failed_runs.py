@@ -60,9 +60,7 @@ def test_after_one_failed_join_the_next_run_goes_through_on_all(
 
 
 @PRIVACY
-def test_a_failed_join_can_be_resumed_even_after_another_run_was_joined(
-    tmp_path: Path, privacy: dict[str, Any]
-) -> None:
+def test_a_failed_join_can_be_resumed_after_another_run_was_joined(tmp_path: Path, privacy: dict[str, Any]) -> None:
     plan = private_plan(**privacy).model_copy(update={"min_platforms": 3})
     agents = agents_of(private_platforms(), plan, tmp_path)
     lame = [*agents[:2], Tampered(agents[2], "join", failing())]

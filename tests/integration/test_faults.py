@@ -201,7 +201,7 @@ HANDSHAKE: dict[str, Tamper] = {
 
 
 @pytest.mark.parametrize("rubbish", HANDSHAKE)
-def test_a_malformed_greeting_is_left_out_by_name_and_the_others_go_on(tmp_path: Path, rubbish: str) -> None:
+def test_a_malformed_join_is_left_out_by_name_and_the_others_go_on(tmp_path: Path, rubbish: str) -> None:
     agents: list[Any] = list(agents_of(random_platforms(3, SIZES), PLAN, tmp_path))
     agents[1] = Tampered(agents[1], "join", HANDSHAKE[rubbish])
     watch = Watch()
@@ -298,9 +298,7 @@ def _keep(seen: list[str], reply: AgentReply) -> RecordDict:
     return content
 
 
-def test_a_disk_that_is_full_at_a_checkpoint_ends_the_run_with_the_earlier_round_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_at_a_checkpoint_keeps_the_earlier_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = small_plan()
     agents = agents_of(random_platforms(2, SIZES), plan, tmp_path)
     healthy = CheckpointStore.save
@@ -389,7 +387,7 @@ def test_ratings_that_are_all_equal_are_learned_as_that_number(tmp_path: Path, e
     assert scores == pytest.approx(4.0, abs=0.05)
 
 
-def test_two_platforms_without_a_common_item_learn_what_each_would_alone(tmp_path: Path) -> None:
+def test_without_a_common_item_two_platforms_learn_what_each_would(tmp_path: Path) -> None:
     left = training_data(["shop:1", "shop:2", "shop:3"], matrix([[0, 1], [1, 2], [2]], 3))
     right = training_data(["site:1", "site:2"], matrix([[0], [0, 1]], 2))
     outcome = run_platforms({"left": left, "right": right}, PLAN, tmp_path)

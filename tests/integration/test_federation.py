@@ -126,7 +126,7 @@ class DensePool:
 
 
 def first_parameters(recorder: Recorder, keys: list[str]) -> NDArray[np.float64]:
-    """What the aggregator sent in round 1, in order of ``keys``."""
+    """Return what the aggregator sent in round 1, in order of ``keys``."""
     digests = recorder.requests("vocabulary")[0].arrays["digests"]
     place = {digest.tobytes(): row for row, digest in enumerate(digests)}
     rows = [place[SECRET.digests([key])[0].tobytes()] for key in keys]
@@ -161,7 +161,7 @@ def test_federated_factors_equal_a_dense_pooled_solve(tmp_path: Path, model: str
     assert np.all(np.diff(outcome.state.objectives) < 0), "the objective falls in every round"
 
 
-def test_averaging_what_each_platform_solves_alone_is_not_pooled_training(tmp_path: Path) -> None:
+def test_averaging_separate_solutions_is_not_pooled_training(tmp_path: Path) -> None:
     """The equality above can fail: what FedAvg would do with the same statistics misses by more than a few percent."""
     plan = small_plan(rounds=5)
     platforms = random_platforms(3, SKEWED[3])
@@ -204,7 +204,7 @@ def store_of(outcome: FederationOutcome, name: str) -> PlatformModel:
     return next(agent for agent in outcome.agents if agent.name == name).store.load()
 
 
-def test_only_what_a_platform_shares_enters_the_vocabulary_and_the_sums(tmp_path: Path) -> None:
+def test_only_shared_items_enter_the_vocabulary_and_the_sums(tmp_path: Path) -> None:
     plan = small_plan(rounds=5)
     platforms = random_platforms(3, SKEWED[3])
     shared = np.arange(len(platforms["platform-1"].items)) % 2 == 0
@@ -225,7 +225,7 @@ def test_only_what_a_platform_shares_enters_the_vocabulary_and_the_sums(tmp_path
     assert difference(np.array([federated[key] for key in pool.keys]), pooled) <= 1e-4
 
 
-def test_a_platform_that_shares_nothing_receives_and_contributes_nothing(tmp_path: Path) -> None:
+def test_a_platform_that_shares_nothing_contributes_nothing(tmp_path: Path) -> None:
     plan = small_plan()
     platforms = random_platforms(3, SKEWED[3])
     reader = shared_by(platforms, "platform-1", shared=np.zeros(len(platforms["platform-1"].items), dtype=bool))
@@ -244,7 +244,7 @@ def test_a_platform_that_shares_nothing_receives_and_contributes_nothing(tmp_pat
     assert all("platform-1" not in item.platforms for item in listed)
 
 
-def test_if_nobody_shares_anything_every_platform_ends_with_its_own_model(tmp_path: Path) -> None:
+def test_if_nobody_shares_anything_each_ends_with_its_own_model(tmp_path: Path) -> None:
     platforms = random_platforms(3, (6, 4))
     for name, data in platforms.items():
         platforms = shared_by(platforms, name, shared=np.zeros(len(data.items), dtype=bool))

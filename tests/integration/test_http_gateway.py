@@ -160,7 +160,7 @@ def test_what_is_wrong_is_said_by_field_and_without_the_user(server, web, caplog
 
 
 def own_records(caplog) -> str:
-    """What the server logged; httpx logs on its own account what it sends."""
+    """Return what the server logged; httpx logs on its own account what it sends."""
     return "\n".join(one.getMessage() for one in caplog.records if not one.name.startswith(("httpx", "httpcore")))
 
 

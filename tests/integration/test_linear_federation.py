@@ -85,7 +85,7 @@ def exact(
     return federate(recorders, linear_plan(), folder), recorders, platforms
 
 
-def test_each_platform_sends_once_how_many_users_have_each_two_of_its_items(exact: Any) -> None:
+def test_each_platform_sends_its_pair_counts_once(exact: Any) -> None:
     outcome, recorders, platforms = exact
     for recorder, (name, data) in zip(recorders, platforms.items(), strict=True):
         (sent,) = recorder.replies("cooccurrence")
@@ -105,7 +105,7 @@ def linear_of(agent: Any) -> Any:
     return linear
 
 
-def test_every_platform_keeps_the_ridge_regression_over_the_users_of_each_items_owners(exact: Any) -> None:
+def test_every_platform_keeps_ridge_weights_over_each_items_owners(exact: Any) -> None:
     outcome, recorders, platforms = exact
     state = outcome.state
     dense = {name: on_vocabulary(data, state) for name, data in platforms.items()}
@@ -154,7 +154,7 @@ class MaskedTap:
         monkeypatch.setattr("server.aggregation.cooccurrence.aggregate_cooccurrence", aggregate)
 
     def total(self, name: str) -> np.ndarray:
-        """What the aggregator saw, all platforms together."""
+        """Return what the aggregator saw, all platforms together."""
         return np.sum([part.arrays[name] for part in self.received if name in part.arrays], axis=0)
 
 
@@ -166,7 +166,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_the_masked_sum_is_what_the_platforms_released_to_the_last_digit(
+def test_the_masked_sum_is_the_sum_of_releases_to_the_last_digit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tap, plan = MaskedTap(monkeypatch), private_linear_plan()
@@ -222,9 +222,7 @@ def test_masked_and_open_statistics_are_the_dense_sums_to_the_grid(
 
 
 @pytest.mark.parametrize("noise", ["per_platform", "secure_sum"])
-def test_a_private_run_charges_its_one_release_and_all_others_are_made_with_what_it_leaves(
-    tmp_path: Path, noise: str
-) -> None:
+def test_a_private_run_charges_one_release_and_divides_the_rest(tmp_path: Path, noise: str) -> None:
     plan = private_linear_plan(noise)
     without = plan.model_copy(update={"linear": None})
     recorders = [Recorder(agent) for agent in agents_of(private_platforms(3), plan, tmp_path)]
@@ -255,7 +253,7 @@ def test_a_private_run_charges_its_one_release_and_all_others_are_made_with_what
     assert f"μ = {np.sqrt(0.6) * mu:.4f}" in text
 
 
-def test_a_platform_that_is_lost_after_masking_is_named_and_the_others_sum_stands(
+def test_a_platform_lost_after_masking_is_named_and_the_sum_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = private_linear_plan(privacy={"dropouts": 1}).model_dump()
@@ -275,7 +273,7 @@ def test_a_platform_that_is_lost_after_masking_is_named_and_the_others_sum_stand
     assert [len(record.platforms) for record in state.history[1:]] == [4, 4]
 
 
-def test_the_deep_models_part_is_set_aside_before_the_statistics_take_their_share() -> None:
+def test_the_deep_models_share_is_set_aside_before_the_statistics() -> None:
     content = private_linear_plan().model_dump()
     alone = read_plan(content)
     towers = {"sequence": {"kind": "mean"}, "privacy": {"share": 0.5, "noise_multiplier": 1.0}}
@@ -290,7 +288,7 @@ def test_the_deep_models_part_is_set_aside_before_the_statistics_take_their_shar
 
 
 class Killed(BaseException):
-    """What a kill looks like from inside: nothing catches it."""
+    """Ends a run from inside as a kill does: nothing catches it."""
 
 
 class Killer(SilentObserver):
@@ -318,7 +316,7 @@ KILLS = [
 
 
 @pytest.mark.parametrize(("at", "platform"), KILLS)
-def test_a_killed_run_and_restarted_agents_end_where_they_would_have_ended(
+def test_a_killed_run_with_restarted_agents_ends_at_the_same_result(
     tmp_path: Path, exact: Any, at: str, platform: str | None
 ) -> None:
     straight, platforms, plan = exact[0], platforms_of(), linear_plan()
@@ -336,9 +334,7 @@ def test_a_killed_run_and_restarted_agents_end_where_they_would_have_ended(
 
 
 @pytest.mark.parametrize(("noise", "at"), [("per_platform", "cooccurrence"), ("secure_sum", "masked_cooccurrence")])
-def test_a_killed_private_release_is_sent_again_to_the_byte_and_charged_once(
-    tmp_path: Path, noise: str, at: str
-) -> None:
+def test_a_killed_private_release_repeats_its_bytes_and_one_charge(tmp_path: Path, noise: str, at: str) -> None:
     plan, platforms = private_linear_plan(noise), private_platforms(3)
     before = [Recorder(agent) for agent in agents_of(platforms, plan, tmp_path)]
     with pytest.raises(Killed):
@@ -355,7 +351,7 @@ def test_a_killed_private_release_is_sent_again_to_the_byte_and_charged_once(
         assert kinds.count("cooccurrence") == 1
 
 
-def test_a_resumed_run_without_its_weights_names_the_file_and_the_mend(tmp_path: Path) -> None:
+def test_a_run_resumed_without_its_weights_names_file_and_mend(tmp_path: Path) -> None:
     plan, platforms = linear_plan(), platforms_of()
     with pytest.raises(Killed):
         federate(agents_of(platforms, plan, tmp_path), plan, tmp_path, observer=Killer("factors"))
@@ -365,7 +361,7 @@ def test_a_resumed_run_without_its_weights_names_the_file_and_the_mend(tmp_path:
         federate(agents_of(platforms, plan, tmp_path), plan, tmp_path)
 
 
-def test_a_platform_that_joins_later_has_the_statistics_gathered_again(tmp_path: Path) -> None:
+def test_a_late_platform_has_the_statistics_gathered_again(tmp_path: Path) -> None:
     plan, platforms = linear_plan(), platforms_of()
     early = {name: platforms[name] for name in NAMES[:2]}
     with pytest.raises(Killed):
@@ -452,14 +448,14 @@ def test_egress_lets_nothing_out_that_the_contract_does_not_declare(tmp_path: Pa
     assert recorders[1].replies("cooccurrence")[0].arrays == {}
 
 
-def test_a_plan_without_the_item_item_model_admits_none_of_its_requests(tmp_path: Path) -> None:
+def test_a_plan_without_item_item_model_admits_no_request_of_it(tmp_path: Path) -> None:
     aggregator = by_hand(private_platforms(3), private_plan(3), tmp_path)
     counts = np.ones(len(aggregator.vocabulary))
     for kind in ("cooccurrence", "masked_cooccurrence"):
         assert aggregator.ask("platform-0", kind, arrays={"item_counts": counts}).code == "contract"
 
 
-def test_what_is_asked_again_costs_nothing_and_other_counts_are_refused(tmp_path: Path) -> None:
+def test_repeated_requests_are_free_and_other_counts_are_refused(tmp_path: Path) -> None:
     plan = private_linear_plan("per_platform", share=0.6)
     aggregator = by_hand(private_platforms(3), plan, tmp_path)
     counts = np.arange(len(aggregator.vocabulary), 0.0, -1)
@@ -471,7 +467,7 @@ def test_what_is_asked_again_costs_nothing_and_other_counts_are_refused(tmp_path
     assert len(charges_of(aggregator.agents["platform-0"])) == 1
 
 
-def test_a_platform_whose_item_item_model_differs_is_refused_and_the_difference_named(
+def test_a_platform_with_another_item_item_model_is_refused_by_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan, other, watch = linear_plan(), linear_plan(user_weighting=0.25), Watch()
@@ -524,7 +520,7 @@ def test_under_privacy_a_large_vocabulary_is_pruned_and_not_refused(tmp_path: Pa
         assert len(part.inputs) + len(part.targets) <= 9
 
 
-def test_a_plan_whose_statistics_fit_no_ring_is_refused_when_it_is_read() -> None:
+def test_a_plan_whose_statistics_fit_no_ring_is_refused_on_reading() -> None:
     # Nearly all of the budget for the statistics: little noise, so many grid steps a user.
     many = {"user_bound": 50_000_000_000, "epsilon": 10.0}
     with pytest.raises(

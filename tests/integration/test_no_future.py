@@ -83,7 +83,7 @@ def assert_scores_elsewhere_are_the_same(folder: Path) -> float:
 
 @pytest.mark.parametrize("weights", [{}, {"attribute_weight": 2.0, "beta": 0.1}], ids=["chosen", "configured"])
 @pytest.mark.parametrize("case", CASES)
-def test_with_the_held_out_items_relabelled_nothing_that_was_learned_changes_by_a_bit(
+def test_relabelling_held_out_items_changes_no_bit_of_what_is_learned(
     tmp_path: Path, case: str, weights: dict[str, float]
 ) -> None:
     rows = original(case)

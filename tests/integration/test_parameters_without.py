@@ -43,7 +43,7 @@ class Silent(Recorder):
 def finishes(
     platforms: dict[str, TrainingData], plan: FederationPlan, folder: Path, **options: Any
 ) -> tuple[dict[str, NDArray[np.float32] | None], list[Recorder], FederationState]:
-    """What each platform was told, who asked what, and the end of the run."""
+    """Return what each platform was told, who asked what, and the end of the run."""
     recorders = [Recorder(agent) for agent in agents_of(platforms, plan, folder)]
     outcome = federate(recorders, plan, folder, **options)
     told = {
@@ -93,7 +93,7 @@ def test_own_users_have_no_say_in_what_a_platform_is_told(tmp_path: Path) -> Non
     assert not np.allclose(told["platform-1"], again["platform-1"]), "others' users have"
 
 
-def test_noisy_parameters_without_own_are_post_processing_of_what_was_released(
+def test_noisy_parameters_without_own_are_post_processing_of_releases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_noise(monkeypatch)

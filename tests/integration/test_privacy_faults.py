@@ -84,7 +84,7 @@ def assert_no_arrays(reply: AgentReply, code: str) -> None:
 
 
 @pytest.mark.parametrize(("platforms", "privacy"), [(3, PER_PLATFORM), (5, DROPOUTS)], ids=["per_platform", "dropouts"])
-def test_a_platform_whose_budget_ends_in_the_middle_stays_and_contributes_no_more(
+def test_a_platform_out_of_budget_stays_without_contributing(
     tmp_path: Path, platforms: int, privacy: dict[str, Any]
 ) -> None:
     plan = private_plan(platforms, **privacy)
@@ -102,7 +102,7 @@ def test_a_platform_whose_budget_ends_in_the_middle_stays_and_contributes_no_mor
     assert ("finish", "ok") in [(entry["kind"], entry.get("code", "ok")) for entry in sent_by(agents[1])]
 
 
-def test_where_no_dropout_is_tolerated_a_spent_budget_ends_the_run_and_says_so(tmp_path: Path) -> None:
+def test_a_spent_budget_ends_the_run_where_no_dropout_is_tolerated(tmp_path: Path) -> None:
     plan = private_plan()
     agents = agents_of(private_platforms(), plan, tmp_path)
     watch = Between(1, lambda: lower_budget(agents[1], tmp_path, 0.5))
@@ -115,9 +115,7 @@ def test_where_no_dropout_is_tolerated_a_spent_budget_ends_the_run_and_says_so(t
 
 
 @pytest.mark.parametrize("privacy", [{}, PER_PLATFORM], ids=["secure_sum", "per_platform"])
-def test_a_second_run_on_a_spent_ledger_is_refused_before_anything_leaves(
-    tmp_path: Path, privacy: dict[str, Any]
-) -> None:
+def test_a_second_run_on_a_spent_ledger_is_refused_before_it_sends(tmp_path: Path, privacy: dict[str, Any]) -> None:
     plan, platforms = private_plan(**privacy), private_platforms()
     federate(agents_of(platforms, plan, tmp_path), plan, tmp_path)
     agents, watch = agents_of(platforms, plan, tmp_path), Watch()
@@ -167,9 +165,7 @@ def edit(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, edit], ids=["deleted", "edited"])
-def test_a_ledger_that_is_deleted_or_edited_between_rounds_stops_that_platform(
-    tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
+def test_a_ledger_edited_between_rounds_stops_its_platform(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     plan = private_plan(**PER_PLATFORM)
     agents = agents_of(private_platforms(), plan, tmp_path)
     path = tmp_path / "platforms" / "platform-1" / "ledger.db"
@@ -186,7 +182,7 @@ def test_a_ledger_that_is_deleted_or_edited_between_rounds_stops_that_platform(
 # An aggregator that asks for more than was agreed.
 
 
-def test_the_same_round_asked_again_gets_the_same_bytes_and_is_charged_once(tmp_path: Path) -> None:
+def test_a_repeated_round_gets_the_same_bytes_and_one_charge(tmp_path: Path) -> None:
     asked = by_hand(private_platforms(), private_plan(**PER_PLATFORM), tmp_path)
     first = asked.ask("platform-0", "statistics", 1, arrays=asked.parameters())
     again = asked.ask("platform-0", "statistics", 1, arrays=asked.parameters())
@@ -229,7 +225,7 @@ def test_a_round_asked_differently_or_again_later_is_refused_and_free(tmp_path: 
     assert charged_mu_squared(agent) == pytest.approx(RunPlan.of(plan).release_plan().mu ** 2)
 
 
-def test_masked_rounds_before_everyone_has_enrolled_are_refused_and_free(tmp_path: Path) -> None:
+def test_masked_rounds_before_full_enrolment_are_refused_and_free(tmp_path: Path) -> None:
     asked = by_hand(private_platforms(), private_plan(), tmp_path)
     assert_no_arrays(asked.masked("platform-0", 0), "secure-sum")
     assert asked.step("platform-0", "advertise", asked.roster().to_bytes()).code == "ok"
@@ -294,7 +290,7 @@ def tell_another_vocabulary(asked: HandMade, name: str, what: str, code: str = "
 
 
 @pytest.mark.parametrize("what", ["item_counts", "item_parameters", "config", "owners", "digests"])
-def test_an_aggregator_that_tells_one_platform_something_else_gets_no_sum(tmp_path: Path, what: str) -> None:
+def test_an_aggregator_that_tells_one_platform_otherwise_gets_no_sum(tmp_path: Path, what: str) -> None:
     """Else it could have platforms' totals in rows that it chooses; whatever it says of the vector it was sent."""
     plan = private_plan()
     asked = by_hand(private_platforms(), plan, tmp_path, joined=False)
@@ -372,7 +368,7 @@ def test_a_second_roster_in_one_run_is_refused(tmp_path: Path) -> None:
     assert asked.step("platform-0", "advertise", asked.roster().to_bytes()).code == "ok"
 
 
-def test_a_vocabulary_for_fewer_platforms_than_agreed_is_refused_before_any_charge(tmp_path: Path) -> None:
+def test_a_vocabulary_for_too_few_platforms_is_refused_uncharged(tmp_path: Path) -> None:
     plan = private_plan(3)
     two = {name: data for name, data in private_platforms().items() if name != "platform-2"}
     agents, watch = agents_of(two, plan, tmp_path), Watch()
@@ -414,7 +410,7 @@ def test_two_overlapping_survivor_lists_are_refused(tmp_path: Path) -> None:
     assert asked.step("platform-1", "survivors", first).code == "ok"
 
 
-def test_a_restart_does_not_make_a_platform_forget_which_survivors_it_accepted(tmp_path: Path) -> None:
+def test_a_restarted_platform_remembers_the_survivors_it_accepted(tmp_path: Path) -> None:
     asked, _, first, second = survivor_round(tmp_path)
     assert asked.step("platform-1", "survivors", first).code == "ok"
     again = by_hand(private_platforms(5), asked.plan, tmp_path)
@@ -429,7 +425,7 @@ def test_a_sum_over_too_few_survivors_is_refused(tmp_path: Path, survivors: int)
     assert_no_arrays(asked.step("platform-0", "survivors", message), "secure-sum")
 
 
-def test_steps_of_the_secure_sum_that_do_not_exist_or_come_too_early_are_refused(tmp_path: Path) -> None:
+def test_unknown_or_early_steps_of_the_secure_sum_are_refused(tmp_path: Path) -> None:
     asked = by_hand(private_platforms(), private_plan(), tmp_path)
     for step in ("enrol", "receive", "survivors", "certificate", "unmask", ""):
         assert_no_arrays(asked.step("platform-0", step, b"x"), "secure-sum")
@@ -441,7 +437,7 @@ def test_steps_of_the_secure_sum_that_do_not_exist_or_come_too_early_are_refused
 
 
 @pytest.mark.parametrize("server_round", [0, 1])
-def test_a_platform_lost_after_masking_leaves_the_exact_sum_of_the_others(
+def test_losing_a_platform_after_masking_leaves_the_others_exact_sum(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server_round: int
 ) -> None:
     plan = private_plan(5, dropouts=1)
@@ -540,7 +536,7 @@ def test_a_platform_of_more_users_than_the_public_bound_is_refused(tmp_path: Pat
         agents_of(ten_users(), private_plan(3, user_bound=9), tmp_path)
 
 
-def test_another_plan_is_refused_by_its_code_and_named_in_the_platforms_own_log(
+def test_another_plan_is_refused_by_code_and_named_in_the_own_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = by_hand(private_platforms(), private_plan(), tmp_path, joined=False)
@@ -553,7 +549,7 @@ def test_another_plan_is_refused_by_its_code_and_named_in_the_platforms_own_log(
     assert charges_of(asked.agents["platform-0"]) == []
 
 
-def test_a_contribution_that_fails_after_its_charge_ends_the_run_there_by_one_code(tmp_path: Path) -> None:
+def test_a_charged_contribution_that_fails_ends_the_run_by_one_code(tmp_path: Path) -> None:
     """Whatever it failed of may lie in the data: that is told once a run that is paid for, and not once a request."""
     asked = by_hand(private_platforms(), private_plan(**PER_PLATFORM, budget=20.0), tmp_path, joined=False)
     agent = asked.agents["platform-0"]
@@ -613,7 +609,7 @@ def test_an_agent_that_is_restarted_between_rounds_goes_on(
 
 
 class Killed(BaseException):
-    """What a kill looks like from inside."""
+    """Ends a run from inside as a kill does."""
 
 
 class Killer(Watch):
@@ -642,7 +638,7 @@ class Killer(Watch):
     ],
 )
 @pytest.mark.parametrize("fresh_agents", [False, True], ids=["agents stay", "agents restart"])
-def test_a_killed_aggregator_goes_on_with_its_run_and_nobody_is_charged_twice(
+def test_a_killed_aggregator_resumes_and_charges_nobody_twice(
     tmp_path: Path, platforms: int, privacy: dict[str, Any], kind: str, server_round: int, fresh_agents: bool
 ) -> None:
     plan, data = private_plan(platforms, **privacy), private_platforms(platforms)
@@ -671,7 +667,7 @@ def contents(reply: AgentReply) -> dict[str, bytes]:
 # Without privacy.
 
 
-def test_mode_none_marks_the_data_as_spent_without_bound_and_no_private_run_follows(tmp_path: Path) -> None:
+def test_mode_none_marks_data_as_spent_and_refuses_private_runs(tmp_path: Path) -> None:
     plan, data = private_plan(**PER_PLATFORM), private_platforms()
     exact = small_plan(platforms=3)
     agents = agents_of(data, exact, tmp_path)

@@ -203,7 +203,7 @@ def test_per_platform_covers_the_own_catalogue_only(noisy: Federation) -> None:
     assert all(not part.masked for part in noisy.tap.released)
 
 
-def test_the_sum_that_the_aggregator_solves_from_is_the_exact_sum_of_what_was_released(noisy: Federation) -> None:
+def test_the_aggregator_solves_from_the_exact_sum_of_the_releases(noisy: Federation) -> None:
     """To the last grid step, masks and noise and all."""
     secure = noisy.plan.privacy.noise == "secure_sum"
     for server_round, (_, vectors, _, grams, item_grams) in enumerate(noisy.tap.solved, start=1):
@@ -227,7 +227,7 @@ def test_the_sum_that_the_aggregator_solves_from_is_the_exact_sum_of_what_was_re
             )
 
 
-def test_the_noise_that_the_solve_reckons_with_is_the_noise_that_is_there(noisy: Federation) -> None:
+def test_the_solve_reckons_with_the_noise_that_is_there(noisy: Federation) -> None:
     for server_round, (_, _, sigma, _, _) in enumerate(noisy.tap.solved, start=1):
         step = RunPlan.of(noisy.plan).release_plan().rounds[server_round - 1].item_vectors.grid_step
         if noisy.plan.privacy.noise == "secure_sum":
@@ -413,7 +413,7 @@ def test_a_simulation_without_privacy_says_so_on_its_card(tmp_path: Path) -> Non
     ],
 )
 @pytest.mark.parametrize("how", ["private", "price", "sweep"])
-def test_data_settings_that_depend_on_other_users_are_refused_where_anything_is_private(
+def test_data_settings_that_depend_on_others_are_refused_if_private(
     tmp_path: Path, change: dict[str, Any], named: str, how: str
 ) -> None:
     scenario = private_scenario(tmp_path / "data")

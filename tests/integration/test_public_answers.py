@@ -1,4 +1,4 @@
-"""What is answered, and how often, is a function of public facts and of noised values: the same for neighbouring data.
+"""Answers, and how often they come, depend on public facts and noised values: they are the same for neighbouring data.
 
 The aggregator of these tests asks for every kind of request with parameters chosen to break computations down. Two worlds
 differ by one user's whole history. All that leaves is compared: codes, how many answers there are, names, types, shapes, and
@@ -115,7 +115,7 @@ def refused(attack: str) -> bool:
 
 
 def shown(reply: AgentReply) -> tuple[Any, ...]:
-    """What can be seen of an answer besides its values."""
+    """Return what can be seen of an answer besides its values."""
     arrays = {name: (array.dtype.str, array.shape) for name, array in reply.arrays.items()}
     return reply.platform, reply.kind, reply.server_round, reply.code, dict(reply.config), arrays
 
@@ -221,7 +221,7 @@ def test_no_kind_of_request_tells_neighbouring_data_apart(
 
 
 def journals(agents: Mapping[str, PlatformAgent]) -> list[Any]:
-    """What the journal has of each message that left, in order, without what differs by design."""
+    """Return what the journal has of each message that left, in order, without what differs by design."""
     entries = sent_by(agents[NAME])
     return [(e["event"], e["kind"], e.get("code"), e.get("arrays"), e["bytes"]) for e in entries]
 
@@ -252,7 +252,7 @@ def test_under_secure_sum_only_forms_can_be_seen_and_they_are_alike(
 
 
 @pytest.mark.parametrize("victim", ["one item", "everything", "a weight that no application sends"])
-def test_without_privacy_too_codes_and_forms_are_functions_of_public_facts(tmp_path: Path, victim: str) -> None:
+def test_without_privacy_codes_and_forms_depend_on_public_facts(tmp_path: Path, victim: str) -> None:
     plan = read_plan(
         {
             "rounds": 2,
@@ -292,7 +292,7 @@ def deep_attacks(plan: FederationPlan, m: int) -> dict[str, Arrays]:
     }
 
 
-def test_updates_of_the_deep_model_tell_neighbours_apart_within_the_clip_norm(
+def test_deep_updates_of_neighbours_differ_within_the_clip_norm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_noise(monkeypatch)

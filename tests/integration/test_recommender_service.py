@@ -153,7 +153,7 @@ def test_spellings_of_one_user_are_one_user_in_every_request(client):
         ({"time": -1}, "time"),
     ],
 )
-def test_a_wrong_value_is_refused_by_its_field_before_there_is_a_model(tmp_path, sent, field):
+def test_a_wrong_value_is_refused_by_field_before_there_is_a_model(tmp_path, sent, field):
     """−5 before the first model was recorded, and kept every later run from finishing."""
     good = {"event_id": "e", "user_id": "user", "item_key": "imdb:1", "value": 1.0}
     rules = EventRules(meaning="weight")
@@ -165,7 +165,7 @@ def test_a_wrong_value_is_refused_by_its_field_before_there_is_a_model(tmp_path,
         assert stub.RecordFeedback(pb.RecordFeedbackRequest(**good)).sequence == 1
 
 
-def test_ratings_count_by_the_platforms_own_threshold_before_training_too(store):
+def test_ratings_count_by_the_platforms_threshold_in_training_too(store):
     with serve_recommender(store.root, rules=RATED) as server, RecommenderClient(server.target) as client:
         keys = [item.key for item in client.recommend("user-1", k=4, scope="own")]
         client.record_feedback("liker", keys[0], value=5.0)
@@ -209,7 +209,7 @@ signal.pause()
 """
 
 
-def test_a_kill_between_the_write_of_feedback_and_its_answer_loses_and_doubles_nothing(store):
+def test_a_kill_around_a_feedback_write_loses_and_doubles_nothing(store):
     command = [sys.executable, "-c", KILLED_BEFORE_THE_ANSWER, str(store.root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         target = process.stdout.readline().strip()
@@ -224,7 +224,7 @@ def test_a_kill_between_the_write_of_feedback_and_its_answer_loses_and_doubles_n
         assert len(server.model.feedback) == 1
 
 
-def test_every_answer_is_whole_and_of_one_version_while_models_are_swapped(store, server):
+def test_every_answer_is_of_one_version_while_models_are_swapped(store, server):
     versions = {1: store.load()}
     for seed in (1, 2):
         versions[seed + 1] = random_platform_model(np.random.default_rng(seed))
@@ -315,7 +315,7 @@ def test_reflection_lists_the_service(store):
         assert SERVICE in ProtoReflectionDescriptorDatabase(channel).get_services()
 
 
-def test_what_is_wrong_with_a_request_is_said_by_field_and_without_the_user(stub, caplog):
+def test_a_refused_request_is_explained_by_field_without_the_user(stub, caplog):
     calls, token = stub
     caplog.set_level(logging.DEBUG)
     user = "anna@example.org"
@@ -376,7 +376,7 @@ def test_what_is_wrong_with_a_request_is_said_by_field_and_without_the_user(stub
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, 1000.5, 1e30, 1e300, 1e-300, float("inf"), float("nan")])
-def test_a_weight_outside_of_its_bounds_is_refused_by_name_in_feedback_and_in_histories(stub, value):
+def test_a_weight_out_of_bounds_is_refused_in_feedback_and_histories(stub, value):
     calls, token = stub
     feedback = pb.RecordFeedbackRequest(event_id="e", user_id="user-1", item_key="imdb:1", value=value)
     given = pb.RecommendForHistoryRequest(history=[pb.HistoryItem(item_key="imdb:0000001", value=value)])
@@ -519,7 +519,7 @@ def test_stopping_finishes_requests_under_way_and_takes_no_more(store):
         stopping.join()
 
 
-def test_metrics_count_requests_and_errors_and_show_the_version_and_no_user(store):
+def test_metrics_count_requests_and_errors_and_show_no_user(store):
     metrics = ServingMetrics()
     port, stop = expose_metrics(metrics.registry, port=0)
     with serve_recommender(store.root, metrics=metrics) as server, RecommenderClient(server.target) as client:
@@ -540,7 +540,7 @@ def test_metrics_count_requests_and_errors_and_show_the_version_and_no_user(stor
     assert "anna" not in text
 
 
-def test_metrics_and_log_tell_what_approximate_search_finds_and_nothing_where_search_is_exact(store, caplog):
+def test_metrics_and_log_tell_the_recall_of_approximate_search(store, caplog):
     metrics = ServingMetrics()
     with (
         caplog.at_level("INFO"),

@@ -30,7 +30,7 @@ from tests.support.resumed import CASES, plan_of, platforms_of
 
 
 class Killed(BaseException):
-    """What a kill looks like from inside: nothing catches it."""
+    """Ends a run from inside as a kill does: nothing catches it."""
 
 
 class Killer(SilentObserver):
@@ -93,7 +93,7 @@ def test_a_resumed_run_starts_at_its_last_complete_round(tmp_path: Path) -> None
     assert [request.server_round for request in recorders[0].requests("statistics")] == [3, 4]
 
 
-def test_what_a_platform_had_sent_is_sent_again_to_the_byte_and_charged_once(tmp_path: Path) -> None:
+def test_a_contribution_sent_before_is_repeated_and_charged_once(tmp_path: Path) -> None:
     plan, platforms = plan_of("implicit"), platforms_of("implicit")
     before = [Recorder(agent) for agent in agents_of(platforms, plan, tmp_path)]
     with pytest.raises(Killed):
@@ -123,7 +123,7 @@ def test_a_finished_run_that_is_started_again_trains_no_further(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("change", [{"rounds": 9}, {"seed": 1}, {"model": {"dimension": 5}}, {"federation": "other"}])
-def test_a_checkpoint_of_another_plan_is_refused_naming_the_difference(tmp_path: Path, change: Any) -> None:
+def test_a_checkpoint_of_another_plan_is_refused_with_the_difference(tmp_path: Path, change: Any) -> None:
     platforms = platforms_of("implicit")
     run_platforms(platforms, plan_of("implicit"), tmp_path)
     (name,) = change
@@ -143,7 +143,7 @@ def test_the_round_before_a_damaged_checkpoint_serves(tmp_path: Path, caplog: py
     assert "round-000003.npz" in caplog.text
 
 
-def test_a_platform_that_joins_later_brings_its_items_and_moves_nobodys(tmp_path: Path) -> None:
+def test_a_late_platform_brings_its_items_and_moves_nobody_elses(tmp_path: Path) -> None:
     plan, platforms = plan_of("implicit"), platforms_of("implicit")
     early = {name: data for name, data in platforms.items() if name != "platform-1"}
     with pytest.raises(Killed):
@@ -186,7 +186,7 @@ run_platforms(platforms_of("implicit"), plan_of("implicit"), Path(sys.argv[1]), 
 """
 
 
-def test_a_process_killed_by_the_system_is_resumed_with_the_identical_result(tmp_path: Path) -> None:
+def test_a_process_killed_by_the_system_resumes_to_the_same_result(tmp_path: Path) -> None:
     root = str(Path(__file__).parents[2])
     killed = tmp_path / "killed"
     done = subprocess.run(

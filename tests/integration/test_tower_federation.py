@@ -79,7 +79,7 @@ def exact(
     return federate(recorders, plan, folder), recorders, platforms
 
 
-def test_a_run_trains_the_deep_model_after_the_factors_and_every_platform_keeps_it(exact: Any) -> None:
+def test_a_run_trains_the_deep_model_and_every_platform_keeps_it(exact: Any) -> None:
     outcome, recorders, platforms = exact
     state = outcome.state
     assert [record.phase for record in state.history] == ["factors"] * 2 + ["towers"] * ROUNDS
@@ -116,7 +116,7 @@ class Restarted:
         return self.agent.exchange(request)
 
 
-def test_an_agent_that_was_restarted_goes_on_with_the_identical_result(exact: Any, tmp_path: Path) -> None:
+def test_a_restarted_agent_goes_on_to_the_identical_result(exact: Any, tmp_path: Path) -> None:
     outcome, recorders, platforms = exact
 
     def start(place: int) -> PlatformAgent:
@@ -158,7 +158,7 @@ def test_an_upload_is_all_encoders_and_the_rows_that_were_trained(exact: Any) ->
 
 
 @pytest.mark.parametrize("noise", ["per_platform", "secure_sum"])
-def test_a_private_run_charges_its_rounds_and_sends_nothing_but_noisy_sums(tmp_path: Path, noise: str) -> None:
+def test_a_private_run_charges_its_rounds_and_sends_noisy_sums_alone(tmp_path: Path, noise: str) -> None:
     plan = deep_private_plan(noise)
     recorders = [Recorder(agent) for agent in agents_of(private_platforms(3), plan, tmp_path)]
     state = federate(recorders, plan, tmp_path).state
@@ -187,7 +187,7 @@ PLAIN = {"encoders": [], "user_embedding": False}
 """The smallest deep model, where only the federation is at stake."""
 
 
-def test_a_platform_whose_deep_model_differs_is_refused_and_the_difference_named(
+def test_a_platform_with_another_deep_model_is_refused_by_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = deep_plan(**PLAIN, training={"rounds": 1})
@@ -257,7 +257,7 @@ def made_up(agent: Any, loss: Callable[[int], float] = lambda tower_round: 1.0 /
     contributor_of(agent, "update")._towers.model = lambda request, membership: None
 
 
-def test_a_platform_whose_training_breaks_down_sends_weights_of_zero_and_no_code(tmp_path: Path) -> None:
+def test_broken_down_training_sends_weights_of_zero_and_no_code(tmp_path: Path) -> None:
     plan = deep_plan(**PLAIN, training={"rounds": 2, "learning_rate": 5.0})
     agents, platforms = updates_of(plan, tmp_path)
     broken: Any = agents_of({"platform-1": platforms["platform-1"]}, plan, tmp_path / "other")[0]
@@ -280,7 +280,7 @@ def test_a_platform_whose_training_breaks_down_sends_weights_of_zero_and_no_code
     assert [record.objective for record in deep_rounds(state)] == pytest.approx([1.0, 0.5]), "the others' losses alone"
 
 
-def test_training_stops_when_the_loss_has_not_fallen_for_as_long_as_the_plan_waits(tmp_path: Path) -> None:
+def test_training_stops_when_the_loss_has_not_fallen_long_enough(tmp_path: Path) -> None:
     plan = deep_plan(**PLAIN, training={"rounds": 12, "patience": 2})
     agents, _ = updates_of(plan, tmp_path)
     losses = [5.0, 4.0, 3.0, 3.5, 2.9, 2.95, 2.9, 1.0, 0.5]
@@ -291,7 +291,7 @@ def test_training_stops_when_the_loss_has_not_fallen_for_as_long_as_the_plan_wai
 
 
 class Killed(BaseException):
-    """What a kill looks like from inside: nothing catches it."""
+    """Ends a run from inside as a kill does: nothing catches it."""
 
 
 class Killer(SilentObserver):
@@ -310,7 +310,7 @@ class Killer(SilentObserver):
 
 
 @pytest.mark.parametrize(("tower_round", "platform"), [(1, "platform-0"), (2, "platform-2"), (2, None), (3, None)])
-def test_an_aggregator_killed_in_a_deep_round_ends_where_it_would_have_ended(
+def test_an_aggregator_killed_in_a_deep_round_ends_at_the_same_result(
     tmp_path: Path, tower_round: int, platform: str | None
 ) -> None:
     plan = deep_plan(**PLAIN, sequence={"kind": "gru", "length": 4}, training={"aggregation": "fedadam"})
@@ -380,7 +380,7 @@ def test_a_loss_that_does_not_fit_the_feedback_is_refused(loss: str) -> None:
     read_plan({"towers": {"training": {"loss": loss}}})
 
 
-def test_rounds_that_cost_more_than_the_deep_models_part_are_refused_before_anything_leaves(tmp_path: Path) -> None:
+def test_deep_rounds_above_their_share_are_refused_before_sending(tmp_path: Path) -> None:
     enough = deep_private_plan()
     assert enough.towers is not None
     z = enough.towers.privacy.noise_multiplier
@@ -394,7 +394,7 @@ def test_rounds_that_cost_more_than_the_deep_models_part_are_refused_before_anyt
         agents_of(private_platforms(3), deep_private_plan(privacy={"noise_multiplier": None}), tmp_path / "none")
 
 
-def test_a_platform_whose_private_training_breaks_down_keeps_what_is_shared(
+def test_broken_down_private_training_keeps_the_shared_variables(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def breaks_down(trainer: LocalTrainer) -> None:

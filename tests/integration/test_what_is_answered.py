@@ -1,4 +1,4 @@
-"""What is answered, and how often, is a function of public facts and of noised values, whatever the aggregator asks.
+"""Answers, and how often they come, depend on public facts and noised values, whatever the aggregator asks.
 
 An aggregator of its own choice takes a platform and its neighbour, which has one user less, through a whole run of every kind
 of request. All that leaves is compared but the noised values themselves: codes, names, forms and number of messages, the

@@ -35,7 +35,7 @@ def chromium() -> Iterator[Any]:
 
 
 def serious(page: Any) -> list[str]:
-    """What axe finds on a page that is serious or critical, in words."""
+    """Return what axe finds on a page that is serious or critical, in words."""
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page).response["violations"]

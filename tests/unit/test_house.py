@@ -113,3 +113,40 @@ def test_no_text_has_a_retired_phrase() -> None:
         if path not in (GLOSSARY, Path(__file__)) and phrase in " ".join(path.read_text().lower().split())
     }
     assert found == set()
+
+
+def documented(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Names of a module's definitions, and of itself, with their docstrings."""
+    tree = ast.parse(path.read_text())
+    yield path.name, ast.get_docstring(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name, ast.get_docstring(node)
+
+
+def test_every_module_says_what_it_is_for_in_one_line() -> None:
+    first = {
+        f"{folder_of(path)}/{path.name}": (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        for path in modules(*PRODUCT, "tools").values()
+    }
+    assert [name for name, line in first.items() if len(line) < 15] == []
+
+
+def test_no_docstring_opens_with_what() -> None:
+    found = {
+        f"{folder_of(path)}/{path.name}: {name}"
+        for path in modules(*PRODUCT, "tests", "tools").values()
+        for name, text in documented(path)
+        if re.match(r"What\b", text or "")
+    }
+    assert found == set()
+
+
+def test_names_of_tests_have_up_to_60_characters() -> None:
+    found = {
+        node.name
+        for path in modules("tests").values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and len(node.name.removeprefix("test_")) > 60
+    }
+    assert found == set(), "say what holds in fewer words"

@@ -1,4 +1,4 @@
-"""What packages offer by name is there, and costs nothing before it is asked for."""
+"""Names that packages offer are there, and costs nothing before it is asked for."""
 
 from __future__ import annotations
 

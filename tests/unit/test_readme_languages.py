@@ -20,7 +20,7 @@ def readme(name: str) -> str:
 
 
 def parts(text: str) -> dict[str, object]:
-    """What both must have alike, whatever the language."""
+    """Return what both must have alike, whatever the language."""
     prose = FENCE.sub("", text)
     return {
         "levels of headings": re.findall(r"^(#+) ", prose, re.MULTILINE),

@@ -59,12 +59,12 @@ class TableFile:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was told from the file and not from its settings, for the cleaning report."""
+        """Return what was told from the file and not from its settings, for the cleaning report."""
         return () if self.dialect is None else self.dialect.notes
 
     @property
     def place(self) -> Literal["line", "row"]:
-        """What ``row`` counts."""
+        """Return what ``row`` counts."""
         return "row" if self.dialect is None else "line"
 
     def column(self, given: str | None, guesses: Sequence[str], *, setting: str) -> str | None:

@@ -64,7 +64,7 @@ def _schema(part: Path) -> Schema:
 
 
 def _common(parts: Sequence[Path], schemas: Sequence[Schema]) -> Schema:
-    """What each column becomes, so that all parts have it alike."""
+    """Return what each column becomes, so that all parts have it alike."""
     first = schemas[0]
     found = {name: _plain_type(dtype) for name, dtype in first.items()}
     for part, schema in zip(parts[1:], schemas[1:], strict=True):

@@ -21,7 +21,7 @@ _MINT = object()
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaskedContribution:
-    """What :func:`mask_contribution` made, and nothing else can make.
+    """Holds what :func:`mask_contribution` made, and nothing else can make.
 
     Attributes:
         kind: ``masked_`` + the kind of the contribution.

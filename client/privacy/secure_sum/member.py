@@ -140,7 +140,7 @@ class SecureMember:
             raise self._file.unusable(str(error)) from error
 
     def _saved_if_usable(self) -> SecureSumClient | None:
-        """What is lost stays lost: who enrols then has fresh keys, which open nothing that was masked before."""
+        """Return what is lost stays lost: who enrols then has fresh keys, which open nothing that was masked before."""
         try:
             return self._saved()
         except SecureSumError as error:

@@ -68,7 +68,7 @@ class SecureStateFile:
         write_atomically(self._path, _HEADER + hashlib.sha256(state).hexdigest().encode() + b"\n" + state)
 
     def unusable(self, reason: str) -> SecureSumError:
-        """What to tell the operator of a file that cannot be used."""
+        """Return what to tell the operator of a file that cannot be used."""
         return SecureSumError(
             f"{self._path} is unusable ({reason}): this platform has lost its place in the secure sum of the run that was "
             "under way, and that run cannot go on here. Delete the file and begin a new run, which makes it anew. Never put "

@@ -151,7 +151,7 @@ class RingConfig(FrozenModel):
 
 
 def noise_tail(noise_std: float, values: int, failure_probability: float = 2.0**-40) -> int:
-    """What none of ``values`` draws of noise exceeds in absolute value, but with ``failure_probability``; grid units.
+    """Return what none of ``values`` draws of noise exceeds in absolute value, but with ``failure_probability``; grid units.
 
     The tail is Bernstein's for variance σ² and scale 1/3, which holds for the discrete Gaussian (subgaussian with σ,
     Canonne et al. 2020) and for Skellam noise (its log moment generating function σ²(cosh t − 1) is at most

@@ -199,7 +199,7 @@ def most_dropouts(platforms: int, colluders: int) -> int:
 
 
 class RosterPolicy(FrozenModel):
-    """What a platform's own configuration demands of a roster. Nothing in it comes from the aggregator."""
+    """Holds what a platform's own configuration demands of a roster. Nothing in it comes from the aggregator."""
 
     fingerprints: dict[str, str]
     """Each platform's name and the fingerprint that was compared out of band."""

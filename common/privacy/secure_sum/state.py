@@ -1,4 +1,4 @@
-"""What a platform keeps of a run between two messages."""
+"""Encodes what a platform keeps of a run between two messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an enrolment fixes: who takes part, with which keys, under which roster. Client and server check it alike."""
+"""Digests what an enrolment fixes: who takes part, with which keys, under which roster. Client and server check it alike."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Transcript:
         return key, 1 if adder < other else -1
 
     def survivors_digest(self, round_index: int, survivors: tuple[str, ...]) -> bytes:
-        """What a platform signs when it accepts a survivor list."""
+        """Return what a platform signs when it accepts a survivor list."""
         return bind("survivors", self.digest, round_index.to_bytes(4, "big"), *(name.encode() for name in survivors))
 
     def check_survivors(self, survivors: tuple[str, ...]) -> None:
@@ -107,7 +107,7 @@ class Transcript:
 
 
 def advert_digest(roster: Roster, advert: Advert) -> bytes:
-    """What a platform's identity signs in its advert."""
+    """Return what a platform's identity signs in its advert."""
     keys = (advert.encryption_key, *advert.mask_keys, *advert.commitments)
     return bind("advert", roster.digest, advert.platform.encode(), *keys)
 

@@ -92,7 +92,7 @@ class Mailbag(Message):
 
 
 class MaskedVectorHeader(Message):
-    """What precedes the packed words of a masked vector."""
+    """Holds what precedes the packed words of a masked vector."""
 
     kind: Literal["masked"] = "masked"
     platform: Name

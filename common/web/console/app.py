@@ -43,7 +43,7 @@ _LANGUAGE: Final = "crossfed-language"
 
 @dataclass(frozen=True, kw_only=True)
 class Visit:
-    """What a page is asked with.
+    """Holds what a page is asked with.
 
     Attributes:
         query: of the address; nothing of a person is ever in it.

@@ -1,4 +1,4 @@
-"""What stands before every page of a console: who asks, from which page, and what a browser may do with the answer."""
+"""Guards every page of a console: who asks, from which page, and what a browser may do with the answer."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Person:
-    """What there is of one person, in the file and in the feedback log."""
+    """Holds what there is of one person, in the file and in the feedback log."""
 
     rows: tuple[Entry, ...] = ()
     feedback: tuple[Entry, ...] = ()

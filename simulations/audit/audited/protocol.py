@@ -34,7 +34,7 @@ _CONTRIBUTIONS = {name for kind in all_kinds() for name in (kind.name, masked_na
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """What left the platform in answer to one request.
+    """Holds what left the platform in answer to one request.
 
     Attributes:
         label: what was asked, and in which round.
@@ -191,11 +191,11 @@ class ByHand:
 
     @property
     def membership(self) -> Membership:
-        """What the audited platform was told of the federation."""
+        """Return what the audited platform was told of the federation."""
         return self.membership_of(TARGET)
 
     def membership_of(self, name: str) -> Membership:
-        """What a platform was told of the federation."""
+        """Return what a platform was told of the federation."""
         return Membership.of(name, PLATFORMS, self._vocabulary_parts()["arrays"], self._platforms[name].data, SECRET)
 
     @property

@@ -35,7 +35,7 @@ Sums = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What one run showed.
+    """Holds what one run showed.
 
     Attributes:
         ratio: log p(view | canary in) − log p(view | canary out), under the declared noise.
@@ -96,7 +96,7 @@ class CanaryWorld:
         return AgentRequest(kind=f"masked_{kind}", run_id="audit", server_round=server_round, arrays=arrays)
 
     def _view(self, canary: bool, request: AgentRequest) -> Sums:
-        """What is seen: masked arrays as sums with the companion's, open ones as they are."""
+        """Return what is seen: masked arrays as sums with the companion's, open ones as they are."""
         target = _made(self._worlds[canary], request, self._membership)
         other = _made(self._companion, request, self._companions_place)
         return {
@@ -105,7 +105,7 @@ class CanaryWorld:
         }
 
     def _mean(self, world: int, request: AgentRequest) -> Sums:
-        """What would be seen in ``world`` without noise. Counts do not depend on what was released before."""
+        """Return what would be seen in ``world`` without noise. Counts do not depend on what was released before."""
         if request.kind == "masked_counts" and (world, request.kind) in self._kept:
             return self._kept[world, request.kind]
         with without_noise():

@@ -88,7 +88,7 @@ class World:
         return run.transcript
 
     def rows_of_others(self) -> dict[str, bytes]:
-        """What is trained on and what is held back of everybody but the audited person, however the id is written."""
+        """Return what is trained on and what is held back of everybody but the audited person, however the id is written."""
         data = self.target.data
         parts = (data.train, data.validation.history, data.validation.truth)
         return {
@@ -100,7 +100,7 @@ class World:
 
 @dataclass(eq=False)
 class Findings:
-    """What comparing worlds found.
+    """Holds what comparing worlds found.
 
     Attributes:
         checks: in order.

@@ -138,7 +138,7 @@ def _all_crafted(run: ByHand) -> Mapping[str, Arrays]:
 
 
 def _out_of_order(title: str, transcript: Transcript) -> Iterator[str]:
-    """What a platform should have refused whoever its users are."""
+    """Yield what a platform should have refused whoever its users are."""
     codes = {answer.label: answer.reply.code for answer in transcript.answers if answer.reply.kind == "finish"}
     unpaid = [label for label, code in codes.items() if label.startswith("unpaid") and code == OK]
     if unpaid:

@@ -17,7 +17,7 @@ from simulations.audit.statistics.checks import Check
 
 @dataclass(frozen=True, kw_only=True)
 class PathReport:
-    """What the exact audit found.
+    """Holds what the exact audit found.
 
     Attributes:
         persons: whose presence was audited.

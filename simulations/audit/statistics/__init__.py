@@ -1,1 +1,1 @@
-"""What the audit concludes: exact and statistical checks, and how far two worlds can be told apart."""
+"""Concludes the audit: exact and statistical checks, and how far two worlds can be told apart."""

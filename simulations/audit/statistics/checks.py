@@ -1,4 +1,4 @@
-"""What an audit concludes: exact checks, which sound code cannot fail, and statistical ones, of which chance can fail each.
+"""Defines an audit's checks: exact ones, which sound code cannot fail, and statistical ones, of which chance can fail each.
 
 All statistical checks of one audit share one false-alarm rate (Bonferroni): each flags below :data:`FALSE_ALARM` divided by
 their number, so that the whole audit flags sound code with at most that probability, whatever depends on what.

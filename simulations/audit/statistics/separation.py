@@ -20,7 +20,7 @@ _SMALLEST_LEVEL = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryReport:
-    """What a canary test found.
+    """Holds what a canary test found.
 
     Attributes:
         epsilon_claimed, delta: the promise.
@@ -46,7 +46,7 @@ class CanaryReport:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What is wrong, were these all of the audit's checks."""
+        """Return what is wrong, were these all of the audit's checks."""
         return flags_of(self.checks)
 
 

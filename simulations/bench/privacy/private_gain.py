@@ -1,4 +1,4 @@
-"""What a private federation gives its platforms, through the product's own path: agents, ledgers, secure sum, aggregator.
+"""Measures what a private federation gives its platforms, with the product's own agents, ledgers, secure sum and aggregator.
 
     CROSSFED_DATA=FOLDER python -m simulations.bench.privacy.private_gain small-platform movies-private privacy-product
 

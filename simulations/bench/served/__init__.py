@@ -1,1 +1,1 @@
-"""What applications and operators wait for: HTTP beside gRPC, lists for everybody beside implicit."""
+"""Measures what applications and operators wait for: HTTP beside gRPC, lists for everybody beside implicit."""

@@ -1,1 +1,1 @@
-"""What texts bring: ``python -m simulations.bench.text DATA``."""
+"""Measures what texts bring: ``python -m simulations.bench.text DATA``."""

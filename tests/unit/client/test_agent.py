@@ -261,7 +261,7 @@ def test_the_egress_guard_lets_out_nothing_else_than_declared(
     assert reply == AgentReplyLike("shop", "statistics", 1, "internal")
 
 
-def test_the_validation_recall_that_is_reported_counts_only_validation_users(tmp_path: Path) -> None:
+def test_reported_validation_recall_counts_validation_users_only(tmp_path: Path) -> None:
     from tests.support import held_out_last
 
     held_out = held_out_last(matrix([[0, 1], [1, 2], [2]], 3))

@@ -87,7 +87,7 @@ def test_a_card_that_is_kept_back_stays_empty() -> None:
     assert SECRET.open_cards(sealed, digests) == [None, ItemCard("imdb:2", "Heat")]
 
 
-def test_a_sealed_card_shows_neither_its_text_nor_the_length_of_its_title() -> None:
+def test_a_sealed_card_shows_neither_its_text_nor_its_length() -> None:
     digests = SECRET.digests(["imdb:1"])
     short, long = (
         SECRET.seal_cards([ItemCard("imdb:1", title)], digests)[0] for title in ("It", "A much longer title")
@@ -133,7 +133,7 @@ def test_cards_beside_other_items_or_of_another_secret_do_not_count(caplog: pyte
         ItemCard("imdb:1", "?", link=[]),  # type: ignore[arg-type]
     ],
 )
-def test_whoever_holds_the_secret_cannot_seal_a_card_that_spoils_the_others(card: ItemCard) -> None:
+def test_a_holder_of_the_secret_cannot_seal_a_card_that_spoils_others(card: ItemCard) -> None:
     digests = SECRET.digests(["imdb:1", "imdb:2"])
     sealed = SECRET.seal_cards([card, ItemCard("imdb:2", "Heat")], digests)
     assert SECRET.open_cards(sealed, digests) == [None, ItemCard("imdb:2", "Heat")]
@@ -190,7 +190,7 @@ def test_an_item_that_its_platform_no_longer_shares_keeps_its_place() -> None:
         np.zeros(32, np.uint8),
     ],
 )
-def test_a_catalogue_that_repeats_an_item_or_is_misshapen_is_refused_by_name(digests: np.ndarray) -> None:
+def test_a_catalogue_with_repeats_or_of_wrong_shape_is_refused(digests: np.ndarray) -> None:
     with pytest.raises(CatalogueError, match="platform shop"):
         Vocabulary.empty().extended({"shop": digests})
 

@@ -38,7 +38,7 @@ def test_a_file_is_written_whole_with_its_mode_alone(tmp_path: Path, mode: int) 
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_disk_that_fills_up_at_any_step_leaves_a_whole_file_and_nothing_else(
+def test_a_disk_full_at_any_step_leaves_a_whole_file_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     path = tmp_path / "file"
@@ -51,7 +51,7 @@ def test_a_disk_that_fills_up_at_any_step_leaves_a_whole_file_and_nothing_else(
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_write_that_stops_half_way_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_write_that_stops_half_way_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

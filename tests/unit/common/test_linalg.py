@@ -83,7 +83,7 @@ def test_ridges_scale_with_the_weight_sums_power() -> None:
     np.testing.assert_array_equal(scaled_ridge(2.0, np.array([0, 4, 9]), 0.0), [2.0, 2.0, 2.0])
 
 
-def test_an_items_first_factor_does_not_depend_on_the_catalogues_length() -> None:
+def test_an_items_first_factor_ignores_the_catalogues_length() -> None:
     short = initial_item_factors(5, 4, np.random.default_rng(3), 0.1)
     long = initial_item_factors(50, 4, np.random.default_rng(3), 0.1)
     np.testing.assert_array_equal(long[:5], short)

@@ -28,7 +28,7 @@ def relayed(platform: str, catalogues: dict[str, list[str]] = CATALOGUES) -> dic
     }
 
 
-def test_a_platform_gets_of_every_item_the_cards_of_other_platforms_in_order_of_name() -> None:
+def test_a_platform_gets_the_others_cards_in_order_of_name() -> None:
     assert relayed("a") == {"x:1": [b"b on x:1", b"c on x:1"], "x:2": [b"c on x:2"], "x:3": [b"b on x:3"], "x:4": []}
     assert relayed("b") == {
         "x:1": [b"a on x:1", b"c on x:1"],
@@ -45,7 +45,7 @@ def test_a_platform_never_gets_its_own_card_back() -> None:
     )
 
 
-def test_an_item_that_many_describe_travels_with_a_few_cards_whoever_receives_them() -> None:
+def test_an_item_that_many_describe_travels_with_a_few_cards() -> None:
     everywhere = {name: ["x:1"] for name in "abcdef"}
     for name in (*everywhere, "new"):
         others = [other for other in everywhere if other != name][:CANDIDATES]

@@ -29,7 +29,7 @@ def scenario(folder: Path, plan: dict[str, Any] = PUBLIC, **changes: Any) -> Sce
 
 
 def refusal(case: Scenario, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What a run says before its federation."""
+    """Return what a run says before its federation."""
 
     def trained(*arguments: Any, **options: Any) -> None:
         raise AssertionError("the first stage had begun")
@@ -57,7 +57,7 @@ def test_ratings_have_no_price_and_the_scenario_says_so(tmp_path: Path) -> None:
         check_stages(case)
 
 
-def test_two_platforms_under_secure_sum_are_refused_by_the_scenarios_key(tmp_path: Path) -> None:
+def test_two_platforms_under_secure_sum_are_refused_by_key(tmp_path: Path) -> None:
     plan = {"privacy": {"mode": "user"} | SMALL}
     with pytest.raises(
         ConfigError, match=r"^plan: .*2 platforms, but .* at least 3.*set plan\.privacy\.noise to per_platform"

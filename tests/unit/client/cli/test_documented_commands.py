@@ -42,7 +42,7 @@ def command_of(program: str) -> click.Command:
 
 
 def problem(line: str) -> str | None:
-    """What the program says of the line, or None where it would run."""
+    """Return what the program says of the line, or None where it would run."""
     program, *arguments = shlex.split(line.partition(" > ")[0], comments=True)
     # N is a number of one's own.
     arguments = ["1" if word == "N" else word for word in arguments]

@@ -1,4 +1,4 @@
-"""What a platform's console reads from its files: books, versions, feedback by day; one damaged file hides nothing else."""
+"""A platform's console reads logs, versions and feedback by day from its files; one damaged file hides nothing else."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ histories = st.lists(st.lists(st.integers(0, len(KEYS) - 1), max_size=8, unique=
 
 @settings(deadline=None, max_examples=60)
 @given(histories, st.lists(st.integers(0, len(KEYS) - 1), max_size=8, unique=True), st.integers(0, 5))
-def test_one_user_more_changes_a_round_by_no_more_than_its_sensitivity(
+def test_one_user_more_changes_a_round_within_its_sensitivity(
     rows: list[list[int]], added: list[int], seed: int
 ) -> None:
     """Solver, weights, clipping, quantisation and all: the whole way from a history to what is released."""
@@ -102,7 +102,7 @@ def test_what_users_contribute_adds_up_to_the_last_grid_step(
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "auto"])
-def test_users_are_solved_one_at_a_time_whatever_backend_the_plan_names(backend: str) -> None:
+def test_users_are_solved_one_at_a_time_on_every_backend(backend: str) -> None:
     plan = PLAN.model_copy(update={"model": PLAN.model.model_copy(update={"backend": backend, "device": "auto"})})
     assert contributor_of([[0, 1], [2]], plan)._trainer.kernels.name == "numba"
 
@@ -130,7 +130,7 @@ def test_a_single_user_can_reach_the_sensitivity() -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_no_parameters_make_the_answer_depend_on_whether_a_user_is_there(seed: int) -> None:
+def test_no_parameters_make_an_answer_depend_on_one_user(seed: int) -> None:
     """Cholesky factorisation of a user's system breaks down at wild parameters; that refusal would tell of the user.
 
     Before such parameters were refused for all, three of sixty of these draws answered otherwise for a neighbour.
@@ -148,7 +148,7 @@ def test_no_parameters_make_the_answer_depend_on_whether_a_user_is_there(seed: i
     assert outcomes[0] == outcomes[1]
 
 
-def test_parameters_that_no_aggregator_makes_are_outside_of_the_contract() -> None:
+def test_parameters_no_aggregator_makes_are_outside_the_contract() -> None:
     plan = private_plan()
     # Σ‖v‖² ≤ 1e9·λ with λ = 0.3, over a vocabulary of 8 items in 3 dimensions.
     edge = np.sqrt(1e9 * 0.3 / 24)
@@ -199,7 +199,7 @@ def test_items_that_are_not_kept_have_no_say() -> None:
 
 
 @pytest.mark.parametrize("users", [1, 49, 50, 51, 100, 101])
-def test_whether_a_contributor_is_made_does_not_hang_on_how_many_users_there_are(users: int) -> None:
+def test_making_a_contributor_does_not_depend_on_the_number_of_users(users: int) -> None:
     plan = private_plan(minimum_users=50, user_bound=100)
     contributor = make_contributor(plan, data_of([[0, 1]] * users))
     assert contributor.counts(request(0), MEMBERSHIP).arrays["counts"].shape == (len(KEYS) + 1,)
@@ -213,7 +213,7 @@ def test_a_delta_above_one_over_the_public_bound_is_refused() -> None:
     assert PrivateContributor(plan, data_of([[0]] * 10), UserLevelMechanism(replace(loose, delta=0.01)))
 
 
-def test_a_platform_that_shares_nothing_is_never_too_small_and_says_nothing() -> None:
+def test_a_platform_that_shares_nothing_is_never_too_small() -> None:
     plan = private_plan(minimum_users=50)
     data = replace_shared(data_of([[0, 1]] * 3), np.zeros(len(KEYS), dtype=bool))
     contributor = PrivateContributor(plan, data, Noiseless(RunPlan.of(plan).release_plan()))
@@ -239,7 +239,7 @@ def replace_shared(data: TrainingData, shared: NDArray[np.bool_]) -> TrainingDat
 
 
 @pytest.mark.parametrize("server_round", [-1, 0, 3, 99])
-def test_rounds_beyond_the_plan_are_refused_before_anything_is_computed(server_round: int) -> None:
+def test_rounds_beyond_the_plan_are_refused_before_any_computation(server_round: int) -> None:
     with pytest.raises(ContractError, match="the plan has no such round"):
         StatisticsKind().releases(PLAN, server_round)
 
@@ -296,7 +296,7 @@ def test_a_user_without_a_kept_item_contributes_to_no_statistic() -> None:
 
 
 @pytest.mark.parametrize("model", [{}, {"solver": "cg", "cg_steps": 1}, {"feedback": "explicit"}], ids=str)
-def test_exact_sums_depend_on_data_and_request_alone_not_on_what_was_asked_before(model: dict[str, Any]) -> None:
+def test_exact_sums_depend_on_data_and_request_alone(model: dict[str, Any]) -> None:
     def asked(seed: int, value_mean: float) -> AgentRequest:
         row = 4 if "feedback" in model else 3
         rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""What a platform says when it joins is a function of what it declares to be public of its items, and of nothing else."""
+"""A platform's words when it joins depend on what it declares to be public of its items, and on nothing else."""
 
 from __future__ import annotations
 

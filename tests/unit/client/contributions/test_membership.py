@@ -22,7 +22,7 @@ def own_data(shared: Any = ALL_BUT_B) -> TrainingData:
 
 
 def vocabulary_message(data: TrainingData, cards: bool = True) -> dict[str, Any]:
-    """What an honest aggregator sends to ``here`` and ``there``."""
+    """Return what an honest aggregator sends to ``here`` and ``there``."""
     own = SECRET.digests(data.items.keys[column] for column in data.shared_columns)
     foreign = SECRET.digests(THERE)
     vocabulary = Vocabulary.empty().extended({"here": own, "there": foreign})
@@ -52,7 +52,7 @@ def test_every_own_item_finds_its_place_and_an_unshared_one_has_none() -> None:
     assert membership.owners.sum() == 5
 
 
-def test_a_platform_that_shares_nothing_still_finds_its_items_among_the_others() -> None:
+def test_a_platform_that_shares_nothing_still_finds_its_items() -> None:
     data = own_data(np.zeros(4, dtype=bool))
     arrays = vocabulary_message(data)
     membership = join(arrays, data)
@@ -71,7 +71,7 @@ def test_own_descriptions_come_first_then_cards_then_a_blank() -> None:
         assert described.genres[position_of(arrays, "imdb:3")] == (("Noir",) if cards else ())
 
 
-def test_the_cards_alone_describe_common_and_foreign_items_by_the_others_hand() -> None:
+def test_cards_alone_describe_common_and_foreign_items() -> None:
     data = own_data()
     for sent in (True, False):
         arrays = vocabulary_message(data, sent)
@@ -125,7 +125,7 @@ def test_a_vocabulary_without_this_platform_is_refused() -> None:
         join(vocabulary_message(data), data, ("somewhere", "there"))
 
 
-def test_cards_of_another_secret_leave_their_items_undescribed_and_the_own_ones_as_they_are() -> None:
+def test_cards_of_another_secret_leave_their_items_undescribed() -> None:
     data = own_data()
     arrays = vocabulary_message(data)
     other = FederationSecret(b"another secret of 32 bytes......")

@@ -55,7 +55,7 @@ def test_no_file_is_none(tmp_path: Path) -> None:
     assert RunFile(tmp_path / "vocabulary.npz").load("run", PLAN) is None
 
 
-def test_an_agent_that_comes_back_with_another_plan_contributes_nothing_until_it_joins_again(tmp_path: Path) -> None:
+def test_an_agent_with_another_plan_contributes_only_after_joining(tmp_path: Path) -> None:
     asked = by_hand(private_platforms(), private_plan(noise="per_platform"), tmp_path)
     assert asked.ask("platform-0", "counts").code == "ok"
     back = by_hand(private_platforms(), private_plan(noise="per_platform", kept_items=9), tmp_path, joined=False)

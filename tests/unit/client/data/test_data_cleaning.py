@@ -194,7 +194,7 @@ def test_each_reason_is_counted_with_row_numbers_and_no_id(tmp_path: Path) -> No
     }  # fmt: skip
 
 
-def test_when_nothing_is_left_the_message_says_which_rule_dropped_what(tmp_path: Path) -> None:
+def test_an_empty_result_names_the_rule_that_dropped_the_rows(tmp_path: Path) -> None:
     rows: list[Row] = [("ann", "a", 9.0, 1), ("ann", "b", 1.0, 2), (None, "b", 1.0, 3)]
     with pytest.raises(DataError) as caught:
         load(tmp_path, rows, cleaning={"value_range": (0, 5), "positive_threshold": 4})
@@ -229,7 +229,7 @@ def test_without_a_time_column_the_order_of_rows_counts(tmp_path: Path) -> None:
     assert histories(data)["u"] == [("x:a", 1.0, 0), ("x:b", 1.0, 1), ("x:c", 1.0, 2)]
 
 
-def test_a_row_without_a_time_comes_first_at_its_own_users_earliest_time(tmp_path: Path) -> None:
+def test_a_row_without_a_time_comes_at_its_users_earliest_time(tmp_path: Path) -> None:
     rows: list[Row] = [("u", "a", 1.0, 7), ("u", "b", 1.0, None), ("v", "a", 1.0, 2), ("w", "a", 1.0, None)]
     assert histories(load(tmp_path, rows)) == {
         "u": [("x:b", 1.0, 7), ("x:a", 1.0, 7)],
@@ -242,7 +242,7 @@ def test_users_come_in_the_order_of_their_first_row(tmp_path: Path) -> None:
     assert load(tmp_path, [("b", "x", 1.0, 9), ("a", "x", 1.0, 1), ("b", "y", 1.0, 0)]).user_ids == ("b", "a")
 
 
-def test_the_item_minimum_is_one_pass_and_takes_items_from_the_catalogue(tmp_path: Path) -> None:
+def test_the_item_minimum_is_one_pass_over_the_catalogue(tmp_path: Path) -> None:
     rows: list[Row] = [("u", "a", 1.0, 1), ("v", "a", 1.0, 1), ("u", "b", 1.0, 2), ("w", "c", 1.0, 1)]
     data = load(tmp_path, rows, ["c", "b", "a", "never"], cleaning={"min_item_interactions": 2})
     assert data.items.keys == ("x:a",)
@@ -327,7 +327,7 @@ def test_a_key_column_without_namespace_must_hold_namespaced_keys(tmp_path: Path
                 load_platform_data(config)
 
 
-def test_a_catalogue_from_interactions_holds_what_is_left_after_cleaning(tmp_path: Path) -> None:
+def test_a_catalogue_from_interactions_holds_what_cleaning_leaves(tmp_path: Path) -> None:
     rows: list[Row] = [("u", "b", 5.0, 1), ("u", "a", 1.0, 2)]
     kept = load(tmp_path, rows, ["a", "b", "c"], catalogue="interactions", cleaning={"positive_threshold": 4})
     assert kept.items.keys == ("x:b",)

@@ -97,7 +97,7 @@ def relabel(matrix: UserItemMatrix, held_out: UserItemMatrix, seed: int) -> User
 
 @each_splitter
 @given(matrices, seeds)
-def test_relabelling_test_items_changes_no_bit_of_training_validation_or_history(
+def test_relabelling_test_items_changes_no_bit_of_training_data(
     split: Splitter, matrix: UserItemMatrix, seed: int
 ) -> None:
     before = split(matrix, np.random.default_rng(seed))

@@ -303,7 +303,7 @@ def test_a_platform_starts_with_what_an_earlier_version_recorded(
     assert NO_EVENTS.through == 0
 
 
-def test_a_deployed_recommender_has_the_rules_before_any_model_and_after_a_reload(tmp_path: Path) -> None:
+def test_a_deployed_recommender_always_has_the_event_rules(tmp_path: Path) -> None:
     def written(**cleaning: Any) -> PlatformConfig:
         platform = config(tmp_path, recommender={"port": port, "token_file": None})
         platform = platform.model_copy(

@@ -46,7 +46,7 @@ def test_components_are_those_of_a_full_svd_of_the_table(seed: int, width: int, 
     assert (largest > 0).all()
 
 
-def test_numeric_columns_give_way_to_one_column_of_components_and_others_stay() -> None:
+def test_numeric_columns_become_one_column_of_components() -> None:
     items = table(year=[1999, 2001, 2010, 2020], price=[1.0, 2.0, 8.0, 9.0], colour=["red", "blue", "red", None])
     reduced, note = reduce_attributes(items, ReductionConfig(components=1))
     assert reduced.attributes.columns == ["colour", "components"]
@@ -64,7 +64,7 @@ def test_the_encoder_of_vectors_reads_what_was_reduced() -> None:
     assert feature.values.shape == (4, 2)
 
 
-def test_a_missing_number_counts_as_the_mean_and_an_item_without_any_has_no_components() -> None:
+def test_a_missing_number_is_the_mean_and_all_missing_no_components() -> None:
     items = table(a=[1.0, 2.0, 3.0, 6.0, None, None], b=[1.0, 0.0, 2.0, 5.0, 7.0, None])
     found = components(items, ReductionConfig(components=1))
     assert np.isnan(found[5]).all()

@@ -1,4 +1,4 @@
-"""What is wrong between a platform and its aggregator stands in the platform's own log, as the doctor says it."""
+"""Trouble between a platform and its aggregator stands in the platform's own log, as the doctor says it."""
 
 from __future__ import annotations
 

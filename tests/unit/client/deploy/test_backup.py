@@ -55,7 +55,7 @@ def join_request(run_id: str) -> AgentRequest:
     return AgentRequest(kind="join", run_id=run_id, server_round=0, config={"plan": PLAN.model_dump(mode="json")})
 
 
-def test_a_backup_taken_while_the_books_are_open_restores_to_the_same_books(config_path: Path, tmp_path: Path) -> None:
+def test_a_backup_of_open_logs_restores_the_same_logs(config_path: Path, tmp_path: Path) -> None:
     config = load_yaml_model(config_path, PlatformConfig)
     agent = make_agent(config, load_training_data(config))
     assert agent.exchange(join_request("r1")).code == "ok"
@@ -85,7 +85,7 @@ def test_a_backup_holds_no_socket_log_or_flower_state(config_path: Path, tmp_pat
     assert not [name for name in names if name.endswith((".log", ".fab")) or "cache" in name]
 
 
-def test_a_place_in_a_secure_sum_is_in_no_backup_and_restored_from_none(config_path: Path, tmp_path: Path) -> None:
+def test_no_backup_holds_or_restores_a_place_in_a_secure_sum(config_path: Path, tmp_path: Path) -> None:
     config = load_yaml_model(config_path, PlatformConfig)
     make_agent(config, load_training_data(config))
     (config.state / STATE_FILE).write_bytes(b"secret")
@@ -103,7 +103,7 @@ def test_a_place_in_a_secure_sum_is_in_no_backup_and_restored_from_none(config_p
     assert not (tmp_path / "again" / "state" / STATE_FILE).exists()
 
 
-def test_a_backup_never_overwrites_and_restoring_wants_an_empty_folder(config_path: Path, tmp_path: Path) -> None:
+def test_a_backup_never_overwrites_and_restores_into_empty_folders(config_path: Path, tmp_path: Path) -> None:
     back_up(config_path, tmp_path / "b")
     with pytest.raises(StoreError, match="exists"):
         back_up(config_path, tmp_path / "b")
@@ -193,7 +193,7 @@ def test_two_couriers_at_once_do_not_make_two_successors() -> None:
     assert len(made) == 1
 
 
-def test_no_vector_that_a_person_brought_is_in_a_backup_or_revived_by_it(config_path: Path, tmp_path: Path) -> None:
+def test_a_backup_holds_and_revives_no_vector_that_a_person_brought(config_path: Path, tmp_path: Path) -> None:
     config = load_yaml_model(config_path, PlatformConfig)
     mark = np.full(64, 0.123456, dtype=np.float32)
     contents = Contents(profile=Profile(Basis("shop/1", bytes(32)), mark))

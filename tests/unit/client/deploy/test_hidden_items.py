@@ -27,7 +27,7 @@ def config(tmp_path: Path) -> PlatformConfig:
 
 
 def introduced(config: PlatformConfig) -> tuple[TrainingData, AgentReply]:
-    """What is trained on, and the first message of a run."""
+    """Return what is trained on, and the first message of a run."""
     data = load_training_data(config)
     request = AgentRequest(kind="join", run_id="r", server_round=0, config={"plan": PLAN.model_dump(mode="json")})
     return data, make_agent(config, data).exchange(request)

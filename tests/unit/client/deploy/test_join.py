@@ -57,7 +57,7 @@ def join(folder: Path, name: str) -> JoinedPlatform:
     )
 
 
-def test_joining_writes_a_configuration_that_loads_and_agrees_to_the_plan(world: World) -> None:
+def test_joining_writes_a_configuration_that_agrees_to_the_plan(world: World) -> None:
     config = load_yaml_model(world.joined["cinema"].config, PlatformConfig)
     assert config.name == "cinema"
     assert config.plan.differences(PLAN) == []
@@ -257,7 +257,7 @@ def test_a_key_that_others_may_read_is_refused(world: World) -> None:
         world.keys("cinema").secret()
 
 
-def test_pins_made_by_the_command_line_need_another_platform_of_the_same_federation(world: World) -> None:
+def test_pins_need_another_platform_of_the_same_federation(world: World) -> None:
     from typer.testing import CliRunner
 
     from client.cli.main import app

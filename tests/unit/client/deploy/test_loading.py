@@ -1,4 +1,4 @@
-"""What a deployed agent trains on: files, recorded feedback and profiles, row by row of the same users."""
+"""A deployed agent trains on files, recorded feedback and profiles, row by row of the same users."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_profiles_reach_training_in_the_order_of_the_users(tmp_path: Path) -> No
     assert data.users.columns == ["age"], "ids are not attributes"
 
 
-def test_users_known_from_feedback_alone_get_their_profile_and_strangers_none(tmp_path: Path) -> None:
+def test_users_known_from_feedback_get_their_profile_alone(tmp_path: Path) -> None:
     platform = config(tmp_path)
     with FeedbackLog(platform.state / "store" / FEEDBACK_LOG) as log:
         log.record("e1", "stranger", "imdb:0", 1.0, 7)
@@ -62,14 +62,14 @@ def _histories(data: TrainingData) -> dict[str, tuple[tuple[int, ...], tuple[int
 
 
 @pytest.mark.parametrize("absent", ["user0", "user30", "user59"], ids=["first", "middle", "last"])
-def test_one_user_more_changes_nothing_of_what_is_trained_on_of_others(tmp_path: Path, absent: str) -> None:
-    """What the sensitivity of every release rests on, from the file to the training data."""
+def test_one_user_more_changes_no_training_data_of_others(tmp_path: Path, absent: str) -> None:
+    """The sensitivity of every release rests on this, from the file to the training data."""
     everyone = _histories(load_training_data(_crowd(tmp_path)))
     without = _histories(load_training_data(_crowd(tmp_path, absent)))
     assert {user: history for user, history in everyone.items() if user != absent} == without
 
 
-def test_about_the_asked_shares_are_withheld_and_something_of_everybody_is_left(tmp_path: Path) -> None:
+def test_the_asked_shares_are_withheld_and_everybody_keeps_some(tmp_path: Path) -> None:
     histories = _histories(load_training_data(_crowd(tmp_path)))
     withheld = [held for _, held in histories.values() if held]
     assert 8 <= len(withheld) <= 28, "30 % of 60, within four standard deviations"
@@ -82,9 +82,7 @@ def test_about_the_asked_shares_are_withheld_and_something_of_everybody_is_left(
     ("text", "says"),
     [({"digest": "0" * 64}, r"plan\.text\.digest"), ({"encoder": "x", "digest": "0" * 64}, "saved_model")],
 )
-def test_an_agent_with_another_text_encoder_than_the_plans_does_not_start(
-    tmp_path: Path, text: dict[str, str], says: str
-) -> None:
+def test_an_agent_with_another_text_encoder_does_not_start(tmp_path: Path, text: dict[str, str], says: str) -> None:
     plan = {"federation": "films", "platforms": 2, "privacy": {"mode": "none"}, "text": text}
     with pytest.raises(ConfigError, match=says):
         make_agent(config(tmp_path, plan=plan), load_training_data(config(tmp_path)))

@@ -1,4 +1,4 @@
-"""What a privacy officer is told before anything leaves."""
+"""A privacy officer is told all that will leave before anything does."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def config(tmp_path: Path) -> PlatformConfig:
 
 
 def launcher_of(config: PlatformConfig, logs: Path) -> Path:
-    """What SuperExec finds on the PATH that it is given."""
+    """Return what SuperExec finds on the PATH that it is given."""
     [path] = {program.environment["PATH"] for program in courier_programs(config, logs)}
     return next(found for folder in path.split(os.pathsep) if (found := Path(folder) / "flwr-clientapp").exists())
 
@@ -133,9 +133,7 @@ def test_the_operator_can_name_another_app(config: PlatformConfig, tmp_path: Pat
     assert program.environment["CROSSFED_KNOWN_APPS"].split() == [installed_app_digest(), other]
 
 
-def test_the_collector_rests_while_flower_is_imported_and_works_afterwards(
-    config: PlatformConfig, tmp_path: Path
-) -> None:
+def test_the_collector_rests_while_flower_is_imported(config: PlatformConfig, tmp_path: Path) -> None:
     code = launcher_of(config, tmp_path / "logs").read_text()
     assert code.endswith("\nflwr_clientapp()\n")
     probe = code.removesuffix("flwr_clientapp()\n") + f"print(gc.isenabled(), {COUNT})"

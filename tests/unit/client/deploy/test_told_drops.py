@@ -1,4 +1,4 @@
-"""What cleaning drops is said wherever data is read, with the mend where it is known, and never with an id or a value."""
+"""Drops of cleaning are said wherever data are read, with the mend where it is known, and never with an id or a value."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_decimal_commas_of_items_and_users_too(tmp_path: Path) -> None:
     assert data.users["age"].to_list() == [30.5, 20.0]
 
 
-def test_a_file_of_nothing_but_decimal_commas_is_an_error_with_its_mend(tmp_path: Path) -> None:
+def test_a_file_of_decimal_commas_alone_is_an_error_with_its_mend(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r'dropped all of its 1 rows.*set interactions\.decimal: ","'):
         read(tmp_path, 'user,item,rating\nu,a,"3,5"\n')
 

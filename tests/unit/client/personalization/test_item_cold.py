@@ -82,7 +82,7 @@ def chosen(
     return choose_blend(data, shared, without_own(shared, data), np.random.default_rng(0), level=level)
 
 
-def test_the_logit_has_the_weights_of_the_choices_that_were_drawn_with_them() -> None:
+def test_the_logit_finds_the_weights_that_drew_the_choices() -> None:
     rng = np.random.default_rng(0)
     features = rng.standard_normal((4000, 12, 3)).astype(np.float32)
     true = np.array([1.5, 0.0, 0.7])
@@ -127,7 +127,7 @@ def test_makers_are_found_to_matter_and_the_hidden_items_agree() -> None:
     assert _recall(scores, here[:, OWN:]) > _recall(popularity, here[:, OWN:]) + 0.05
 
 
-def test_texts_are_found_to_matter_where_nothing_else_tells_the_makers() -> None:
+def test_texts_matter_where_nothing_else_tells_the_makers() -> None:
     data, here, there, makers = world(3, loyal=2.5)
     directions = np.random.default_rng(0).standard_normal((12, 16)).astype(np.float32)
     titles = [f"by {maker} ({1990 + maker})" for maker in makers]
@@ -167,7 +167,7 @@ def test_popularity_serves_unless_the_blend_is_surely_better() -> None:
     assert names.count("popularity") >= 2
 
 
-def test_what_users_did_with_items_that_the_platform_lacks_is_not_looked_at() -> None:
+def test_interactions_with_items_the_platform_lacks_are_not_read() -> None:
     data, here, there, _ = world(4, loyal=1.0)
     first = chosen(data, here, there)
     again = chosen(replace(data), here, there)

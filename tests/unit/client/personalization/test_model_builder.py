@@ -91,7 +91,7 @@ def test_a_finish_is_taken_once_a_run(tmp_path: Path) -> None:
     assert finish(asked, seed=1).code == "out-of-order"
 
 
-def test_a_process_that_ends_after_the_answer_builds_when_it_starts_again(tmp_path: Path) -> None:
+def test_a_process_that_ended_after_the_answer_builds_on_restart(tmp_path: Path) -> None:
     asked = asked_in(tmp_path)
     assert finish(asked).code == "ok"
     # The vocabulary of the next run is on disk by then.

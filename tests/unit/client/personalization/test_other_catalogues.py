@@ -1,4 +1,4 @@
-"""What a platform makes of the others' items: one description for common and foreign items, the same in product and tuning."""
+"""A platform describes common and foreign items by the same hand, in the product and in tuning alike."""
 
 from __future__ import annotations
 

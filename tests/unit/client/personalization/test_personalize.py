@@ -102,7 +102,7 @@ def test_the_local_model_does_not_depend_on_the_federation() -> None:
     assert first.local.config == second.local.config
 
 
-def test_the_same_seed_gives_the_same_model_and_another_platform_another() -> None:
+def test_one_seed_gives_one_model_and_platforms_differ() -> None:
     def built(name: str, seed: int) -> np.ndarray:
         config = replace_config(seed=seed, anchored=False)
         return Personalizer(name, taste_data(), MODEL, config).local().item_parameters
@@ -123,14 +123,14 @@ def test_without_validation_users_the_platform_keeps_its_own() -> None:
     }
 
 
-def test_without_a_shared_item_there_is_neither_a_shared_nor_an_anchored_model() -> None:
+def test_without_shared_items_there_is_no_shared_or_anchored_model() -> None:
     nowhere = np.full(N, -1, dtype=np.int32)
     model = Personalizer("here", taste_data(), MODEL, CONFIG).build(view_of(knows_the_halves(), positions=nowhere))
     assert model.anchored is None
     assert model.verdict.name == "local"
 
 
-def test_the_anchored_model_keeps_the_shared_dimensions_and_adds_its_own() -> None:
+def test_the_anchored_model_keeps_shared_dimensions_and_adds_its_own() -> None:
     model = Personalizer("here", taste_data(), MODEL, CONFIG).build(view_of(knows_the_halves()))
     assert model.anchored is not None
     assert model.anchored.item_parameters.shape == (N, model.anchored.config.dimension)
@@ -143,7 +143,7 @@ def test_the_anchored_model_keeps_the_shared_dimensions_and_adds_its_own() -> No
     )
 
 
-def test_the_model_holds_what_the_federation_told_and_all_that_is_known_of_the_users() -> None:
+def test_the_model_holds_what_was_told_and_all_known_of_the_users() -> None:
     data = taste_data()
     view = view_of(knows_the_halves())
     model = Personalizer("here", data, MODEL, CONFIG).build(view)
@@ -166,7 +166,7 @@ def test_explicit_ratings_are_judged_by_their_error() -> None:
     assert model.local.value_mean == pytest.approx(total)
 
 
-def test_a_users_error_is_the_root_of_the_mean_square_of_the_held_out_ratings() -> None:
+def test_a_users_error_is_the_rms_of_the_held_out_ratings() -> None:
     history = matrix([{0: 4.0}, {1: 2.0}, {2: 1.0}], 4)
     truth = matrix([{1: 5.0, 2: 1.0}, {}, {3: 3.0}], 4)
     config = FactorizationConfig(feedback="explicit", dimension=1)
@@ -184,7 +184,7 @@ def test_a_users_error_is_the_root_of_the_mean_square_of_the_held_out_ratings() 
 
 
 def test_tuning_and_verdict_look_at_validation_users_alone() -> None:
-    """What is true of users outside the slice does not matter: their held-out items can be anything."""
+    """Users outside the slice do not matter: their held-out items can be anything."""
     data = taste_data()
     half = replace(
         data.validation,

@@ -15,7 +15,7 @@ from tests.support.stores import model_of
 USERS = np.arange(3)
 
 
-def test_foreign_are_the_items_of_the_vocabulary_that_the_platform_has_not() -> None:
+def test_foreign_items_are_those_the_platform_does_not_have() -> None:
     assert foreign_items(np.array([3, -1, 0]), 5).tolist() == [False, True, True, False, True]
     model = model_of()
     assert np.flatnonzero(~model.foreign).tolist() == [0, 3, 5, 8]
@@ -29,7 +29,7 @@ def test_histories_move_to_the_vocabularys_columns_in_order_of_time() -> None:
     assert moved.row(1).tolist() == [], "nobody shares that item"
 
 
-def test_shared_factors_score_own_items_as_if_these_were_the_whole_catalogue() -> None:
+def test_shared_factors_score_own_items_as_the_whole_catalogue() -> None:
     model = model_of(2)
     shared = [column for column, position in enumerate(model.own_positions) if position >= 0]
     items = model.shared.item_parameters[model.own_positions[shared]].astype(float)

@@ -181,7 +181,7 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first version", "second version"])
-def test_a_disk_that_fills_up_at_any_step_leaves_the_old_version_serving(
+def test_a_disk_full_at_any_step_leaves_the_old_version_serving(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
     """The number of writing calls before the disk is full runs from 0 until a commit gets through."""
@@ -214,7 +214,7 @@ def test_a_disk_that_fills_up_at_any_step_leaves_the_old_version_serving(
     pytest.fail("no commit ever got through")
 
 
-def test_what_a_crash_left_half_written_is_neither_listed_nor_in_the_way(tmp_path: Path) -> None:
+def test_half_written_versions_are_not_listed_and_not_in_the_way(tmp_path: Path) -> None:
     store = PlatformStore(tmp_path)
     store.commit(model_of(0))
     unfinished = tmp_path / "versions" / ".000002.unfinished"
@@ -225,7 +225,7 @@ def test_what_a_crash_left_half_written_is_neither_listed_nor_in_the_way(tmp_pat
     assert sorted(path.name for path in (tmp_path / "versions").iterdir()) == ["000001", "000002"]
 
 
-def test_a_version_that_was_not_yet_named_when_the_power_went_does_not_serve(tmp_path: Path) -> None:
+def test_a_version_not_yet_named_at_power_loss_does_not_serve(tmp_path: Path) -> None:
     store = PlatformStore(tmp_path)
     store.commit(model_of(0))
     store.commit(model_of(1))

@@ -78,7 +78,7 @@ def test_the_validation_users_rows_alone_measure_the_same() -> None:
 
 
 @pytest.mark.parametrize("quality", ["good", "useless"])
-def test_shared_factors_are_used_where_they_help_and_not_where_they_do_not(quality: str) -> None:
+def test_shared_factors_are_used_only_where_they_help(quality: str) -> None:
     data = training_data(np.random.default_rng(7))
     factors = np.eye(6)[np.arange(125) % 6] * np.random.default_rng(5).uniform(0.4, 0.6, (125, 1))  # no ties
     if quality == "useless":
@@ -88,7 +88,7 @@ def test_shared_factors_are_used_where_they_help_and_not_where_they_do_not(quali
     assert (verdict.name != "local") == (quality == "good")
 
 
-def test_popularity_of_foreign_items_keeps_its_order_without_anything_to_correct_it() -> None:
+def test_uncorrected_foreign_popularity_keeps_its_order() -> None:
     data = training_data(np.random.default_rng(6))
     config = PersonalizationConfig(tuning_candidates=1, anchored=False, blend_weights=(1.0,))
     build = Personalizer("here", data, MODEL, config).build

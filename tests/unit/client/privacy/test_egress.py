@@ -88,7 +88,7 @@ def platform(tmp_path: Path) -> Platform:
     return Platform(tmp_path)
 
 
-def test_what_a_mechanism_made_leaves_as_it_is_and_is_in_the_journal_first(platform: Platform) -> None:
+def test_a_mechanisms_output_leaves_unchanged_after_the_journal(platform: Platform) -> None:
     contribution, receipt = statistics(7), platform.charge()
     arrays = platform.guard.send(contribution, kind="statistics", sizes=SIZES, receipt=receipt)
     assert set(arrays) == set(contribution.arrays)
@@ -211,7 +211,7 @@ def test_nothing_leaves_without_a_receipt_for_exactly_its_releases(platform: Pla
     assert platform.sent() == 0
 
 
-def test_a_receipt_lets_one_set_of_bytes_out_however_often_it_is_shown(tmp_path: Path) -> None:
+def test_a_receipt_lets_out_one_set_of_bytes_however_often_shown(tmp_path: Path) -> None:
     platform = Platform(tmp_path)
     first = platform.guard.send(statistics(7), kind="statistics", sizes=SIZES, receipt=platform.charge())
     for _ in range(2):
@@ -254,9 +254,7 @@ def test_no_refusal_depends_on_how_large_a_value_is(platform: Platform) -> None:
 
 
 @pytest.mark.parametrize(("value", "norm"), [(2.0, 4.0), (3e38, 6e38), (0.0, 0.0)])
-def test_without_privacy_the_norm_is_journaled_and_a_receipt_needed_all_the_same(
-    tmp_path: Path, value: float, norm: float
-) -> None:
+def test_without_privacy_the_norm_is_journaled_with_a_receipt(tmp_path: Path, value: float, norm: float) -> None:
     platform = Platform(tmp_path, epsilon=None)
     arrays = {"counts": np.full(4, value, np.float32)}
     exact = statistics(kind="counts", private=False, arrays=arrays, releases=(EXACT,))
@@ -410,7 +408,7 @@ def test_a_ledger_without_the_charges_the_journal_names_shows(tmp_path: Path) ->
         platform.journal.verify()
 
 
-def test_journal_and_ledger_restored_from_a_backup_let_no_receipt_be_used_twice(tmp_path: Path) -> None:
+def test_restored_logs_let_no_receipt_be_used_twice(tmp_path: Path) -> None:
     platform = Platform(tmp_path / "now")
     shutil.copytree(tmp_path / "now", tmp_path / "backup")
     receipt = platform.charge()

@@ -63,7 +63,7 @@ def ledger(tmp_path: Path) -> BudgetLedger:
     return BudgetLedger.open(tmp_path, POLICY)
 
 
-def test_a_run_of_the_whole_budget_is_spent_to_the_last_round_and_no_further(ledger: BudgetLedger) -> None:
+def test_a_run_spends_its_whole_budget_and_no_more(ledger: BudgetLedger) -> None:
     z = z_for(3.0, rounds=3)
     ledger.reserve("run", [gaussian(z)] * 3, epsilon=3.0, delta=DELTA)
     for server_round in (1, 2, 3):
@@ -88,7 +88,7 @@ def test_a_plan_that_does_not_fit_is_refused_before_its_first_release(tmp_path: 
         ledger.charge("run", 1, [gaussian(9.0)], digest(1))
 
 
-def test_what_an_open_run_has_reserved_is_not_there_for_others_until_it_closes(ledger: BudgetLedger) -> None:
+def test_an_open_runs_reservation_is_closed_to_others(ledger: BudgetLedger) -> None:
     plan = [gaussian(z_for(2.9, 2))] * 2
     ledger.reserve("first", plan, epsilon=3.0, delta=DELTA)
     ledger.charge("first", 1, plan[:1], digest(1))
@@ -120,7 +120,7 @@ def test_spend_is_kept_across_restarts_and_federations(tmp_path: Path) -> None:
     assert BudgetLedger.open(tmp_path).spend().mu == pytest.approx(math.sqrt(3) / 5)
 
 
-def test_reserving_again_after_a_restart_changes_nothing_and_another_plan_is_refused(tmp_path: Path) -> None:
+def test_reserving_again_changes_nothing_and_other_plans_are_refused(tmp_path: Path) -> None:
     for _ in range(2):
         BudgetLedger.open(tmp_path, POLICY).reserve("run", [gaussian(np.float64(5.0))], epsilon=2.0, delta=DELTA)
     ledger = BudgetLedger.open(tmp_path, POLICY)
@@ -277,9 +277,7 @@ def test_data_released_without_noise_is_spent_without_bound(tmp_path: Path) -> N
         private.reserve("later", [gaussian(100.0)], epsilon=1.0, delta=DELTA)
 
 
-def test_a_run_without_privacy_is_warned_of_once_and_a_private_one_is_not(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_only_a_run_without_privacy_is_warned_of_and_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     exact = Release(kind="counts", mechanism="none", noise_multiplier=0.0)
     open_to_all = BudgetLedger.open(tmp_path / "open", BudgetPolicy(epsilon=None, delta=1e-5))
     for _ in range(2):
@@ -413,7 +411,7 @@ def test_an_old_copy_put_back_shows_even_under_a_running_agent(tmp_path: Path) -
             use()
 
 
-def test_ledger_and_head_put_back_together_show_against_the_store_and_the_peers(tmp_path: Path) -> None:
+def test_a_ledger_put_back_with_its_head_shows_against_witnesses(tmp_path: Path) -> None:
     store = FileWitness(tmp_path / "store.head")
     home = tmp_path / "ledger"
     ledger = BudgetLedger.open(home, POLICY, witnesses=[store])

@@ -47,7 +47,7 @@ def contribute(
     return sent
 
 
-def test_the_charge_comes_before_the_making_and_the_journal_before_the_leaving(outbox: Outbox) -> None:
+def test_charge_comes_before_making_and_journal_before_leaving(outbox: Outbox) -> None:
     def make() -> PrivatizedContribution:
         assert [entry.content["event"] for entry in outbox.ledger.entries()][-1] == "charged"
         return counts()
@@ -65,7 +65,7 @@ def test_a_refused_budget_makes_nothing(tmp_path: Path) -> None:
         contribute(box, REQUEST, RELEASES, lambda: pytest.fail("made"), SIZES)
 
 
-def test_the_same_request_is_not_made_twice_and_another_one_is_charged(outbox: Outbox) -> None:
+def test_a_repeated_request_is_made_once_and_another_is_charged(outbox: Outbox) -> None:
     first = contribute(outbox, REQUEST, RELEASES, counts, SIZES)
     again = contribute(outbox, replace(REQUEST), RELEASES, lambda: pytest.fail("made again"), SIZES)
     assert first["item_counts"].tobytes() == again["item_counts"].tobytes()
@@ -74,7 +74,7 @@ def test_the_same_request_is_not_made_twice_and_another_one_is_charged(outbox: O
     assert [entry.content["event"] for entry in outbox.ledger.entries()].count("charged") == 2
 
 
-def test_what_was_made_badly_stays_and_a_retry_makes_it_anew_for_the_same_charge(outbox: Outbox) -> None:
+def test_a_badly_made_contribution_is_made_anew_for_its_charge(outbox: Outbox) -> None:
     with pytest.raises(FailedContributionError, match="item_counts"):
         contribute(outbox, REQUEST, RELEASES, lambda: counts([1.0, np.nan]), SIZES)
     contribute(outbox, REQUEST, RELEASES, counts, SIZES)
@@ -101,7 +101,7 @@ def test_a_refusal_is_journaled_as_its_code_alone(outbox: Outbox) -> None:
         (np.zeros(2, dtype=">f8"), np.zeros(2, dtype="<f8")),
     ],
 )
-def test_arrays_of_the_same_bytes_or_values_that_are_not_the_same_have_other_digests(left: Any, right: Any) -> None:
+def test_arrays_that_differ_have_different_digests(left: Any, right: Any) -> None:
     first, second = (replace(REQUEST, arrays={"x": array}) for array in (left, right))
     assert digest_of(first) != digest_of(second)
 

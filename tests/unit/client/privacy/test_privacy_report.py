@@ -82,7 +82,7 @@ def test_the_report_shows_budget_spend_and_what_is_left(tmp_path: Path) -> None:
     assert f"ε = {report['epsilon']:.4g} at" in shown
 
 
-def test_the_report_says_how_many_runs_are_left_and_what_holds_them_back(tmp_path: Path) -> None:
+def test_the_report_says_how_many_runs_are_left_and_why(tmp_path: Path) -> None:
     ledger = books(tmp_path)
     release = Release(kind="item_vectors", mechanism="gaussian", noise_multiplier=12.5)
     fitting = math.floor((POLICY.mu**2 - 2 * 0.08**2) / 0.08**2)
@@ -148,7 +148,7 @@ def test_verify_counts_entries_and_names_the_bad_one(tmp_path: Path) -> None:
         verify_logs(tmp_path)
 
 
-def test_verify_asks_the_store_whose_head_outlives_a_rollback_of_the_whole_folder(tmp_path: Path) -> None:
+def test_verify_asks_the_store_whose_head_outlives_a_rollback(tmp_path: Path) -> None:
     """Old copies of both logs put back with their own heads are whole chains: only the store's heads tell."""
     ledger = books(tmp_path)
     store = tmp_path / "store"
@@ -168,7 +168,7 @@ def test_verify_asks_the_store_whose_head_outlives_a_rollback_of_the_whole_folde
     assert verify_logs(tmp_path)["ledger_entries"] == 4
 
 
-def test_a_restore_keeps_the_lifetime_budget_that_the_ledger_has_recorded(tmp_path: Path) -> None:
+def test_a_restore_keeps_the_recorded_lifetime_budget(tmp_path: Path) -> None:
     recorded = BudgetPolicy(epsilon=5.0, delta=1e-6, subsampled_share=0.25)
     BudgetLedger.open(tmp_path, POLICY)
     BudgetLedger.open(tmp_path, recorded)

@@ -1,4 +1,4 @@
-"""What is described of items filters lists, is shown in them, and says what an item and a history have in common."""
+"""A described attribute of items filters lists, is shown in them, and says what an item and a history have in common."""
 
 from __future__ import annotations
 

@@ -259,9 +259,7 @@ def test_many_threads_lose_and_double_nothing(tmp_path: Path):
     assert kept.through == 200
 
 
-def test_events_that_arrive_during_a_write_share_the_next_and_a_retry_waits_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_events_during_a_write_share_the_next_and_retries_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     real, syncs = os.fsync, []
     writing, retrying, go_on = threading.Event(), threading.Event(), threading.Event()
 
@@ -296,7 +294,7 @@ def test_events_that_arrive_during_a_write_share_the_next_and_a_retry_waits_for_
     assert len(syncs) == 2
 
 
-def test_pruning_and_forgetting_survive_a_restart_and_never_give_a_number_twice(tmp_path: Path):
+def test_pruning_survives_a_restart_and_never_reuses_a_number(tmp_path: Path):
     with FeedbackLog(tmp_path / "log") as log:
         for number in range(4):
             log.record(f"e{number}", "anna" if number % 2 else "bert", f"imdb:{number}", 1.0, number)

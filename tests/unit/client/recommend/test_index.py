@@ -41,7 +41,7 @@ def approximate(items: np.ndarray) -> ApproximateIndex:
     return ApproximateIndex(items)
 
 
-def test_the_approximate_index_finds_nearly_all_of_the_largest_products(items, approximate):
+def test_the_approximate_index_finds_nearly_all_largest_products(items, approximate):
     queries = np.random.default_rng(1).standard_normal((50, 16)).astype(np.float32)
     assert recall_against_exact(approximate, items, queries, 20) >= 0.98
 
@@ -56,7 +56,7 @@ def test_the_recall_that_is_reported_notices_a_bad_index(items):
     assert recall_against_exact(ExactIndex(items), items, queries, 20) == 1.0
 
 
-def test_the_approximate_index_leaves_out_what_is_excluded_and_gives_exact_scores(items, approximate):
+def test_the_approximate_index_excludes_and_scores_exactly(items, approximate):
     query = np.random.default_rng(2).standard_normal(16).astype(np.float32)
     first, _ = approximate.best(query, 10)
     rows, scores = approximate.best(query, 10, excluded=first)
@@ -66,7 +66,7 @@ def test_the_approximate_index_leaves_out_what_is_excluded_and_gives_exact_score
     assert (np.diff(scores) <= 0).all()
 
 
-def test_the_approximate_index_answers_filtered_and_long_queries_exactly(items, approximate):
+def test_the_approximate_index_answers_filtered_queries_exactly(items, approximate):
     query = np.random.default_rng(3).standard_normal(16).astype(np.float32)
     allowed = np.arange(3000) % 50 == 0
     exact = ExactIndex(items)

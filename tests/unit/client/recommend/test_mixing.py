@@ -61,7 +61,7 @@ def world(rng: np.random.Generator, spread: float, shift: float) -> tuple[UserIt
 
 
 @pytest.mark.parametrize(("spread", "shift"), [(1.0, 0.0), (0.5, 0.0), (0.5, -1.0), (1.5, 0.7)])
-def test_an_item_of_the_others_stands_where_the_model_that_both_share_would_put_it(spread: float, shift: float) -> None:
+def test_a_foreign_item_stands_where_the_shared_model_puts_it(spread: float, shift: float) -> None:
     """Both scopes are scored by one model, so that its scores before standardising tell where each item belongs."""
     rng = np.random.default_rng(3)
     histories, (own, cross, common) = world(rng, spread, shift)
@@ -97,7 +97,7 @@ def test_the_regression_finds_the_probabilities_that_made_the_data() -> None:
     assert (np.diff(found) >= 0).all()
 
 
-def test_scores_that_tell_nothing_are_no_scale_and_few_interactions_no_evidence() -> None:
+def test_scores_without_information_and_few_interactions_do_not_count() -> None:
     rng = np.random.default_rng(1)
     histories, (own, cross, common) = world(rng, 0.5, 0.0)
     noise = KnownTaste(rng.standard_normal((400, D + 1)), own.items)

@@ -75,7 +75,7 @@ def test_explanations_add_up_to_the_score_that_was_listed(model: PlatformModel) 
         assert parts == pytest.approx(why.score, abs=3e-5)
 
 
-def test_more_items_than_candidates_filters_and_unknown_users_are_answered(model: PlatformModel) -> None:
+def test_more_items_filters_and_unknown_users_are_answered(model: PlatformModel) -> None:
     recommender = Recommender(model)
     whole = recommender.recommend("user-0", k=len(model.own.keys), scope="own", exclude_seen=False)
     assert sorted(item.key for item in whole) == sorted(model.own.keys)
@@ -100,7 +100,7 @@ def test_a_store_gives_back_the_same_lists(model: PlatformModel, tmp_path) -> No
     assert Recommender(loaded).recommend("user-2", k=10) == expected
 
 
-def test_the_verdict_chooses_a_ranker_on_validation_users_only_where_it_helps() -> None:
+def test_the_verdict_takes_a_ranker_only_where_validation_gains() -> None:
     data = training_data(np.random.default_rng(7), n=240)
     factors = np.eye(6)[np.arange(125) % 6] * np.random.default_rng(5).uniform(0.4, 0.6, (125, 1))
     config = PersonalizationConfig(tuning_candidates=3, anchored=False, blend_weights=(1.0,), ranker=CONFIG)

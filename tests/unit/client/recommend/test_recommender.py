@@ -1,4 +1,4 @@
-"""What a platform recommends after a real federation; the serving layer has tests of its own (test_serving_*)."""
+"""A platform recommends after a real federation; the serving layer has tests of its own (test_serving_*)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_cross_items_are_foreign_and_say_where_they_come_from(
             assert item.title == f"Title of {item.key}"
 
 
-def test_own_items_that_others_have_too_name_them_after_the_platform_itself(
+def test_common_items_are_named_after_the_platform_itself(
     recommender: Recommender, platforms: dict[str, TrainingData]
 ) -> None:
     for item in recommender.recommend(platforms["platform-1"].user_ids[0], 100, "own"):

@@ -53,7 +53,7 @@ def serving(tmp_path: Path):
         yield model
 
 
-def test_the_newest_entry_of_an_item_counts_and_the_history_stays_in_order_of_time():
+def test_an_items_newest_entry_counts_and_history_stays_in_order():
     model = random_platform_model(np.random.default_rng(0), users=1)
     histories = UserItemMatrix.from_entries(
         np.zeros(3, dtype=int), np.array([4, 5, 6]), np.ones(3), np.array([100, 200, 300]), n_users=1, n_items=60
@@ -66,7 +66,7 @@ def test_the_newest_entry_of_an_item_counts_and_the_history_stays_in_order_of_ti
     assert history.values.tolist() == [1.0, 1.0, 1.0, 3.0]
 
 
-def test_a_request_whose_deadline_has_passed_costs_no_answer_and_no_event(serving):
+def test_a_request_past_its_deadline_costs_no_answer_and_no_event(serving):
     servicer = RecommenderServicer(RecommenderService(serving, ServingConfig(), ServingMetrics()))
     with pytest.raises(Aborted, match="DEADLINE_EXCEEDED"):
         servicer.Recommend(pb.RecommendRequest(user_id="user-1"), Context())
@@ -76,7 +76,7 @@ def test_a_request_whose_deadline_has_passed_costs_no_answer_and_no_event(servin
     assert len(serving.feedback) == 0
 
 
-def test_prepared_users_are_kept_up_to_the_limit_and_renewed_by_feedback(serving):
+def test_prepared_users_are_limited_and_renewed_by_feedback(serving):
     snapshot = serving.snapshot()
     first = serving.prepared(snapshot, "user-1")
     assert serving.prepared(snapshot, "user-1") is first
@@ -90,7 +90,7 @@ def test_prepared_users_are_kept_up_to_the_limit_and_renewed_by_feedback(serving
     assert serving.prepared(snapshot, "user-1") is not renewed
 
 
-def test_beyond_the_threshold_search_is_approximate_with_a_recall_that_is_measured():
+def test_large_searches_are_approximate_with_a_measured_recall():
     model = random_platform_model(np.random.default_rng(0), own=1500, foreign=80, dimension=8)
     approximate, exact = Recommender(model, approximate_above=1000), Recommender(model)
     recall = approximate_recall(approximate, users=20)
@@ -160,7 +160,7 @@ def test_the_client_library_needs_no_scipy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
-def test_the_recommender_takes_up_a_version_that_it_is_told_of_without_polling(tmp_path: Path) -> None:
+def test_the_recommender_takes_up_a_new_version_without_polling(tmp_path: Path) -> None:
     changed = threading.Event()
     with FeedbackLog(tmp_path / "log") as log:
         store = PlatformStore(tmp_path / "store")

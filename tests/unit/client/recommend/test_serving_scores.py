@@ -70,7 +70,7 @@ def test_contributions_sum_to_the_score(verdict, feedback, attributes):
             assert {part.key for part in why.contributions} == {model.own.keys[c] for c in history.columns}
 
 
-def test_a_contribution_is_what_the_item_adds_with_the_solve_held_fixed():
+def test_a_contribution_is_what_an_item_adds_with_the_solve_fixed():
     # Independent of explain.py: with A fixed, the score is linear in the confidences on the right-hand side alone.
     model = random_platform_model(np.random.default_rng(3), verdict="local")
     recommender = Recommender(model)
@@ -242,7 +242,7 @@ def with_linear(model, *, weight: float = 0.8):
 
 
 @pytest.mark.parametrize("attributes", [False, True])
-def test_the_item_item_model_serves_the_scores_that_evaluation_measured_and_explains_them(attributes):
+def test_the_item_item_model_serves_and_explains_measured_scores(attributes):
     plain = random_platform_model(np.random.default_rng(7), verdict="shared")
     model = with_linear(with_attributes(plain) if attributes else plain)
     recommender, moved = Recommender(model), 0

@@ -17,7 +17,7 @@ def world(rng: np.random.Generator, m: int = 400) -> tuple[np.ndarray, np.ndarra
     return here, foreign, [f"Film ({year})" for year in years], [("Comedy",) if c else ("Drama",) for c in comedy]
 
 
-def test_what_is_popular_here_is_learned_on_common_items_and_holds_on_others() -> None:
+def test_own_popularity_is_learned_on_common_items_for_the_others() -> None:
     here, foreign, titles, genres = world(np.random.default_rng(0))
     common, others = np.arange(300), np.arange(300, 400)
     expected = expected_demand(here[:300], foreign, common, titles, genres)

@@ -57,7 +57,7 @@ def test_scores_are_those_of_dense_decomposition_and_least_squares() -> None:
     np.testing.assert_allclose(scores, dense[users] @ tastes @ (augmented @ weights).T, atol=1e-4)
 
 
-def test_a_user_of_items_that_nobody_else_has_is_not_ranked_by_rounding() -> None:
+def test_a_user_of_unique_items_is_not_ranked_by_rounding() -> None:
     dense, _, _ = _two_tastes()
     dense[:, 40:] = 0
     dense = np.vstack([dense, np.zeros((4, 60))])

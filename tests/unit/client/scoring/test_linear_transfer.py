@@ -89,7 +89,7 @@ def _on_vocabulary(dense: dict[str, np.ndarray], names: list[str]) -> np.ndarray
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.0, 0.25, 0.5]))
-def test_weights_of_each_target_are_ridge_over_the_users_of_its_owners_alone(seed: int, weighting: float) -> None:
+def test_weights_of_a_target_are_ridge_over_its_owners_users_alone(seed: int, weighting: float) -> None:
     config = EaseConfig(regularization=3.0, user_weighting=weighting)
     dense = _interactions(seed)
     solved = transfer_weights(_statistics(dense, config), OWNERS, "a", config)
@@ -117,7 +117,7 @@ def test_users_of_a_platform_without_the_target_change_nothing() -> None:
     assert not np.allclose(before.weights[:, ~b_alone], after.weights[:, ~b_alone])
 
 
-def test_an_input_that_the_owners_of_a_target_lack_has_no_weight_on_it() -> None:
+def test_an_input_that_a_targets_owners_lack_has_no_weight() -> None:
     config = EaseConfig(regularization=3.0)
     solved = transfer_weights(_statistics(_interactions(2), config), OWNERS, "a", config)
     only_c = solved.weights[np.ix_(np.isin(solved.inputs, [4]), np.isin(solved.targets, [8, 9]))]
@@ -181,7 +181,7 @@ def test_a_vocabulary_above_the_limit_is_refused_and_the_mend_named() -> None:
         EaseConfig(max_items=10, kept_items=11)
 
 
-def test_pruning_takes_the_most_counted_of_each_group_of_owners_in_turn() -> None:
+def test_pruning_takes_the_most_counted_of_each_owner_group_in_turn() -> None:
     owners = np.array([[1, 1], [1, 1], [1, 0], [1, 0], [0, 1], [0, 1]], dtype=bool)
     counts = np.array([100.0, 200.0, 50.0, 60.0, 1.0, 2.0])
     config = EaseConfig(kept_items=3)
@@ -216,7 +216,7 @@ def _total(statistics: dict[str, ItemStatistics]) -> ItemStatistics:
     return ItemStatistics(everything, pack_symmetric(block), noisy=True)
 
 
-def test_an_apportioned_total_adds_up_and_goes_to_owners_alone_by_their_users() -> None:
+def test_an_apportioned_total_goes_to_owners_by_their_users() -> None:
     total = _total(_statistics(_interactions(6), EaseConfig()))
     parts = apportioned(total, _ownership(), {"a": 10.0, "b": 30.0, "c": 60.0})
     everything = np.arange(M)
@@ -233,7 +233,7 @@ def test_an_apportioned_total_adds_up_and_goes_to_owners_alone_by_their_users() 
     assert dense["b"][10, 2] == pytest.approx(whole[10, 2] / 3)
 
 
-def test_weights_from_a_total_are_those_from_the_parts_where_tastes_are_alike() -> None:
+def test_weights_from_a_total_match_the_parts_where_tastes_agree() -> None:
     # Every platform has the same users twice, thrice, four times over: what goes together goes together everywhere.
     rng = np.random.default_rng(8)
     people = (rng.random((200, M)) < 0.4) * 1.0

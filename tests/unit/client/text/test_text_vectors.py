@@ -47,7 +47,7 @@ def test_no_text_is_a_zero_vector_and_every_other_has_unit_length() -> None:
     assert (done.empty, done.cut, done.encoded) == (3, 1, 5)
 
 
-def test_each_distinct_text_is_encoded_once_and_long_ones_are_cut_and_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_distinct_texts_are_encoded_once_and_long_ones_are_cut(caplog: pytest.LogCaptureFixture) -> None:
     encoder = Letters()
     with caplog.at_level(logging.INFO):
         done = encode_texts(TEXTS, encoder)

@@ -71,9 +71,7 @@ def test_items_without_text_do_not_count_and_stay_zero() -> None:
     arrays(np.float32, st.tuples(st.integers(0, 12), st.just(5)), elements=st.floats(-1, 1, width=32)),
     st.sampled_from([0.0, 0.5, 1.0]),
 )
-def test_whatever_the_vectors_what_comes_out_is_finite_and_of_unit_length_or_zero(
-    vectors: np.ndarray, power: float
-) -> None:
+def test_whitened_vectors_are_finite_and_of_unit_length_or_zero(vectors: np.ndarray, power: float) -> None:
     white = Whitening.fit(vectors, power).transform(vectors)
     lengths = np.linalg.norm(white, axis=1)
     assert np.isfinite(white).all()

@@ -1,4 +1,4 @@
-"""What is exported is read by plain Keras and NumPy, in a process where this package cannot be imported."""
+"""An exported model is read by plain Keras and NumPy, in a process where this package cannot be imported."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_every_encoder_is_exported_as_it_was_trained(kind: str, tmp_path: Path) 
     assert np.abs(found[present]).max() > 0.1
 
 
-def test_a_model_that_was_stored_without_its_encoders_is_exported_without_them(tmp_path: Path) -> None:
+def test_a_model_stored_without_encoders_is_exported_without_them(tmp_path: Path) -> None:
     """As an earlier version stored it."""
     model = platform(kind="mean")
     assert model.towers is not None
@@ -230,7 +230,7 @@ def test_nothing_of_a_single_user_is_exported(folders: dict[str, Path]) -> None:
     assert b"user-1" not in written
 
 
-def test_an_item_that_nobody_described_is_in_the_vectors_and_not_in_the_vocabulary(tmp_path: Path) -> None:
+def test_an_undescribed_item_has_a_vector_and_no_vocabulary_entry(tmp_path: Path) -> None:
     model = platform()
     foreign = int(np.flatnonzero(model.foreign)[0])
     keys = tuple("" if i == foreign else key for i, key in enumerate(model.vocabulary.keys))

@@ -67,7 +67,7 @@ VALUES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_attribute_that_half_the_items_lack_is_left_out_of_their_vectors(kind: str, pictures: Path) -> None:
+def test_an_attribute_that_half_the_items_lack_is_left_out(kind: str, pictures: Path) -> None:
     encoders = (encoder_of(kind), encoder_of("vector", attribute="sound"))
     sounds: list[Any] = [[1.0, 0.0, 0.0, 1.0]] * 6
     halves = ItemFeatures.of(encoders, {"about": [VALUES[kind], None] * 3, "sound": sounds}, 6, pictures)
@@ -127,7 +127,7 @@ def test_empty_texts_and_lists_count_as_missing() -> None:
     assert np.array_equal(genres.values[3], genres.values[4])
 
 
-def test_pictures_that_cannot_be_read_count_as_missing_and_are_said_once(
+def test_unreadable_pictures_count_as_missing_and_are_said_once(
     pictures: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     column = ["whole.png", None, "cut.png", "cut.jpg", "empty.png", "text.png", "folder.png", "gone.png", "whole.jpg"]
@@ -164,7 +164,7 @@ def test_a_value_that_no_encoder_can_read_is_named_by_attribute(kind: str, value
         features_of(encoder_of(kind), [None, value])
 
 
-def test_numbers_that_are_none_count_as_missing_and_others_come_out_on_one_scale() -> None:
+def test_numbers_come_out_on_one_scale_and_others_are_missing() -> None:
     (year,) = features_of(encoder_of("numeric"), [1990.0, float("nan"), 2010.0, float("inf"), None]).features
     assert year.present.tolist() == [True, False, True, False, False]
     assert year.values[:, 0].tolist() == [-1, 0, 1, 0, 0]

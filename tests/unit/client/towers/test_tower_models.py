@@ -121,7 +121,7 @@ ROWS = np.arange(M + OWN, dtype=np.int32)
 
 
 @pytest.mark.parametrize("kind", SEQUENCES)
-def test_histories_of_any_length_have_a_vector_and_it_is_that_of_their_last_items(kind: str) -> None:
+def test_histories_of_any_length_have_the_vector_of_their_end(kind: str) -> None:
     scorer = TowerScorer(model_of(kind), ROWS)
     vectors = scorer.vectors_of(matrix(HISTORIES, M + OWN), [-1] * 5)
     assert vectors.shape == (5, D)
@@ -175,7 +175,7 @@ def test_a_user_who_is_unknown_has_neither_embedding_nor_profile(kind: str) -> N
     assert unknown == pytest.approx(np.asarray(expected), abs=1e-6)
 
 
-def test_items_that_the_model_does_not_have_get_the_users_mean_score_and_are_read_over_in_histories() -> None:
+def test_unknown_items_get_the_mean_score_and_are_skipped() -> None:
     model = model_of("mean")
     known = np.array([4, -1, 0, 7], dtype=np.int32)
     histories, without = matrix([[0, 1, 3], [1]], 4), matrix([[0, 3], []], 4)

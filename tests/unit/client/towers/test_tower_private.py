@@ -128,7 +128,7 @@ def test_gradients_are_those_of_a_loop_over_whole_tables(sequence: str, training
         assert any(np.abs(g).max() > 1e-3 for g in expected.values()) == (len(history) >= 2)
 
 
-def test_users_without_a_target_have_a_gradient_of_zero_and_no_chunk_is_padded_with_anything() -> None:
+def test_users_without_a_target_have_a_gradient_of_zero() -> None:
     model, training = model_of("mean"), TowerTraining(negatives=4)
     histories = matrix([[], [3]] * 3 + [[0, 1]], len(POSITIONS))
     part = gradients_of(model, histories, training, range(7))
@@ -141,7 +141,7 @@ def test_users_without_a_target_have_a_gradient_of_zero_and_no_chunk_is_padded_w
     )
 
 
-def test_only_rows_of_the_users_items_and_of_the_negatives_are_touched() -> None:
+def test_only_rows_of_the_users_items_and_negatives_are_touched() -> None:
     training = TowerTraining(negatives=2)
     part = gradients_of(model_of("mean"), matrix(HISTORIES, len(POSITIONS)), training, range(len(HISTORIES)))
     for user, history in enumerate(HISTORIES):
@@ -152,7 +152,7 @@ def test_only_rows_of_the_users_items_and_of_the_negatives_are_touched() -> None
 
 
 @pytest.mark.parametrize("sequence", ["transformer", "gru", "mean"])
-def test_a_users_gradient_is_the_same_to_the_bit_whoever_else_is_there(sequence: str) -> None:
+def test_a_users_gradient_is_the_same_to_the_bit_for_any_others(sequence: str) -> None:
     own, training = [0, 3, 1, 7], TowerTraining(negatives=4)
     model = a_model(a_config(sequence), n_users=CHUNK + 9)
 
@@ -168,7 +168,7 @@ def test_a_users_gradient_is_the_same_to_the_bit_whoever_else_is_there(sequence:
         assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
 
-def test_what_others_have_in_their_profiles_and_embeddings_changes_no_gradient() -> None:
+def test_others_profiles_and_embeddings_change_no_gradient() -> None:
     """Profiles are put on the platform's scale, and embeddings are trained on the platform: both depend on others."""
     config = a_config("mean", profile=("age",), adapter=True)
     training, histories = TowerTraining(negatives=4), matrix(HISTORIES, len(POSITIONS))

@@ -117,7 +117,7 @@ def test_somebody_without_history_gets_what_is_popular(verdict: str) -> None:
     assert recommender.explain(nothing, listed[0].key).decided_by == "popularity"
 
 
-def test_histories_of_one_and_of_ten_thousand_items_are_ranked_by_the_newest() -> None:
+def test_histories_of_1_and_10000_items_are_ranked_by_the_newest() -> None:
     model = platform(personal=False)
     vector = model.towers.user_vector  # type: ignore[union-attr]
     long = np.tile(np.arange(50, dtype=np.int32), 200)
@@ -266,7 +266,7 @@ def test_similar_items_are_ordered_by_cosine_in_the_space_that_ranks(verdict: st
     np.testing.assert_allclose([item.score for item in across], [wanted[item.key] for item in across], atol=1e-5)
 
 
-def test_an_own_item_that_nobody_shares_has_a_place_among_foreign_ones_in_the_deep_space() -> None:
+def test_an_unshared_own_item_has_a_place_in_the_deep_space() -> None:
     model = platform("towers")
     assert model.towers is not None
     alone = int(np.flatnonzero(model.own_positions < 0)[0])

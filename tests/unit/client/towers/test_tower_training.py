@@ -86,7 +86,7 @@ def test_ratings_are_learned_by_squared_error() -> None:
     assert after < 0.2 * before
 
 
-def test_a_loss_that_is_no_number_is_rolled_back_and_the_next_round_is_as_if_it_had_never_been() -> None:
+def test_a_loss_that_is_no_number_is_rolled_back_without_trace() -> None:
     histories = matrix(chain(40, 5), N)
     once, twice = (a_model(config_of("gru"), n_users=40) for _ in range(2))
     for variable, other in zip(twice.trainable_variables, once.trainable_variables, strict=True):
@@ -105,7 +105,7 @@ def test_a_loss_that_is_no_number_is_rolled_back_and_the_next_round_is_as_if_it_
     assert same(snapshot(once), snapshot(twice)), "the optimiser's slots are as they were too"
 
 
-def test_weights_that_break_down_in_the_very_last_step_are_rolled_back() -> None:
+def test_weights_that_break_down_in_the_last_step_are_rolled_back() -> None:
     histories = matrix(chain(30, 5), N)
     model = a_model(config_of("mean"), n_users=30)
     before = snapshot(model)
@@ -177,7 +177,7 @@ def test_the_proximal_term_holds_weights_where_the_server_had_them() -> None:
     assert moved[1] < 0.3 * moved[0]
 
 
-def test_the_proximal_term_is_half_mu_times_the_squared_distance_of_what_is_shared() -> None:
+def test_the_proximal_term_is_half_mu_times_the_shared_distance() -> None:
     model = a_model(config_of("mean", user_embedding=True), n_users=40)
     trainer = trainer_of(model, matrix(chain(40, 5), N), proximal=0.3)
     model.shared["item_rows"].assign_add(np.full((N, D), 0.5))
@@ -213,7 +213,7 @@ def test_private_training_leaves_what_is_shared_as_it_is() -> None:
     assert changed == set(model.private)
 
 
-def test_only_declared_variables_leave_and_of_item_rows_those_that_were_trained() -> None:
+def test_only_declared_variables_and_trained_rows_leave() -> None:
     histories = matrix([[0, 1, 2], [2, 5], [6, 0]], 7)
     rows = np.array([10, 3, 4, 16, 17, 9, 2], dtype=np.int32)
     shared = rows[rows < 15]
@@ -261,7 +261,7 @@ def test_a_stored_model_gives_the_same_scores(sequence: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("sequence", ["mean", "transformer"])
-def test_an_upload_is_at_most_the_share_of_the_rows_that_were_trained_and_five_percent(sequence: str) -> None:
+def test_an_upload_is_at_most_the_trained_rows_and_five_percent(sequence: str) -> None:
     """Against dense FedAvg, which sends every variable whole."""
     items, rows = 200, np.arange(40, 90, dtype=np.int32)
     model = a_model(config_of(sequence, dimension=64), n_items=items, n_shared=items, n_users=20)

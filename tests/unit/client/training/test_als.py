@@ -129,7 +129,7 @@ def test_implicit_users_solve_the_dense_normal_equations() -> None:
         np.testing.assert_allclose(trainer.solve_users(matrix, items.astype(np.float32)), expected, atol=2e-6)
 
 
-def test_explicit_users_and_biases_solve_a_stacked_least_squares_problem() -> None:
+def test_explicit_users_and_biases_solve_stacked_least_squares() -> None:
     matrix = random_matrix(4, explicit=True)
     config = EXPLICIT.model_copy(update={"regularization_exponent": 0.0})
     items = np.random.default_rng(0).standard_normal((17, 6), dtype=np.float32)
@@ -180,7 +180,7 @@ def test_numba_and_tensorflow_agree(config: FactorizationConfig, solver: str) ->
     assert tensorflow.objective(matrix, users, items) == pytest.approx(numba.objective(matrix, users, items), rel=1e-6)
 
 
-def test_conjugate_gradients_reach_the_exact_solution_in_as_many_steps_as_dimensions() -> None:
+def test_conjugate_gradients_are_exact_in_as_many_steps_as_dimensions() -> None:
     matrix = random_matrix(7)
     items = make_trainer(IMPLICIT).first_item_factors(17, np.random.default_rng(0))
     exact = make_trainer(IMPLICIT).solve_users(matrix, items)
@@ -339,7 +339,7 @@ def test_devices_are_chosen_from_those_there_are() -> None:
         choose_device("gpu:1", ["a"])
 
 
-def test_training_with_numba_never_imports_tensorflow_and_importing_the_trainers_imports_neither() -> None:
+def test_numba_training_and_trainer_imports_load_no_tensorflow() -> None:
     root = Path(__file__).parents[4]
     script = """
 import sys
@@ -373,5 +373,5 @@ def test_kernels_compile_without_a_disk_cache(monkeypatch: pytest.MonkeyPatch) -
     assert numba_compile.jit(lambda x: x + 1)(1) == 2
 
 
-def test_implicit_trainer_is_what_make_trainer_returns_for_implicit_feedback() -> None:
+def test_implicit_feedback_makes_the_implicit_trainer() -> None:
     assert isinstance(make_trainer(IMPLICIT), ImplicitTrainer)

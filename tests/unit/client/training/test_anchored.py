@@ -82,7 +82,7 @@ def test_anchored_items_solve_the_dense_system(backend: str) -> None:
         np.testing.assert_allclose(items[i], expected, atol=2e-5)
 
 
-def test_an_item_without_interactions_stays_near_its_shared_factor_as_the_anchor_hardens() -> None:
+def test_an_item_without_interactions_stays_near_its_hard_anchor() -> None:
     matrix = random_matrix(2).select_entries(random_matrix(2).indices != 7)
     hard = CONFIG.model_copy(update={"anchor_regularization": 1e7})
     fitted = fit_anchored(matrix, shared_factors(), hard, np.random.default_rng(0))
@@ -125,7 +125,7 @@ def test_shared_factors_of_another_shape_are_refused() -> None:
         fit_anchored(random_matrix(0), shared_factors(m=11), CONFIG, np.random.default_rng(0))
 
 
-def test_recent_interactions_weigh_more_and_only_by_their_place_in_the_row() -> None:
+def test_recent_interactions_weigh_more_by_their_place_in_the_row() -> None:
     matrix = UserItemMatrix(
         indptr=np.array([0, 3, 3, 4]),
         indices=np.array([2, 0, 1, 1], dtype=np.int32),

@@ -35,7 +35,7 @@ def factors_of(kinds: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np
     return (centres + 0.05 * rng.standard_normal(centres.shape)).astype(np.float32)
 
 
-def test_items_without_interactions_stand_where_others_of_their_kind_do() -> None:
+def test_untouched_items_stand_where_others_of_their_kind_do() -> None:
     rng = np.random.default_rng(0)
     kinds = rng.integers(0, 3, M)
     whole = factors_of(kinds, rng)
@@ -111,7 +111,7 @@ def test_attributes_that_tell_nothing_place_an_item_in_the_middle() -> None:
 
 
 @pytest.mark.parametrize("content", [True, False])
-def test_a_platform_recommends_items_that_nobody_has_touched_by_what_they_are(content: bool) -> None:
+def test_a_platform_recommends_untouched_items_by_attributes(content: bool) -> None:
     """Items come in six kinds; one own item and one foreign item have no interaction anywhere."""
     data = training_data(np.random.default_rng(7))
     kept = data.train.indices != 6

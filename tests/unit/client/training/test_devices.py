@@ -33,7 +33,7 @@ def test_the_model_is_made_on_the_device_that_was_asked_for(two_devices: list[st
     assert all("CPU" in variable.value.device.upper() for variable in model.trainable_variables)
 
 
-def test_auto_takes_the_cpu_where_there_is_no_gpu_and_the_gpu_where_there_is_one() -> None:
+def test_auto_takes_the_gpu_where_there_is_one_and_else_the_cpu() -> None:
     from client.training.kernels.devices import choose_device
 
     assert "CPU" in choose_device("auto", []).upper()
@@ -64,7 +64,7 @@ def test_memory_growth_is_on_for_every_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     assert grown == [("g0", True), ("g1", True)]
 
 
-def test_variables_made_on_two_kinds_of_device_have_the_same_values_on_the_wire() -> None:
+def test_variables_of_two_kinds_of_device_are_equal_on_the_wire() -> None:
     from client.towers.features import ItemFeatures
     from client.towers.two_tower import TwoTower
 

@@ -191,7 +191,7 @@ def test_too_few_users_are_refused(world: World) -> None:
         fit_ranker(named(world.scorers), matrix([[0], [1]], M), world.items, CONFIG)
 
 
-def test_genres_are_hashed_alike_whatever_their_case_and_noise_below_nought_counts_as_nought() -> None:
+def test_genres_are_hashed_without_case_and_negative_noise_is_zero() -> None:
     items = RankedItems.of(np.array([-3.0, 0.0, 7.0]), [("Drama",), (" drama",), ()], 16)
     assert (items.values[0] == items.values[1]).all()
     assert items.values.sum(axis=1).tolist() == [1, 1, 0]

@@ -64,20 +64,20 @@ def test_the_smallest_ring_that_fits_is_taken() -> None:
 
 
 @pytest.mark.parametrize(("platforms", "epsilon"), [(10, 10.0), (100, 10.0), (100, 1.0)])
-def test_the_default_bound_on_users_fits_federations_of_many_platforms(platforms: int, epsilon: float) -> None:
+def test_the_default_user_bound_fits_federations_of_many_platforms(platforms: int, epsilon: float) -> None:
     plan = read_plan({"platforms": platforms, "privacy": {"epsilon": epsilon}})
     assert plan.privacy.user_bound == 100_000
     rounds = secure_rounds(plan, platforms=platforms, n_items=1_000_000)
     assert max(spec.ring.bits for spec in rounds) <= 48
 
 
-def test_a_default_federation_of_ten_keeps_to_a_quarter_more_than_float32() -> None:
+def test_a_default_federation_of_ten_needs_few_bits_over_float32() -> None:
     plan = FederationPlan(platforms=10)
     rounds = secure_rounds(plan, platforms=10, n_items=40_000)
     assert max(spec.ring.bytes_per_value for spec in rounds) == 5
 
 
-def test_a_plan_whose_sums_fit_no_ring_is_refused_when_it_is_read_with_a_bound_that_fits() -> None:
+def test_a_plan_whose_sums_fit_no_ring_is_told_a_bound_that_fits() -> None:
     def plan(users: int, noise: str = "secure_sum") -> FederationPlan:
         return private_plan(user_bound=users, epsilon=10.0, noise=noise)
 
@@ -104,7 +104,7 @@ def test_both_sides_compute_the_same_rounds_from_public_values_alone() -> None:
     assert math.isfinite(one[0].ring.max_abs_per_platform)
 
 
-def test_item_item_statistics_are_masked_after_the_counts_in_a_ring_of_their_own() -> None:
+def test_item_item_statistics_have_a_ring_of_their_own_after_counts() -> None:
     linear = {"linear": {"privacy": {"kept_items": 5}}}
     plan = FederationPlan.model_validate(private_plan().model_dump() | linear)
     labels = [spec.label for spec in secure_rounds(plan, platforms=3, n_items=7)]
@@ -116,7 +116,7 @@ def test_item_item_statistics_are_masked_after_the_counts_in_a_ring_of_their_own
 
 
 @pytest.mark.parametrize(("users", "bits"), [(100, 32), (10_000, 40), (100_000, 40)])
-def test_the_ring_of_item_item_statistics_is_the_smallest_that_their_bounds_fit(users: int, bits: int) -> None:
+def test_the_ring_of_item_item_statistics_is_the_smallest_that_fits(users: int, bits: int) -> None:
     linear = {"linear": {"privacy": {"kept_items": 5, "share": 0.5}}}
     plan = FederationPlan.model_validate(private_plan(user_bound=users).model_dump() | linear)
     noise, ring = RunPlan.of(plan).item_item_noise(), secure_rounds(plan, platforms=3, n_items=7)[1].ring

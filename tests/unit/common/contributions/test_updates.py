@@ -178,7 +178,7 @@ def test_gradients_of_others_than_were_drawn_are_refused() -> None:
         UpdateMechanism(a_plan()).update(1, n_users=2, layout=LAYOUT, gradients=lambda drawn: [short])
 
 
-def test_users_are_drawn_one_by_one_with_the_rate_and_the_others_are_never_looked_at() -> None:
+def test_users_are_drawn_one_by_one_and_others_are_never_looked_at() -> None:
     seen: list[np.ndarray] = []
 
     def gradients(drawn):

@@ -174,7 +174,7 @@ def snippets() -> list[dict[str, Any]]:
     return [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", section, flags=re.DOTALL)]
 
 
-def test_the_documented_configuration_is_reachable_from_other_containers() -> None:
+def test_the_documented_setup_is_reachable_from_other_containers() -> None:
     aggregator, agent, courier = snippets()
     plan = {"plan": {"privacy": {"mode": "none"}}, "address": "films.example.org:9443"}
     served = parse_model(plan | aggregator, AggregatorConfig, "federation.yaml")

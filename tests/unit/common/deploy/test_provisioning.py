@@ -58,7 +58,7 @@ class SuperLinkStandIn:
         self.keys[node_id] = ""
 
 
-def test_a_server_certificate_is_for_its_names_and_verifies_against_its_authority_alone() -> None:
+def test_a_server_certificate_verifies_for_its_names_alone() -> None:
     authority, other = make_authority("films"), make_authority("films")
     certificate = load_certificate(
         issue_server_certificate(authority, ["films.example.org", "10.0.0.7"]).certificate, "server"
@@ -91,7 +91,7 @@ def test_init_keeps_private_keys_private_and_never_overwrites(tmp_path: Path) ->
         initialise(tmp_path / "agg", PLAN, "films.example.org:9443")
 
 
-def test_the_plan_of_init_comes_back_from_its_configuration_and_its_invitation(tmp_path: Path) -> None:
+def test_the_plan_of_init_returns_from_configuration_and_invitation(tmp_path: Path) -> None:
     plan = plan_from("films", 3, ["plan.privacy.epsilon=1", "plan.rounds=7"])
     config = load_yaml_model(initialise(tmp_path / "agg", plan, "h.example.org:9443").config, AggregatorConfig)
     invite(config, "cinema", tmp_path / "cinema.invitation")
@@ -205,7 +205,7 @@ def test_only_admitted_platforms_have_a_name(tmp_path: Path) -> None:
     assert set(book.names().values()) == {"cinema"}
 
 
-def test_a_platform_admitted_while_a_run_waits_for_it_has_a_name_in_that_run(tmp_path: Path) -> None:
+def test_a_platform_admitted_during_the_wait_has_a_name_in_the_run(tmp_path: Path) -> None:
     book, superlink = AdmissionBook(tmp_path / "platforms"), SuperLinkStandIn()
     book.admit(registration("cinema"), "films")
     book.bring_in_line(superlink)  # type: ignore[arg-type]
@@ -254,7 +254,7 @@ def test_a_card_damaged_during_a_run_costs_nobody_who_is_in_it(tmp_path: Path) -
     assert (names[1], 2 in names) == ("cinema", False)
 
 
-def test_a_superlink_that_lost_its_database_gets_the_admitted_back_and_not_the_revoked(tmp_path: Path) -> None:
+def test_a_superlink_without_database_gets_back_the_admitted_alone(tmp_path: Path) -> None:
     book, superlink = AdmissionBook(tmp_path / "platforms"), SuperLinkStandIn()
     for name in ("cinema", "club"):
         book.admit(registration(name), "films")
@@ -263,7 +263,7 @@ def test_a_superlink_that_lost_its_database_gets_the_admitted_back_and_not_the_r
     assert book.bring_in_line(SuperLinkStandIn()) == {"cinema": "admitted"}  # type: ignore[arg-type]
 
 
-def test_a_revoked_platform_comes_back_with_a_new_node_key_and_only_so(tmp_path: Path) -> None:
+def test_a_revoked_platform_comes_back_only_with_a_new_node_key(tmp_path: Path) -> None:
     book, superlink = AdmissionBook(tmp_path / "platforms"), SuperLinkStandIn()
     first = registration()
     book.admit(first, "films")

@@ -23,7 +23,7 @@ print(reloads, flush=True)
 """
 
 
-def test_a_storm_of_signals_neither_hangs_nor_ends_the_program_before_it_is_asked_to() -> None:
+def test_a_storm_of_signals_neither_hangs_nor_ends_the_program_early() -> None:
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "ready\n"

@@ -117,7 +117,7 @@ def test_output_goes_to_the_log_and_is_appended(tmp_path: Path) -> None:
     assert log.read_text().startswith("before\n")
 
 
-def test_a_program_that_is_not_installed_is_named_before_anything_starts(tmp_path: Path) -> None:
+def test_a_program_that_is_not_installed_is_named_before_the_start(tmp_path: Path) -> None:
     started = Program(name="first", command=python("open('started', 'w')"))
     missing = Program(name="second", command=["no-such-program-of-crossfed"])
     with pytest.raises(ConfigError, match="no-such-program-of-crossfed"):

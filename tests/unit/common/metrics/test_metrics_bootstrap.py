@@ -116,7 +116,7 @@ def test_rating_intervals_are_those_of_a_loop_over_resampled_users() -> None:
     assert found["rmse"][0] < rmse(pooled, 0 * pooled) < found["rmse"][1]
 
 
-def test_rating_intervals_of_nobody_are_empty_and_of_other_users_refused() -> None:
+def test_rating_intervals_are_empty_for_nobody_and_refuse_strangers() -> None:
     nothing = np.empty(0)
     assert rating_intervals(nothing, nothing, nothing.astype(np.int64), np.random.default_rng(0)) == {}
     with pytest.raises(ContractError, match="different numbers of users"):

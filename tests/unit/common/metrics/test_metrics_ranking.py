@@ -62,7 +62,7 @@ def test_ideal_gain_stops_at_the_number_of_held_back_items() -> None:
     assert value[0] == 1.0
 
 
-def test_recall_can_be_1_where_more_than_k_items_are_held_back_and_plain_recall_cannot() -> None:
+def test_recall_can_reach_1_beyond_k_held_back_and_plain_cannot() -> None:
     values = evaluated(np.array([[0, 1]]), np.array([0, 4]), np.arange(4), ["recall@2", "plain_recall@2"])
     assert values["recall@2"][0] == 1.0
     assert values["plain_recall@2"][0] == 0.5

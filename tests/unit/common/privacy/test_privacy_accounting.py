@@ -31,7 +31,7 @@ def google_pld_epsilon(history: list[tuple[float, float, int]], delta: float) ->
 
 
 @pytest.mark.parametrize(("multipliers", "delta"), FULL)
-def test_gaussian_epsilon_agrees_with_google_and_a_sixty_digit_closed_form(multipliers, delta) -> None:
+def test_gaussian_epsilon_agrees_with_google_and_a_closed_form(multipliers, delta) -> None:
     epsilon = gaussian_epsilon(multipliers, delta)
     assert epsilon == pytest.approx(google_pld_epsilon([(z, 1, 1) for z in multipliers], delta), abs=5e-3)
     with mpmath.workdps(60):

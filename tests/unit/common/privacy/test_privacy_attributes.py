@@ -21,7 +21,7 @@ def test_a_title_without_a_year_at_its_end_has_none(title: str) -> None:
     assert years(title) == set()
 
 
-def test_the_nearer_two_years_are_the_more_windows_they_have_in_common() -> None:
+def test_nearer_years_have_more_windows_in_common() -> None:
     shared = [len(years("A (1960)") & years(f"B ({1960 + gap})")) for gap in range(25)]
     assert shared[0] == 3
     assert shared[24] == 0

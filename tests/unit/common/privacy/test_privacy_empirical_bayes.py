@@ -44,7 +44,7 @@ def test_the_posterior_mean_is_as_good_as_with_the_true_covariance() -> None:
     assert np.linalg.norm(fitted - exact) < 1.03 * np.linalg.norm(oracle - exact)
 
 
-def test_without_noise_nothing_changes_and_strength_zero_changes_nothing() -> None:
+def test_without_noise_or_strength_nothing_changes() -> None:
     exact, sums, features, _, _, rng = a_federation_of_items(2)
     assert denoise_item_vectors(exact, sums, 1e-9, features, feature_variance=1.0) == pytest.approx(exact, rel=1e-6)
     noisy = exact + rng.normal(size=exact.shape) * 30
@@ -85,6 +85,6 @@ def test_an_item_without_weight_is_refused() -> None:
         denoise_item_vectors(np.ones((2, 2)), np.array([1.0, 0.0]), 1.0, np.ones((2, 1)), feature_variance=1.0)
 
 
-def test_features_are_a_constant_the_centred_popularity_and_the_attributes() -> None:
+def test_features_are_constant_centred_popularity_and_attributes() -> None:
     features = item_features(np.array([1.0, np.e**2]), np.array([[0.0], [1.0]]))
     assert features == pytest.approx(np.array([[1, -1, 0], [1, 1, 1]]))

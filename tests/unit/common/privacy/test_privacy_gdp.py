@@ -39,7 +39,7 @@ def test_a_release_that_is_within_delta_at_epsilon_zero_costs_nothing() -> None:
     assert delta_from_mu(0.0, 1.0) == 0.0
 
 
-def test_composition_adds_inverse_squares_and_no_noise_costs_everything() -> None:
+def test_composition_adds_inverse_squares_and_no_noise_costs_all() -> None:
     assert compose([3.0, 4.0]) == pytest.approx(5 / 12)
     assert compose([]) == 0.0
     assert compose([1.0, 0.0]) == math.inf

@@ -160,7 +160,7 @@ def noise_in_plan_units(mechanism_class, seed: int) -> dict[str, np.ndarray]:
     }
 
 
-def test_every_entry_carries_its_noise_share_whether_anyone_has_the_item_or_not() -> None:
+def test_every_entry_carries_its_noise_share_even_if_nobody_has_it() -> None:
     for noise in noise_in_plan_units(UserLevelMechanism, 1).values():
         assert stats.kstest(noise, "norm").pvalue > 1e-4
 
@@ -324,7 +324,7 @@ def test_rows_that_would_break_the_sensitivity_are_refused(indptr, indices, matc
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_weights_that_are_not_finite_and_factors_of_another_form_are_refused(bad: float) -> None:
+def test_weights_not_finite_and_factors_of_another_form_are_refused(bad: float) -> None:
     indptr, indices = rows_to_csr([[0]])
     with pytest.raises(PrivacyError, match="item_weights"):
         UserLevelMechanism(PLAN).statistics(1, indptr, indices, np.ones((1, D), np.float32), np.full(ITEMS, bad))

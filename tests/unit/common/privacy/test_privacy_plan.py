@@ -41,7 +41,7 @@ def test_a_plan_spends_its_epsilon_and_no_more(
     assert len(plan.releases()) == 1 + rounds * (3 if release == "item_gram" else 2)
 
 
-def test_an_uneven_schedule_moves_budget_between_rounds_and_not_beyond() -> None:
+def test_an_uneven_schedule_moves_budget_between_rounds_alone() -> None:
     config = PrivacyConfig(round_schedule=(3.0, 1.0))
     plan = calibrate(config, n_users_bound=1_000, rounds=2, platforms=3)
     first, second = (noise.item_vectors.noise_multiplier for noise in plan.rounds)
@@ -90,7 +90,7 @@ def exact_discrete_delta(sigma: float, shift: int, epsilon: float) -> float:
 
 @given(log2_sigma=st.integers(2, 4), shift=st.integers(1, 60), epsilon=st.floats(0, 8))
 @settings(max_examples=300, deadline=None)
-def test_discrete_noise_is_as_private_as_the_gaussian_of_four_steps_less_variance(log2_sigma, shift, epsilon) -> None:
+def test_discrete_noise_is_as_private_as_a_gaussian_of_less_variance(log2_sigma, shift, epsilon) -> None:
     sigma = 2.0**log2_sigma
     claimed = delta_from_mu(shift / math.sqrt(sigma**2 - 4), epsilon)
     assert exact_discrete_delta(sigma, shift, epsilon) <= claimed * (1 + 1e-9) + 1e-15
@@ -117,7 +117,7 @@ def test_the_bits_of_a_sum_hold_its_largest_value() -> None:
     assert 2 ** (bits - 2) < largest <= 2 ** (bits - 1)
 
 
-def test_delta_above_one_over_n_is_refused_and_the_default_is_a_tenth_of_it() -> None:
+def test_delta_above_one_over_n_is_refused_and_defaults_to_a_tenth() -> None:
     with pytest.raises(PrivacyError, match=r"privacy\.delta"):
         calibrate(PrivacyConfig(delta=1e-5, user_bound=1_000), n_users_bound=200_000, rounds=1, platforms=3)
     with pytest.raises(ValidationError, match="user_bound"):

@@ -54,7 +54,7 @@ def test_counts_and_users_are_at_least_one() -> None:
         clamp_counts(np.array([1.0]))
 
 
-def test_weights_fall_with_popularity_and_are_zero_beyond_the_kept_items() -> None:
+def test_weights_fall_with_popularity_and_end_with_the_kept_items() -> None:
     weights = item_weights(np.array([16.0, 1.0, 4.0, -2.0]), kept_items=3, popularity_exponent=0.5)
     assert weights.tolist() == [0.25, 1.0, 0.5, 0.0]
     assert item_weights(np.array([2.0, 2.0, 2.0]), kept_items=2, popularity_exponent=0).tolist() == [1, 1, 0]
@@ -96,7 +96,7 @@ MECHANISM = tuned_setting(3.0).mechanism.model_copy(update={"popularity_exponent
 SETTING = tuned_setting(3.0).model_copy(update={"mechanism": MECHANISM, "dimension": 3, "denoising_strength": 1.0})
 
 
-def test_estimated_grams_are_nearer_to_the_true_ones_than_shares_of_the_common_gram() -> None:
+def test_estimated_grams_are_nearer_to_the_truth_than_common_shares() -> None:
     released, exact = exact_sums(0)
     sums = expected_weight_sums(released.counts, np.ones(30), users=400, weight_total=MECHANISM.weight_total)
     estimated = observed_grams(released.item_vectors, sums, released.user_gram, users=400)
@@ -105,7 +105,7 @@ def test_estimated_grams_are_nearer_to_the_true_ones_than_shares_of_the_common_g
     assert np.linalg.eigvalsh(estimated).min() > -1e-6
 
 
-def test_an_item_whose_users_are_like_all_users_has_its_share_of_the_common_gram() -> None:
+def test_an_item_of_average_users_has_its_share_of_the_common_gram() -> None:
     rng = np.random.default_rng(1)
     factors = rng.normal(size=(50, 3)) + 1
     gram, sums = factors.T @ factors, np.array([5.0, 20.0])
@@ -125,7 +125,7 @@ def test_item_factors_solve_the_normal_equations_up_to_scale() -> None:
     assert np.trace(factors.T @ factors) / 3 == pytest.approx(1)
 
 
-def test_only_platforms_that_have_an_item_count_as_not_having_chosen_it() -> None:
+def test_only_platforms_with_the_item_count_as_not_choosing_it() -> None:
     released, exact = exact_sums(3)
     catalogue_gram = np.repeat(released.catalogue_gram[None], 30, axis=0)
     catalogue_gram[4] *= 0.75
@@ -143,7 +143,7 @@ def test_only_platforms_that_have_an_item_count_as_not_having_chosen_it() -> Non
     assert factors[4] / np.linalg.norm(factors[4]) == pytest.approx(alone / np.linalg.norm(alone))
 
 
-def test_items_that_are_not_kept_get_no_factor_and_the_scale_of_users_does_not_matter() -> None:
+def test_items_not_kept_get_no_factor_at_any_scale_of_users() -> None:
     released, _ = exact_sums(4)
     setting = SETTING.model_copy(update={"mechanism": MECHANISM.model_copy(update={"kept_items": 7})})
     factors = item_factors(released, setting)

@@ -47,7 +47,7 @@ def test_a_runs_or_platforms_name_makes_no_file_elsewhere(tmp_path: Path, noise:
 
 
 @pytest.mark.parametrize("name", EVIL)
-def test_a_platform_that_calls_itself_so_makes_no_file_of_the_aggregators(tmp_path: Path, name: str) -> None:
+def test_a_platforms_name_makes_no_file_of_the_aggregators(tmp_path: Path, name: str) -> None:
     deep = tmp_path / "a" / "b"
     (agent,) = agents_of(random_platforms(2, (30,)), small_plan(), deep)
     before = files_outside(tmp_path, deep)

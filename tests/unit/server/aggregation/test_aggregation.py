@@ -21,7 +21,7 @@ M = 5
 
 
 def statistics(rng: np.random.Generator, n_items: int, n_users: int = 6) -> dict[str, Any]:
-    """What some users' factors add up to, with the unpacked sums beside them."""
+    """Return what some users' factors add up to, with the unpacked sums beside them."""
     users = rng.standard_normal((n_users, D))
     has = rng.random((n_users, n_items)) < 0.5
     grams = np.einsum("ui,ud,ue->ide", has, users, users)
@@ -143,7 +143,7 @@ def test_a_round_says_who_contributed_and_the_mean_recall_over_users() -> None:
     assert solved.objective == pytest.approx(12.0 + item_penalty(state, plan.model))
 
 
-def test_without_validation_users_there_is_no_recall_and_without_platforms_no_objective() -> None:
+def test_recall_needs_validation_users_and_an_objective_platforms() -> None:
     plan = small_plan()
     state = counted(plan)
     rows = state.vocabulary.owners["a"]

@@ -77,7 +77,7 @@ def test_counts_of_a_secure_sum_know_all_users_together_only() -> None:
     assert state.user_counts == pytest.approx({ALL_USERS: 20}, abs=1e-3)
 
 
-def test_first_factors_of_items_that_are_not_kept_are_zero_and_the_others_on_the_users_scale() -> None:
+def test_first_factors_of_items_not_kept_are_zero() -> None:
     plan = private_plan(2, noise="per_platform", kept_items=2)
     step = RunPlan.of(plan).release_plan().counts.grid_step
     part = Contribution(("a", "b"), EVERYTHING, {"counts": in_steps([1, 9, 1, 8, 1, 1, 20], step)})
@@ -88,7 +88,7 @@ def test_first_factors_of_items_that_are_not_kept_are_zero_and_the_others_on_the
 
 @pytest.fixture
 def released(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the solve was given."""
+    """Return what the solve was given."""
     seen: list[Any] = []
     solve = private_aggregation.item_factors
     monkeypatch.setattr(
@@ -160,7 +160,7 @@ def test_a_gram_that_noise_made_indefinite_is_projected(released: list[Any]) -> 
     assert released[0].user_gram == pytest.approx(np.diag([0.0, 2.0, 1.0]), abs=1e-3)
 
 
-def test_a_gram_of_which_noise_leaves_nothing_costs_the_round_and_not_the_run() -> None:
+def test_a_gram_lost_in_noise_costs_the_round_and_not_the_run() -> None:
     noise = RunPlan.of(OPEN).release_plan().rounds[0]
     base = statistics(OPEN, "a", 1)
     negative = in_steps(np.array([-3.0, 0, 0, -2.0, 0, -1.0]), noise.user_gram.grid_step)

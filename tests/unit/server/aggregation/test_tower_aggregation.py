@@ -95,7 +95,7 @@ def test_encoders_are_averaged_with_the_weight_of_their_users(aggregation: str) 
     assert step.loss == pytest.approx(np.average([1, 2, 3, 4, 10], weights=[1, 2, 3, 4, 10]))
 
 
-def test_the_median_is_taken_coordinate_by_coordinate_and_one_platform_moves_it_little() -> None:
+def test_the_median_is_by_coordinate_and_robust_to_one_platform() -> None:
     plan = a_plan("median")
     parts = five(a_state(plan))
     for name in DENSE:
@@ -137,7 +137,7 @@ def test_fedadam_steps_along_the_mean_change_and_keeps_its_moments() -> None:
 
 
 @pytest.mark.parametrize("aggregation", ["fedavg", "fedadam", "median"])
-def test_a_row_is_the_mean_over_those_who_trained_it_and_stays_where_nobody_did(aggregation: str) -> None:
+def test_a_row_is_the_mean_over_those_who_trained_it(aggregation: str) -> None:
     plan = a_plan(aggregation)
     state = a_state(plan)
     first = an_update(1, state, users=9, rows={0: 2.0, 2: 0.5}, catalogue=[5, 0, 3])
@@ -182,7 +182,7 @@ def a_noisy_sum(plan: FederationPlan, seed: int, vector: NDArray[np.float64]) ->
 
 
 @pytest.mark.parametrize("item_ids", [True, False])
-def test_under_privacy_the_server_takes_a_step_of_adam_against_the_noisy_sum(item_ids: bool) -> None:
+def test_under_privacy_the_server_steps_by_adam_on_the_noisy_sum(item_ids: bool) -> None:
     plan = a_plan(private=True, item_ids=item_ids)
     state, layout = a_state(plan), RunPlan.of(plan).update_layout(M)
     rng = np.random.default_rng(0)
@@ -203,7 +203,7 @@ def test_under_privacy_the_server_takes_a_step_of_adam_against_the_noisy_sum(ite
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_a_run_that_goes_on_from_a_checkpoint_ends_where_it_would_have_ended(tmp_path: Path, private: bool) -> None:
+def test_a_run_resumed_from_a_checkpoint_ends_at_the_same_result(tmp_path: Path, private: bool) -> None:
     plan = a_plan("fedadam", private=private)
     rng = np.random.default_rng(1)
     vectors = [rng.normal(size=RunPlan.of(plan).update_layout(M).size) for _ in range(3)]
@@ -235,7 +235,7 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_where_it_would_have_ended(tmp
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_items_that_join_later_have_new_rows_and_the_others_keep_theirs(private: bool) -> None:
+def test_late_items_have_new_rows_and_the_others_keep_theirs(private: bool) -> None:
     plan = a_plan("fedadam", private=private)
     state = a_state(plan)
     parts = [a_noisy_sum(plan, 1, np.ones(RunPlan.of(plan).update_layout(M).size))] if private else five(state)

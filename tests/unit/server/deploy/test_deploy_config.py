@@ -1,4 +1,4 @@
-"""What a deployed role is configured with, and the proxy configuration that follows from it."""
+"""A deployed role has a configuration, and the proxy configuration that follows from it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_default_paths_are_relative_to_the_configuration_file(tmp_path: Path) ->
         assert path.is_relative_to(tmp_path / "agg")
 
 
-def test_data_that_mean_another_thing_than_what_is_trained_are_refused() -> None:
+def test_data_of_another_feedback_than_the_plans_are_refused() -> None:
     content = {"name": "a", "aggregator": "h:1", "data": {"interactions": {"path": "views.csv"}}}
     plan = {"model": {"feedback": "explicit"}, "privacy": {"mode": "none"}}
     with pytest.raises(
@@ -40,7 +40,7 @@ def test_data_that_mean_another_thing_than_what_is_trained_are_refused() -> None
         parse_model(content | ratings | {"plan": {}}, PlatformConfig, "platform.yaml")
 
 
-def test_platform_default_paths_are_relative_to_the_configuration_file(tmp_path: Path) -> None:
+def test_platform_default_paths_start_at_the_configuration_file(tmp_path: Path) -> None:
     content = {"name": "a", "plan": {}, "aggregator": "h:1", "data": {"interactions": {"path": "views.csv"}}}
     (tmp_path / "platform.yaml").write_text(yaml.safe_dump(content))
     config = load_yaml_model(tmp_path / "platform.yaml", PlatformConfig)

@@ -1,4 +1,4 @@
-"""What ``crossfed-server run`` and ``status`` tell of a run, from its beginning to its end."""
+"""``crossfed-server run`` and ``status`` tell of a run, from its beginning to its end."""
 
 from __future__ import annotations
 

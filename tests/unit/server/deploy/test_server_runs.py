@@ -68,7 +68,7 @@ def test_a_run_is_pending_running_and_finished(tmp_path: Path) -> None:
     assert [status.name for status in list_runs(tmp_path)] == ["r"]
 
 
-def test_a_run_that_fails_says_why_and_an_unforeseen_error_says_no_more_than_its_kind(tmp_path: Path) -> None:
+def test_a_failed_run_says_why_and_an_unforeseen_error_its_kind_alone(tmp_path: Path) -> None:
     with pytest.raises(FederationError), RunFolder(tmp_path, "r").recorded():
         raise FederationError("2 platforms joined; the quorum is 3")
     assert RunFolder(tmp_path, "r").status().error == "2 platforms joined; the quorum is 3"
@@ -79,7 +79,7 @@ def test_a_run_that_fails_says_why_and_an_unforeseen_error_says_no_more_than_its
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_run_whose_process_was_killed_is_interrupted_and_nobody_runs_it_twice(tmp_path: Path) -> None:
+def test_a_run_whose_process_was_killed_is_interrupted_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     held = context.Event()
     process = context.Process(target=hold, args=(tmp_path, held))
@@ -103,7 +103,7 @@ def test_a_round_that_is_repeated_after_resuming_is_listed_once(tmp_path: Path) 
     assert [entry["round"] for entry in run.status().rounds] == [1, 2, 3]
 
 
-def test_statistics_that_are_gathered_again_for_a_newcomer_leave_the_rounds_listed(tmp_path: Path) -> None:
+def test_gathering_again_for_a_newcomer_keeps_the_rounds_listed(tmp_path: Path) -> None:
     run = RunFolder(tmp_path, "r")
     run.announce()
     gathered = replace(record(0), phase="linear")

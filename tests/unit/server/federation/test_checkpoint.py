@@ -152,7 +152,7 @@ def test_an_unfinished_file_of_a_crash_is_not_taken_for_a_checkpoint(tmp_path: P
     assert read.server_round == 1
 
 
-def test_rows_of_known_items_are_kept_and_new_ones_depend_on_the_seed_alone() -> None:
+def test_known_rows_are_kept_and_new_ones_depend_on_the_seed_alone() -> None:
     first = Vocabulary.empty().extended({"a": SECRET.digests(["x:1", "x:2"])})
     known = with_vocabulary(fresh_state("run", PLAN.row), first, PLAN)
     later = first.extended({"b": SECRET.digests(["x:2", "x:9", "x:8"])})

@@ -62,7 +62,7 @@ def test_the_plan_decides_how_contributions_are_gathered(tmp_path: Path) -> None
     assert type(make_collector(private_plan(), tmp_path)) is SecureCollector
 
 
-def test_open_contributions_come_one_by_one_with_their_platforms_positions(tmp_path: Path) -> None:
+def test_open_contributions_come_singly_with_their_positions(tmp_path: Path) -> None:
     ground = Ground(private_plan(noise="per_platform"), tmp_path)
     parts = ground.collect(OpenCollector(ground.plan), 1)
     assert [part.platforms for part in parts] == [(name,) for name in ground.asked.agents]
@@ -71,7 +71,7 @@ def test_open_contributions_come_one_by_one_with_their_platforms_positions(tmp_p
         assert part.arrays["item_vectors"].shape == (len(part.positions), 3)
 
 
-def test_a_secure_sum_comes_last_over_all_items_and_of_all_who_sent_it(tmp_path: Path) -> None:
+def test_a_secure_sum_comes_last_over_all_items_and_senders(tmp_path: Path) -> None:
     ground = Ground(private_plan(), tmp_path)
     collector = ground.enrolled()
     counts = ground.collect(collector, 0)
@@ -159,7 +159,7 @@ def test_no_sum_without_an_enrolment(tmp_path: Path) -> None:
         ground.collect(SecureCollector(ground.plan, ground.folder), 0)
 
 
-def test_one_platform_missing_where_no_dropout_is_tolerated_voids_the_round(tmp_path: Path) -> None:
+def test_one_missing_platform_voids_a_round_without_dropouts(tmp_path: Path) -> None:
     lost = {"platform-0": lambda agent: Tampered(agent, "masked_counts", failing())}
     ground = Ground(private_plan(), tmp_path, replaced=lost)
     collector = ground.enrolled()
@@ -198,7 +198,7 @@ def test_open_answers_outside_the_contract_are_left_out_and_named(tmp_path: Path
     assert ground.exchange.failed == {"platform-1": ContractError.code}
 
 
-def test_a_misshapen_open_part_of_a_secure_answer_keeps_its_platform_out_of_the_sum(tmp_path: Path) -> None:
+def test_a_misshapen_open_part_keeps_its_platform_out_of_the_sum(tmp_path: Path) -> None:
     """Else the sum would be of five and the Gram matrix of four."""
     bad = {
         "platform-1": lambda agent: Tampered(

@@ -23,7 +23,7 @@ STATISTICS = AgentRequest(
 
 
 def answer_to(question: Message, **changes: Any) -> Message:
-    """What the platform of that node says: its reply, with an array that tells whose it is."""
+    """Return what the platform of that node says: its reply, with an array that tells whose it is."""
     request = request_of(question)
     node = question.metadata.dst_node_id
     parts = {"platform": NAMES[node], "kind": request.kind, "server_round": request.server_round}
@@ -92,7 +92,7 @@ def asked(exchange: PlatformExchange) -> list[tuple[int, str, int]]:
 
 
 @pytest.mark.parametrize("script", [[[1], [2], [3]], [[3], [2], [1]], [[], [2, 3], [], [1]], [[3, 1, 2]]], ids=repr)
-def test_answers_are_handed_on_in_order_of_platform_whenever_they_come(script: list[list[int]]) -> None:
+def test_answers_are_handed_on_in_order_of_platform(script: list[list[int]]) -> None:
     exchange, watch = exchange_over(ScriptedGrid(script))
     assert asked(exchange) == [(1, "a", 1), (2, "b", 2), (3, "c", 3)]
     assert (exchange.failed, watch.failures) == ({}, [])
@@ -157,7 +157,7 @@ def test_flowers_own_error_is_named_after_the_question_it_answers() -> None:
     ],
     ids=repr,
 )
-def test_an_answer_that_is_a_code_or_not_the_one_asked_for_is_left_out(change: dict[str, Any], code: str) -> None:
+def test_an_answer_that_is_a_code_or_another_kind_is_left_out(change: dict[str, Any], code: str) -> None:
     def reply(question: Message) -> Message:
         return answer_to(question, **(change if question.metadata.dst_node_id == 2 else {}))
 
@@ -176,7 +176,7 @@ def test_failures_are_those_of_the_last_request_alone() -> None:
     assert exchange.failed == {}
 
 
-def test_bytes_are_counted_per_platform_and_only_for_answers_that_count() -> None:
+def test_bytes_are_counted_per_platform_for_answers_that_count() -> None:
     def reply(question: Message) -> Message:
         return answer_to(question, **({"code": "data"} if question.metadata.dst_node_id == 2 else {}))
 
@@ -228,7 +228,7 @@ def test_a_failure_is_told_with_the_kind_of_request_that_failed(caplog: pytest.L
     assert "round 4: b is left out: unreachable" in caplog.text
 
 
-def test_an_answer_under_another_platforms_name_costs_its_sender_alone() -> None:
+def test_an_answer_in_anothers_name_costs_its_sender_alone() -> None:
     def reply(question: Message) -> Message:
         return answer_to(question, **({"platform": "a"} if question.metadata.dst_node_id == 2 else {}))
 

@@ -48,7 +48,7 @@ def test_a_contribution_that_was_not_charged_is_flagged(outbox: Outbox) -> None:
     assert "the ledger charged 2" in flag
 
 
-def test_a_contribution_that_was_not_charged_is_flagged_however_little_it_tells(outbox: Outbox) -> None:
+def test_an_uncharged_contribution_is_flagged_however_small(outbox: Outbox) -> None:
     charge(outbox, CONTRIBUTIONS)
     quiet = (Release(kind="counts", mechanism="gaussian", noise_multiplier=1e12),)
     assert compare_bookkeeping(outbox, [*CONTRIBUTIONS, quiet]).flags

@@ -99,7 +99,7 @@ def test_the_p_value_of_a_separation_is_uniform(runs: int, mu: float) -> None:
     assert Separation.of(*gaussian_ratios(rng, 3 * mu, runs)).p_value(mu) < 1e-3
 
 
-def test_the_p_value_of_a_threshold_is_the_level_at_which_its_bound_meets_the_claim() -> None:
+def test_a_thresholds_p_value_is_where_its_bound_meets_the_claim() -> None:
     ratios = gaussian_ratios(np.random.default_rng(12), 3.0, 4000)
     level = threshold_p_value(ratios, 4.0, DELTA)
     assert 1e-9 < level < 0.5
@@ -114,7 +114,7 @@ def test_too_little_noise_is_flagged(factor: float) -> None:
     assert any("ε is at least" in flag and "more than the 1 claimed" in flag for flag in report.flags)
 
 
-def test_noise_that_is_missing_in_one_run_of_a_hundred_escapes_the_mean_and_not_the_threshold() -> None:
+def test_noise_missing_in_1_percent_of_runs_escapes_the_mean_alone() -> None:
     rng = np.random.default_rng(8)
     ratios = gaussian_ratios(rng, MU, 20_000)
     missing = rng.random(20_000) < 0.01

@@ -52,7 +52,7 @@ def test_the_same_people_cannot_be_told_apart() -> None:
     assert attack(factors, CONFIG, people, people) == 0.5
 
 
-def test_factors_that_fit_members_alone_give_them_away_and_the_other_way_round() -> None:
+def test_overfitted_factors_give_members_away_and_fair_ones_do_not() -> None:
     factors = np.zeros((10, 3), dtype=np.float32)
     factors[:5, 0] = 2.0
     members, others = matrix([[0, 1], [2, 3, 4]], 10), matrix([[5, 6], [7], [8, 9]], 10)
@@ -70,7 +70,7 @@ def test_an_empty_history_is_no_error() -> None:
     assert attack(factors, CONFIG, members, others) == pytest.approx(brute_force(factors, members, others))
 
 
-def test_released_factors_give_members_away_without_privacy_and_not_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_released_factors_give_members_away_only_without_privacy(monkeypatch: pytest.MonkeyPatch) -> None:
     import numba
 
     numba.set_num_threads(1)

@@ -114,7 +114,7 @@ def audit_report(path: Path, fault: str | None = None, flags: tuple[str, ...] = 
     return path
 
 
-def test_an_audit_in_the_output_folder_or_named_is_on_the_privacy_card(
+def test_an_audit_by_folder_or_name_is_on_the_privacy_card(
     scenario_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -129,7 +129,7 @@ def test_an_audit_in_the_output_folder_or_named_is_on_the_privacy_card(
     assert json.loads((out / "result.json").read_text())["privacy"]["audit"]["runs"] == 20_000
 
 
-def test_an_audit_of_broken_code_or_none_at_all_is_refused_before_anything_runs(
+def test_an_audit_of_broken_code_or_none_is_refused_before_the_run(
     scenario_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["run", str(scenario_file), "--output", str(tmp_path / "out"), "--audit"]

@@ -55,7 +55,7 @@ def test_a_partition_gives_every_user_to_one_platform_in_proportion(folder: Path
     assert users[0] | users[1] == {f"u{user}" for user in range(N_USERS)}
 
 
-def test_common_items_are_everywhere_and_each_other_one_on_one_platform(folder: Path) -> None:
+def test_common_items_are_everywhere_and_others_on_one_platform(folder: Path) -> None:
     big, small = (keys_of(platform) for platform in partition(folder))
     assert len(big & small) == 10
     assert len(big | small) == 20
@@ -128,7 +128,7 @@ def test_hidden_are_only_items_that_another_platform_has(folder: Path) -> None:
     assert keys_of(left) == {f"item:{i}" for i in range(15)} - hidden
 
 
-def test_hiding_items_of_one_platform_leaves_the_others_split_as_it_was(folder: Path) -> None:
+def test_hiding_one_platforms_items_leaves_the_others_splits(folder: Path) -> None:
     plain, hiding = separate(folder)[1], separate(folder, hide=0.4)[1]
     assert np.array_equal(plain.test.truth.indices, hiding.test.truth.indices)
     assert np.array_equal(plain.training.train.indices, hiding.training.train.indices)
@@ -161,7 +161,7 @@ def test_a_platform_with_nothing_left_to_train_on_is_named(tmp_path: Path) -> No
         )
 
 
-def test_who_falls_out_of_the_core_is_not_trained_on_and_rare_items_leave_the_catalogue(folder: Path) -> None:
+def test_users_out_of_the_core_and_rare_items_are_left_out(folder: Path) -> None:
     data = data_of(folder, "all") | {"cleaning": {"k_core": 5}}
     plan = {"privacy": {"mode": "none"}}
     scenario = Scenario.model_validate({"seed": 1, "platforms": [{"name": "left", "data": data}], "plan": plan})
@@ -194,7 +194,7 @@ def test_what_is_shared_is_what_the_filter_says(config: dict[str, Any], expected
     assert shared_items(item_table(KEYS), CatalogueConfig(**config)).tolist() == [bool(one) for one in expected]
 
 
-def test_the_folds_of_a_scenario_test_every_interaction_of_a_user_once() -> None:
+def test_the_folds_test_every_interaction_of_a_user_once() -> None:
     rng = np.random.default_rng(0)
     data = random_matrix(rng, 12, 9)
     tested = np.zeros((12, 9), dtype=int)

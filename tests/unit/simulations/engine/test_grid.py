@@ -141,7 +141,7 @@ def test_only_what_is_asked_for_is_run() -> None:
     assert answer.metadata.reply_to_message_id == first
 
 
-def test_a_client_app_that_raises_answers_flowers_error_without_the_text() -> None:
+def test_a_client_app_that_raises_answers_an_error_without_text() -> None:
     def app(message: Message, context: Context) -> Message:
         raise ValueError("private-user")
 
@@ -168,7 +168,7 @@ def test_platform_time_is_what_the_apps_took() -> None:
     assert grid.platform_seconds > 0
 
 
-def test_platforms_asked_together_work_side_by_side_and_answer_in_order() -> None:
+def test_platforms_work_side_by_side_and_answer_in_order() -> None:
     second_ran = threading.Event()
     ran: list[int] = []
 
@@ -224,7 +224,7 @@ def test_platform_time_counts_an_instant_once(monkeypatch: pytest.MonkeyPatch) -
     assert clock.seconds == 8.0
 
 
-def test_side_by_side_or_one_after_the_other_the_federation_is_the_same(tmp_path: Path) -> None:
+def test_in_parallel_or_in_sequence_the_federation_is_the_same(tmp_path: Path) -> None:
     plan = small_plan(rounds=3)
     platforms = random_platforms(3, (30, 20, 25, 9))
     beside = run_platforms(platforms, plan, tmp_path / "beside", ahead=platforms_ahead(scenario_of(plan))).state

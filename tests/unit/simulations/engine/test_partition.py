@@ -44,7 +44,7 @@ def users(platforms: list[SimulatedPlatform]) -> dict[str, set[str]]:
     return {platform.name: set(platform.training.user_ids) for platform in platforms}
 
 
-def test_values_are_dealt_in_order_of_number_and_users_go_where_most_rows_are(folder: Path) -> None:
+def test_values_are_dealt_in_order_and_users_follow_most_rows(folder: Path) -> None:
     # 2, 9, 10, 11 in turn: 2 and 10 to the first, 9 and 11 to the second.
     assert users(partition(folder, platform_name="network")) == {
         "network-1": {"u0", "u1", "u3", "u4"},
@@ -67,7 +67,7 @@ def test_a_column_that_cannot_cut_is_named(folder: Path, changes: dict[str, Any]
         partition(folder, **changes)
 
 
-def test_users_of_whom_the_column_says_nothing_are_not_lost_in_silence(folder: Path) -> None:
+def test_users_without_a_value_in_the_column_are_reported(folder: Path) -> None:
     text = (folder / "orders.csv").read_text()
     (folder / "orders.csv").write_text("".join(line + "\n" for line in text.splitlines()) + "u9,1,\n")
     with pytest.raises(DataError, match=r"1 users have no value in column 'ward'"):

@@ -1,4 +1,4 @@
-"""What passports bring, measured on small runs: newcomers are hidden altogether, and their passports tell their taste."""
+"""Small runs measure passports: newcomers are hidden altogether, and their passports tell their taste."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _scenario(folder: Path, *, tells: bool = True, **passport: Any) -> Scenario:
     )
 
 
-def test_newcomers_are_hidden_from_the_agent_and_are_others_on_each_platform(tmp_path: Path) -> None:
+def test_newcomers_are_hidden_and_differ_on_each_platform(tmp_path: Path) -> None:
     books, records = make_platforms(_scenario(tmp_path, cold=0.5))
     assert books.people is not None
     assert records.people is not None

@@ -35,7 +35,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> tuple[Scenario, list[Simul
     return scenario, make_platforms(scenario)
 
 
-def test_the_private_plan_keeps_everything_but_mode_epsilon_and_budget() -> None:
+def test_the_private_plan_changes_mode_epsilon_and_budget_alone() -> None:
     plan = read_plan(
         {"privacy": {"mode": "none", "noise": "per_platform", "budget": 1.0, "clip_norm": 0.7}, "rounds": 4}
     )

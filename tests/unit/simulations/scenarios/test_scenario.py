@@ -35,7 +35,7 @@ def test_the_shipped_data_of_quickstart_is_there() -> None:
     assert partition.data.interactions.path.is_file()
 
 
-def test_a_file_of_ones_own_takes_its_name_and_its_paths_from_where_it_lies(tmp_path: Path) -> None:
+def test_a_file_of_ones_own_gives_its_name_and_base_of_paths(tmp_path: Path) -> None:
     scenario = load_scenario(str(write(tmp_path, PARTITION)))
     assert scenario.name == "mine"
     assert scenario.partition is not None

@@ -27,7 +27,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], st
     return folder / "out", stages, capture.get()
 
 
-def test_every_epsilon_is_drawn_as_often_as_asked_and_once_without_noise(swept: tuple[Path, list[str], str]) -> None:
+def test_every_epsilon_is_drawn_as_asked_and_no_noise_once(swept: tuple[Path, list[str], str]) -> None:
     folder, stages, _ = swept
     content = json.loads((folder / "sweep.json").read_text())
     assert [point["epsilon"] for point in content["points"]] == [1.0, 1.0, 10.0, 10.0]

@@ -141,7 +141,7 @@ def test_the_folder_of_another_search_is_refused(tmp_path: Path) -> None:
             search(tmp_path / "out", 2, other)
 
 
-def test_a_setting_that_cannot_be_trained_counts_as_failed_and_the_search_goes_on(
+def test_an_untrainable_setting_counts_as_failed_and_search_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def diverges(scenario: Scenario, platforms: Any) -> dict[str, float]:
@@ -186,7 +186,7 @@ def test_under_privacy_the_cost_is_stated_and_must_be_accepted(tmp_path: Path) -
         ({"plan.model.solver": {"choices": ["cg", "magic"]}}, "plan.model.solver: .*magic"),
     ],
 )
-def test_a_space_that_does_not_fit_the_plan_is_refused_before_training(
+def test_a_space_that_does_not_fit_the_plan_is_refused_at_once(
     tmp_path: Path, space: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

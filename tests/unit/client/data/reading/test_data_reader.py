@@ -164,7 +164,7 @@ def test_one_column_cannot_be_user_and_item(tmp_path: Path) -> None:
         open_interactions(interactions(path, item_column="user"))
 
 
-def test_a_missing_file_an_unknown_format_and_a_broken_parquet_are_named(tmp_path: Path) -> None:
+def test_missing_unknown_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no such file"):
         open_interactions(interactions(tmp_path / "none.csv"))
     (tmp_path / "a.dat").write_text("user,item\n1,2\n")

@@ -61,7 +61,7 @@ def test_a_member_that_is_made_anew_keeps_its_keys_and_its_advert(
     assert first.tobytes() != other.tobytes(), "keys are new where nothing was saved"
 
 
-def test_state_is_on_disk_before_the_answer_and_nobody_else_may_read_it(
+def test_state_is_on_disk_and_private_before_the_answer(
     identities: dict[str, PlatformIdentity], tmp_path: Path
 ) -> None:
     member(identities, tmp_path).answer(step("advertise", roster(identities).to_bytes()), N_ITEMS)
@@ -117,7 +117,7 @@ def test_unknown_steps_are_refused(identities: dict[str, PlatformIdentity], tmp_
         one.answer(step(name, b""), N_ITEMS)
 
 
-def test_nothing_is_answered_or_masked_before_enrolment_or_for_another_run(
+def test_nothing_is_answered_before_enrolment_or_for_another_run(
     identities: dict[str, PlatformIdentity], tmp_path: Path
 ) -> None:
     indptr, indices = np.array([0, 1]), np.array([0], dtype=np.int32)

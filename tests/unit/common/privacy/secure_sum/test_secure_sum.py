@@ -59,7 +59,7 @@ def test_sum_is_exact_and_takes_the_stated_messages(bits, dropouts, messages):
     data=st.data(),
 )
 @settings(max_examples=25, deadline=None)
-def test_sum_over_survivors_is_exact_for_any_roster_and_any_allowed_losses(platforms, colluders, data):
+def test_the_survivors_sum_is_exact_for_any_roster_and_allowed_losses(platforms, colluders, data):
     names = [f"p{index}" for index in range(platforms)]
     most = max(0, min((platforms - colluders - 1) // 2, platforms - colluders - 2))
     if platforms - colluders < 2:
@@ -79,7 +79,7 @@ def test_sum_over_survivors_is_exact_for_any_roster_and_any_allowed_losses(platf
 
 
 @pytest.mark.parametrize("step", ["before masking", "masking"])
-def test_three_of_ten_lost_before_their_vector_arrives_leave_the_exact_sum_of_the_seven(step):
+def test_three_of_ten_lost_before_sending_leave_the_sum_of_seven(step):
     server, clients = local_federation(TEN, rounds=(spec(),), dropouts=3)
     inputs = vectors(TEN)
     result = run_round(server, clients, inputs, lost_at=dict.fromkeys(("shop-02", "shop-05", "shop-09"), step))
@@ -88,7 +88,7 @@ def test_three_of_ten_lost_before_their_vector_arrives_leave_the_exact_sum_of_th
     assert result.messages == 3
 
 
-def test_three_of_ten_lost_after_their_vector_arrived_are_in_the_exact_sum_of_the_ten():
+def test_three_of_ten_lost_after_sending_are_in_the_sum_of_ten():
     server, clients = local_federation(TEN, rounds=(spec(),), dropouts=3)
     inputs = vectors(TEN)
     result = run_round(server, clients, inputs, lost_at=dict.fromkeys(("shop-02", "shop-05", "shop-09"), "upload"))
@@ -121,7 +121,7 @@ def test_a_roster_without_dropouts_gives_no_partial_sum():
         run_round(server, clients, vectors(TEN), lost_at={TEN[0]: "masking"})
 
 
-def test_a_platform_that_is_missing_from_enrolment_counts_as_a_dropout_of_every_round():
+def test_a_platform_missing_at_enrolment_is_a_dropout_every_round():
     server, clients, _ = joined(TEN, dropouts=3)
     present = {name: client for name, client in clients.items() if name not in TEN[:2]}
     enrol_all(server, present)
@@ -164,7 +164,7 @@ def payload(masked: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dropouts", [0, 1])
-def test_masked_vectors_look_uniform_and_unrelated_between_rounds_runs_and_platforms(dropouts):
+def test_masked_vectors_look_uniform_and_unrelated(dropouts):
     length = 50_000
     zeros = np.zeros(length, dtype=np.int64)
     seen = []
@@ -202,7 +202,7 @@ def test_sums_of_some_vectors_still_look_uniform():
 # restarts
 
 
-def test_platforms_and_aggregator_that_restart_between_any_two_messages_finish_the_rounds():
+def test_restarts_between_any_two_messages_finish_the_rounds():
     saved: dict[str, bytes] = {}
     server, clients, people = joined(TEN[:5], dropouts=1, rounds=(spec(), spec()), saved=saved)
 
@@ -238,7 +238,7 @@ def test_platforms_and_aggregator_that_restart_between_any_two_messages_finish_t
         assert current.sum().tolist() == exact(inputs, TEN[:4])
 
 
-def test_every_repeated_request_gets_identical_bytes_also_after_a_restart():
+def test_repeats_get_identical_bytes_also_after_a_restart():
     saved: dict[str, bytes] = {}
     server, clients, people = joined(TEN[:5], dropouts=1, saved=saved)
     enrol_all(server, clients)
@@ -259,7 +259,7 @@ def test_every_repeated_request_gets_identical_bytes_also_after_a_restart():
     after.receive_shares(server.mailbag(name))
 
 
-def test_another_vector_under_the_same_masks_is_refused_also_after_a_restart():
+def test_a_second_vector_under_the_same_masks_is_refused():
     saved: dict[str, bytes] = {}
     server, clients, people = joined(TEN[:3], saved=saved)
     enrol_all(server, clients)
@@ -293,7 +293,7 @@ def test_nothing_leaves_when_the_state_cannot_be_saved():
         broken.answer_survivors(current.survivor_list())
 
 
-def test_a_closed_rounds_secrets_and_shares_are_dropped_from_the_state():
+def test_a_closed_rounds_secrets_are_dropped_from_the_state():
     import json
 
     _, clients = local_federation(TEN[:5], rounds=(spec(), spec(), spec()), dropouts=1)
@@ -325,7 +325,7 @@ def test_a_state_shows_no_secret_and_belongs_to_one_identity():
         SecureSumClient.from_state(client.to_state()[:-1], identity=people[TEN[0]], save=lambda state: None)
 
 
-def test_an_aggregator_that_restarts_in_a_round_gets_the_same_vectors_again():
+def test_an_aggregator_restarted_in_a_round_gets_the_same_vectors():
     server, clients = local_federation(TEN[:5], rounds=(spec(),), dropouts=1)
     inputs = vectors(TEN[:5])
     lost = server.open_round(0, 1000, TOLD)

@@ -84,7 +84,7 @@ def signature_of(reply: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 6])
-def test_a_sum_over_one_or_too_few_platforms_is_refused_by_every_platform(count):
+def test_every_platform_refuses_a_sum_over_too_few_platforms(count):
     world = World()
     world.mask_all()
     some = NAMES[:count]
@@ -125,7 +125,7 @@ def test_a_malformed_survivor_list_is_refused(names):
         world.clients[NAMES[0]].answer_survivors(survivors(names))
 
 
-def test_a_partial_list_is_unmasked_only_with_threshold_signatures_over_just_that_list():
+def test_a_partial_list_needs_threshold_signatures_over_that_list():
     world = World()
     world.mask_all()
     client, seven, other = world.clients[NAMES[0]], tuple(NAMES[:7]), tuple(NAMES[3:])
@@ -195,7 +195,7 @@ def test_without_dropouts_no_platform_answers_a_survivor_list():
 
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
-def test_whatever_the_aggregator_asks_no_platform_loses_both_secrets_and_no_sum_is_small(data):
+def test_no_request_reveals_both_secrets_or_a_small_sum(data):
     """One colluder gives all it has and signs everything; the aggregator asks honest platforms in any order."""
     names = NAMES[:5]
     world = _five_platforms()
@@ -251,7 +251,7 @@ def _answer(ask: Callable[[bytes], bytes], message: bytes) -> wire.SurvivorReply
         return None
 
 
-def test_revealing_a_missing_platforms_key_of_one_round_says_nothing_about_another_round():
+def test_a_revealed_key_of_one_round_tells_nothing_of_another():
     world = World(NAMES[:5], dropouts=1)
     states = [client._state for client in world.clients.values()]
     drawn = [secret for state in states for secret in (*state.mask_secrets, *state.self_secrets)]
@@ -271,7 +271,7 @@ def test_revealing_a_missing_platforms_key_of_one_round_says_nothing_about_anoth
 
 
 def as_if_told_the_same(data: bytes) -> bytes:
-    """What an aggregator that sent different things makes of a vector's header."""
+    """Return what an aggregator that sent different things makes of a vector's header."""
     text, payload = wire.split_frame(data)
     header = wire.MaskedVectorHeader.from_header(text)
     return wire.frame(header.model_copy(update={"context": TOLD}), bytes(payload))
@@ -292,7 +292,7 @@ def unmasked_words(world: World, masked: dict[str, bytes], length: int) -> np.nd
 
 @pytest.mark.parametrize("dropouts", [0, 3])
 @pytest.mark.parametrize("others", [NAMES[:1], NAMES[:5], NAMES[4:]], ids=["one", "half", "most"])
-def test_platforms_that_were_told_different_things_add_up_to_uniform_words(dropouts, others):
+def test_platforms_told_different_things_add_up_to_uniform_words(dropouts, others):
     world, length = World(dropouts=dropouts), 1 << 14
     masked = world.mask_all(0, np.zeros(length, dtype=np.int64), dict.fromkeys(others, OTHER))
     words = unmasked_words(world, masked, length)
@@ -308,7 +308,7 @@ def test_platforms_that_were_told_the_same_add_up_exactly(dropouts):
     assert SPEC.ring.decode(words).tolist() == (10 * units).tolist()
 
 
-def test_a_vector_for_another_broadcast_is_named_and_its_platform_counts_as_missing():
+def test_a_vector_for_another_broadcast_counts_its_platform_missing():
     world = World()
     masked = world.mask_all(told={NAMES[3]: OTHER})
     current = world.server.open_round(0, len(UNITS), TOLD)
@@ -327,7 +327,7 @@ def test_a_vector_for_another_broadcast_is_named_and_its_platform_counts_as_miss
     assert current.sum().tolist() == (9 * UNITS).tolist()
 
 
-def test_the_same_vector_for_another_broadcast_is_not_masked_a_second_time():
+def test_the_same_vector_is_not_masked_again_for_another_broadcast():
     world = World()
     client = world.clients[NAMES[0]]
     first = client.mask(0, UNITS, noise_std=2.0, context=TOLD)
@@ -360,7 +360,7 @@ def test_an_aggregator_in_the_middle_cannot_replace_a_key(field):
         world.server.add_advert(NAMES[1], adverts[1].to_bytes())
 
 
-def test_an_advert_signed_by_another_identity_or_for_other_terms_is_refused():
+def test_an_advert_of_another_identity_or_terms_is_refused():
     world = World(NAMES[:5], dropouts=1, enrol=False)
     adverts = own_adverts(world)
     secrets = {"encryption_secret": b"e" * 32, "mask_secrets": (b"m" * 32,) * 2, "self_secrets": (b"s" * 32,) * 2}
@@ -377,7 +377,7 @@ def test_an_advert_signed_by_another_identity_or_for_other_terms_is_refused():
             world.clients[NAMES[0]].enrol(enrolment([adverts[0], forged, *adverts[2:]]))
 
 
-def test_a_roster_with_the_aggregators_own_key_or_terms_is_refused_before_any_key_is_made():
+def test_a_roster_of_the_aggregators_own_is_refused_before_any_key():
     world = World(NAMES[:5], dropouts=1, enrol=False)
     mallory = PlatformIdentity.generate()
     public = {name: one.public for name, one in world.people.items()}
@@ -412,7 +412,7 @@ def test_a_ring_changed_for_some_platforms_splits_the_enrolment():
         world.clients[NAMES[0]].enrol(enrolment(adverts))
 
 
-def test_adverts_of_an_earlier_enrolment_open_no_envelope_so_that_nothing_is_masked():
+def test_adverts_of_an_earlier_enrolment_open_no_envelope():
     world = World(NAMES[:5], dropouts=1, enrol=False)
     old = own_adverts(world)
     old_bundles = {}
@@ -438,7 +438,7 @@ def test_a_second_enrolment_of_the_same_client_is_refused():
 
 
 @pytest.mark.parametrize("chosen", [[0, 1, 2], [1, 2, 3, 4], [0, 1, 1, 2, 3], [1, 0, 2, 3, 4]])
-def test_an_enrolment_of_too_few_without_this_platform_doubled_or_unsorted_is_refused(chosen):
+def test_a_short_doubled_or_unsorted_enrolment_is_refused(chosen):
     world = World(NAMES[:5], dropouts=1, enrol=False)
     adverts = own_adverts(world)
     with pytest.raises(SecureSumError, match="enrol"):
@@ -471,7 +471,7 @@ def test_tampered_swapped_or_missing_envelopes_are_refused():
         world.clients[NAMES[0]].mask(0, UNITS, noise_std=2.0, context=TOLD)
 
 
-def test_platforms_that_were_shown_different_keys_of_a_third_open_nothing_from_each_other():
+def test_platforms_shown_different_keys_open_nothing_of_each_other():
     world = World(NAMES[:5], dropouts=1, enrol=False)
     adverts = own_adverts(world)
     other = [*adverts[:2], wire.Advert.from_bytes(world.join(NAMES[2]).advertise()), *adverts[3:]]
@@ -524,7 +524,7 @@ def test_nothing_is_masked_before_enrolment():
         client.mask(0, UNITS, noise_std=2.0, context=TOLD)
 
 
-def test_a_platform_that_sends_unmasked_values_spoils_the_sum_and_shows_nobody_elses():
+def test_unmasked_values_spoil_the_sum_and_show_nobody_elses():
     world = World()
     masked = world.mask_all()
     header = wire.MaskedVectorHeader(platform=NAMES[0], round_index=0, context=TOLD, length=len(UNITS))
@@ -569,7 +569,7 @@ def test_an_altered_unmasking_share_is_noticed(part):
         current.sum()
 
 
-def test_the_aggregator_refuses_messages_in_anothers_name_doubled_late_or_of_another_shape():
+def test_the_aggregator_refuses_forged_doubled_and_late_messages():
     world = World()
     data = world.clients[NAMES[0]].mask(0, UNITS, noise_std=2.0, context=TOLD)
     current = world.server.open_round(0, len(UNITS), TOLD)
@@ -595,7 +595,7 @@ def test_the_aggregator_refuses_messages_in_anothers_name_doubled_late_or_of_ano
         current.add_survivor_reply(NAMES[3], forged)
 
 
-def test_enrolment_on_the_aggregator_refuses_strangers_latecomers_and_partial_bundles():
+def test_the_aggregator_refuses_strangers_and_partial_bundles():
     world = World(NAMES[:5], dropouts=1, enrol=False)
     server = world.server
     with pytest.raises(SecureSumError, match="still open"):

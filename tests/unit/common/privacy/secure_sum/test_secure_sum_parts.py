@@ -51,7 +51,7 @@ def roster_of(people: dict[str, PlatformIdentity], **changes: object) -> Roster:
     length=st.integers(1, 50),
 )
 @settings(deadline=None)
-def test_ring_sum_equals_the_integer_sum_for_any_values_within_the_bound(bits, platforms, seed, length):
+def test_the_ring_sum_is_the_integer_sum_within_the_bound(bits, platforms, seed, length):
     bound = (1 << (bits - 2)) // platforms
     ring = RingConfig(bits=bits, max_abs_per_platform=bound)
     ring.check_platforms(platforms)
@@ -86,7 +86,7 @@ def test_ring_refuses_a_bound_whose_sum_could_wrap():
         RingConfig(bits=32, max_abs_per_platform=(1 << 30) + 1)
 
 
-def test_ring_from_public_bounds_covers_signal_and_the_exact_gaussian_tail():
+def test_the_ring_covers_signal_and_the_exact_gaussian_tail():
     from mpmath import erfc as mp_erfc
     from mpmath import mp, mpf
     from mpmath import sqrt as mp_sqrt
@@ -168,7 +168,7 @@ def test_shamir_any_threshold_shares_give_the_secret_back(secret, data):
         shamir.combine({point: shares[point] for point in chosen[1:]}, threshold)
 
 
-def test_shamir_combine_agrees_with_lagrange_interpolation_over_the_rationals():
+def test_shamir_combine_agrees_with_lagrange_over_the_rationals():
     coefficients = [123456789, 987, 654]  # f(0) = 123456789, small enough for no reduction
     shares = {x: sum(c * x**k for k, c in enumerate(coefficients)) for x in (2, 5, 9)}
     expected = Fraction(0)
@@ -183,7 +183,7 @@ def test_shamir_combine_agrees_with_lagrange_interpolation_over_the_rationals():
     assert int.from_bytes(shamir.combine(packed, 3), "big") == 123456789
 
 
-def test_shamir_shares_below_the_threshold_are_independent_of_the_secret():
+def test_shamir_shares_below_the_threshold_tell_nothing():
     from scipy.stats import ks_2samp
 
     low, high = bytes(32), b"\x55" * 32
@@ -211,7 +211,7 @@ def test_streams_are_aes_256_counter_mode_and_cancel(dtype, length):
     np.testing.assert_array_equal(words, before)
 
 
-def test_pair_keys_agree_on_both_sides_and_differ_by_round_transcript_broadcast_and_pair():
+def test_pair_keys_agree_and_differ_by_round_broadcast_and_pair():
     mine, theirs = sha256(b"mine").digest(), sha256(b"theirs").digest()
     terms = {"transcript": b"t", "round_index": 0, "context": b"c", "pair": ("a", "b")}
     key = masks.pair_key(mine, masks.public_key(theirs), **terms)
@@ -290,7 +290,7 @@ def test_roster_exists_exactly_where_a_threshold_does(platforms, colluders, drop
             Roster.agree(**terms)
 
 
-def test_three_platforms_tolerate_no_dropout_and_the_description_says_so():
+def test_three_platforms_tolerate_no_dropout_and_are_told_so():
     people = identities(3)
     assert "no dropout is tolerated" in roster_of(people).describe()
     with pytest.raises(SecureSumError, match=r"to 0 at most"):
@@ -310,7 +310,7 @@ def test_two_platforms_are_refused():
         roster_of(identities(2))
 
 
-def test_a_threshold_of_just_half_of_platforms_and_colluders_is_refused():
+def test_a_threshold_of_half_of_platforms_and_colluders_is_refused():
     roster = roster_of(identities(5))
     assert roster.threshold == 4
     with pytest.raises(SecureSumError, match="more than half"):
@@ -356,7 +356,7 @@ def test_every_field_of_a_roster_changes_its_digest():
     assert Roster.from_bytes(base.to_bytes()).digest == base.digest
 
 
-def test_policy_refuses_every_departure_from_the_platforms_own_configuration():
+def test_the_policy_refuses_all_departures_from_its_configuration():
     people = identities(10)
     pins = {name: one.fingerprint for name, one in people.items()}
     policy = RosterPolicy(fingerprints=pins, colluders=2, dropouts=2, minimum_platforms=8, rounds=(SPEC,))

@@ -1,4 +1,4 @@
-"""What the bench of the secure sum measures keeps to what the README says of it."""
+"""The bench of the secure sum keeps to what the README says of it."""
 
 from __future__ import annotations
 

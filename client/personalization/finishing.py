@@ -110,7 +110,7 @@ class Finisher:
 def _view(
     plan: FederationPlan, request: AgentRequest, membership: Membership, towers: TowerModel | None
 ) -> FederationView:
-    """What the federation has told this platform, from a finish that was checked."""
+    """Return what the federation has told this platform, from a finish that was checked."""
     shared = FactorModel(
         item_parameters=request.arrays["item_parameters"], config=plan.serving, value_mean=value_mean_of(request)
     )

@@ -85,7 +85,7 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Brought:
-    """What a person brought from other platforms, as it ranks items (:mod:`client.passport.use`).
+    """Holds what a person brought from other platforms, as it ranks items (:mod:`client.passport.use`).
 
     Attributes:
         scores: float32 ``[m_own]``, standardised.

@@ -106,7 +106,7 @@ def _paced(call: Callable[[int], object], count: int, rate: float) -> dict[str, 
 
 
 def _fsync_ms(folder: Path) -> float:
-    """What the disk takes to make a few bytes durable: median of 50. A receipt needs several."""
+    """Return what the disk takes to make a few bytes durable: median of 50. A receipt needs several."""
     taken = []
     with (folder / "written").open("wb", buffering=0) as file:
         for _ in range(50):

@@ -123,7 +123,7 @@ def measure_point(
 def cross_choice(
     scenario: Scenario, state: FederationState, platform: SimulatedPlatform, view: OtherCatalogues, model: FactorModel
 ) -> Blend:
-    """What the platform would rank the others' items by, of ``view`` and ``model``; it has no deep model here."""
+    """Return what the platform would rank the others' items by, of ``view`` and ``model``; it has no deep model here."""
     # As the platform's agent is configured.
     config = scenario.personalization.model_copy(update={"seed": scenario.seed})
     item_item = None if state.linear is None else scorer_of(state.linear[platform.name], len(state.vocabulary))

@@ -1,4 +1,4 @@
-"""Defines what noisy counts say of how popular items are elsewhere, shrunk to what own users and descriptions let expect.
+"""Estimates how popular items are on other platforms from noisy counts, shrunk to what own users and descriptions let expect.
 
 A count is c_i = N_i·exp(η_i + ε_i), with N_i users who could have the item, η_i = θᵀf_i expected from public features f_i, and
 ε_i ~ N(0, τ²) the item's own. Released was o_i + c_i + N(0, σ_i²), o_i of own users, and no less than the floor below which

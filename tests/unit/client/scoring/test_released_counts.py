@@ -26,7 +26,7 @@ def world(sigma: float, seed: int = 0) -> tuple[ReleasedCounts, np.ndarray, np.n
     return released, features, truth
 
 
-def test_noisy_rates_come_nearer_to_the_truth_than_counts_or_expectations() -> None:
+def test_noisy_rates_beat_counts_and_expectations() -> None:
     released, features, truth = world(sigma=15.0)
     shrunk = released.log_rates(features)
     raw = np.log(np.maximum(released.totals - released.own, 0.5) / USERS)

@@ -232,7 +232,7 @@ class PlatformStore:
             write_atomically(self.root / "CURRENT", f"{version}\n".encode())
 
     def told(self, version: int) -> dict[str, Any]:
-        """What a version's manifest says of it: ``server_round``, ``verdict``, ``written`` (seconds since 1970).
+        """Return what a version's manifest says of it: ``server_round``, ``verdict``, ``written`` (seconds since 1970).
 
         Raises:
             StoreError: it cannot be read.

@@ -37,7 +37,7 @@ VARIANTS: Final[tuple[Variant, ...]] = get_args(Variant)
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What is compared.
+    """Holds what is compared.
 
     Attributes:
         kind: ``split``: a share of the users is shown the challenger; ``shadow``: nobody is, and its lists are compared.
@@ -93,7 +93,7 @@ class ExperimentFile:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def current(self) -> Experiment | None:
-        """What is going on; nothing where the file cannot be read, which the log says."""
+        """Return what is going on; nothing where the file cannot be read, which the log says."""
         stamp = self.stamp()
         if stamp == self._seen:
             return self._kept

@@ -101,7 +101,7 @@ class Difference:
 def outcomes(
     experiment: Experiment, shown: Iterable[tuple[Variant, int, bytes]], events: Iterable[tuple[str, int]]
 ) -> tuple[dict[Variant, Outcome], Difference]:
-    """What came of an experiment.
+    """Return what came of an experiment.
 
     Args:
         experiment: whose.

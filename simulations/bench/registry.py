@@ -57,6 +57,11 @@ ENTRIES: dict[str, Entry] = {
         "movies: cross-platform Recall@20 against popularity at the same ε",
         "folder",
     ),
+    "over-popularity": Entry(
+        "privacy.over_popularity:bench_over_popularity",
+        "hospitals, courses: served over popularity, others' items, five draws, without privacy and at ε = 3",
+        "folder",
+    ),
     "records-books": Entry(
         "passport:bench_bridge", "passports between records and books: cold users' Recall@20 over popularity", "folder"
     ),

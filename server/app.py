@@ -19,6 +19,7 @@ from common.errors import ConfigError
 from server.deploy.admission import AdmissionBook, AdmittedNames
 from server.deploy.runs import RunFolder
 from server.deploy.superlink import CONFIG_VARIABLE
+from server.deploy.tracing import traced
 from server.strategy import FederatedFactorization
 
 app = ServerApp()
@@ -30,18 +31,18 @@ def main(grid: Grid, context: Context) -> None:
     set_up_logs()
     config = _config()
     run = RunFolder(config.state, str(context.run_config["run-name"]))
-    observer = run.observer()
-    strategy = FederatedFactorization(
-        config.plan,
-        run.checkpoints(keep=config.keep_checkpoints),
-        run_id=run.name,
-        observer=observer,
-        deadline=config.deadline,
-        join_deadline=config.join_deadline,
-        names=AdmittedNames(AdmissionBook(config.platforms)),
-        on_waiting=observer.on_waiting,
-    )
-    with run.recorded():
+    recorder = run.observer()
+    with run.recorded(), traced(recorder, config.traces, run.name) as observer:
+        strategy = FederatedFactorization(
+            config.plan,
+            run.checkpoints(keep=config.keep_checkpoints),
+            run_id=run.name,
+            observer=observer,
+            deadline=config.deadline,
+            join_deadline=config.join_deadline,
+            names=AdmittedNames(AdmissionBook(config.platforms)),
+            on_waiting=recorder.on_waiting,
+        )
         strategy.start(grid)
 
 

@@ -51,6 +51,7 @@ from common.deploy.signals import SignalQueue
 from common.deploy.supervise import Supervisor
 from common.errors import ConfigError, CrossfedError, StoreError
 from common.files import make_folder
+from common.tracing import Tracing, tracing_to
 from common.wire.exchange import AgentConnection, AgentReply, AgentRequest
 
 _log = getLogger(__name__)
@@ -170,7 +171,11 @@ class PlatformProcess:
         stack.callback(lambda: server.stop(grace=None).wait())
         give_to_group(config.socket)
         if config.recommender.enabled:
-            self._recommender = _serve_recommender(config, registry)
+            traces = config.recommender.traces
+            tracing = None
+            if traces is not None:
+                tracing = stack.enter_context(tracing_to(traces.endpoint, "crossfed-recommender"))
+            self._recommender = _serve_recommender(config, registry, tracing)
             self._recommender.agent_reachable(True)
             stack.callback(self._recommender.stop)
             _log.info("recommender at %s", self._recommender.target)
@@ -323,7 +328,9 @@ def read_token(path: Path | None) -> str | None:
     return token
 
 
-def _serve_recommender(config: PlatformConfig, registry: CollectorRegistry) -> RecommenderServer:
+def _serve_recommender(
+    config: PlatformConfig, registry: CollectorRegistry, tracing: Tracing | None
+) -> RecommenderServer:
     settings = config.recommender
     tls = None
     if settings.certificate is not None and settings.key is not None:
@@ -340,6 +347,6 @@ def _serve_recommender(config: PlatformConfig, registry: CollectorRegistry) -> R
             **config.serving.model_dump(),
         ),
         rules=EventRules.of(config.data),
-        metrics=ServingMetrics(registry),
+        metrics=ServingMetrics(registry, tracing),
         passports=PassportDesk.of(config) if config.passport.issue or config.passport.redeem else None,
     )

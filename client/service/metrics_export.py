@@ -9,8 +9,12 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from common.deploy.tls import certificate_days
+from common.tracing import Tracing
 
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+_NO_FAULT = ("OK", "NOT_FOUND", "INVALID_ARGUMENT")
+"""Statuses that say nothing against the service."""
 
 
 class ServingMetrics:
@@ -18,9 +22,11 @@ class ServingMetrics:
 
     Args:
         registry: where they are registered; a new one unless given.
+        tracing: where a span of each request goes; None: nowhere.
     """
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None, tracing: Tracing | None = None) -> None:
+        self._tracing = tracing
         self.registry = CollectorRegistry() if registry is None else registry
         self._requests = Counter(
             "crossfed_requests",
@@ -67,6 +73,8 @@ class ServingMetrics:
         """Count one request, whatever became of it."""
         self._requests.labels(method, code).inc()
         self._seconds.labels(method).observe(seconds)
+        if self._tracing is not None:
+            self._tracing.took("request", seconds, {"method": method, "code": code}, failed=code not in _NO_FAULT)
 
     def serves(self, version: int, server_round: int, loaded_at: float, index_recall: Mapping[str, float]) -> None:
         """A model version was swapped in."""

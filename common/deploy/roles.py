@@ -48,6 +48,17 @@ class AggregatorTls(_Deployed):
     """The server's private key."""
 
 
+class TracesConfig(_Deployed):
+    """OpenTelemetry traces of rounds or requests, to a collector of this operator's own; needs the extra ``traces``.
+
+    A span has a name, times, codes and sizes, and no id, item or text. How long a platform's requests take depends on its
+    data, so its collector is the platform's.
+    """
+
+    endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
+    """Where spans go, OTLP over HTTP, as ``http://127.0.0.1:4318/v1/traces``."""
+
+
 class ScheduleConfig(_Deployed):
     """When the aggregator begins a federation run by itself; with neither, only ``crossfed-server run`` begins one."""
 
@@ -127,6 +138,8 @@ class AggregatorConfig(_Deployed):
     metrics_host: str = "127.0.0.1"
     """Address that they are served at; one that others can reach only where a Prometheus of your own alone can, as in a
     network of containers."""
+    traces: TracesConfig | None = None
+    """OpenTelemetry traces of each run and its rounds; null: none."""
 
     @model_validator(mode="after")
     def _schedule_is_paid_for(self) -> Self:
@@ -154,6 +167,8 @@ class RecommenderConfig(_Deployed):
     http: HttpConfig | None = None
     """HTTP and JSON beside gRPC, at the same host with the same token and certificate; null: gRPC alone. ``http: {}`` turns it
     on."""
+    traces: TracesConfig | None = None
+    """OpenTelemetry traces of requests; null: none."""
 
     @model_validator(mode="after")
     def _protected(self) -> Self:

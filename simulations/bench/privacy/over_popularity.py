@@ -1,4 +1,4 @@
-"""What is served of the others' items against popularity, user by user, over several draws of hidden items and of noise.
+"""Measures the others' items as they are served against popularity, user by user, over several draws of hidden items.
 
 Each draw trains the shared side of a federation and has every platform choose as its agent would; own models are left out, so
 that it takes seconds to minutes. From the repository's root:

@@ -13,11 +13,11 @@ PRODUCT = ("simulations", "client", "server", "common")
 
 
 @cache
-def modules(*tops: str) -> dict[str, Path]:
+def modules(*tops: str, root: Path = ROOT) -> dict[str, Path]:
     """Return the file of every module below ``tops`` by its dotted name, without generated code; a package by its own name."""
     found = {}
-    for path in sorted(path for top in tops for path in (ROOT / top).rglob("*.py") if "_pb2" not in path.name):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(path for top in tops for path in (root / top).rglob("*.py") if "_pb2" not in path.name):
+        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
         found[name] = path
     return found
 
@@ -43,24 +43,24 @@ def _names(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-def folder_of(path: Path) -> str:
+def folder_of(path: Path, root: Path = ROOT) -> str:
     """Return the folder of a file, from the root of the repository."""
-    return path.parent.relative_to(ROOT).as_posix()
+    return path.parent.relative_to(root).as_posix()
 
 
-def folder_imports() -> dict[str, dict[str, list[str]]]:
+def folder_imports(root: Path = ROOT) -> dict[str, dict[str, list[str]]]:
     """Return what each folder of the product imports of others: folder, other folder, ``module -> module``.
 
     Entry points (``__main__``) are left out: they stand above all.
     """
-    known = {name: path for name, path in modules(*PRODUCT).items() if path.name != "__main__.py"}
-    found: dict[str, dict[str, list[str]]] = {folder_of(path): defaultdict(list) for path in known.values()}
+    known = {name: path for name, path in modules(*PRODUCT, root=root).items() if path.name != "__main__.py"}
+    found: dict[str, dict[str, list[str]]] = {folder_of(path, root): defaultdict(list) for path in known.values()}
     for name, path in known.items():
         names = {each for each in imported(path) if each in known}
         # ``from package import module`` is an import of the module; the package is then none.
         for each in sorted(each for each in names if not any(other.startswith(f"{each}.") for other in names)):
-            if folder_of(known[each]) != folder_of(path):
-                found[folder_of(path)][folder_of(known[each])].append(f"{name} -> {each}")
+            if folder_of(known[each], root) != folder_of(path, root):
+                found[folder_of(path, root)][folder_of(known[each], root)].append(f"{name} -> {each}")
     return found
 
 

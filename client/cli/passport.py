@@ -87,7 +87,8 @@ def redeem(config: Config, user: User, file: File) -> None:
     Example: crossfed-client passport redeem -c books/platform.yaml --user anna anna.passport
     """
     with _desk(config) as (desk, _):
-        receipt, before = desk.redeem(file.read_bytes(), required_identifier("--user", user))
+        redeemed, before = desk.redeem(file.read_bytes(), required_identifier("--user", user))
+    receipt = redeemed.receipt
     done = "was redeemed before" if before else "redeemed"
     say(f"{done}: {', '.join(receipt.kinds)} from {receipt.platform}, until {_day(receipt.until)}; {receipt.serial}")
 

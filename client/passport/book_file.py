@@ -13,9 +13,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import TypeVar, cast
 
 from client.privacy.witness import create_durably, require_private
-from common.errors import LedgerError, StoreError
+from common.errors import CrossfedError, LedgerError, StoreError
 
 PASSPORTS_FILE = "passports.db"
 CHANGES_FILE = "passports.changes"
@@ -26,6 +27,7 @@ RESTORED_NOTE = (
     "some may have been revoked since then; people may ask for new ones"
 )
 _BUSY_SECONDS = 10.0
+Result = TypeVar("Result")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS receipt (
   serial TEXT NOT NULL, direction TEXT NOT NULL, user TEXT NOT NULL, platform TEXT NOT NULL, kinds TEXT NOT NULL,
@@ -39,6 +41,30 @@ CREATE TABLE IF NOT EXISTS restored (at INTEGER NOT NULL) STRICT;
 """
 
 
+class _Change:
+    """A write that one caller wants, and its outcome."""
+
+    def __init__(self, work: Callable[[sqlite3.Connection], object], counted: bool) -> None:
+        self.counted, self.done = counted, False
+        self.result: object = None
+        self.error: Exception | None = None
+        self._work = work
+
+    def tried(self, connection: sqlite3.Connection) -> None:
+        """Done in a transaction that others share: an error undoes this one's part and stays with it.
+
+        Raises:
+            sqlite3.Error: the file cannot be used.
+        """
+        connection.execute("SAVEPOINT one")
+        try:
+            self.result = self._work(connection)
+        except CrossfedError as error:
+            self.error = error
+            connection.execute("ROLLBACK TO one")
+        connection.execute("RELEASE one")
+
+
 class BookFile:
     """The file, opened when first needed. Safe for threads and for several processes.
 
@@ -50,7 +76,9 @@ class BookFile:
     def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
         self._path, self._changes = folder / PASSPORTS_FILE, folder / CHANGES_FILE
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock, self._turn = threading.Lock(), threading.Condition()
+        self._waiting: list[_Change] = []
+        self._writing = False
         self._connection: sqlite3.Connection | None = None
 
     @contextmanager
@@ -65,33 +93,64 @@ class BookFile:
             with _transaction(connection, "BEGIN"):
                 yield connection
 
-    @contextmanager
-    def adding(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that is durable when this returns, and that an old copy may lack without reviving anything.
+    def change(self, work: Callable[[sqlite3.Connection], Result], *, counted: bool = True) -> Result:
+        """Do ``work`` in a transaction that is durable when this returns; its result.
+
+        Whoever comes while another is being written shares the next transaction, so that many wait for the disk once. What one
+        of them may not do is undone for that one alone.
+
+        Args:
+            work: reads and writes; what it raises is raised here, and nothing of it is written.
+            counted: whether an old copy of the file would revive something without it.
 
         Raises:
             StoreError: the file cannot be used.
         """
-        with self._lock, self._errors():
-            connection = self._opened()
-            with _transaction(connection, "BEGIN IMMEDIATE"):
-                yield connection
+        mine = _Change(work, counted)
+        with self._turn:
+            self._waiting.append(mine)
+            while self._writing and not mine.done:
+                self._turn.wait()
+            together = [] if mine.done else self._waiting
+            if together:
+                self._waiting, self._writing = [], True
+        if together:
+            try:
+                with self._lock:
+                    self._write(together)
+            finally:
+                with self._turn:
+                    self._writing = False
+                    self._turn.notify_all()
+        if mine.error is not None:
+            raise mine.error
+        return cast("Result", mine.result)
 
-    @contextmanager
-    def changing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that is durable, and remembered outside of the file, when this returns.
-
-        Raises:
-            StoreError: the file cannot be used.
-        """
-        with self._lock, self._errors():
-            connection = self._opened()
-            with _transaction(connection, "BEGIN IMMEDIATE"):
-                yield connection
-                number = _number(connection) + 1
-                connection.execute(f"PRAGMA user_version = {number}")
-            # Behind the file, never ahead of it: a kill in between is no old copy.
-            self._remember(number)
+    def _write(self, together: list[_Change]) -> None:
+        """One transaction for all; afterwards each is done, with its result or its error."""
+        try:
+            with self._errors():
+                connection = self._opened()
+                with _transaction(connection, "BEGIN IMMEDIATE"):
+                    for one in together:
+                        one.tried(connection)
+                    number = _number(connection) + 1
+                    counted = any(one.counted and one.error is None for one in together)
+                    if counted:
+                        connection.execute(f"PRAGMA user_version = {number}")
+                if counted:
+                    # Behind the file, never ahead of it: a kill in between is no old copy.
+                    self._remember(number)
+        except StoreError as error:
+            for one in together:
+                one.error = one.error or error
+        except BaseException:
+            for one in together:
+                one.error = one.error or StoreError(f"{self._path}: writing was stopped; ask again")
+            raise
+        finally:
+            for one in together:
+                one.done = True
 
     def close(self) -> None:
         with self._lock:
@@ -175,8 +234,8 @@ def restored_passports(folder: Path, clock: Callable[[], float]) -> bool:
     """
     if not (folder / PASSPORTS_FILE).exists():
         return False
-    with closing(BookFile(folder, clock)) as file, file.changing() as connection:
-        forget_all(connection, int(clock()))
+    with closing(BookFile(folder, clock)) as file:
+        file.change(lambda connection: forget_all(connection, int(clock())))
     return True
 
 

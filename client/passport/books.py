@@ -45,10 +45,13 @@ class PassportBooks:
         """
         now, head = int(self._clock()), passport.head
         receipt = Receipt(passport.serial, "issued", user, head.receiver, kinds, now, head.expires)
-        with self._file.adding() as connection:
+
+        def issued(connection: sqlite3.Connection) -> Receipt:
             _check_rate(connection, "issued", user, now, per_day)
             insert_receipt(connection, receipt, passport.digest())
-        return receipt
+            return receipt
+
+        return self._file.change(issued, counted=False)
 
     def record_redeem(self, passport: Passport, user: str, contents: Contents, *, per_day: int) -> tuple[Receipt, bool]:
         """Keep what a passport brings to ``user``; the receipt, and whether it had been redeemed before.
@@ -62,7 +65,8 @@ class PassportBooks:
         if contents.account not in (None, account_binding(passport.head.receiver, user)):
             raise PassportError("passport: was made out to another account of this platform")
         now, head = int(self._clock()), passport.head
-        with self._file.changing() as connection:
+
+        def redeemed(connection: sqlite3.Connection) -> tuple[Receipt, bool]:
             earlier, digest = find_receipt(connection, "redeemed", passport.serial)
             if earlier is not None:
                 _check_same(earlier, user, digest == passport.digest())
@@ -78,7 +82,9 @@ class PassportBooks:
                 (user, head.issuer, passport.serial),
             )
             connection.execute("INSERT INTO content VALUES (?, ?, ?)", (passport.serial, user, contents.encoded()))
-        return receipt, False
+            return receipt, False
+
+        return self._file.change(redeemed)
 
     def check_usable(self, passport: Passport) -> None:
         """Raises: PassportError: its serial was redeemed for an account, revoked or not, or it is older than a restore."""
@@ -112,13 +118,16 @@ class PassportBooks:
         Raises:
             StoreError: it cannot be written, and nothing is erased.
         """
-        with self._file.changing() as connection:
+
+        def erased(connection: sqlite3.Connection) -> int:
             rows = connection.execute("SELECT direction, serial, until FROM receipt WHERE user = ?", (user,)).fetchall()
             spent = [(_serial_digest(serial), until) for direction, serial, until in rows if direction == "redeemed"]
             connection.executemany("INSERT OR REPLACE INTO spent VALUES (?, ?)", spent)
             connection.execute("DELETE FROM content WHERE user = ?", (user,))
             connection.execute("DELETE FROM receipt WHERE user = ?", (user,))
-        return len(rows)
+            return len(rows)
+
+        return self._file.change(erased)
 
     def receipts(self, user: str | None = None) -> list[Receipt]:
         """All, or a user's, oldest first."""
@@ -151,7 +160,8 @@ class PassportBooks:
 
     def _revoke(self, where: str, value: str, missing: str | None) -> list[Receipt]:
         now = int(self._clock())
-        with self._file.changing() as connection:
+
+        def revoked(connection: sqlite3.Connection) -> list[Receipt]:
             found = connection.execute(f"SELECT serial FROM receipt WHERE {where}", (value,)).fetchall()  # noqa: S608
             if not found and missing is not None:
                 raise PassportError(missing)
@@ -160,14 +170,19 @@ class PassportBooks:
             rows = connection.execute(f"SELECT {COLUMNS} FROM receipt WHERE {where}", (value,))  # noqa: S608
             return [receipt_of(row) for row in rows]
 
+        return self._file.change(revoked)
+
     def _forget_expired(self, now: int) -> None:
         gone = "serial IN (SELECT serial FROM receipt WHERE direction = 'redeemed' AND until <= ?)"
         with self._file.reading() as connection:
             expired = connection.execute(f"SELECT 1 FROM content WHERE {gone} LIMIT 1", (now,)).fetchone()  # noqa: S608
+
+        def forgotten(connection: sqlite3.Connection) -> None:
+            connection.execute(f"DELETE FROM content WHERE {gone}", (now,))  # noqa: S608
+            connection.execute("DELETE FROM spent WHERE until <= ?", (now,))
+
         if expired is not None:
-            with self._file.changing() as connection:
-                connection.execute(f"DELETE FROM content WHERE {gone}", (now,))  # noqa: S608
-                connection.execute("DELETE FROM spent WHERE until <= ?", (now,))
+            self._file.change(forgotten)
 
 
 def _check_rate(connection: sqlite3.Connection, direction: Direction, user: str, now: int, per_day: int) -> None:

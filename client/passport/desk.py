@@ -150,8 +150,8 @@ class PassportDesk:
             Receipt(passport.serial, "redeemed", "", head.issuer, contents.kinds, now, head.expires), contents
         )
 
-    def redeem(self, data: bytes, user: str) -> tuple[Receipt, bool]:
-        """Redeem a passport for an account of this platform; the receipt, and whether it had been redeemed for it before.
+    def redeem(self, data: bytes, user: str) -> tuple[Redeemed, bool]:
+        """Redeem a passport for an account of this platform; and whether it had been redeemed for it before.
 
         Raises:
             PassportError: this platform redeems none, or not this one, or not for this account.
@@ -159,7 +159,8 @@ class PassportDesk:
         """
         self._check_not_left_out(user)
         passport, contents = self.open(data)
-        return self.books.record_redeem(passport, user, contents, per_day=self.config.redeems_per_day)
+        receipt, before = self.books.record_redeem(passport, user, contents, per_day=self.config.redeems_per_day)
+        return Redeemed(receipt, contents), before
 
     def _check_not_left_out(self, user: str) -> None:
         if self._exclusions is not None and user in self._exclusions.current():

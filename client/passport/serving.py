@@ -38,6 +38,7 @@ class PassportServing:
         self._by_user: dict[str, list[Redeemed]] = {}
         self._looked_at = -float("inf")
         self._version, self._expires = -1, float("inf")
+        self._redemptions = 0
         self._use: tuple[int, PassportUse] | None = None
         self._learner: threading.Thread | None = None
 
@@ -49,12 +50,18 @@ class PassportServing:
 
     def redeem(self, data: bytes, user: str) -> tuple[Receipt, bool]:
         """As :meth:`PassportDesk.redeem`; part of the next recommendation."""
-        done = self.desk.redeem(data, user)
-        mine = self.desk.books.redeemed(user)
+        redeemed, before = self.desk.redeem(data, user)
+        new = redeemed.receipt
         with self._lock:
-            self._by_user[user] = mine
-            self._expires = min([self._expires, *(item.receipt.until for item in mine)])
-        return done
+            if before:
+                # A newer one may have taken its place.
+                self._by_user[user] = self.desk.books.redeemed(user)
+            else:
+                others = [one for one in self._by_user.get(user, []) if one.receipt.platform != new.platform]
+                self._by_user[user] = [*others, redeemed]
+            self._expires = min(self._expires, new.until)
+            self._redemptions += 1
+        return new, before
 
     def prepared(self, snapshot: Snapshot, user: str) -> PreparedHistory:
         """Return what is known of a user, passports included: whoever redeemed one need have no history here.
@@ -112,10 +119,15 @@ class PassportServing:
         version = self.desk.books.version()
         if not now and version == self._version and time.time() < self._expires:
             return
+        before = self._redemptions
         found: dict[str, list[Redeemed]] = {}
         for item in self.desk.books.redeemed():
             found.setdefault(item.receipt.user, []).append(item)
         with self._lock:
+            if self._redemptions != before:
+                # What was read may lack one that was redeemed here meanwhile: look again at the next request.
+                self._looked_at, self._version = -float("inf"), -1
+                return
             self._version, self._by_user = version, found
             used = [item.receipt for items in found.values() for item in items]
             self._expires = min((receipt.until for receipt in used), default=float("inf"))

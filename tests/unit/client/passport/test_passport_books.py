@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -256,3 +257,44 @@ def test_killed_between_redeeming_and_answering(tmp_path: Path, clock: _Clock) -
     with pytest.raises(PassportError, match="another account"):
         books.record_redeem(passport, "ben", _PROFILE, per_day=1)
     books.close()
+
+
+def test_those_who_wait_share_one_transaction(tmp_path: Path, clock: _Clock) -> None:
+    books, passports = PassportBooks(tmp_path, clock=clock), [_passport() for _ in range(8)]
+    books.record_redeem(passports[0], "anna", _PROFILE, per_day=9)
+    before = _changes(tmp_path)
+    entered, may_go = threading.Event(), threading.Event()
+
+    def slow(connection: sqlite3.Connection) -> None:
+        entered.set()
+        may_go.wait()
+
+    found: dict[int, object] = {}
+
+    def redeem(number: int) -> None:
+        try:
+            found[number] = books.record_redeem(passports[number], f"user-{number}", _PROFILE, per_day=9)[0].user
+        except PassportError as error:
+            found[number] = error
+
+    workers = [threading.Thread(target=books._file.change, args=(slow,))]
+    workers[0].start()
+    entered.wait()
+    workers += [threading.Thread(target=redeem, args=(number,)) for number in range(8)]
+    for worker in workers[1:]:
+        worker.start()
+    while len(books._file._waiting) < 8:
+        pass
+    may_go.set()
+    for worker in workers:
+        worker.join()
+
+    assert isinstance(found.pop(0), PassportError)  # Anna's passport
+    assert found == {number: f"user-{number}" for number in range(1, 8)}
+    assert _changes(tmp_path) == before + 2
+    assert {item.receipt.user for item in books.redeemed()} == {"anna", *found.values()}
+    books.close()
+
+
+def _changes(folder: Path) -> int:
+    return int((folder / "passports.changes").read_text())

@@ -47,6 +47,7 @@ from common.config.platform import PersonalizationConfig
 from common.contributions.broadcast import round_context
 from common.contributions.kind import ContributionKind
 from common.contributions.protocol import open_sizes, plan_sizes, request_contract, spec_of
+from common.contributions.race_kind import plan_asked
 from common.contributions.registry import kinds_of
 from common.contributions.run_plan import read_plan
 from common.deploy.logs import one_line
@@ -277,7 +278,9 @@ class PlatformAgent:
         """The contract's named sizes, as this platform knows them in the request's run, and those of a contribution."""
         told = self._told is not None and self._told[0] == request.run_id
         vocabulary = len(self._joined(request).owners) if told else None
-        sizes = plan_sizes(self.plan, catalogue=len(self.data.shared_columns), vocabulary=vocabulary)
+        sizes = plan_sizes(
+            plan_asked(self.plan, request), catalogue=len(self.data.shared_columns), vocabulary=vocabulary
+        )
         if kind is None:
             return sizes
         membership = self._joined(request)

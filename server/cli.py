@@ -299,7 +299,7 @@ def plan_from(federation: str, platforms: int, settings: list[str]) -> Federatio
             raise ConfigError(
                 f"--set {setting.partition('=')[0]}: only settings of the plan, for instance plan.rounds=3"
             )
-    mapping = {"federation": federation, "platforms": platforms, "min_platforms": platforms}
+    mapping = {"federation": federation, "platforms": platforms, "min_platforms": platforms, "model": "auto"}
     plan = parse_model(mapping, FederationPlan, "init", overrides=[text.removeprefix("plan.") for text in settings])
     return checked_plan(plan, "init")
 

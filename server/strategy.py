@@ -102,10 +102,12 @@ class FederatedFactorization:
         self.enrol()
         for phase in self._phases:
             while phase.due(self.state, self._exchange.nodes.values()):
+                before = self.state
                 self.train_round(phase)
                 # Platforms that have answered a round unmask no earlier sum: it is never asked for again.
-                self._checkpoints.save(self.state, self.plan)
-                if len(phase.kind.rounds(self.plan)) == 1:
+                if phase.worth_keeping(before, self.state):
+                    self._checkpoints.save(self.state, self.plan)
+                if len(phase.kind.rounds(self.plan)) == 1 and not phase.repeats:
                     break
 
     def enrol(self) -> None:
@@ -150,7 +152,7 @@ class FederatedFactorization:
     def finish(self) -> None:
         """Send the final parameters; platforms say that they have them, and keep what they make of them."""
         final = {name: array for phase in self._phases for name, array in phase.final(self.state).items()}
-        told: dict[str, Json] = {"user_counts": list(self.state.users_by_platform())}
+        told: dict[str, Json] = {"user_counts": list(self.state.users_by_platform()), **self.state.stated_model()}
         requests = {
             node: self._request("finish", self.state.server_round, told, self._final_for(name))
             for node, name in self._exchange.nodes.items()
@@ -173,7 +175,7 @@ class FederatedFactorization:
     def _record(self, name: str, question: Question, step: Step, seconds: float) -> None:
         """Add the round to the run's history, and show it to the observer."""
         record = RoundRecord(
-            round=question.server_round,
+            round=question.server_round if question.number is None else question.number,
             seconds=seconds,
             bytes_up=self._exchange.bytes_up,
             bytes_down=self._exchange.bytes_down,

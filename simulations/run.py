@@ -24,6 +24,7 @@ from simulations.engine.federate import (
     run_federation,
     simulation_secret,
 )
+from simulations.evaluation.choice import choice_of
 from simulations.evaluation.cross_weights import tune_weights
 from simulations.evaluation.measure import (
     Block,
@@ -134,7 +135,8 @@ def _simulate(
         origin=origin,
     )
     observer.on_stage("measuring on test interactions")
-    measured, pooled = _measure(scenario, platforms, outcome, secret)
+    trained = scenario.model_copy(update={"plan": outcome.state.plan_of(scenario.plan)})
+    measured, pooled = _measure(trained, platforms, outcome, secret)
     passports: list[Block] = []
     if scenario.passport is not None:
         observer.on_stage("measuring what passports bring")
@@ -146,7 +148,8 @@ def _simulate(
         "scenario": scenario.name,
         "seed": scenario.seed,
         "backend": backend,
-        "model": scenario.plan.training.model_dump(mode="json"),
+        "model": trained.plan.training.model_dump(mode="json"),
+        "choice": choice_of(scenario.plan, outcome.state),
         "split": scenario.split.model_dump(mode="json"),
         "protocol": scenario.protocol,
         "privacy": card,

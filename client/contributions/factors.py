@@ -21,8 +21,10 @@ from client.training.als import rating_sum_and_count
 from client.training.factory import make_row_kernels, make_trainer
 from client.training.trainer import Trainer
 from common.config.federation import FederationPlan
+from common.config.model import FactorizationConfig
 from common.contributions.factors import PlainMechanism, UserLevelMechanism
 from common.contributions.kind import ContributionKind
+from common.contributions.race_kind import plan_asked
 from common.contributions.run_plan import RunPlan
 from common.errors import PrivacyError
 from common.privacy.contribution import PrivatizedContribution
@@ -55,7 +57,7 @@ class PlainContributor:
         self._data = data
         self._matrix = data.train.select_items(data.shared_columns)
         self._mechanism = PlainMechanism()
-        self._trainer: tuple[float, Trainer] | None = None
+        self._trainer: tuple[FactorizationConfig, float, Trainer] | None = None
 
     def counts(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
         value_sum, interactions = rating_sum_and_count(self._matrix)
@@ -64,7 +66,7 @@ class PlainContributor:
         return self._mechanism.release("counts", request.server_round, arrays)
 
     def statistics(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
-        trainer = self._trainer_at(value_mean_of(request))
+        trainer = self._trainer_at(plan_asked(self._plan, request).training, value_mean_of(request))
         items = request.arrays["item_parameters"][membership.shared_positions]
         # Conjugate gradients start from zero, so that a round's sums depend on data and request alone: what is asked
         # again, after a restart too, is answered alike.
@@ -79,11 +81,11 @@ class PlainContributor:
         }
         return self._mechanism.release("statistics", request.server_round, arrays)
 
-    def _trainer_at(self, global_mean: float) -> Trainer:
+    def _trainer_at(self, model: FactorizationConfig, global_mean: float) -> Trainer:
         """One for all rounds: it keeps the matrix by columns."""
-        if self._trainer is None or self._trainer[0] != global_mean:
-            self._trainer = global_mean, make_trainer(self._plan.training, global_mean=global_mean)
-        return self._trainer[1]
+        if self._trainer is None or self._trainer[:2] != (model, global_mean):
+            self._trainer = model, global_mean, make_trainer(model, global_mean=global_mean)
+        return self._trainer[2]
 
     def _validation_recall(self, trainer: Trainer, items: NDArray[np.float32]) -> NDArray[np.float64]:
         """float64 ``[2]``: sum of Recall@20 over the validation users, on shared items, and how many they are."""

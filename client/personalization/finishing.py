@@ -26,6 +26,7 @@ from client.scoring.factors import FactorModel
 from client.towers.stored import TowerModel
 from common.config.federation import FederationPlan
 from common.contributions.factor_kinds import PARAMETERS_WITHOUT
+from common.contributions.race_kind import plan_asked
 from common.errors import CrossfedError
 from common.wire.exchange import AgentRequest, Arrays, digest_of, user_counts_of, value_mean_of
 
@@ -112,7 +113,9 @@ def _view(
 ) -> FederationView:
     """Return what the federation has told this platform, from a finish that was checked."""
     shared = FactorModel(
-        item_parameters=request.arrays["item_parameters"], config=plan.serving, value_mean=value_mean_of(request)
+        item_parameters=request.arrays["item_parameters"],
+        config=plan_asked(plan, request).serving,
+        value_mean=value_mean_of(request),
     )
     return FederationView(
         server_round=request.server_round,

@@ -21,7 +21,7 @@ from client.training.als import rating_sum_and_count
 from client.training.anchored import fit_anchored
 from client.training.content import DescribedItems, place_by_content
 from client.training.fit import fit
-from client.training.tuning import SearchSpace, tune_anchored, tune_local
+from client.training.tuning import SearchSpace, mean_scale, tune_anchored, tune_local
 from common.config.model import AnchoredConfig, FactorizationConfig
 from common.config.platform import PersonalizationConfig
 
@@ -118,6 +118,29 @@ class OwnModels:
             items = place_by_content(items, described, implicit=config.feedback == "implicit")
         model = FactorModel(item_parameters=items, config=config, value_mean=mean)
         return TunedModel(model, trials.cross_fitted(self.rng("folds")))
+
+
+_FAR = {"dimension": 4.0, "ridge": 8.0, "unobserved_weight": 8.0}
+"""Factors between local and shared settings that are more than chance and a smaller platform make of them."""
+
+
+def far_apart(local: FactorizationConfig, shared: FactorizationConfig, train: UserItemMatrix) -> str:
+    """In which settings the local model that serves best is far from the shared one, for the operator; empty if in none.
+
+    Ridges are compared as the mean user's, so that a different ν is no difference by itself.
+    """
+
+    def settings(config: FactorizationConfig) -> dict[str, float]:
+        ridge = config.regularization * mean_scale(train, config.unobserved_weight, config.regularization_exponent)
+        return {"dimension": config.dimension, "ridge": ridge, "unobserved_weight": config.unobserved_weight}
+
+    here, there = settings(local), settings(shared)
+    far = [
+        f"{name} {here[name]:.3g} (the plan's {there[name]:.3g})"
+        for name, most in _FAR.items()
+        if max(here[name], there[name]) > most * min(here[name], there[name])
+    ]
+    return ", ".join(far)
 
 
 def platform_rng(config: PersonalizationConfig, platform: str, purpose: str) -> np.random.Generator:

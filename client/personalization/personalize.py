@@ -14,7 +14,7 @@ from client.personalization.cross_choice import CrossChoice
 from client.personalization.described import TextVectors
 from client.personalization.model_selection import Candidate, ValidationUsers, choose_verdict
 from client.personalization.other_catalogues import OtherCatalogues
-from client.personalization.own_models import OwnModels, TunedModel
+from client.personalization.own_models import OwnModels, TunedModel, far_apart
 from client.personalization.platform_model import OWN_MODELS, OwnVerdict, PlatformModel
 from client.scoring.described.released_counts import CountNoise
 from client.scoring.ease import EasePart
@@ -125,7 +125,20 @@ class Personalizer:
         )
         if self._config.ranker.enabled:
             model = self._with_ranker(model)
-        return replace(model, verdict=self._judge(model, local, anchored))
+        model = replace(model, verdict=self._judge(model, local, anchored))
+        if view.count_noise is None:
+            self._tell_of_settings(model)
+        return model
+
+    def _tell_of_settings(self, model: PlatformModel) -> None:
+        """Say so where the shared model does not help and is trained quite differently; noise has settings of its own."""
+        far = far_apart(model.local.config, model.shared.config, self._data.train)
+        if far and model.verdict.name == "local":
+            _log.warning(
+                "the shared model is not surely better than this platform's own, which is at its best with quite other "
+                "settings: %s. Agree with the other platforms on model: auto, or on settings between these",
+                far,
+            )
 
     def _other_catalogues(self, view: FederationView) -> OtherCatalogues:
         others = [column for column, name in enumerate(view.platforms) if name != self._platform]

@@ -223,9 +223,9 @@ def _draw_common(
         span = _neighbour(space.recency_spans, near.recency_span, rng)
         alpha = near.unobserved_weight * float(np.exp(0.4 * rng.standard_normal()))
         exponent = float(_neighbour(space.exponents, near.regularization_exponent, rng))
-        ridge = near.regularization * _mean_scale(train, near.unobserved_weight, near.regularization_exponent)
+        ridge = near.regularization * mean_scale(train, near.unobserved_weight, near.regularization_exponent)
         ridge *= float(np.exp(0.4 * rng.standard_normal()))
-    regularization = ridge / _mean_scale(train, alpha, exponent)
+    regularization = ridge / mean_scale(train, alpha, exponent)
     return {
         "unobserved_weight": alpha,
         "regularization_exponent": exponent,
@@ -243,7 +243,7 @@ def _draw_dimension(
     return {"dimension": int(rng.choice(choices)) if near is None else _neighbour(choices, near.dimension, rng)}
 
 
-def _mean_scale(train: UserItemMatrix, alpha: float, exponent: float) -> float:
+def mean_scale(train: UserItemMatrix, alpha: float, exponent: float) -> float:
     """Mean of (|Ω_u| + α₀|C_p|)^ν over users with a history: the mean λ_u is λ times this."""
     lengths = train.row_lengths[train.row_lengths > 0]
     return float(np.mean((lengths + alpha * train.n_items) ** exponent)) if len(lengths) else 1.0

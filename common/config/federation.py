@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,9 @@ from common.config.model import FactorizationConfig
 from common.config.privacy import PrivacyConfig, TunedSetting, tuned_setting
 from common.config.text import TextConfig
 from common.config.towers import TowerConfig
+
+AUTO = "auto"
+"""What ``model`` says where its settings are to be chosen."""
 
 
 class FederationPlan(FrozenModel):
@@ -37,7 +40,12 @@ class FederationPlan(FrozenModel):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seeds the initial item factors, nothing private."""
     model: FactorizationConfig = FactorizationConfig()
-    """The factorisation; under privacy ``training`` says what is trained in its place."""
+    """The factorisation; under privacy ``training`` says what is trained in its place. ``model: auto`` leaves dimension, λ, α₀
+    and rounds open (``auto_model``); what is set below it instead fixes them."""
+    auto_model: bool = False
+    """Whether dimension, λ, α₀ and the number of rounds are chosen: without privacy by a race over a few settings that
+    validation users judge (``evaluate_rounds``), under privacy from a public table (``privacy.expect``). The other fields
+    of ``model`` hold for whatever is chosen. ``model: auto`` sets it."""
     linear: EaseConfig | None = None
     """The item-item model between platforms: item-item statistics, gathered once after the counts; null: none."""
     towers: TowerConfig | None = None
@@ -66,7 +74,7 @@ class FederationPlan(FrozenModel):
     def setting(self) -> TunedSetting:
         """Under privacy, what is trained and how: the defaults for this ε, or ``model`` and ``rounds`` where these count."""
         privacy = self.factor_privacy
-        tuned = tuned_setting(privacy.epsilon)
+        tuned = tuned_setting(privacy.epsilon, privacy.expect)
         update: dict[str, object] = {"mechanism": privacy.resolved()}
         if not self.privacy.tuned_training:
             own = self.model
@@ -125,8 +133,22 @@ class FederationPlan(FrozenModel):
         rest = 1 - self.towers.privacy.share
         return self.privacy.model_copy(update={"epsilon": rest * self.privacy.epsilon, "delta": rest * self.delta})
 
+    def with_model(self, model: FactorizationConfig) -> Self:
+        """The plan as if it had fixed ``model``, which it leaves open."""
+        return self.model_copy(update={"model": model, "auto_model": False})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_auto(cls, content: Any) -> Any:
+        if isinstance(content, dict) and content.get("model") == AUTO:
+            rest = {name: value for name, value in content.items() if name != "model"}
+            return rest | {"auto_model": True}
+        return content
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.auto_model:
+            self._check_auto()
         if self.private and self.model.feedback == "explicit":
             raise ValueError(
                 "privacy.mode: user works for implicit feedback; set model.feedback: implicit (ratings become events), "
@@ -144,6 +166,16 @@ class FederationPlan(FrozenModel):
                 texts=self.text is not None,
             )
         return self
+
+    def _check_auto(self) -> None:
+        if self.model.feedback == "explicit":
+            raise ValueError("model: auto is for implicit feedback; give the settings of an explicit model")
+        if not self.private and not self.evaluate_rounds:
+            raise ValueError(
+                "model: auto lets platforms' validation users judge; set evaluate_rounds: true, or give settings"
+            )
+        if self.private and not self.privacy.tuned_training:
+            raise ValueError("model: auto takes settings from a table; set privacy.tuned_training: true, or give them")
 
     def differences(self, other: FederationPlan) -> list[str]:
         """Dotted names of the fields in which two plans differ; empty when they agree.

@@ -214,7 +214,8 @@ def _child(node: Any, part: str, path: tuple[str, ...]) -> Any:
         child = node[_list_index(node, part, path)]
     else:
         child = node.get(part)
-        if child is None:
+        if child is None or child == "auto":
+            # "auto" leaves a section's settings open; one that is set below it makes it a section.
             child = node[part] = {}
     if not isinstance(child, dict | list):
         raise ConfigError(f"--set {'.'.join(path)}: is {_describe(child)} in the file, so nothing can be set below it")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -103,9 +103,116 @@ TUNED_SETTINGS: tuple[TunedSetting, ...] = (
 )  # fmt: skip
 
 
-def tuned_setting(epsilon: float) -> TunedSetting:
-    """The row of the defaults that is nearest to ``epsilon`` on a logarithmic scale."""
-    return min(TUNED_SETTINGS, key=lambda row: abs(math.log(row.epsilon / epsilon)))
+class ExpectedFigures(FrozenModel):
+    """Public figures of a federation as its operators declare them, rounded; never counted from anybody's data."""
+
+    users: Annotated[int, Field(ge=1)]
+    """Over all platforms."""
+    items: Annotated[int, Field(ge=1)]
+    """Over all catalogues, common ones once."""
+    history: Positive
+    """Items that a user has on average."""
+
+
+# Made by ``simulations.bench.settings.table`` on public data sets cut to some sizes; its output is beside it, with all
+# that was measured. The first row is of the data on which the defaults were found.
+SETTINGS_TABLE: tuple[tuple[int, int, float, float, float, float, float], ...] = (
+    (4832, 3706, 165.6, 3, 1, 1, 1),
+    # ml100k
+    (279, 1564, 104.6, 1, 0.25, 1, 1),
+    (279, 1564, 104.6, 3, 0.1, 1, 1),
+    (279, 1564, 104.6, 10, 0.25, 0.5, 1),
+    # ml100k
+    (659, 1682, 106.7, 1, 0.5, 1, 1),
+    (659, 1682, 106.7, 3, 0.1, 1, 1),
+    (659, 1682, 106.7, 10, 0.25, 1, 1),
+    # movietweetings
+    (699, 2108, 23.2, 1, 0.5, 1, 1),
+    (699, 2108, 23.2, 3, 1, 1, 1),
+    (699, 2108, 23.2, 10, 2, 1, 1),
+    # movietweetings
+    (1602, 2146, 23.2, 1, 0.1, 2, 1),
+    (1602, 2146, 23.2, 3, 1, 1, 1),
+    (1602, 2146, 23.2, 10, 2, 1, 1),
+    # courses
+    (1049, 237, 8.5, 1, 0.5, 0.5, 1),
+    (1049, 237, 8.5, 3, 0.1, 0.5, 1),
+    (1049, 237, 8.5, 10, 0.1, 1, 1),
+    # courses
+    (4199, 238, 8.4, 1, 0.1, 1, 1),
+    (4199, 238, 8.4, 3, 0.25, 1, 1),
+    (4199, 238, 8.4, 10, 1, 1, 1),
+    # records
+    (1049, 4000, 86.9, 1, 0.1, 1, 1),
+    (1049, 4000, 86.9, 3, 0.1, 1, 0.3),
+    (1049, 4000, 86.9, 10, 0.25, 1, 1),
+    # records
+    (3496, 4000, 88.6, 1, 0.25, 1, 1),
+    (3496, 4000, 88.6, 3, 0.25, 1, 1),
+    (3496, 4000, 88.6, 10, 1, 1, 1),
+    # books
+    (1048, 4000, 58.5, 1, 0.5, 1, 1),
+    (1048, 4000, 58.5, 3, 0.1, 1, 1),
+    (1048, 4000, 58.5, 10, 0.25, 1, 1),
+    # books
+    (3497, 4000, 60.9, 1, 0.5, 1, 1),
+    (3497, 4000, 60.9, 3, 0.5, 1, 1),
+    (3497, 4000, 60.9, 10, 2, 1, 1),
+)  # fmt: skip
+"""Users, items and items a user; ε; and what serves there: the defaults of how many times that ε, with how many times their
+kept items and their bound on a user's counts. A platform of few users needs the settings of a smaller ε: noise hides more."""
+
+
+def tuned_setting(epsilon: float, expect: ExpectedFigures | None = None) -> TunedSetting:
+    """The defaults for ``epsilon``, and for a federation of the expected size where it is known.
+
+    Args:
+        epsilon: of the run.
+        expect: chooses the nearest row of :data:`SETTINGS_TABLE`; None: the row of :data:`TUNED_SETTINGS` whose ε is nearest.
+    """
+    if expect is None:
+        return min(TUNED_SETTINGS, key=lambda row: abs(math.log(row.epsilon / epsilon)))
+
+    def distance(row: tuple[float, ...]) -> tuple[float, float]:
+        users, items, history, of_epsilon = (abs(math.log(number)) for number in _ratios(row, expect, epsilon))
+        # Sizes first, then ε among the rows of one size; how many items there are matters least.
+        return users + history + 0.5 * items, of_epsilon
+
+    *_, reach, kept_items, bound = min(SETTINGS_TABLE, key=distance)
+    found = reaching(reach * epsilon)
+    update = {
+        "kept_items": max(1, round(found.mechanism.kept_items * kept_items)),
+        "max_count_contribution": found.mechanism.max_count_contribution * bound,
+    }
+    return found.model_copy(update={"epsilon": epsilon, "mechanism": found.mechanism.model_copy(update=update)})
+
+
+def _ratios(row: tuple[float, ...], expect: ExpectedFigures, epsilon: float) -> tuple[float, float, float, float]:
+    return row[0] / expect.users, row[1] / expect.items, row[2] / expect.history, row[3] / epsilon
+
+
+def reaching(epsilon: float) -> TunedSetting:
+    """The defaults between those of the ε beside ``epsilon``, in logarithms; beyond the ends those of the end."""
+    rows = TUNED_SETTINGS
+    at = min(max(epsilon, rows[0].epsilon), rows[-1].epsilon)
+    above = next(k for k in range(1, len(rows)) if at <= rows[k].epsilon)
+    low, high = rows[above - 1], rows[above]
+    share = math.log(at / low.epsilon) / math.log(high.epsilon / low.epsilon)
+    return TunedSetting.model_validate(_between(low.model_dump(), high.model_dump(), share))
+
+
+def _between(low: dict[str, Any], high: dict[str, Any], share: float) -> dict[str, Any]:
+    if share in (0, 1):
+        return high if share else low
+    found: dict[str, Any] = {}
+    for name, start in low.items():
+        end = high[name]
+        if isinstance(start, dict):
+            found[name] = _between(start, end, share)
+        else:
+            value = math.exp((1 - share) * math.log(start) + share * math.log(end))
+            found[name] = round(value) if isinstance(start, int) else value
+    return found
 
 
 class PrivacyConfig(FrozenModel):
@@ -140,6 +247,9 @@ class PrivacyConfig(FrozenModel):
     the aggregator denoises. It learns which pseudonymous items have one in common; nothing of users."""
     tuned_training: bool = True
     """Take dimension, rounds, λ and α₀ from the defaults found for this ε; false: from the plan, as without privacy."""
+    expect: ExpectedFigures | None = None
+    """How large the federation is expected to be: with ε it chooses the row of the table of tuned settings; null: the row of
+    ε alone, found on 6,040 users."""
     round_schedule: tuple[Positive, ...] | None = None
     """Relative budgets (of μ²) of the server rounds, one each; a geometric series by ``round_growth`` unless given."""
     clip_norm: Positive | None = None
@@ -181,7 +291,7 @@ class PrivacyConfig(FrozenModel):
 
     def resolved(self, epsilon: float | None = None) -> MechanismParameters:
         """The mechanism's parameters; those left unset are the tuned defaults for ``epsilon``, by default this ε."""
-        tuned = tuned_setting(self.epsilon if epsilon is None else epsilon).mechanism
+        tuned = tuned_setting(self.epsilon if epsilon is None else epsilon, self.expect).mechanism
         names = MechanismParameters.model_fields
         chosen = {name: value for name in names if (value := getattr(self, name)) is not None}
         return tuned.model_copy(update=chosen)

@@ -98,7 +98,7 @@ class StatisticsKind(ContributionKind):
         return range(1, plan.server_rounds + 1)
 
     def may_stop_early(self, plan: FederationPlan) -> bool:
-        return plan.tolerance > 0
+        return plan.tolerance > 0 or plan.auto_model
 
     def request(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
         return shared_parameters(plan)

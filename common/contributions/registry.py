@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from common.contributions.cooccurrence_kind import CooccurrenceKind
 from common.contributions.factor_kinds import CountsKind, StatisticsKind
 from common.contributions.kind import ContributionKind
+from common.contributions.race_kind import RaceKind
 from common.contributions.update_kind import UpdateKind
 from common.errors import ContractError
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 KINDS: Final[tuple[ContributionKind, ...]] = (
     CountsKind(),
     CooccurrenceKind(),
+    RaceKind(),
     StatisticsKind(),
     UpdateKind(),
 )

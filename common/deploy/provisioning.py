@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from pydantic import Field, ValidationError
 
 from common.config.base import FrozenModel
-from common.config.federation import FederationPlan
+from common.config.federation import AUTO, FederationPlan
 from common.config.loader import load_yaml_model, parse_model
 from common.contributions.run_plan import CheckedPlan
 from common.deploy.roles import Address, PlatformName
@@ -219,6 +219,8 @@ def plan_section(plan: FederationPlan) -> str:
     """``plan:`` of a configuration file as YAML: what differs from the defaults, and privacy in any case, explained."""
     changed = plan.model_dump(mode="json", exclude_defaults=True)
     changed.pop("privacy", None)
+    if "model" not in changed and changed.pop("auto_model", False):
+        changed["model"] = AUTO
     shown: dict[str, object] = {"mode": plan.privacy.mode}
     if plan.private:
         shown["epsilon"] = plan.privacy.epsilon

@@ -71,10 +71,12 @@ class StatisticsPhase(Phase):
         return not factors_settled(self.plan, state)
 
     def question(self, state: FederationState) -> Question:
-        return Question(server_round=state.server_round + 1, arrays=self.final(state))
+        return Question(server_round=state.server_round + 1, config=state.stated_model(), arrays=self.final(state))
 
     def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Step:
-        solved = self._aggregation.solve(state, contributions)
+        # A model that was left open is known by now; only exact sums leave it open.
+        aggregation = self._aggregation if state.choice is None else make_aggregation(state.plan_of(self.plan))
+        solved = aggregation.solve(state, contributions)
         after = replace(state, server_round=state.server_round + 1, item_parameters=solved.item_parameters)
         if parts_are_seen(self.plan) and factors_will_settle(self.plan, state, solved.objective, solved.platforms):
             after = with_parameters(after, solved.without())

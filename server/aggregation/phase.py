@@ -26,9 +26,11 @@ class Question:
         server_round: of the request.
         config: small public values.
         arrays: as the contract declares them.
+        number: as the run's history counts it, where that is not ``server_round``.
     """
 
     server_round: int
+    number: int | None = None
     config: Mapping[str, Json] = field(default_factory=dict)
     arrays: Arrays = field(default_factory=dict)
 
@@ -55,6 +57,7 @@ class Phase(ABC):
 
     Attributes:
         record: what the run's history calls its rounds; None where they have no record.
+        repeats: whether a kind of one round is asked again as long as it is due.
 
     Args:
         kind: the shared half.
@@ -62,6 +65,7 @@ class Phase(ABC):
     """
 
     record: ClassVar[str | None]
+    repeats: ClassVar[bool] = False
 
     def __init__(self, kind: ContributionKind, plan: FederationPlan) -> None:
         self.kind = kind
@@ -86,6 +90,10 @@ class Phase(ABC):
     @abstractmethod
     def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Step:
         """Add up contributions as they come, and solve. All of it is post-processing of what was released."""
+
+    def worth_keeping(self, before: FederationState, after: FederationState) -> bool:
+        """Whether the state ``after`` a round gets a checkpoint; a run that is resumed asks again what got none."""
+        return True
 
     @abstractmethod
     def did(self, question: Question) -> str:

@@ -8,7 +8,7 @@ from server.federation.state import FederationState, RoundRecord
 
 def factors_settled(plan: FederationPlan, state: FederationState) -> bool:
     """Whether the factorisation has had its last round. Under privacy there is no objective, so all rounds are run."""
-    if state.server_round >= plan.server_rounds or state.tower_round > 0:
+    if state.server_round >= _most_rounds(plan, state) or state.tower_round > 0:
         return True
     rounds = _factor_rounds(state)
     return len(rounds) >= 2 and _converged(plan, rounds[-2], rounds[-1].objective, rounds[-1].platforms)
@@ -18,10 +18,15 @@ def factors_will_settle(
     plan: FederationPlan, state: FederationState, objective: float | None, platforms: tuple[str, ...]
 ) -> bool:
     """Whether a round that ``state`` does not have yet, with this objective and these platforms, is the last one."""
-    if state.server_round + 1 >= plan.server_rounds:
+    if state.server_round + 1 >= _most_rounds(plan, state):
         return True
     rounds = _factor_rounds(state)
     return bool(rounds) and _converged(plan, rounds[-1], objective, platforms)
+
+
+def _most_rounds(plan: FederationPlan, state: FederationState) -> int:
+    """The plan's rounds, or those after which a model that was chosen in a race was best."""
+    return plan.server_rounds if state.choice is None else min(state.choice.rounds, plan.server_rounds)
 
 
 def _factor_rounds(state: FederationState) -> list[RoundRecord]:

@@ -89,5 +89,5 @@ def _checkpoints(config: AggregatorConfig, name: str) -> Finding:
         state = store.latest(config.plan)
     except CrossfedError as error:
         return Finding("note", f"run {name}", f"cannot be resumed: {error}")
-    done = 0 if state is None else state.server_round + state.tower_round
+    done = 0 if state is None else state.steps
     return Finding("ok", f"run {name}", f"can be resumed after round {done}")

@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.contributions.run_plan import read_plan
 from common.errors import FederationError, NewerStoreError, StoreError
 from common.files import archive, make_folder, read_archive, write_atomically
-from server.federation.state import FederationState, RoundRecord, TransferWeights
+from server.federation.state import FederationState, ModelChoice, RoundRecord, TransferWeights
 
 _log = getLogger(__name__)
 _FORMAT = 1
 _TOWERS, _SLOTS, _RESULT = "towers_", "slots_", "result/"
+_CHOICE = TypeAdapter(ModelChoice)
 _EASE_FILE = "linear.npz"
 """Kept beside the rounds and not in each: it can be hundreds of megabytes, and stays as it is."""
 
@@ -60,6 +62,8 @@ class CheckpointStore:
             "user_counts": state.user_counts,
             "value_mean": state.value_mean,
             "tower_round": state.tower_round,
+            "race_steps": state.race_steps,
+            "choice": None if state.choice is None else _CHOICE.dump_python(state.choice, mode="json"),
             "linear": state.linear is not None,
             "history": [record.as_dict() for record in state.history],
             "origin": self._origin,
@@ -78,7 +82,7 @@ class CheckpointStore:
             # Before the round that names it.
             write_atomically(self.folder / _EASE_FILE, archive(_ease_arrays(state.run_id, state.linear)))
             self._linear = state.linear
-        path = self.folder / f"round-{state.server_round + state.tower_round:06d}.npz"
+        path = self.folder / f"round-{state.steps:06d}.npz"
         write_atomically(path, archive(arrays))
         # Later rounds that could not be read are no reason to drop this one.
         for old in [file for file in self._files() if file <= path][: -self._keep]:
@@ -173,6 +177,8 @@ def _plan_and_state(header: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> 
         towers=_of_prefix(arrays, _TOWERS),
         tower_slots=_of_prefix(arrays, _SLOTS),
         tower_round=header.get("tower_round", 0),
+        race_steps=header.get("race_steps", 0),
+        choice=None if header.get("choice") is None else _CHOICE.validate_python(header["choice"]),
         results=_results(arrays),
     )
     return read_plan(header["plan"]), state

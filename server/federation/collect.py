@@ -16,6 +16,7 @@ from common.contributions.broadcast import round_context, vocabulary_digest
 from common.contributions.kind import MASKED
 from common.contributions.masked_rounds import round_index, secure_rounds
 from common.contributions.protocol import open_sizes, plan_sizes, reply_contract
+from common.contributions.race_kind import plan_asked
 from common.contributions.registry import kinds_by_wire_name
 from common.errors import ContractError, FederationError, SecureSumError
 from common.files import write_atomically
@@ -85,7 +86,8 @@ class OpenCollector:
     ) -> bool:
         """Check an answer's arrays; an answer that fails is named and left out."""
         positions, kind = state.vocabulary.owners[reply.platform], self._kinds.get(reply.kind)
-        sizes = plan_sizes(self._plan, catalogue=len(positions), vocabulary=len(state.vocabulary))
+        plan = plan_asked(self._plan, request)
+        sizes = plan_sizes(plan, catalogue=len(positions), vocabulary=len(state.vocabulary))
         try:
             if kind is not None:
                 sizes |= kind.sizes(self._plan, request, state.vocabulary.ownership, positions)

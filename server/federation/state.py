@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
+from common.config.model import FactorizationConfig
+from common.contributions.race_kind import stated
 from common.contributions.run_plan import RunPlan
 from common.contributions.tower_variables import SharedVariable, initial_values
 from common.linalg import initial_item_factors
+from common.wire.exchange import Json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,34 @@ class TransferWeights:
     weights: NDArray[np.float32]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A setting that took part in a race.
+
+    Attributes:
+        model: its settings.
+        scores: mean of Recall@20 and NDCG@20 over the platforms' validation users after 1, 2, … rounds.
+    """
+
+    model: FactorizationConfig
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """What a race between settings came to.
+
+    Attributes:
+        model: the winner's settings.
+        rounds: after which it was best.
+        trials: all that took part, in their order.
+    """
+
+    model: FactorizationConfig
+    rounds: int
+    trials: tuple[Trial, ...]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FederationState:
     """The shared side of a federation after ``server_round`` rounds.
@@ -77,6 +108,8 @@ class FederationState:
         towers: the deep model's shared variables by name, float32; empty without one.
         tower_slots: the server optimiser's state by name, float64.
         tower_round: rounds of the deep model completed.
+        choice: of a model that the plan leaves open; None before it is made, and where the plan fixes one.
+        race_steps: steps of the race completed.
         linear: weights of the item-item model by platform; None before its statistics are gathered, and without one.
         results: of kinds of contributions without a field of their own here: arrays by name, by name of the kind.
     """
@@ -92,6 +125,8 @@ class FederationState:
     towers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     tower_slots: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     tower_round: int = 0
+    choice: ModelChoice | None = None
+    race_steps: int = 0
     linear: Mapping[str, TransferWeights] | None = None
     results: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
 
@@ -106,6 +141,19 @@ class FederationState:
         total = sum(self.user_counts.values())
         mean = sum(told) / len(told) if told else total / max(len(names), 1)
         return tuple(float(self.user_counts.get(name, mean)) for name in names)
+
+    @property
+    def steps(self) -> int:
+        """Everything that has a checkpoint of its own: rounds and steps of a race."""
+        return self.race_steps + self.server_round + self.tower_round
+
+    def plan_of(self, plan: FederationPlan) -> FederationPlan:
+        """``plan`` with the model that was chosen, where it leaves it open."""
+        return plan if self.choice is None else plan.with_model(self.choice.model)
+
+    def stated_model(self) -> dict[str, Json]:
+        """What requests say of the model: the chosen settings, nothing where the plan fixes it."""
+        return {} if self.choice is None else stated(self.choice.model)
 
     @property
     def objectives(self) -> list[float]:
@@ -123,17 +171,26 @@ def fresh_state(run_id: str, row: int) -> FederationState:
     )
 
 
+def first_factors(n_items: int, plan: FederationPlan, known: int = 0) -> NDArray[np.float32]:
+    """First rows of ``n_items`` items, float32 ``[n, row]``: they depend on the seed and on how many items were ``known``
+    before; biases are zero.
+    """
+    model = plan.training
+    rows = np.zeros((n_items, plan.row), dtype=np.float32)
+    rng = np.random.default_rng([plan.seed, known])
+    rows[:, : model.dimension] = initial_item_factors(n_items, model.dimension, rng, model.init_scale)
+    return rows
+
+
 def with_vocabulary(state: FederationState, vocabulary: Vocabulary, plan: FederationPlan) -> FederationState:
     """``state`` with rows for the items that ``vocabulary`` adds; the rows of known items are kept.
 
     A new item's factor depends on the plan's seed and on how many items were known before it, so that a run repeats; its
     bias starts at zero.
     """
+    plan = state.plan_of(plan)
     known = len(state.item_parameters)
-    rng = np.random.default_rng([plan.seed, known])
-    added = np.zeros((len(vocabulary) - known, plan.row), dtype=np.float32)
-    model = plan.training
-    added[:, : model.dimension] = initial_item_factors(len(added), model.dimension, rng, model.init_scale)
+    added = first_factors(len(vocabulary) - known, plan, known)
     counts = np.concatenate([state.item_counts, np.zeros(len(added))])
     parameters = np.concatenate([state.item_parameters, added])
     return replace(

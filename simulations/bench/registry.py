@@ -47,6 +47,11 @@ ENTRIES: dict[str, Entry] = {
     "never-worse": Entry(
         "cross:bench_never_worse", "final against local, own items, all scenarios, five seeds", "folder"
     ),
+    "model-auto": Entry(
+        "settings.choice:bench_choice",
+        "model: auto against models chosen by hand, shared factors on own items",
+        "folder",
+    ),
     "small-platform": Entry(
         "privacy.private_gain:bench_small_platform",
         "121 users beside large platforms, HR@10 at ε = 3, 10 against local",

@@ -69,9 +69,11 @@ class ConsoleObserver:
         recall = "" if record.recall is None else f"  validation Recall@20 {record.recall:.3f}"
         traffic = f"  up {megabytes(record.bytes_up)}  down {megabytes(record.bytes_down)}"
         self._last = objective + recall + traffic
-        self._progress.update(self._task, completed=record.round, detail=styled(self._last))
+        done = 0 if record.phase == "race" else record.round
+        self._progress.update(self._task, completed=done, detail=styled(self._last))
         if not self._console.is_terminal:
-            self._console.print(f"round {record.round:>3}  {self._last}  {record.seconds:.2f} s", soft_wrap=True)
+            name = "step of the race" if record.phase == "race" else "round"
+            self._console.print(f"{name} {record.round:>3}  {self._last}  {record.seconds:.2f} s", soft_wrap=True)
 
 
 def megabytes(count: int) -> str:
@@ -101,6 +103,8 @@ def result_tables(content: Mapping[str, Any]) -> Group:
         parts += [cross, styled(_chosen_lines(content))]
     if content.get("passports"):
         parts.append(_passport_table(content))
+    if content.get("choice") is not None:
+        parts.append(styled(_choice_lines(content["choice"])))
     if content["price"]:
         parts.append(_privacy_cost_table(content))
     if content["privacy"]["mode"] == "none":
@@ -244,15 +248,40 @@ def _chosen_lines(content: Mapping[str, Any]) -> str:
     return f"× of popularity. Chosen on own items, hidden for it; blend - popularity: {'; '.join(intervals)}\n"
 
 
+def _choice_lines(choice: Mapping[str, Any]) -> str:
+    """What ``model: auto`` came to, and what it was chosen from."""
+    setting = choice["setting"]
+    if choice["by"] == "table":
+        return f"model: auto, from the table under privacy: {_settings(setting)}, {setting['rounds']} rounds\n"
+    ranked = sorted(choice["trials"], key=lambda trial: -max(trial["scores"]))
+    found = "; ".join(f"{max(trial['scores']):.3f} {_settings(trial['model'])}" for trial in ranked[:3])
+    return (
+        f"model: auto, {_settings(setting)}, {setting['rounds']} rounds: best of {len(ranked)} settings in "
+        f"{choice['steps']} steps. Mean of Recall@20\nand NDCG@20 of validation users: {found}; … "
+        f"{max(ranked[-1]['scores']):.3f} {_settings(ranked[-1]['model'])}\n"
+    )
+
+
+def _settings(setting: Mapping[str, Any]) -> str:
+    d, ridge, weight = (setting[name] for name in ("dimension", "regularization", "unobserved_weight"))
+    return f"d {d}, λ {ridge:g}, α₀ {weight:g}"
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+def _raced(rounds: Sequence[Mapping[str, Any]]) -> str:
+    steps = sum(record["phase"] == "race" for record in rounds)
+    return f", {steps} of them of the race" if steps else ""
+
+
 def _closing_line(content: Mapping[str, Any]) -> RenderableType:
     rounds, seconds, vocabulary = content["rounds"], content["seconds"], content["vocabulary"]
+    raced = _raced(rounds)
     up, down = (sum(record[key] for record in rounds) for key in ("bytes_up", "bytes_down"))
     return styled(
-        f"{vocabulary['items']:,} items, {vocabulary['shared']:,} on more than one platform; {len(rounds)} rounds, "
+        f"{vocabulary['items']:,} items, {vocabulary['shared']:,} on more than one platform; {len(rounds)} rounds{raced}, "
         f"{megabytes(up)} up, {megabytes(down)} down; {seconds['total']:.1f} s, of them {seconds['platforms']:.1f} s in "
         f"the platforms and {seconds['aggregator']:.2f} s in the aggregator"
     )

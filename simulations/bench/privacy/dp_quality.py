@@ -137,7 +137,7 @@ def quality(
         load_ml1m(data), rng=np.random.default_rng(seed), validation_users=0.1, test_users=0.1
     )
     train = split.train.select_users(np.flatnonzero(split.train.row_lengths))
-    held_out = _only_users(split.validation if validate else split.test)
+    held_out = only_users(split.validation if validate else split.test)
     attributes = movie_attributes(data) if use_attributes else None
     setting = tuned_setting(epsilon)
     runs, popularity = [], []
@@ -191,7 +191,7 @@ def _training(setting: TunedSetting, regularization: float) -> FactorizationConf
     )
 
 
-def _only_users(held_out: EvaluationSlice) -> EvaluationSlice:
+def only_users(held_out: EvaluationSlice) -> EvaluationSlice:
     """A slice whose matrices hold its users alone, in place of rows for everyone."""
     return EvaluationSlice(
         users=np.arange(len(held_out.users)),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from client.data.split import EvaluationSlice
 from client.data.training import TrainingData
 from client.personalization.model_selection import rating_accuracy
 from client.personalization.personalize import FederationView, Personalizer, describe
+from client.scoring.described.released_counts import CountNoise
 from client.scoring.factors import FactorModel
 from client.scoring.fold_in import FoldIn
 from common.config.model import FactorizationConfig
@@ -198,3 +200,22 @@ def test_tuning_and_verdict_look_at_validation_users_alone() -> None:
     )
     assert asdict(first.verdict) == asdict(again.verdict)
     assert first.local.item_parameters.tobytes() == again.local.item_parameters.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("ridge", "private", "told"), [(5000.0, False, True), (5000.0, True, False), (2.0, False, False)]
+)
+def test_the_operator_hears_of_settings_far_from_the_plans(
+    caplog: pytest.LogCaptureFixture, ridge: float, private: bool, told: bool
+) -> None:
+    data = taste_data()
+    here = Personalizer("here", data, MODEL, CONFIG).local().config
+    there = here.model_copy(update={"dimension": MODEL.dimension, "regularization": ridge * here.regularization})
+    there = there if ridge > 2 else here.model_copy(update={"dimension": MODEL.dimension})
+    noise = CountNoise(sigma=np.ones(N), limit=5.0) if private else None
+    view = replace(view_of(knows_nothing(), there), count_noise=noise)
+    with caplog.at_level(logging.WARNING, logger="client.personalization.personalize"):
+        model = Personalizer("here", data, MODEL, CONFIG).build(view)
+    assert model.verdict.name == "local"
+    assert ("quite other settings: ridge" in caplog.text or "quite other settings: dimension" in caplog.text) == told
+    assert "user-" not in caplog.text

@@ -1,0 +1,1 @@
+"""Figures about how a plan's model is chosen, and the table for private plans."""

@@ -92,7 +92,7 @@ def _compared(racing: tuple[int, ...], scores: Scores, rounds: int, keep: int) -
 
 
 def _reached(scores: Scores, racing: Iterable[int], rounds: int) -> NDArray[np.float64]:
-    """What each of ``racing`` has come to: the mean of the last two scores, as one round's may be a leap of chance."""
+    """The score of each of ``racing`` at ``rounds``: the mean of the last two, as one round's may be a leap of chance."""
     at = _at(scores, rounds)
     mean: NDArray[np.float64] = scores[list(racing), max(at - 1, 1) : at + 1].mean(axis=1)
     return mean

@@ -79,7 +79,7 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice:
-    """What a race between settings came to.
+    """The outcome of a race between settings.
 
     Attributes:
         model: the winner's settings.
@@ -152,7 +152,7 @@ class FederationState:
         return plan if self.choice is None else plan.with_model(self.choice.model)
 
     def stated_model(self) -> dict[str, Json]:
-        """What requests say of the model: the chosen settings, nothing where the plan fixes it."""
+        """The chosen settings as requests state them; nothing where the plan fixes the model."""
         return {} if self.choice is None else stated(self.choice.model)
 
     @property

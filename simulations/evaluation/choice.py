@@ -1,4 +1,4 @@
-"""What ``result.json`` says of a model that the plan left open: what was tried, what was chosen and why."""
+"""The part of ``result.json`` on a model that the plan left open: all that was tried, and the choice."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def _chosen_lines(content: Mapping[str, Any]) -> str:
 
 
 def _choice_lines(choice: Mapping[str, Any]) -> str:
-    """What ``model: auto`` came to, and what it was chosen from."""
+    """The choice of ``model: auto``, and the settings that it was made from."""
     setting = choice["setting"]
     if choice["by"] == "table":
         return f"model: auto, from the table under privacy: {_settings(setting)}, {setting['rounds']} rounds\n"

@@ -18,13 +18,13 @@ from server.federation.state import RoundRecord, Trial
 from tests.private_support import private_plan
 from tests.support import Recorder, SilentObserver, agents_of, federate, random_platforms, run_platforms, small_plan
 
-SIZES = (30, 14, 8)
+SIZES = (14, 6, 3)
 PLAN = small_plan(rounds=7, model={"init_scale": 1.0}).model_copy(update={"auto_model": True})
 Race = tuple[dict[str, Any], list[Recorder], Any]
 
 
 class Killed(BaseException):
-    """What a kill looks like from inside: nothing catches it."""
+    """A kill as it looks from inside: nothing catches it."""
 
 
 class Killer(SilentObserver):
@@ -40,7 +40,7 @@ class Killer(SilentObserver):
 
 @pytest.fixture(scope="module")
 def platforms() -> dict[str, Any]:
-    return random_platforms(6, SIZES, n_items=40, validated=True)
+    return random_platforms(6, SIZES, validated=True)
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def _compare(name: str, seeds: Sequence[int]) -> Figures:
 
 
 def _draw(name: str, seed: int) -> tuple[Figures, dict[str, dict[str, PerUserMetrics]]]:
-    """What was chosen, and by platform what each model reaches on every test user."""
+    """The choice, and by platform the figures of every model on every test user."""
     scenario = load_scenario(name, [f"seed={seed}"])
     platforms = make_platforms(scenario)
     scenario = scenario.with_platforms(len(platforms))

@@ -74,7 +74,7 @@ def cells(data: Path) -> Iterator[dict[str, Any]]:
 
 
 def row_of(cell: dict[str, Any]) -> tuple[int, int, float, float, float, float, float]:
-    """What the table has of a cell."""
+    """The table's row of a cell."""
     reached = cell["recall@20"]
     plain = max((key for key in reached if "," not in key), key=lambda key: reached[key])
     best = cell["chosen"]

@@ -60,7 +60,7 @@ def asked(agent: PlatformAgent, race: tuple[list[Recorder], Any], kind: str, mod
     return agent.exchange(replace(request, config=config if model is None else config | {"model": model}))
 
 
-def test_the_result_is_that_of_a_plan_that_fixes_what_was_chosen(
+def test_the_result_is_that_of_a_plan_with_fixed_settings(
     platforms: dict[str, Any], race: tuple[list[Recorder], Any], tmp_path: Path
 ) -> None:
     state = race[1].state
@@ -70,7 +70,7 @@ def test_the_result_is_that_of_a_plan_that_fixes_what_was_chosen(
     assert state.server_round == state.choice.rounds
 
 
-def test_the_best_by_validation_is_chosen_and_all_that_was_tried_is_kept(race: tuple[list[Recorder], Any]) -> None:
+def test_the_best_by_validation_wins_and_all_trials_are_kept(race: tuple[list[Recorder], Any]) -> None:
     choice = race[1].state.choice
     assert len(choice.trials) > len(FIRST)
     (best,) = [trial for trial in choice.trials if trial.model == choice.model]
@@ -92,7 +92,7 @@ def test_platforms_keep_the_model_that_was_chosen(race: tuple[list[Recorder], An
 
 
 @pytest.mark.parametrize("step", [5, 31])
-def test_a_killed_race_goes_on_and_ends_where_it_would_have_ended(
+def test_a_killed_race_ends_where_it_would_have_ended(
     platforms: dict[str, Any], race: tuple[list[Recorder], Any], tmp_path: Path, step: int
 ) -> None:
     with pytest.raises(Killed):
@@ -117,7 +117,7 @@ def test_a_killed_race_goes_on_and_ends_where_it_would_have_ended(
         stated(PLAN.model)["model"] | {"feedback": "explicit"},  # type: ignore[operator]
     ],
 )
-def test_settings_that_are_none_are_refused_before_anything_is_charged(
+def test_bad_settings_are_refused_before_anything_is_charged(
     platforms: dict[str, Any], race: tuple[list[Recorder], Any], tmp_path: Path, model: Any
 ) -> None:
     agent = agents_of(platforms, PLAN, tmp_path)[0]
@@ -144,7 +144,7 @@ def test_a_plan_that_fixes_its_model_takes_no_other(
     assert all(np.array_equal(replies[0].arrays[name], replies[1].arrays[name]) for name in replies[0].arrays)
 
 
-def test_under_privacy_there_is_no_race_and_settings_are_the_table_s(tmp_path: Path) -> None:
+def test_under_privacy_there_is_no_race(tmp_path: Path) -> None:
     plan = private_plan()
     private = FederationPlan.model_validate(plan.model_dump() | {"auto_model": True, "privacy": {
         **plan.privacy.model_dump(), "tuned_training": True}})  # fmt: skip

@@ -69,7 +69,7 @@ def test_fewer_and_fewer_settings_are_trained_on() -> None:
     assert (trained[3], trained[4], trained[6], trained[7], trained[-1]) == (len(scores), 3 + joined, 3 + joined, 2, 2)
 
 
-def test_slow_starters_do_not_win_by_being_popularity_at_first() -> None:
+def test_slow_starters_do_not_win_as_popularity() -> None:
     def worth(model: FactorizationConfig, rounds: int) -> float:
         return 0.5 if model.regularization >= 12 else 0.1 * rounds
 

@@ -38,7 +38,7 @@ def test_where_the_defaults_were_found_they_stay(row: Any) -> None:
     assert tuned_setting(row.epsilon, MOVIELENS) == row
 
 
-def test_a_small_federation_gets_the_settings_of_a_smaller_epsilon() -> None:
+def test_a_small_federation_gets_settings_of_a_smaller_epsilon() -> None:
     small = tuned_setting(10.0, ExpectedFigures(users=300, items=1500, history=100))
     assert small.dimension < tuned_setting(10.0).dimension
     assert small.mechanism.kept_items < tuned_setting(10.0).mechanism.kept_items

@@ -99,7 +99,12 @@ def choose_blend(
     )
     if not better:
         return Blend(weights={"popularity": 1.0}, parts=(data.popularity(),)), verdict
-    return _blend(_judged(data.fitted(data.own, data.histories, shared), without_own), weights), verdict
+    weight_of = dict(zip(names, weights, strict=True))
+    parts = _named(data.fitted(data.own, data.histories, shared), names)
+    return _blend(parts, np.array([weight_of[part.name] for part in parts])), verdict
+
+
+_Fitted = tuple[list[Part], NDArray[np.integer], UserItemMatrix, NDArray[np.integer], UserItemMatrix]
 
 
 def conditional_logit(folds: Sequence[Fold], start: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
@@ -133,11 +138,11 @@ def conditional_logit(folds: Sequence[Fold], start: NDArray[np.float64] | None =
 def _folds(
     data: CrossParts, shared: FactorModel, without_own: NDArray[np.float32] | None, rng: np.random.Generator
 ) -> tuple[list[Fold], list[str]]:
-    """The folds that have users, and the scorers' names."""
+    """Return the folds that have users, and the names of the scorers that all folds have."""
     common = data.own[data.others[data.own]]
     if len(common) < _FEWEST_ITEMS:
         return [], []
-    of_fold, folds, names = rng.permutation(len(common)) % _FOLDS, list[Fold](), list[str]()
+    of_fold, fitted = rng.permutation(len(common)) % _FOLDS, list[_Fitted]()
     for number in range(_FOLDS):
         hidden = common[of_fold == number]
         truth = data.histories.select_items(hidden)
@@ -150,10 +155,20 @@ def _folds(
         if without_own is not None:
             known = replace(shared, item_parameters=shared.with_rows(hidden, without_own[hidden]))
         parts = _judged(data.fitted(np.setdiff1d(data.own, hidden), left, known), without_own)
-        names = [part.name for part in parts]
-        if len(users):
-            folds.append(Fold(_standardised(parts, hidden, left, users), _dense(truth.select_users(users)), users))
+        fitted.append((parts, hidden, left, users, truth))
+    # Some scorers want attributes that occur together, which the items left of a fold need not have.
+    everywhere = set.intersection(*({part.name for part in parts} for parts, *_ in fitted))
+    names = [part.name for part in fitted[0][0] if part.name in everywhere]
+    folds = []
+    for parts, items, histories, judging, having in fitted:
+        if len(judging):
+            features = _standardised(_named(parts, names), items, histories, judging)
+            folds.append(Fold(features, _dense(having.select_users(judging)), judging))
     return folds, names
+
+
+def _named(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
+    return [part for part in parts if part.name in names]
 
 
 def _judged(parts: Sequence[Part], without_own: NDArray[np.float32] | None) -> list[Part]:

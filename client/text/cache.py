@@ -106,6 +106,12 @@ class VectorCache:
                 yield database
 
 
+def user_cache() -> Path:
+    """Where simulations keep vectors of texts from one run to the next: public texts, in the user's own cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "crossfed" / "texts.db"
+
+
 def text_key(digest: str, text: str) -> bytes:
     """16 bytes that name a text under an encoder."""
     return hashlib.blake2b(text.encode(), digest_size=16, key=bytes.fromhex(digest)).digest()

@@ -3,7 +3,8 @@
 Factorisation alone leaves an item without interactions at zero. Here the factors of all other items are regressed on what
 their attributes say (Gantner et al. 2010, "Learning attribute-to-feature mappings for cold-start recommendations", with
 ridge regression, whose regularisation is chosen by leaving out one item at a time), and the map is applied to those at
-zero. Only factors that are there already and public attributes go in, so under privacy it is post-processing.
+zero. Only factors that are there already and public attributes go in, so under privacy it is post-processing. Where more than
+titles and genres is told, or a text encoder reads them, the regression is one of kernels (:mod:`client.training.kernel_ridge`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ import polars as pl
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from client.data.described import NOTHING, Described
 from client.scoring.demand import public_columns
+from client.scoring.described.features import unit_vectors
+from client.text.whitening import Whitening
+from client.training import kernel_ridge
 
 _log = getLogger(__name__)
 _DIMENSIONS = 256
@@ -28,6 +33,7 @@ _FEWEST = 20
 _LEAST_KNOWN = 0.1
 _ALPHAS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 _WORD = re.compile(r"\w+")
+_YEAR = re.compile(r"\s*\(\d{4}\)\s*$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,18 +44,27 @@ class DescribedItems:
         titles: empty where nobody told.
         genres: one sequence an item.
         attributes: m rows of text, lists, categories and numbers, or None.
+        further: what the plan names besides.
+        texts: turns n texts into vectors ``[n, d]``; None without a text encoder.
     """
 
     titles: Sequence[str]
     genres: Sequence[Sequence[str]]
     attributes: pl.DataFrame | None = None
+    further: Described = NOTHING
+    texts: Callable[[Sequence[str]], NDArray[np.float32]] | None = None
+
+    @property
+    def much_told(self) -> bool:
+        """Whether there is more than the words of titles, and genres."""
+        return self.texts is not None or bool(self.further.kinds)
 
     def features(self) -> NDArray[np.float64]:
-        """float64 ``[m, f]``: each attribute a block of rows of length 1, title words half that; f at most 256.
+        """float64 ``[m, f]``: each attribute a block of rows of length 1, title words half that.
 
         Genres and years are 0/1 and hat functions; words and listed values TF-IDF; numbers bumps over their range. More
-        columns than 256 are reduced by a truncated singular value decomposition (latent semantic analysis, Deerwester et
-        al. 1990).
+        columns of these than 256 are reduced by a truncated singular value decomposition (latent semantic analysis, Deerwester
+        et al. 1990). Vectors, and what a text encoder says of titles and texts, stand beside them as they are.
         """
         m = len(self.titles)
         plain = public_columns(self.titles, self.genres, np.arange(m))
@@ -58,7 +73,15 @@ class DescribedItems:
         blocks.append(_TITLE_WEIGHT * _tf_idf(self.titles, _title_words))
         if self.attributes is not None:
             blocks += [_attribute(self.attributes[name]) for name in self.attributes.columns]
-        return _reduced(sp.csr_array(sp.hstack(blocks)))
+        told = self.further
+        blocks += [_tf_idf(values, _values) for _, values in told.categories()]
+        blocks += [_bumps(told.numbers(name)) for name in told.of_kind("number")]
+        blocks += [_tf_idf(told.texts(name), _values) for name in told.of_kind("text")]
+        vectors = [unit_vectors(told.vectors(name)) for name in told.of_kind("vector")]
+        if self.texts is not None:
+            words = [[_YEAR.sub("", title) for title in self.titles], *map(told.texts, told.of_kind("text"))]
+            vectors += [Whitening.fit(found, power=0).transform(found) for found in map(self.texts, words)]
+        return np.hstack([_reduced(sp.csr_array(sp.hstack(blocks))), *vectors])
 
 
 def place_by_content(
@@ -83,10 +106,13 @@ def place_by_content(
     placed = cold & features.any(axis=1)
     if not placed.any():
         return parameters
-    from sklearn.linear_model import RidgeCV
+    known, targets = features[~cold], parameters[~cold].astype(np.float64)
+    if described.much_told:
+        predicted = kernel_ridge.predict(known, targets, features[placed])
+    else:
+        from sklearn.linear_model import RidgeCV
 
-    model = RidgeCV(alphas=_ALPHAS).fit(features[~cold], parameters[~cold].astype(np.float64))
-    predicted = model.predict(features[placed])
+        predicted = RidgeCV(alphas=_ALPHAS).fit(known, targets).predict(features[placed])
     if implicit:
         least = np.quantile(np.linalg.norm(parameters[~cold], axis=1), _LEAST_KNOWN)
         predicted *= least / max(float(np.linalg.norm(predicted, axis=1).mean()), 1e-12)
@@ -99,16 +125,19 @@ def place_by_content(
 def _attribute(column: pl.Series) -> sp.csr_array:
     """float64 ``[m, ·]``; an item without a value has a row of zeros."""
     if column.dtype.is_numeric():
-        values = column.cast(pl.Float64).to_numpy()
-        known = np.isfinite(values)
-        spread = values[known].std() if known.any() else 0.0
-        if not spread:
-            return sp.csr_array((len(values), 0))
-        scaled = np.where(known, (values - values[known].mean()) / spread, 0.0)
-        # Bumps along the line, so that what is in the middle may differ from both ends.
-        bumps = np.exp(-0.5 * np.square(scaled[:, None] - np.arange(-2, 3)))
-        return _unit_rows(sp.csr_array(bumps * known[:, None]))
+        return _bumps(column.cast(pl.Float64).to_numpy())
     return _tf_idf(column.to_list(), _values)
+
+
+def _bumps(values: NDArray[np.float64]) -> sp.csr_array:
+    known = np.isfinite(values)
+    spread = values[known].std() if known.any() else 0.0
+    if not spread:
+        return sp.csr_array((len(values), 0))
+    scaled = np.where(known, (values - values[known].mean()) / spread, 0.0)
+    # Bumps along the line, so that what is in the middle may differ from both ends.
+    bumps = np.exp(-0.5 * np.square(scaled[:, None] - np.arange(-2, 3)))
+    return _unit_rows(sp.csr_array(bumps * known[:, None]))
 
 
 def _values(value: Any) -> Iterable[str]:

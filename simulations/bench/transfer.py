@@ -16,13 +16,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
+from client.data.described import Described
 from client.data.split import EvaluationSlice, leave_last_out
 from client.scoring.evaluation import evaluate
 from client.scoring.scorer import PopularityScorer, SolvedFactorScorer
+from client.text.cache import VectorCache, user_cache
+from client.text.registry import load_encoder
+from client.text.vectors import text_vectors
 from client.training.content import DescribedItems, place_by_content
 from client.training.fit import fit
 from client.training.tuning import SearchSpace, tune_local
+from common.attributes import LONGEST_TEXT
 from common.config.model import FactorizationConfig
+from common.config.text import TextConfig
 from common.config.towers import EncoderConfig, SequenceConfig, TowerConfig, TowerTraining
 from common.contributions.tower_variables import tower_variables
 from simulations.bench.als import load_ml1m
@@ -49,7 +55,7 @@ def ml1m_columns(data: Path) -> dict[str, list[Any]]:
     texts = pl.read_parquet(data / "movie_text" / "dbpedia_abstracts.parquet")
     abstracts = dict(zip(texts["imdb_id"].to_list(), texts["abstract"].to_list(), strict=True))
     by_item = {row["item"]: row for row in movies.iter_rows(named=True)}
-    columns: dict[str, list[Any]] = {"title": [], "genres": [], "year": [], "abstract": []}
+    columns: dict[str, list[Any]] = {"title": [], "genres": [], "year": [], "abstract": [], "text": []}
     for item in rated.tolist():
         row = by_item.get(item)
         year = int(row["title"][-5:-1]) if row else 0
@@ -57,6 +63,7 @@ def ml1m_columns(data: Path) -> dict[str, list[Any]]:
         columns["genres"].append(row["genres"].split("|") if row else None)
         columns["year"].append([f"y{year}", f"d{year // 10}", f"h{year // 5}"] if row else None)
         text = abstracts.get(row["imdb_id"] or "") or abstracts.get(f"tt{row['imdb_id']}") if row else None
+        columns["text"].append(None if not text else text[:LONGEST_TEXT].strip())
         columns["abstract"].append(None if text is None else sorted(set(text.lower().split()))[:160])
     return columns
 
@@ -102,13 +109,14 @@ def cold_items(
             best, best_values = recall, model.values()
     model.load(best_values)
     among, test = _mask(matrix, scored), slices["test"]
-    placed = _placed_factors(train, warm, columns, seed)
+    plain, placed = _placed_factors(train, warm, columns, seed)
     of_factors = _recall(placed, slices["validation"], _mask(matrix, chosen))
     content = placed if of_factors > best else TowerScorer(model, every)
     figures = {
         "content": _recall(content, test, among),
         "towers": _recall(TowerScorer(model, every), test, among),
         "factors placed by content": _recall(placed, test, among),
+        "factors placed by content, without text vectors": _recall(plain, test, among),
         "random": float(
             np.mean([_recall(PopularityScorer(rng.random(matrix.n_items)), test, among) for _ in range(5)])
         ),
@@ -127,8 +135,8 @@ def cold_items(
 
 def _placed_factors(
     train: UserItemMatrix, warm: NDArray[np.int64], columns: dict[str, list[Any]], seed: int
-) -> SolvedFactorScorer:
-    """The factorisation of :mod:`simulations.bench.als`, cold items placed as a platform places them."""
+) -> tuple[SolvedFactorScorer, SolvedFactorScorer]:
+    """The factorisation of :mod:`simulations.bench.als`, cold items placed without and with a text encoder."""
     config = FactorizationConfig(
         dimension=64, regularization=0.2, regularization_exponent=0.5, unobserved_weight=0.6, backend="numba"
     )
@@ -137,8 +145,12 @@ def _placed_factors(
     items[warm] = fitted.item_factors
     abstracts = pl.DataFrame({"abstract": pl.Series(columns["abstract"], dtype=pl.List(pl.String))})
     titles, genres = [title or "" for title in columns["title"]], [of_item or () for of_item in columns["genres"]]
-    placed = place_by_content(items, DescribedItems(titles, genres, abstracts))
-    return SolvedFactorScorer(fitted.user_factors, placed)
+    plain = DescribedItems(titles, genres, abstracts)
+    told = Described({"abstract": "text"}, {"abstract": tuple(columns["text"])})
+    texts = text_vectors(load_encoder(TextConfig()), VectorCache(user_cache()))
+    rich = DescribedItems(titles, genres, further=told, texts=texts)
+    without, placed = (place_by_content(items, described) for described in (plain, rich))
+    return SolvedFactorScorer(fitted.user_factors, without), SolvedFactorScorer(fitted.user_factors, placed)
 
 
 def _genre_popularity(columns: dict[str, list[Any]], train: UserItemMatrix) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from client.personalization.store import PlatformStore
 from client.privacy.declared_users import check_declared_users
 from client.privacy.outbox import Outbox
 from client.privacy.secure_sum.member import SecureMember
-from client.text.cache import VectorCache
+from client.text.cache import VectorCache, user_cache
 from client.text.registry import load_encoder
 from client.text.vectors import text_vectors
 from common.catalogue import FederationSecret
@@ -137,12 +136,7 @@ def build_models(connections: Sequence[AgentConnection], *, ahead: int = 0) -> f
 def scenario_texts(scenario: Scenario) -> TextVectors | None:
     """Return the maker of vectors from titles at every platform; vectors are kept from run to run in the user's cache."""
     plan = scenario.plan.text
-    return None if plan is None else text_vectors(load_encoder(plan, scenario.text), VectorCache(_cache_file()))
-
-
-def _cache_file() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "crossfed" / "texts.db"
+    return None if plan is None else text_vectors(load_encoder(plan, scenario.text), VectorCache(user_cache()))
 
 
 def _identity(home: Path) -> PlatformIdentity:

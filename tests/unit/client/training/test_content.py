@@ -7,10 +7,13 @@ import numpy as np
 import polars as pl
 import pytest
 from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
 
+from client.data.described import Described
 from client.personalization.personalize import Personalizer
 from client.scoring.factors import shared_on_vocabulary
 from client.training.content import DescribedItems, place_by_content
+from common.attributes import AttributeKind, Value, vector_of
 from common.config.platform import PersonalizationConfig
 from tests.support.tuned import MODEL, training_data, view_of
 
@@ -131,3 +134,65 @@ def test_a_platform_recommends_untouched_items_by_attributes(content: bool) -> N
         siblings = np.setdiff1d(np.arange(0, 120, 6), [6])
         assert gaps[siblings].mean() > 0, name
         assert (gaps[cold] > 0.3 * gaps[siblings].mean()) == content, name
+
+
+def words_as_vectors(texts: Sequence[str]) -> NDArray[np.float32]:
+    """One direction a word, zero where there is none: what an encoder of any language might say."""
+    places = {"сталь": 0, "steel": 0, "роза": 1, "rose": 1, "星": 2, "star": 2}
+    vectors = np.zeros((len(texts), 8), dtype=np.float32)
+    for row, text in enumerate(texts):
+        for word in text.casefold().split():
+            vectors[row, places.get(word, 3 + len(word) % 5)] += 1
+    return vectors
+
+
+@pytest.mark.parametrize("told", ["maker", "topics", "year", "blurb", "cover", "title in another language"])
+def test_each_described_attribute_places_items(told: str) -> None:
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 3, M)
+    cold = rng.choice(M, 30, replace=False)
+    known = factors_of(kinds, rng)
+    known[cold] = 0
+    foreign = np.isin(np.arange(M), cold)
+    of_kind: dict[str, tuple[AttributeKind, list[Value]]] = {
+        "maker": ("category", ["Ivo", "Tove", "数"]),
+        "topics": ("categories", [("a", "x"), ("b", "x"), ("c",)]),
+        "year": ("number", [1.0, 50.0, 99.0]),
+        "blurb": ("text", ["steel and sea", "rose and moon", "star and void"]),
+        "cover": ("vector", [vector_of(np.array(one)) for one in ([9.0, 0.0], [0.0, 9.0], [-9.0, -9.0])]),
+    }
+    titles, further = [""] * M, Described()
+    if told in of_kind:
+        kind, values = of_kind[told]
+        further = Described({told: kind}, {told: tuple(values[own] for own in kinds)})
+    else:
+        words = np.where(foreign, np.array(["сталь", "роза", "星"])[kinds], np.array(["steel", "rose", "star"])[kinds])
+        titles = words.tolist()
+    items = DescribedItems(titles, [()] * M, further=further, texts=words_as_vectors)
+    placed = place_by_content(known, items, implicit=False)
+    assert np.abs(placed[cold] - np.eye(3, 6)[kinds[cold]]).max() < 0.3, (
+        "words of another language are not the same words"
+    )
+    assert (placed[~foreign] == known[~foreign]).all()
+
+
+def test_an_item_of_which_nothing_is_told_stays_where_it_is() -> None:
+    rng = np.random.default_rng(0)
+    known = factors_of(rng.integers(0, 3, M), rng)
+    known[:9] = 0
+    further = Described({"maker": "category"}, {"maker": (None, *("A", "B") * 59, "A")})
+    placed = place_by_content(known, DescribedItems([""] * M, [()] * M, further=further, texts=words_as_vectors))
+    assert not placed[0].any()
+    assert placed[1:9].any(axis=1).all()
+
+
+def test_where_only_titles_and_genres_are_told_nothing_is_new() -> None:
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(0, 3, M)
+    known = factors_of(kinds, rng)
+    known[:9] = 0
+    plain = described(kinds)
+    placed = place_by_content(known, plain, implicit=False)
+    features = plain.features()
+    model = RidgeCV(alphas=(0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)).fit(features[9:], known[9:].astype(np.float64))
+    assert (placed[:9] == model.predict(features[:9]).astype(np.float32)).all()

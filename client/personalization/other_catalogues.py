@@ -85,18 +85,25 @@ class OtherCatalogues:
             self.own_positions[columns],
             self.cards.titles,
             self.cards.genres,
+            self._further_columns(self.own_positions[columns]),
         )
 
     def attributes(self, data: TrainingData) -> AttributePart:
         """Own tastes, and where public attributes place the items on them; of training interactions alone."""
         own = self.own_positions[self.own_positions >= 0]
         common = own[self.others[own]]
-        features = public_columns(self.cards.titles, self.cards.genres, common)
+        features = public_columns(self.cards.titles, self.cards.genres, common, self._further_columns(common))
         if not self.private:
             there = np.log1p(np.maximum(self._foreign_counts(data), 0.0))
             features = np.column_stack([there, there**2, features])
         histories = on_vocabulary(data.train, self.own_positions, len(self.others))
         return fit_attribute_transfer(histories, common, features)
+
+    def _further_columns(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
+        """float64 ``[m, f]``: what cards tell besides title and genres; numbers over the range of the items ``rows``."""
+        further = self.cards.further
+        nothing = ("",) * len(self.cards.keys)
+        return DescribedItems(nothing, dict(further.categories()), further=further).features(rows)
 
     def _foreign_counts(self, data: TrainingData) -> NDArray[np.float64]:
         return self.item_counts - self._contributed(data)

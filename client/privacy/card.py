@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from client.privacy.spend import Spend
+from common.attributes import ALWAYS
 from common.config.federation import FederationPlan
 from common.config.passport import PassportConfig
 from common.contributions.registry import all_kinds, kinds_of
@@ -59,6 +60,7 @@ def card_content(
         "unit": "one user's whole history on one platform",
         "neighbours": "data sets that differ by one user's whole history, added or removed",
         "ids": _IDS,
+        "described": {**ALWAYS, **plan.attributes.kinds},
         "platforms": {name: _platform(part) for name, part in platforms.items()},
         "audit": dict(audit) if audit else None,
     }
@@ -197,8 +199,17 @@ _TOTALS = """- Masks cancel only between platforms that were told the same: an a
 """
 
 
+_DESCRIBED = """- Items are described in public: {names} of shared items go to
+  the other platforms, on cards that the aggregator cannot open. Declaring an attribute is publishing it: no noise is added, and none is needed where it comes from an items file and
+  tells of no user. A platform may declare only some. The aggregator sees how long a card is{digests}.
+"""
+_DIGESTS = ", and keyed digests of categories and rounded numbers: which items have one in common, not which it is"
+
+
 def _limits(plan: FederationPlan) -> str:
-    return _LIMITS + (_TOTALS if plan.secure_sum else "")
+    names = ", ".join(["title", "genres", *(f"{name} ({kind})" for name, kind in plan.attributes)])
+    digests = _DIGESTS if plan.private and plan.privacy.item_features else ""
+    return _LIMITS + _DESCRIBED.format(names=names, digests=digests) + (_TOTALS if plan.secure_sum else "")
 
 
 def _private_promise(plan: FederationPlan, content: Mapping[str, Any]) -> str:

@@ -163,3 +163,17 @@ def test_passports_have_a_section_where_there_are_any() -> None:
     noised = passport_section(PassportConfig(issue=True, redeem=True, epsilon=8.0))
     assert "In a passport it issues: profile (256 numbers)." in noised
     assert "ε = 8.0" in noised
+
+
+def test_the_card_names_every_attribute_that_may_leave(tmp_path: Path) -> None:
+    bare = private_plan()
+    plan = bare.model_validate({**bare.model_dump(), "attributes": {"maker": "category", "blurb": "text"}})
+    for one, names in (
+        (bare, "title, genres of shared items"),
+        (plan, "title, genres, blurb (text), maker (category) of shared items"),
+    ):
+        content = card_content(one, {"shop": spend_of(tmp_path / str(len(one.attributes)), one)})
+        assert names in card_text(one, content)
+        assert content["described"] == {"title": "text", "genres": "categories", **one.attributes.kinds}
+        assert "keyed digests of categories" in card_text(one, content)
+    assert "keyed digests" not in card_text(small_plan(), card_content(small_plan(), {}))

@@ -71,3 +71,24 @@ def test_every_domain_is_in_the_guide() -> None:
     for name in [*REAL, *SYNTHETIC]:
         assert f"`{name}`" in guide
     assert "never an order" in guide
+
+
+def test_every_domain_says_what_is_private_who_is_harmed_and_what_it_is_not_for() -> None:
+    guide = (Path(__file__).parents[4] / "docs" / "domains.md").read_text()
+    sections = {
+        heading: text for text in guide.split("\n## ")[1:] for heading in [text.splitlines()[0]] if "`" in heading
+    }
+    told = {name for heading in sections for name in heading.split("`")[1::2]}
+    assert {*REAL, *SYNTHETIC} <= told
+    for heading, text in sections.items():
+        assert "**Private:**" in text, heading
+        assert "**Harm:**" in text, heading
+        assert "**Must not be used for:**" in text, heading
+
+
+@pytest.mark.parametrize("name", ["hospitals", "courses", "films-people", "commerce", "social", "video"])
+def test_a_domain_describes_its_items_as_a_deployment_does(name: str) -> None:
+    scenario = load_scenario(name)
+    assert scenario.plan.attributes
+    for _, catalogue in scenario.catalogues():
+        assert catalogue.describe.keys() == scenario.plan.attributes.kinds.keys()

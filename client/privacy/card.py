@@ -200,8 +200,9 @@ _TOTALS = """- Masks cancel only between platforms that were told the same: an a
 
 
 _DESCRIBED = """- Items are described in public: {names} of shared items go to
-  the other platforms, on cards that the aggregator cannot open. Declaring an attribute is publishing it: no noise is added, and none is needed where it comes from an items file and
-  tells of no user. A platform may declare only some. The aggregator sees how long a card is{digests}.
+  the other platforms, on cards that the aggregator cannot open. Declaring an attribute is publishing it: no noise is added,
+  and none is needed where it comes from an items file and tells of no user. A platform may declare only some. The
+  aggregator sees how long a card is{digests}.
 """
 _DIGESTS = ", and keyed digests of categories and rounded numbers: which items have one in common, not which it is"
 

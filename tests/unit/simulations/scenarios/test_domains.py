@@ -73,7 +73,7 @@ def test_every_domain_is_in_the_guide() -> None:
     assert "never an order" in guide
 
 
-def test_every_domain_says_what_is_private_who_is_harmed_and_what_it_is_not_for() -> None:
+def test_every_domain_names_harm_and_forbidden_use() -> None:
     guide = (Path(__file__).parents[4] / "docs" / "domains.md").read_text()
     sections = {
         heading: text for text in guide.split("\n## ")[1:] for heading in [text.splitlines()[0]] if "`" in heading

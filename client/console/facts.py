@@ -6,11 +6,9 @@ history or a row of data. The one page about a person, :mod:`client.console.tryi
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from client.data.recorded import EventRules
@@ -33,18 +31,19 @@ class Version:
 
     Attributes:
         number: of the version.
-        written: seconds since 1970.
         serves: whether it is the one that serves.
-        server_round, verdict: of it; None where its manifest cannot be read.
+        written, server_round, verdict: seconds since 1970, and what it is; None where its manifest cannot be read.
         bytes: on disk.
+        compared: kind and share of the experiment in which it is compared with the one that serves, or None.
     """
 
     number: int
-    written: float
     serves: bool
+    written: float | None
     server_round: int | None
     verdict: str | None
     bytes: int
+    compared: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,23 @@ def versions(config: PlatformConfig) -> list[Version]:
     store = PlatformStore(config.state / "store")
     numbers = store.versions()
     serving = store.current() if numbers else None
-    return [_version(store.root / "versions" / f"{number:06d}", number, number == serving) for number in numbers[::-1]]
+    compared = store.experiments.current()
+    found = []
+    for number in numbers[::-1]:
+        manifest, _ = told(store.told, number)
+        experiment = compared if compared is not None and compared.version == number else None
+        found.append(
+            Version(
+                number=number,
+                written=None if manifest is None else manifest["written"],
+                serves=number == serving,
+                server_round=None if manifest is None else manifest["server_round"],
+                verdict=None if manifest is None else manifest["verdict"],
+                bytes=sum(path.stat().st_size for path in (store.root / "versions" / f"{number:06d}").glob("*")),
+                compared=None if experiment is None else f"{experiment.kind} {experiment.share:g}",
+            )
+        )
+    return found
 
 
 def budget(config: PlatformConfig) -> dict[str, Any] | None:
@@ -143,23 +158,6 @@ def _entries(config: PlatformConfig) -> list[dict[str, Any]]:
     if not (config.state / "egress.db").exists():
         return []
     return [entry for entry in egress_dicts(config.state) if entry["event"] in ("sent", "replied")]
-
-
-def _version(folder: Path, number: int, serves: bool) -> Version:
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        server_round, verdict = int(manifest["server_round"]), str(manifest["verdict"]["name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        server_round, verdict = None, None
-    size = sum(path.stat().st_size for path in folder.glob("*"))
-    return Version(
-        number=number,
-        written=folder.stat().st_mtime,
-        serves=serves,
-        server_round=server_round,
-        verdict=verdict,
-        bytes=size,
-    )
 
 
 def told(read: Any, *given: Any) -> tuple[Any, str | None]:

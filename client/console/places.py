@@ -8,6 +8,7 @@ from typing import Any, Final
 from client.console import facts
 from client.console.trying import MOST, SCOPES, Trial
 from client.deploy.loading import load_platform_data
+from client.personalization.store import PlatformStore
 from common.config.loader import load_yaml_model
 from common.deploy.roles import PlatformConfig
 from common.errors import ContractError
@@ -48,6 +49,14 @@ class PlatformPages:
     def models(self, visit: Visit) -> Shown:
         """The versions of the platform's model."""
         return _shown("models.html", versions=facts.versions(self.config))
+
+    def roll_back(self, visit: Visit) -> Redirect:
+        """Let another version serve, as ``crossfed-client models rollback`` does."""
+        version = visit.form.get("version", "")
+        if not version.isascii() or not version.isdecimal():
+            raise ContractError("version: the number of one that is listed")
+        PlatformStore(self.config.state / "store").serve(int(version))
+        return Redirect(path="/models")
 
     def privacy(self, visit: Visit) -> Shown:
         """The budget, and what left message by message."""
@@ -91,7 +100,7 @@ def platform_console(config_path: Path, port: int, token: str | None = None) -> 
     pages = PlatformPages(config_path)
     places = [
         Place(path="/", label="p_overview", view=pages.overview),
-        Place(path="/models", label="p_models", view=pages.models),
+        Place(path="/models", label="p_models", view=pages.models, action=pages.roll_back),
         Place(path="/privacy", label="p_privacy", view=pages.privacy),
         Place(path="/data", label="p_data", view=pages.data, action=pages.read_data),
         Place(path="/try", label="p_try", view=pages.trying, action=pages.try_user),

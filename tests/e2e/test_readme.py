@@ -76,7 +76,7 @@ def test_the_served_store_answers_the_requests_as_written(quickstart: Path) -> N
     assert serving.returncode == 0
     first, event, second, health = answers
     assert [one["platforms"] != ["forum"] for one in first["items"]] == [True] * 3
-    assert event == {"sequence": 1, "duplicate": False, "reflected": True}
+    assert event == {"sequence": 1, "duplicate": False, "reflected": True, "variant": ""}
     assert len(second["items"]) == 3
     assert health == {"status": "SERVING"}
 

@@ -181,6 +181,9 @@ def test_everything_works_without_script(
         visitor.enter()
         visitor.tried("/data", user)
         assert "views.csv" in visitor.page.inner_text("main")
+        visitor.see("/models").click("text=Let it serve")
+        assert visitor.page.locator("tr", has_text="serves").locator("th").inner_text() == "1"
+        visitor.page.click("text=Let it serve")
         visitor.tried("/try", user)
         assert visitor.page.locator("main ol li").count() == 10
         visitor.page.click("text=中文")

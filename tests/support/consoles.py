@@ -70,6 +70,8 @@ def platform_files(folder: Path) -> Path:
         "supernode": {"port": 1},
     }
     (home / "platform.yaml").write_text(yaml.safe_dump(config))
+    store = PlatformStore(home / "state" / "store")
+    store.commit(store.load())
     with FeedbackLog(home / "state" / "store" / "feedback.log") as log:
         for event in range(4):
             log.record(

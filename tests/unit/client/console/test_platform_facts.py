@@ -16,8 +16,8 @@ from client.service.server import serve_recommender
 from common.config.loader import load_yaml_model
 from common.config.serving import ServingConfig
 from common.deploy.roles import PlatformConfig
-from common.errors import ContractError, DataError
-from common.web.console.app import Visit
+from common.errors import ContractError, DataError, StoreError
+from common.web.console.app import Redirect, Visit
 from tests.support.consoles import MARK, a_user, platform_files
 from tests.support.joined import joined
 
@@ -69,10 +69,25 @@ def test_the_newest_run_is_followed_by_what_left(config: PlatformConfig) -> None
 
 
 def test_versions_are_read_without_their_users(config: PlatformConfig) -> None:
-    (version,) = facts.versions(config)
+    newest, before = facts.versions(config)
     model = PlatformStore(config.state / "store").load()
-    assert (version.server_round, version.verdict, version.serves) == (model.server_round, model.verdict.name, True)
-    assert MARK not in repr(version)
+    assert (newest.number, newest.serves, before.number, before.serves) == (2, True, 1, False)
+    assert (newest.server_round, newest.verdict) == (model.server_round, model.verdict.name)
+    assert MARK not in repr((newest, before))
+
+
+def test_another_version_serves_at_a_click(path: Path, config: PlatformConfig) -> None:
+    pages, store = PlatformPages(path), PlatformStore(config.state / "store")
+    assert pages.roll_back(Visit(form={"version": "1"})) == Redirect(path="/models")
+    assert store.current() == 1
+    for wrong in ("", "x", "-1", "../1"):
+        with pytest.raises(ContractError, match="the number of one that is listed"):
+            pages.roll_back(Visit(form={"version": wrong}))
+    with pytest.raises(StoreError, match="there is no version 7"):
+        pages.roll_back(Visit(form={"version": "7"}))
+    assert store.current() == 1
+    pages.roll_back(Visit(form={"version": "2"}))
+    assert store.current() == 2
 
 
 def test_feedback_is_counted_by_day(config: PlatformConfig) -> None:

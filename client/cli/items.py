@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from client.batch.coverage import before_and_after
 from client.steering.hidden import HiddenItems
 from common.config.loader import load_yaml_model
 from common.deploy.console import PlainConsole, PlainTable, say, say_json
@@ -75,6 +76,38 @@ def list_hidden(
     for key, one in sorted(found.items()):
         table.add_row(key, datetime.fromtimestamp(one.since, UTC).isoformat(sep=" ", timespec="minutes"), one.reason)
     PlainConsole().print(table if found else "nothing is hidden")
+
+
+@items.command()
+def coverage(
+    config: Annotated[Path, typer.Option("--config", "-c", help="platform.yaml", dir_okay=False, exists=True)],
+    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Length of the lists.")] = 10,
+    users: Annotated[int, typer.Option(min=1, help="How many users' lists are looked at.")] = 1000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show what steering does to the platform's lists as a whole: by score alone, and as they are steered.
+
+    Example: crossfed-client items coverage --config cinema/platform.yaml
+    """
+    platform = load_yaml_model(config, PlatformConfig)
+    before, after = before_and_after(platform.state / "store", platform.steering, k, "all", users=users)
+    if as_json:
+        say_json({"before": asdict(before), "after": asdict(after)})
+        return
+    table = PlainTable("of the lists", "by score", "as steered")
+    for name, meaning in _SPREAD.items():
+        table.add_row(meaning, *(f"{getattr(one, name):,.3g}" for one in (before, after)))
+    PlainConsole().print(table)
+
+
+_SPREAD = {
+    "lists": "number",
+    "coverage": "share of all items that is in any",
+    "gini": "inequality of exposure (Gini, 0 to 1)",
+    "novelty": "novelty, bits",
+    "foreign_share": "share of items that only others have",
+    "most_shown": "share that hold the most shown item",
+}
 
 
 def _hidden(config: Path | None, store: Path | None) -> HiddenItems:

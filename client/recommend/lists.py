@@ -101,6 +101,19 @@ class ListMaker:
             return [recommender.listed(one) for one in self.steered(recommender, found, k, steering)]
         return recommender.recommend_for(prepared, k, scope, exclude_seen=exclude_seen, wanted=wanted, bars=bars)
 
+    def candidates(self, recommender: Recommender, prepared: PreparedHistory, k: int, scope: Scope) -> list[Candidate]:
+        """The list of a request that asks for nothing, as rows of the model; counted as shown."""
+        steering, bars = AS_CONFIGURED.over(self._config), self.bars(recommender)
+        pool = max(self._config.pool, k) if steering.reorders else k
+        found = recommender.candidates(prepared, pool, scope, bars=bars)
+        if steering.reorders:
+            found = self.steered(recommender, found, k, steering)
+        else:
+            found = sorted(found, key=lambda one: -one.score)[:k]
+        if self._cap is not None:
+            self._cap.note([recommender.listed(one).key for one in found])
+        return found
+
     def similar(
         self, recommender: Recommender, key: str, k: int = 10, scope: Scope = "all", *, wanted: ItemFilter = NO_FILTER
     ) -> list[Recommendation]:

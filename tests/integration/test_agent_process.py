@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -24,6 +26,7 @@ from client.personalization.store import PlatformStore
 from client.remote import RemoteAgent
 from client.service.health import AGENT_HEALTH
 from client.service.server import serve_recommender
+from client.steering.hidden import HiddenItems
 from common.config.loader import load_yaml_model
 from common.contributions.run_plan import read_plan
 from common.deploy.locks import held
@@ -104,6 +107,26 @@ def test_a_hangup_before_the_first_model_does_not_end_the_agent(config: Path) ->
     with agent_of(config) as agent:
         os.kill(agent.process.pid, signal.SIGHUP)
         agent.wait_said("the next run uses it")
+        agent.end()
+
+
+def test_a_hidden_item_leaves_the_next_run_and_http_answers(config: Path) -> None:
+    port = free_port()
+    config.write_text(re.sub(r"(recommender:\n)", rf"\1  http: {{port: {port}}}\n", config.read_text()))
+    settings = load_yaml_model(config, PlatformConfig)
+
+    def shared(run_id: str) -> int:
+        plan = settings.plan.model_dump(mode="json")
+        request = AgentRequest(kind="join", run_id=run_id, server_round=0, config={"plan": plan}, arrays={})
+        with RemoteAgent(settings.socket.path, timeout=30) as remote:
+            return len(remote.exchange(request).arrays["digests"])
+
+    with agent_of(config) as agent:
+        assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 503, "there is no model yet"
+        assert shared("r1") == 7
+        HiddenItems(settings.state / "store").hide(["a:3"])
+        agent.wait_said("hidden items have changed")
+        assert shared("r2") == 6
         agent.end()
 
 

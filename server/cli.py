@@ -22,6 +22,7 @@ from common.deploy.logs import logged_failure, set_up_logs
 from common.deploy.provisioning import Registration, lifetime_note, normal_fingerprint
 from common.deploy.roles import AggregatorConfig
 from common.errors import ConfigError, FederationError
+from common.sealed.admin import AdminLog, show_acts
 from server.deploy.admission import AdmissionBook
 from server.deploy.aggregator import AggregatorProcess, begin_run, control_of, wait_for_end
 from server.deploy.backup import back_up, restore
@@ -116,6 +117,7 @@ def admit(
         raise ConfigError(
             f"{registration_file}: has fingerprint {registration.fingerprint}, not the one given; not admitted"
         )
+    AdminLog(settings.state).record("admit", platform=registration.name, fingerprint=registration.fingerprint)
     AdmissionBook(settings.platforms).admit(registration, settings.plan.federation)
     say(f"{registration.name} is admitted; a running aggregator takes it in within seconds")
 
@@ -123,6 +125,8 @@ def admit(
 def _admit_roster(settings: AggregatorConfig, file: Path, fingerprint: str | None) -> None:
     roster = FederationRoster.read(file)
     heard = fingerprint or typer.prompt("fingerprint of the roster, as the platforms read it out")
+    roster.compare(heard)
+    AdminLog(settings.state).record("admit", platforms=" ".join(roster.names), fingerprint=roster.fingerprint)
     left = admit_roster(settings, roster, heard)
     say(f"{', '.join(roster.names)}: admitted; a running aggregator takes them in within seconds")
     for name in left:
@@ -133,6 +137,7 @@ def _admit_roster(settings: AggregatorConfig, file: Path, fingerprint: str | Non
 def revoke(name: Annotated[str, typer.Argument(help="The platform's name.")], config: Config) -> None:
     """Take a platform's admission back; its node is refused from now on."""
     settings = _load(config)
+    AdminLog(settings.state).record("revoke", platform=name)
     entry = AdmissionBook(settings.platforms).revoke(name)
     try:
         if entry.node_id is not None:
@@ -141,6 +146,15 @@ def revoke(name: Annotated[str, typer.Argument(help="The platform's name.")], co
         say(f"{name} is revoked; the SuperLink does not answer now and is told when it starts")
         return
     say(f"{name} is revoked; in runs under secure summation the others' plan needs another number of platforms")
+
+
+@app.command("admin-log")
+def admin_log(config: Config, as_json: AsJson = False) -> None:
+    """Show who admitted, revoked, changed the plan and started runs, and check that no entry was edited or removed.
+
+    Example: crossfed-server admin-log --config fed/federation.yaml
+    """
+    show_acts(_load(config).state, as_json=as_json)
 
 
 @app.command()
@@ -157,6 +171,7 @@ def start(
     file = _load(config).state / "logs" / "aggregator.log"
     set_up_logs("json" if log_format == "json" else "text", file=file)
     with logged_failure():
+        AdminLog(_load(config).state).record("start")
         AggregatorProcess(config).run()
 
 

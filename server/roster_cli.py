@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from common.agreement.rehearsal import print_steps
+from common.config.loader import load_yaml_model
 from common.deploy.console import say
 from common.deploy.provisioning import lifetime_note
+from common.deploy.roles import AggregatorConfig
+from common.sealed.admin import AdminLog
 from server.deploy.roster import make_roster, set_plan, steps_left
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="federation.yaml", dir_okay=False, exists=True)]
@@ -53,6 +56,7 @@ def plan_set(
 
     Example: crossfed-server plan set privacy.epsilon=1 --config fed/federation.yaml
     """
+    AdminLog(load_yaml_model(config, AggregatorConfig).state).record("plan set", settings=" ".join(settings))
     changed, changes = set_plan(config, settings)
     for line in changes or ["nothing has changed"]:
         say(line)

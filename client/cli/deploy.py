@@ -26,6 +26,7 @@ from common.deploy.roles import PlatformConfig
 from common.deploy.tls import certificate_days
 from common.errors import ConfigError
 from common.files import write_atomically
+from common.sealed.admin import AdminLog
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="platform.yaml", dir_okay=False, exists=True)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -91,6 +92,8 @@ def start(
     chosen = _part(part)
     set_up_logs(settings.log_format, file=log_file(settings, chosen))
     with logged_failure():
+        if chosen != "courier":  # whose user must not see the agent's folder
+            AdminLog(settings.state).record("start", part=chosen)
         PlatformProcess(config, chosen).run()
 
 
@@ -165,13 +168,16 @@ def pin(
     settings = load_yaml_model(config, PlatformConfig)
     if registration.name == settings.name or registration.federation != settings.plan.federation:
         raise ConfigError(f"{registration_file}: is this platform's own, or of another federation")
+    AdminLog(settings.state).record("pin", platform=registration.name, fingerprint=registration.fingerprint)
     Pins(settings.pins).pin(registration, heard)
     say(f"{registration.name} is pinned; restart to use it")
 
 
 def unpin(name: Annotated[str, typer.Argument(help="The other platform's name.")], config: Config) -> None:
     """Trust another platform's keys no more."""
-    Pins(load_yaml_model(config, PlatformConfig).pins).unpin(name)
+    settings = load_yaml_model(config, PlatformConfig)
+    AdminLog(settings.state).record("unpin", platform=name)
+    Pins(settings.pins).unpin(name)
 
 
 def backup(

@@ -20,6 +20,7 @@ from common.deploy.provisioning import normal_fingerprint
 from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError
 from common.files import write_atomically
+from common.sealed.admin import AdminLog
 
 person = typer.Typer(
     no_args_is_help=True, help="What a person may ask for: see what is held, be erased, object; see docs/officer.md."
@@ -39,7 +40,9 @@ def export(config: Config, user: Id = None, output: Output = None) -> None:
 
     Example: crossfed-client person export 2 -c cinema/platform.yaml -o anna.json
     """
-    content = export_person(load_yaml_model(config, PlatformConfig), _same(user))
+    platform, same = load_yaml_model(config, PlatformConfig), _same(user)
+    AdminLog(platform.state).record("person export")
+    content = export_person(platform, same)
     if output is None:
         say_json(json.loads(json.dumps(content, default=str)))
         return
@@ -75,7 +78,9 @@ def optout(
     if not back:
         _leave_out(config, user, "objected", output)
         return
-    if Erasures(load_yaml_model(config, PlatformConfig)).take_back(_same(user)):
+    platform, same = load_yaml_model(config, PlatformConfig), _same(user)
+    AdminLog(platform.state).record("person objection taken back")
+    if Erasures(platform).take_back(same):
         say("taken back: the person's rows count again when the data are next read (restart, or SIGHUP)")
     else:
         say("there was no objection to take back; who was erased stays left out")
@@ -103,7 +108,9 @@ def reapply(
 
     Example: crossfed-client person reapply kept/exclusions.json -c cinema-again/platform.yaml
     """
-    receipts = Erasures(load_yaml_model(config, PlatformConfig)).reapply(exclusions)
+    platform = load_yaml_model(config, PlatformConfig)
+    AdminLog(platform.state).record("person reapply")
+    receipts = Erasures(platform).reapply(exclusions)
     say(f"{len(receipts)} left out again, and erased from what was restored")
 
 
@@ -124,8 +131,9 @@ def verify(
 
 def _leave_out(config: Path, user: str | None, why: Why, output: Path | None) -> None:
     platform = load_yaml_model(config, PlatformConfig)
-    erasures = Erasures(platform)
-    receipt = erasures.complete(erasures.begin(_same(user), why))
+    erasures, same = Erasures(platform), _same(user)
+    AdminLog(platform.state).record(f"person {why}")
+    receipt = erasures.complete(erasures.begin(same, why))
     if output is not None:
         receipt.write(output)
     say(f"receipt {receipt.receipt}" + ("" if output is None else f": {output}"))

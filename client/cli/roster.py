@@ -10,9 +10,13 @@ import typer
 from client.deploy.rehearsal import steps_left
 from client.deploy.sign import look_at_roster, sign_roster
 from common.agreement.rehearsal import print_steps
+from common.config.loader import load_yaml_model
 from common.deploy.console import say
+from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError
+from common.sealed.admin import AdminLog, show_acts
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Config = Annotated[Path, typer.Option("--config", "-c", help="platform.yaml", dir_okay=False, exists=True)]
 
 
@@ -20,6 +24,7 @@ def add_commands(app: typer.Typer) -> None:
     """Put these commands into ``crossfed-client``."""
     for command in (sign, rehearse):
         app.command()(command)
+    app.command("admin-log")(admin_log)
 
 
 def sign(
@@ -56,6 +61,8 @@ def sign(
     if view.changes and not yes and not typer.confirm("agree to these changes of the plan"):
         raise ConfigError("the plan was not agreed to; nothing is signed")
     heard = fingerprint or typer.prompt("fingerprint, as the others read it out")
+    view.roster.compare(heard)
+    AdminLog(view.config.state).record("sign", fingerprint=view.roster.fingerprint, plan="; ".join(view.changes))
     done = sign_roster(view, heard, secrets=secrets, output=output)
     say(f"signed: {', '.join(done.pinned)} are pinned; restart to use it")
     for name in done.unpinned:
@@ -66,6 +73,14 @@ def sign(
         )
     elif not done.has_secret:
         say(f"the federation secret is missing: when {view.roster.keeper} has signed, sign again with --secrets FILE")
+
+
+def admin_log(config: Config, as_json: AsJson = False) -> None:
+    """Show who signed, pinned, started and acted for persons, and check that no entry was edited or removed.
+
+    Example: crossfed-client admin-log -c cinema/platform.yaml
+    """
+    show_acts(load_yaml_model(config, PlatformConfig).state, as_json=as_json)
 
 
 def rehearse(config: Config) -> None:

@@ -30,6 +30,10 @@ from common.files import make_folder
 from common.privacy.lifetime import budget_policy
 
 ROLE = "platform"
+_PERSONS_NOTE = (
+    "persons who were erased or have objected since it was made are in it again: crossfed-client person reapply, with the "
+    "exclusion list that you kept (state/store/exclusions.json)"
+)
 _MADE_AGAIN = ("flower", "programs", "logs")
 """Folders of the courier's that Flower and crossfed make again."""
 
@@ -123,6 +127,7 @@ def restore(source: Path, folder: Path) -> Restored:
     forget_secure_sums(config.state)
     if restored_passports(config.state, time.time):
         notes.append(RESTORED_NOTE)
+    notes.append(_PERSONS_NOTE)
     if _renew_registration(config, config_path):
         notes.append(f"{config.name}.registration.json was not in it and is made again from the keys")
     ledger: dict[str, Any] = {"ledger_entries": 0}

@@ -8,6 +8,7 @@ from pathlib import Path
 from client.deploy.launcher import refused_app
 from client.deploy.loading import load_platform_data, text_encoder, unusable_run_files
 from client.keys import KeyFolder, registration_of
+from client.person.erasure import Erasures
 from client.personalization.model_builder import read_outcome
 from client.personalization.store import PlatformStore
 from client.privacy.declared_users import check_declared_users, declaration_problem
@@ -74,6 +75,7 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
     yield from check_text_encoder(config)
     yield _logs(config)
     yield _budget(config)
+    yield _persons(config)
     yield from check_store(PlatformStore(config.state / "store"))
     yield check_build(config.state / "store")
     yield from check_aggregator(config.aggregator, config.ca)
@@ -87,6 +89,14 @@ def check_kernels_of(config: PlatformConfig) -> Finding:
     except ConfigError as error:
         return Finding("wrong", "training", str(error))
     return Finding("ok", "training", f"users are solved by the {kernels.name} kernels")
+
+
+def _persons(config: PlatformConfig) -> Finding:
+    """Whether all that persons asked for is complete."""
+    left = len(Erasures(config).unfinished())
+    if left:
+        return Finding("wrong", "erasures", f"{left} not complete: crossfed-client person resume")
+    return Finding("ok", "erasures", "none is unfinished")
 
 
 def _keys(config: PlatformConfig) -> Finding:

@@ -15,8 +15,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar, cast
 
-from client.privacy.witness import create_durably, require_private
 from common.errors import CrossfedError, LedgerError, StoreError
+from common.sealed.witness import create_durably, require_private
 
 PASSPORTS_FILE = "passports.db"
 CHANGES_FILE = "passports.changes"
@@ -186,7 +186,7 @@ class BookFile:
             connection = sqlite3.connect(
                 self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            # As in sealed_log: a commit returns when both the database and the end of its journal are on disk. What is
+            # As in common.sealed.log: a commit returns when both the database and the end of its journal are on disk. What is
             # deleted is overwritten, so that a forgotten vector is in no free page.
             try:
                 for pragma in ("synchronous=EXTRA", "fullfsync=ON", "secure_delete=ON"):

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from client.privacy.budget import Plan, is_subsampled, mu_squared, releases_from_json
-from client.privacy.sealed_log import Entry
 from common.errors import BudgetExceededError
 from common.privacy.contribution import Release
 from common.privacy.gdp import epsilon_from_mu
 from common.privacy.lifetime import ROUNDING, Amounts, BudgetPolicy
+from common.sealed.log import Entry
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The egress journal: what left the platform, entry by entry, and the bytes of the newest contributions.
 
-The journal is a sealed log of its own (:mod:`client.privacy.sealed_log`, same key, other label). Each entry names the ledger's
+The journal is a sealed log of its own (:mod:`common.sealed.log`, same key, other label). Each entry names the ledger's
 head at that moment and, for a contribution, the receipt that paid for it, so that the two logs vouch for each other.
 The bytes of a contribution are written and on disk *before* its entry, and the entry before anything leaves:
 
@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.privacy.ledger import KEY_FILE, BudgetLedger, Receipt
-from client.privacy.sealed_log import Entry, SealedLog, Writer, load_key
-from client.privacy.witness import FileWitness, Head, HeadWitness
 from common.errors import EgressRefusedError, LedgerError
 from common.files import write_under_its_name
+from common.sealed.log import Entry, SealedLog, Writer, load_key
+from common.sealed.witness import FileWitness, Head, HeadWitness
 from common.wire.exchange import octets
 
 JOURNAL_FILE, JOURNAL_HEAD_FILE, CONTENT_FOLDER = "egress.db", "egress.head", "egress"

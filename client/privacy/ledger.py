@@ -3,7 +3,7 @@
 The order is always: reserve a whole run, then charge each contribution *before* it is made, then release it. A charge
 is on disk, and its head with the witnesses, when :meth:`BudgetLedger.charge` returns; so whatever happens afterwards,
 the ledger has counted at least what has left. How charges add up is in :mod:`client.privacy.account`, how entries are
-protected in :mod:`client.privacy.sealed_log`.
+protected in :mod:`common.sealed.log`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 from client.privacy.account import Account, Charge, RunAccount, charge_of
 from client.privacy.budget import Plan, SubsampledBudget, release_to_json
-from client.privacy.sealed_log import Entry, SealedLog, load_key
 from client.privacy.spend import Spend, spend_of
-from client.privacy.witness import FileWitness, Head, HeadWitness
 from common.errors import LedgerError, PrivacyError
 from common.privacy.contribution import Release
 from common.privacy.lifetime import Amounts, BudgetPolicy
+from common.sealed.log import Entry, SealedLog, load_key
+from common.sealed.witness import FileWitness, Head, HeadWitness
 
 _log = getLogger(__name__)
 

@@ -15,12 +15,12 @@ from client.privacy.egress import EgressContract, EgressGuard, FieldSpec, ReplyS
 from client.privacy.journal import EgressJournal
 from client.privacy.ledger import BudgetLedger, Receipt
 from client.privacy.secure_sum.masking import MaskedContribution
-from client.privacy.witness import FileWitness
 from common.config.federation import FederationPlan
 from common.contributions.protocol import contribution_specs, open_sizes, reply_specs
 from common.errors import CrossfedError, FailedContributionError, LedgerError, SecureSumError, StoreError
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.lifetime import UNCLAIMED_DELTA, BudgetPolicy, subsampled_share
+from common.sealed.witness import FileWitness
 from common.wire.exchange import AgentRequest, Arrays, Json, digest_of
 
 _log = getLogger(__name__)

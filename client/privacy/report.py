@@ -16,16 +16,16 @@ from client.privacy.card import PlatformSpend, card_content, card_text, passport
 from client.privacy.journal import EgressJournal
 from client.privacy.ledger import BudgetLedger
 from client.privacy.outbox import witnesses
-from client.privacy.sealed_log import Entry
 from client.privacy.secure_sum.state import forget_secure_sums
 from client.privacy.spend import RunSpend, Spend
-from client.privacy.witness import HeadWitness
 from common.config.federation import FederationPlan
 from common.deploy.console import PlainTable, styled
 from common.deploy.roles import PlatformConfig
 from common.errors import EgressRefusedError
 from common.privacy.gdp import epsilon_from_mu
 from common.privacy.lifetime import Amounts, BudgetPolicy, run_cost
+from common.sealed.log import Entry
+from common.sealed.witness import HeadWitness
 from common.visible import visible
 
 STORE_FOLDER = "store"

@@ -9,9 +9,9 @@ from typing import Any
 
 from client.privacy.account import Account, Charge, RunAccount
 from client.privacy.budget import mu_squared
-from client.privacy.witness import Head
 from common.privacy.gdp import epsilon_from_mu
 from common.privacy.lifetime import Amounts, BudgetPolicy
+from common.sealed.witness import Head
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from common.deploy.signals import SignalQueue
 from common.deploy.supervise import Supervisor
 from common.errors import CrossfedError, FederationError, InUseError
 from common.files import make_folder
+from common.sealed.admin import AdminLog
 from server.deploy.admission import AdmissionBook
 from server.deploy.bundle import stage_app
 from server.deploy.flower import FlowerControl
@@ -58,6 +59,7 @@ def begin_run(config: AggregatorConfig, name: str | None = None) -> str:
                 "crossfed-server status shows it, and crossfed-server run --wait begins after it"
             )
         run = RunFolder(config.state, name or new_run_name())
+        AdminLog(config.state).record("run" if name is None else "run resumed", run=run.name)
         run.announce()
         try:
             control_of(config).start_run(stage_app(config.state / "app"), run.name)

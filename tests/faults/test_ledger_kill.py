@@ -23,15 +23,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.privacy import account, budget, egress, journal, ledger, sealed_log, spend, witness
+from client.privacy import account, budget, egress, journal, ledger, spend
 from client.privacy.egress import EgressContract, EgressGuard
 from client.privacy.journal import EgressJournal, pack
 from client.privacy.ledger import BudgetLedger
-from client.privacy.witness import FileWitness
 from common import files
 from common.privacy.contribution import Release
 from common.privacy.lifetime import BudgetPolicy
 from common.privacy.minting import mint
+from common.sealed import log as sealed_log
+from common.sealed import witness
+from common.sealed.witness import FileWitness
 from common.wire.contract import ArraySpec, MessageSpec
 
 KILLS = int(os.environ.get("CROSSFED_KILLS", "10"))

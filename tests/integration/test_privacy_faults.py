@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import client.privacy.sealed_log
+import common.sealed.log
 from client.agent import PlatformAgent
 from client.privacy.ledger import BudgetLedger
 from common.contributions.factors import PlainMechanism
@@ -139,14 +139,14 @@ def test_a_budget_of_two_runs_lets_two_runs_through(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_moves_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Past(client.privacy.sealed_log.datetime):
+    class Past(common.sealed.log.datetime):
         @classmethod
         def now(cls, tz: object = None) -> Past:
-            return cls(1970, 1, 1, tzinfo=client.privacy.sealed_log.UTC)
+            return cls(1970, 1, 1, tzinfo=common.sealed.log.UTC)
 
     plan = private_plan()
     agents = agents_of(private_platforms(), plan, tmp_path)
-    watch = Between(1, lambda: monkeypatch.setattr(client.privacy.sealed_log, "datetime", Past))
+    watch = Between(1, lambda: monkeypatch.setattr(common.sealed.log, "datetime", Past))
     state = federate(agents, plan, tmp_path, observer=watch).state
     assert [record.failed for record in state.history] == [{}, {}]
     for agent in agents:

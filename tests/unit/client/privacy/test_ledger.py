@@ -17,14 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import client.privacy.sealed_log
+import common.sealed.log
 from client.privacy.budget import SubsampledBudget
 from client.privacy.ledger import BudgetLedger, Receipt
-from client.privacy.witness import FileWitness, Head
 from common.errors import BudgetExceededError, LedgerError, PrivacyError, StoreError
 from common.privacy.contribution import Release
 from common.privacy.gdp import mu_from_epsilon
 from common.privacy.lifetime import BudgetPolicy
+from common.sealed.witness import FileWitness, Head
 
 DELTA = 1e-5
 POLICY = BudgetPolicy(epsilon=3.0, delta=DELTA)
@@ -313,12 +313,12 @@ def test_the_clock_does_not_matter(ledger: BudgetLedger, monkeypatch: pytest.Mon
     ledger.reserve("run", [gaussian(10.0)] * 2, epsilon=3.0, delta=DELTA)
     first = ledger.charge("run", 1, [gaussian(10.0)], digest(1))
 
-    class Past(client.privacy.sealed_log.datetime):
+    class Past(common.sealed.log.datetime):
         @classmethod
         def now(cls, tz: object = None) -> Past:
-            return cls(1970, 1, 1, tzinfo=client.privacy.sealed_log.UTC)
+            return cls(1970, 1, 1, tzinfo=common.sealed.log.UTC)
 
-    monkeypatch.setattr(client.privacy.sealed_log, "datetime", Past)
+    monkeypatch.setattr(common.sealed.log, "datetime", Past)
     second = ledger.charge("run", 2, [gaussian(10.0)], digest(2))
     assert second.sequence > first.sequence
     assert ledger.charge("run", 1, [gaussian(10.0)], digest(1)) == first

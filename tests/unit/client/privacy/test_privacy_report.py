@@ -26,7 +26,6 @@ from client.privacy.report import (
     restore_logs,
     verify_logs,
 )
-from client.privacy.witness import FileWitness
 from common.contributions.run_plan import read_plan
 from common.deploy.roles import PlatformConfig
 from common.errors import DataError, EgressRefusedError, LedgerError, PrivacyError
@@ -34,6 +33,7 @@ from common.privacy.accounting import gaussian_epsilon
 from common.privacy.contribution import Release
 from common.privacy.lifetime import BudgetPolicy
 from common.privacy.minting import mint
+from common.sealed.witness import FileWitness
 from common.wire.contract import ArraySpec, MessageSpec
 
 POLICY = BudgetPolicy(epsilon=3.0, delta=1e-5)

@@ -2,7 +2,7 @@
 
 Entry k stores its text and HMAC-SHA256(key, label ‖ k ‖ MAC of the entry before ‖ text). Without the key nobody can
 edit, insert, reorder or remove an entry unnoticed. Removing the *last* entries, or putting an old copy back, leaves a
-whole chain and shows against a head kept elsewhere (:mod:`client.privacy.witness`).
+whole chain and shows against a head kept elsewhere (:mod:`common.sealed.witness`).
 
 Durability: SQLite with a rollback journal and ``synchronous=EXTRA``. A commit then returns only when the database
 *and* the deletion of its rollback journal are on disk; ``FULL`` leaves the latter to luck, and after a power cut the
@@ -26,13 +26,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from client.privacy.witness import Head, HeadWitness, create_durably, link_durably, part_name, require_private
 from common.errors import LedgerError
+from common.sealed.witness import Head, HeadWitness, create_durably, link_durably, part_name, require_private
 
 Content = Mapping[str, Any]
 Totals = Mapping[str, float]
 
 _BUSY_SECONDS = 60.0
+_GO_ON = "run `crossfed-client privacy restore` to go on with all that its kept head says was spent"
 _KEY_BYTES = 32
 _SCHEMA = """
 BEGIN;
@@ -98,9 +99,13 @@ class SealedLog:
         key: 32 bytes; whoever has it can forge.
         label: what the log is for; keeps the MACs of two logs under one key apart.
         witnesses: where the head is kept besides.
+        mend: what somebody may do who finds the log damaged, for messages.
     """
 
-    def __init__(self, path: Path, *, key: bytes, label: str, witnesses: Sequence[HeadWitness]) -> None:
+    def __init__(
+        self, path: Path, *, key: bytes, label: str, witnesses: Sequence[HeadWitness], mend: str | None = None
+    ) -> None:
+        self._mend = mend
         self._path = path
         self._key = key
         self._label = label.encode()
@@ -201,8 +206,8 @@ class SealedLog:
         if not any(_explains(entry, head) for entry in entries):
             raise LedgerError(
                 f"{self.name} ends with entry {entries[-1].sequence} and lacks entry {head.sequence}, which had been "
-                "written: it was cut short or an old copy was put back. Put the newest copy back, or run "
-                "`crossfed-client privacy restore` to go on with all that the kept head says was spent"
+                "written: it was cut short or an old copy was put back; "
+                + (self._mend or f"put the newest copy back, or {_GO_ON}")
             )
 
     def kept_heads(self) -> list[Head]:
@@ -228,8 +233,11 @@ class SealedLog:
         # A single entry without a head is a log whose maker was killed before it could tell anybody.
         if self._witnesses and not heads and len(entries) > 1:
             raise LedgerError(
-                f"the head of {self.name} is kept nowhere any more, so a rollback could not be noticed; put the file "
-                "back, or run `crossfed-client privacy restore` to vouch for the log as it is"
+                f"the head of {self.name} is kept nowhere any more, so a rollback could not be noticed; "
+                + (
+                    self._mend
+                    or "put the file back, or run `crossfed-client privacy restore` to vouch for the log as it is"
+                )
             )
         for head in heads:
             self.check_head(head, entries)
@@ -255,10 +263,7 @@ class SealedLog:
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
         if not self.exists():
-            raise LedgerError(
-                f"{self.name} is missing; put it back from a backup, or run `crossfed-client privacy restore` to go on "
-                "with all that its kept head says was spent"
-            )
+            raise LedgerError(f"{self.name} is missing; " + (self._mend or f"put it back from a backup, or {_GO_ON}"))
         location = f"{self._path.resolve().as_uri()}?mode=rw"
         with (
             self._file_errors(),

@@ -1,0 +1,1 @@
+"""Logs whose entries nobody can edit, insert or remove unnoticed."""

@@ -27,9 +27,11 @@ class ChangeWatch:
     Args:
         book: the file.
         on_change: called with no lock held.
+        poll_seconds: how often the file is looked at.
     """
 
-    def __init__(self, book: Stamped, on_change: Callable[[], None]) -> None:
+    def __init__(self, book: Stamped, on_change: Callable[[], None], *, poll_seconds: float = _POLL_SECONDS) -> None:
+        self._poll_seconds = poll_seconds
         self._book, self._on_change = book, on_change
         self._seen = book.stamp()
         self._stopping = threading.Event()
@@ -41,7 +43,7 @@ class ChangeWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stopping.wait(_POLL_SECONDS):
+        while not self._stopping.wait(self._poll_seconds):
             try:
                 stamp = self._book.stamp()
                 if stamp != self._seen:

@@ -1,0 +1,98 @@
+"""A running platform makes its next run without whoever was put on the exclusion list, and none at all where it cannot."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.data.reading.exclusions import ExclusionBook
+from client.data.training import TrainingData
+from client.deploy import agent_process
+from client.deploy.agent_process import PlatformProcess, ReloadableAgent
+from client.deploy.loading import load_training_data
+from client.person.watch import ChangeWatch
+from common.deploy.roles import PlatformConfig
+from common.errors import DataError
+from common.wire.exchange import AgentReply, AgentRequest
+from tests.support.persons import ANNA, BERND, platform_with_persons
+
+
+class Answering:
+    """An agent that says whose data it has."""
+
+    def __init__(self, data: TrainingData) -> None:
+        self.data = data
+
+    def exchange(self, request: AgentRequest) -> AgentReply:
+        config = {"users": list(self.data.user_ids)}
+        return AgentReply(platform="cinema", kind=request.kind, server_round=0, code="ok", config=config, arrays={})
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> PlatformConfig:
+    return platform_with_persons(tmp_path)
+
+
+@pytest.fixture
+def process(platform: PlatformConfig, monkeypatch: pytest.MonkeyPatch) -> PlatformProcess:
+    monkeypatch.setattr(agent_process, "make_agent", lambda config, data, builder: Answering(data))
+    made = PlatformProcess(Path("unused"))
+    data = load_training_data(platform)
+    made._agent, made._used = ReloadableAgent(Answering(data)), (platform, data)
+    return made
+
+
+def users(process: PlatformProcess, kind: str) -> Any:
+    assert process._agent is not None
+    return process._agent.exchange(AgentRequest(kind=kind, run_id="r", server_round=0, config={}, arrays={})).config[
+        "users"
+    ]
+
+
+def test_the_next_run_and_no_run_under_way_is_without_the_person(
+    process: PlatformProcess, platform: PlatformConfig
+) -> None:
+    book = ExclusionBook(platform.state / "store")
+    book.add({book.tag(ANNA): "erased"})
+    process._leave_out()
+    assert ANNA in users(process, "statistics")
+    assert ANNA not in users(process, "join")
+    assert {BERND, "a", "c"} == set(users(process, "statistics"))
+    book.add({book.tag("a"): "objected"})
+    process._leave_out()
+    assert set(users(process, "join")) == {BERND, "c"}
+
+
+def test_no_file_is_read_again_for_it(process: PlatformProcess, platform: PlatformConfig) -> None:
+    platform.data.interactions.path.write_text("half written")
+    book = ExclusionBook(platform.state / "store")
+    book.add({book.tag(ANNA): "erased"})
+    process._leave_out()
+    assert ANNA not in users(process, "join")
+
+
+def test_a_platform_of_nobody_ends(
+    process: PlatformProcess, platform: PlatformConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(agent_process.os, "kill", lambda _, number: sent.append(number))
+    book = ExclusionBook(platform.state / "store")
+    book.add({book.tag(user): "erased" for user in (ANNA, BERND, "a", "c")})
+    with pytest.raises(DataError):
+        load_training_data(platform)
+    process._leave_out()
+    assert sent == [signal.SIGTERM]
+
+
+def test_the_list_is_watched(tmp_path: Path) -> None:
+    book, changed = ExclusionBook(tmp_path), threading.Event()
+    watch = ChangeWatch(book, changed.set, poll_seconds=0.01)
+    try:
+        book.add({book.tag("anna"): "erased"})
+        assert changed.wait(30)
+    finally:
+        watch.stop()

@@ -137,8 +137,10 @@ def _admit_roster(settings: AggregatorConfig, file: Path, fingerprint: str | Non
 def revoke(name: Annotated[str, typer.Argument(help="The platform's name.")], config: Config) -> None:
     """Take a platform's admission back; its node is refused from now on."""
     settings = _load(config)
-    AdminLog(settings.state).record("revoke", platform=name)
-    entry = AdmissionBook(settings.platforms).revoke(name)
+    book = AdmissionBook(settings.platforms)
+    if name in book.all():
+        AdminLog(settings.state).record("revoke", platform=name)
+    entry = book.revoke(name)
     try:
         if entry.node_id is not None:
             AdmissionBook(settings.platforms).bring_in_line(control_of(settings))

@@ -176,8 +176,10 @@ def pin(
 def unpin(name: Annotated[str, typer.Argument(help="The other platform's name.")], config: Config) -> None:
     """Trust another platform's keys no more."""
     settings = load_yaml_model(config, PlatformConfig)
-    AdminLog(settings.state).record("unpin", platform=name)
-    Pins(settings.pins).unpin(name)
+    pins = Pins(settings.pins)
+    if name in pins.all():
+        AdminLog(settings.state).record("unpin", platform=name)
+    pins.unpin(name)
 
 
 def backup(

@@ -160,10 +160,12 @@ class PlatformProcess:
         except StoreError as error:
             _log.error("an erasure is not complete yet: %s", error)
         exclusions = ExclusionBook(config.state / "store")
+        # Before the data are read: who is left out while they are must not be missed.
+        excluded = exclusions.stamp()
         data = load_training_data(config)
         agent = make_agent(config, data, self._builder)
         self._agent, self._used = ReloadableAgent(agent), (config, data)
-        stack.callback(ChangeWatch(exclusions, self._leave_out).stop)
+        stack.callback(ChangeWatch(exclusions, self._leave_out, seen=excluded).stop)
         stack.callback(ChangeWatch(HiddenItems(config.state / "store"), self._share_otherwise).stop)
         server = serve_agent(
             MeasuredAgent(self._agent, metrics), config.name, config.socket.path, mode=socket_mode(config.socket)

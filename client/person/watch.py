@@ -27,13 +27,21 @@ class ChangeWatch:
     Args:
         book: the file.
         on_change: called with no lock held.
+        seen: the stamp of what is known already; as it stands now unless given.
         poll_seconds: how often the file is looked at.
     """
 
-    def __init__(self, book: Stamped, on_change: Callable[[], None], *, poll_seconds: float = _POLL_SECONDS) -> None:
+    def __init__(
+        self,
+        book: Stamped,
+        on_change: Callable[[], None],
+        *,
+        seen: tuple[object, ...] | None = None,
+        poll_seconds: float = _POLL_SECONDS,
+    ) -> None:
         self._poll_seconds = poll_seconds
         self._book, self._on_change = book, on_change
-        self._seen = book.stamp()
+        self._seen = book.stamp() if seen is None else seen
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="change-watch", daemon=True)
         self._thread.start()

@@ -96,3 +96,14 @@ def test_the_list_is_watched(tmp_path: Path) -> None:
         assert changed.wait(30)
     finally:
         watch.stop()
+
+
+def test_who_was_added_before_the_watch_began_is_not_missed(tmp_path: Path) -> None:
+    book, changed = ExclusionBook(tmp_path), threading.Event()
+    before = book.stamp()
+    book.add({book.tag("anna"): "erased"})
+    watch = ChangeWatch(book, changed.set, seen=before, poll_seconds=0.01)
+    try:
+        assert changed.wait(30)
+    finally:
+        watch.stop()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -63,35 +63,40 @@ class Step:
 
     name: str
     said: str
-    take: Callable[[Places, str, Why], bool | None]
+    take: Callable[[Places, Mapping[str, Any]], bool | None]
 
 
 STEPS: Final = (
     Step(
         name="list",
         said="on the exclusion list: rows in files and recorded events of the person are used nowhere from here on",
-        take=lambda places, tag, why: places.book.add({tag: why}),
+        take=lambda places, job: places.book.add({job["person"]: job["act"]}),
     ),
-    Step(name="passports", said="passports: receipts and contents", take=lambda places, *_: places.forget_passports()),
+    Step(name="passports", said="passports: receipts and contents", take=lambda places, _: places.forget_passports()),
     Step(
         name="versions",
         said="all versions of the model: id, history, embedding and profile",
-        take=lambda places, *_: places.forget_versions(),
+        take=lambda places, _: places.forget_versions(),
     ),
     Step(
         name="progress",
         said="what an ended run had left of its training",
-        take=lambda places, *_: places.forget_progress(),
+        take=lambda places, _: places.forget_progress(),
     ),
     Step(
         name="feedback",
         said="recorded feedback, that set aside too",
-        take=lambda places, *_: places.forget_feedback(),
+        take=lambda places, _: places.forget_feedback(),
+    ),
+    Step(
+        name="shown",
+        said="the note that an experiment between versions had shown the person a list",
+        take=lambda places, job: places.forget_shown(job["shown"]),
     ),
     Step(
         name="checked",
         said="looked for again in all of these, and not found",
-        take=lambda places, *_: not places.still_held(),
+        take=lambda places, _: not places.still_held(),
     ),
 )
 
@@ -120,7 +125,7 @@ class Erasures:
         Raises:
             StoreError: it cannot be noted, and nothing was done.
         """
-        return self._note(self._places.book.tag(user_id), why)
+        return self._note(self._places.book.tag(user_id), why, shown=self._places.shown_tag(user_id))
 
     def complete(self, job: Path) -> PersonReceipt:
         """Take all steps that are not done yet; the receipt, which is on disk.
@@ -129,16 +134,15 @@ class Erasures:
             StoreError: a step could not be taken. The job stays: `crossfed-client person resume` goes on.
         """
         content = _read_job(job)
-        tag, why = str(content["person"]), content["act"]
         for step in STEPS:
             if step.name not in content["done"]:
-                self._take(step, tag, why)
+                self._take(step, content)
                 content["done"].append(step.name)
                 write_atomically(job, json.dumps(content).encode())
         receipt = self._receipt(content)
         receipt.write(self._folder / f"{receipt.receipt}{_RECEIPT}")
         job.unlink()
-        _log.info("receipt %s: a person was left out from here on (%s)", receipt.receipt, why)
+        _log.info("receipt %s: a person was left out from here on (%s)", receipt.receipt, receipt.act)
         return receipt
 
     def unfinished(self) -> list[Path]:
@@ -168,16 +172,23 @@ class Erasures:
         self._places.book.take_over(kept)
         return [self.complete(self._note(tag, entry.why)) for tag, entry in kept.entries.items()]
 
-    def _note(self, tag: str, why: Why) -> Path:
+    def _note(self, tag: str, why: Why, *, shown: str = "") -> Path:
         make_folder(self._folder, mode=0o700)
-        content = {"receipt": secrets.token_hex(8), "act": why, "person": tag, "asked": _now(), "done": []}
+        content = {
+            "receipt": secrets.token_hex(8),
+            "act": why,
+            "person": tag,
+            "shown": shown,
+            "asked": _now(),
+            "done": [],
+        }
         job = self._folder / f"{content['receipt']}{_JOB}"
         write_atomically(job, json.dumps(content).encode())
         return job
 
-    def _take(self, step: Step, tag: str, why: Why) -> None:
+    def _take(self, step: Step, content: Mapping[str, Any]) -> None:
         deadline = time.monotonic() + self._patience
-        while step.take(self._places, tag, why) is False:
+        while step.take(self._places, content) is False:
             if time.monotonic() > deadline:
                 held = ", ".join(self._places.still_held()) or "nothing any more"
                 raise StoreError(
@@ -211,7 +222,7 @@ def _read_job(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         return {"done": list(content["done"])} | {
-            name: str(content[name]) for name in ("receipt", "act", "person", "asked")
+            name: str(content[name]) for name in ("receipt", "act", "person", "shown", "asked")
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path}: is damaged; delete it and ask for the erasure again") from error

@@ -16,6 +16,8 @@ from client.personalization.store import PlatformStore
 from client.recommend.feedback_file import FeedbackEvent, read_log
 from client.recommend.quarantine import quarantine_of
 from client.towers.stored import USER_ROWS
+from client.versions.experiment import ExperimentFile
+from client.versions.outcomes import read_shown
 from common.deploy.roles import PlatformConfig
 
 FORMAT = "crossfed person export 1"
@@ -50,6 +52,7 @@ def export_person(config: PlatformConfig, user: str) -> Json:
         "recorded_feedback": _feedback(places, user),
         "models": _models(places, user),
         "passports": _passports(places, user),
+        "experiment": _experiment(places, user),
         "elsewhere": _NOT_HERE,
     }
 
@@ -98,6 +101,13 @@ def _of_model(model: PlatformModel, row: int) -> Json:
         numbers = {name: _list(part[row]) for name, part in towers.values.items() if name.startswith(USER_ROWS)}
         numbers |= {} if towers.profile is None else {"profile": _list(towers.profile[row])}
     return {"history": history, "deep_model": numbers}
+
+
+def _experiment(places: Places, user: str) -> Json | None:
+    """Which version the person was shown, and since when, in the experiment that is going on."""
+    file, tag = ExperimentFile(places.store_folder), places.shown_tag(user)
+    found = [(variant, at) for variant, at, one in read_shown(file.shown_path) if one.hex() == tag]
+    return None if not found else {"variant": found[0][0], "first_list": found[0][1]}
 
 
 def _list(values: np.ndarray[Any, Any]) -> list[float]:

@@ -25,6 +25,8 @@ from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackInUseError, FeedbackLog
 from client.recommend.feedback_file import FEEDBACK_LOG, FeedbackEvent, parsed_line, read_log
 from client.recommend.quarantine import quarantine_of
+from client.versions.experiment import ExperimentFile
+from client.versions.outcomes import read_shown, write_shown
 from common.deploy.locks import is_held
 from common.deploy.roles import PlatformConfig
 
@@ -73,6 +75,19 @@ class Places:
         """Delete what an ended run has left of its training: rows of numbers, without ids, in the order of users."""
         if not self.running:
             (self.store_folder / TOWERS_FILE).unlink(missing_ok=True)
+
+    def shown_tag(self, user_id: str) -> str:
+        """Return the tag that stands for a person in the experiment that is going on, hex; empty where there is none."""
+        experiment = ExperimentFile(self.store_folder).current()
+        return "" if experiment is None else experiment.tag(user_id).hex()
+
+    def forget_shown(self, tag: str) -> None:
+        """Take a person out of who was shown a list in the experiment that is going on."""
+        path = ExperimentFile(self.store_folder).shown_path
+        entries = read_shown(path)
+        kept = [entry for entry in entries if entry[2].hex() != tag]
+        if len(kept) < len(entries):
+            write_shown(path, kept)
 
     def forget_feedback(self) -> bool:
         """Take whoever is left out of the log of recorded events; whether that is done.

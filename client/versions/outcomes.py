@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from client.versions.experiment import VARIANTS, Experiment, Variant
+from common.files import write_atomically
 
 _log = getLogger(__name__)
 _ENTRY: Final = struct.Struct(">BI8s")
@@ -67,6 +68,16 @@ def read_shown(path: Path) -> list[tuple[Variant, int, bytes]]:
     whole = len(content) - len(content) % _ENTRY.size
     found = _ENTRY.iter_unpack(content[:whole])
     return [(VARIANTS[variant], at, tag) for variant, at, tag in found if variant < len(VARIANTS)]
+
+
+def write_shown(path: Path, entries: Iterable[tuple[Variant, int, bytes]]) -> None:
+    """Write the entries anew, as when somebody is erased. A list that is shown meanwhile may lack its note.
+
+    Raises:
+        StoreError: the file cannot be written; it is as it was.
+    """
+    content = b"".join(_ENTRY.pack(VARIANTS.index(variant), at, tag) for variant, at, tag in entries)
+    write_atomically(path, content)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,8 @@ from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
 from client.recommend.feedback_file import FEEDBACK_LOG
 from client.service.server import serve_recommender
+from client.versions.experiment import ExperimentFile
+from client.versions.outcomes import ShownUsers, read_shown
 from common.config.serving import ServingConfig
 from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError, ContractError, PassportError, StoreError
@@ -167,11 +171,11 @@ def test_an_erasure_cut_short_goes_on_without_the_id(
 ) -> None:
     erasures, taken = Erasures(platform, patience=0), []
 
-    def killed(self: Erasures, step: erasure.Step, tag: str, why: str) -> None:
+    def killed(self: Erasures, step: erasure.Step, content: Mapping[str, Any]) -> None:
         if len(taken) == cut - 1:
             raise KeyboardInterrupt
         taken.append(step.name)
-        step.take(self._places, tag, "erased")
+        step.take(self._places, content)
 
     with monkeypatch.context() as patch:
         patch.setattr(Erasures, "_take", killed)
@@ -219,6 +223,18 @@ def test_a_restored_backup_is_erased_again_from_the_list(platform: PlatformConfi
     other.add({other.tag("x"): "erased"})
     with pytest.raises(StoreError, match="another key"):
         other.take_over(read_exclusions(platform.state / "store"))
+
+
+def test_who_was_shown_a_list_in_an_experiment_is_forgotten(platform: PlatformConfig) -> None:
+    file = ExperimentFile(platform.state / "store")
+    experiment = file.begin("split", 1, 0.5)
+    shown = ShownUsers(file.shown_path, experiment)
+    for number, user in enumerate((ANNA, BERND)):
+        shown.note(user, 1_700_000_000 + number)
+    assert export_person(platform, ANNA)["experiment"]["first_list"] == 1_700_000_000
+    erased(platform)
+    assert [tag for _, _, tag in read_shown(file.shown_path)] == [experiment.tag(BERND)]
+    assert export_person(platform, ANNA)["experiment"] is None
 
 
 def test_the_export_holds_all_and_is_empty_afterwards(platform: PlatformConfig) -> None:

@@ -88,9 +88,10 @@ def test_history_and_embedding_of_a_version_are_gone(tmp_path: Path) -> None:
     assert loaded.towers is not None
     assert loaded.towers.n_users == len(loaded.user_ids)
     kept = [*range(1), *range(2, len(model.user_ids))]
-    assert np.array_equal(
+    np.testing.assert_allclose(
         loaded.own_scorer().scores(loaded.histories, np.arange(3)),
         model.own_scorer().scores(model.histories, np.array(kept[:3])),
+        rtol=1e-5,  # TensorFlow sums in an order that the number of rows and threads sets
     )
 
 

@@ -254,7 +254,8 @@ def recall_at(
 
     Args:
         scores: float32 ``[n, m]``.
-        indptr, indices: the truth in compressed rows.
+        indptr: int ``[n + 1]``, the truth in compressed rows.
+        indices: int, its columns.
         k: depth.
         lengths: int ``[n]``: |T| where some of the truth is no column of ``scores``.
     """

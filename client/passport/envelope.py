@@ -127,7 +127,8 @@ def issue(
         identity: its key.
         receiver: the platform that may open it.
         receiver_key: that platform's X25519 sealing key, from its pinned registration.
-        not_before, expires: seconds since 1970.
+        not_before: seconds since 1970.
+        expires: likewise.
 
     Raises:
         PassportError: there is nothing to put into it, it would be too large, or would go to its own issuer.

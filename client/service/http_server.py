@@ -30,7 +30,8 @@ class HttpServer:
         gateway: answers.
         config: limits, host and drain.
         http: port and times.
-        certificate, key: PEM files; None: no TLS. Read anew for a connection once they have changed.
+        certificate: PEM file; None: no TLS. Read anew for a connection once they have changed.
+        key: of the certificate, likewise.
 
     Raises:
         ConfigError: the port is taken, or the certificate cannot be read.

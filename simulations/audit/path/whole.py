@@ -42,7 +42,8 @@ def audit_path(
     """Run platforms from files with and without one person, and compare all that leaves them.
 
     Args:
-        epsilon, delta: of the plan.
+        epsilon: of the plan.
+        delta: of the plan.
         deep: whether the plan has a deep model.
         canaries: persons by description.
         crafted: names of parameters made to learn of a person (:func:`~simulations.audit.path.oracles.crafted_parameters`); all

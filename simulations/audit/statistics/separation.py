@@ -95,7 +95,9 @@ def gaussian_report(
     """Report on releases that compose to ``mu``-GDP, which is the claim (ε, δ).
 
     Args:
-        epsilon, delta, mu: the claim.
+        epsilon: the claim.
+        delta: of the claim.
+        mu: the claim as μ-GDP.
         ratios: float64 ``[2, runs]``, log-likelihood ratios without and with the canary.
         residuals: float64; standardised noise.
         correlation: of the noise of successive rounds, in its own standard deviations.

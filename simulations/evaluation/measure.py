@@ -271,7 +271,8 @@ def train_ceiling(
 
 def shared_model(state: FederationState, plan: FederationPlan) -> FactorModel:
     """The shared factors of a state as platforms hold them."""
-    return FactorModel(item_parameters=state.item_parameters, config=plan.serving, value_mean=state.value_mean)
+    config = state.plan_of(plan).serving
+    return FactorModel(item_parameters=state.item_parameters, config=config, value_mean=state.value_mean)
 
 
 def positions_of(training: TrainingData, vocabulary: Vocabulary, secret: FederationSecret) -> NDArray[np.int32]:

@@ -98,6 +98,7 @@ def measure_point(
     plan: FederationPlan,
 ) -> PrivacyCost:
     """Measure a trained shared model on own and hidden items."""
+    plan = state.plan_of(plan)
     evaluator, model = Evaluator(scenario), shared_model(state, plan)
     texts = scenario_texts(scenario)
     own: dict[str, Block] = {}

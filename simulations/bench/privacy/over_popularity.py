@@ -80,8 +80,9 @@ def _draw(name: str, seed: int | None, epsilon: float | None, overrides: Sequenc
 
 
 def _measured(scenario: Scenario, platforms: list[SimulatedPlatform], with_ceiling: bool) -> Figures:
-    plan, secret = scenario.plan, simulation_secret(scenario.seed)
+    secret = simulation_secret(scenario.seed)
     state, texts = train_shared(scenario, platforms), scenario_texts(scenario)
+    plan = state.plan_of(scenario.plan)
     model, evaluator, figures = shared_model(state, plan), Evaluator(scenario), Figures()
     for platform in platforms:
         if platform.hidden is None:

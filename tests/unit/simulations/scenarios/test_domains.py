@@ -87,7 +87,10 @@ def test_every_domain_names_harm_and_forbidden_use() -> None:
 
 
 @pytest.mark.parametrize("name", ["hospitals", "courses", "films-people", "commerce", "social", "video"])
-def test_a_domain_describes_its_items_as_a_deployment_does(name: str) -> None:
+def test_a_domain_describes_its_items_as_a_deployment_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSFED_DATA", str(tmp_path))  # named in the scenario, and not read
     scenario = load_scenario(name)
     assert scenario.plan.attributes
     for _, catalogue in scenario.catalogues():

@@ -11,7 +11,7 @@ A request for a contribution passes through these steps, which :meth:`PlatformAg
     5  mask     what carries a share of the noise alone
     6  send     through the egress guard, which checks, journals, and refuses what the contract does not declare
 
-Other requests hold nothing that is derived from interactions, and so do their answers: ``join``, ``vocabulary``, the secure
+Answers to other requests hold nothing that is derived from interactions: ``join`` (under privacy), ``vocabulary``, the secure
 sum's own steps, and ``finish``, which is acknowledged by a constant. The platform's own model is built, judged and stored
 after that, and how it went is nobody else's business.
 

@@ -8,7 +8,8 @@
                   records    who contributed and what it came to; durable before the next round begins
     finish    final parameters out; each platform acknowledges them, and builds its own model
 
-A platform that fails (an error, a deadline, an answer outside the contract) is named and left out of that round; a round
+A platform that fails (an error, a deadline, an answer outside the contract) is named and left out of that round, or of the
+run where a private contribution failed after its charge; a round
 below the quorum ends the run with an error, its last checkpoint intact.
 
 Flower carries the messages. Its strategies do not fit: they send all nodes one set of arrays and know two kinds of round.
@@ -41,7 +42,7 @@ _log = getLogger(__name__)
 
 
 class FederatedFactorization:
-    """Matrix factorisation over platforms that send sums of statistics and nothing of any user.
+    """A run over platforms that send sums over users (under ``mode: none`` exact; a deep model's weights, too).
 
     Args:
         plan: the public parameters, which every platform compares with its own.

@@ -185,8 +185,8 @@ _LIMITS = """## What this does not hide
 - The guarantee is about single users of one platform. Facts about a whole platform, such as what is popular on it, may
   show in the shared parameters. A person who uses several platforms is protected on each by that platform's ε.
 - Whether a platform takes part, when it answers, how long that takes it, and the short code with which it refuses are seen
-  and carry no noise. What one user does decides none of them, but at the edge: a platform refuses below a least and above
-  a largest number of users, and a longer history takes longer.
+  and carry no noise. What one user does decides none of them, but that a longer history takes longer, and that a
+  contribution which cannot be made after its charge ends a private run by one code.
 - A platform's own model, its recommendations to its own users and its own logs are outside this card.
 - The aggregator can stop or spoil a run. It cannot make a platform exceed its budget.
 """

@@ -1,5 +1,5 @@
-"""The only way out of a platform: takes what a privacy mechanism made, checks its form, sees it paid for, writes it
-down.
+"""The only way out of a platform to the aggregator: takes what a privacy mechanism made, checks its form, sees it paid for,
+writes it down.
 
 The guard looks at form alone (names, dtypes, shapes, finiteness, bytes). It never refuses because a value is large:
 that refusal would be a release of its own. It works on one immutable copy taken first, so that what was checked, what

@@ -1,4 +1,4 @@
-"""The privacy budget of one platform: what may still be released about its users, over all runs, restarts, federations.
+"""The privacy budget of one platform: what may still be released about its users, over all runs and restarts.
 
 The order is always: reserve a whole run, then charge each contribution *before* it is made, then release it. A charge
 is on disk, and its head with the witnesses, when :meth:`BudgetLedger.charge` returns; so whatever happens afterwards,

@@ -4,7 +4,7 @@ What is asked again is a fact too: the same request gets the same answer, whatev
 from the budget ledger alone (what was reserved, charged, closed and finished), so that it survives restarts and cannot
 differ from what was paid for. Places of a run, in order:
 
-    counts 0 → cooccurrence 0 → statistics 1 … T → update T + 1 … T + R → finish
+    counts 0 → cooccurrence 0 → race 0 → statistics 1 … T → update T + 1 … T + R → finish
 
 Under user-level privacy a place is paid for once, and none before one that was paid for. A run whose plan tolerates that a
 platform misses a round may leave places out. With ``mode: none`` sums are exact, and a run that a platform joins late asks

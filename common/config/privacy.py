@@ -225,8 +225,8 @@ class PrivacyConfig(FrozenModel):
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
     """δ of the run; 1/(10·user_bound) unless given, refused above 1/user_bound."""
     budget: Positive | None = None
-    """The platform's own lifetime limit in ε, across runs and federations; the run's ε unless given, which pays for one run.
-    Runs of the factorisation add up their μ², so that 10 of ε = 3 need 11.32, not 30."""
+    """The platform's own lifetime limit in ε, across all runs of one state folder; the run's ε unless given, which pays for one
+    run. Runs of the factorisation add up their μ², so that 10 of ε = 3 need 11.32, not 30."""
     budget_delta: Annotated[float, Field(gt=0, lt=1)] | None = None
     """δ of the lifetime budget, 1/user_bound at most; the run's δ unless given. Runs of a deep model add up their δ: without
     more than the run's, one of them is all that fits."""

@@ -3,7 +3,7 @@
 A kind has three halves. The shared one, a subclass of :class:`ContributionKind`, says which arrays it has on the wire, what
 a run charges for it, how it is masked and where it stands in a run. The client half makes a platform's contribution, the
 server half turns contributions into the aggregator's next state. The shared half names the two others, so that one line in
-:mod:`common.contributions.registry` adds a kind to the whole system (``docs/add-a-kind.md``).
+:mod:`common.contributions.registry` adds a kind to the whole system (``docs/kinds.md``).
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ class Release:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PrivatizedContribution:
-    """The only type that egress accepts. Mechanisms alone can make one (:mod:`common.privacy.minting`).
+    """The only type, with what masking makes of it, that egress accepts as a contribution.
+
+    Mechanisms alone make one (:mod:`common.privacy.minting`), by an import contract.
 
     Arrays are taken over and made read-only, not copied: what leaves is a copy that egress takes.
 

@@ -257,7 +257,7 @@ def _choice_lines(choice: Mapping[str, Any]) -> str:
     found = "; ".join(f"{max(trial['scores']):.3f} {_settings(trial['model'])}" for trial in ranked[:3])
     return (
         f"model: auto, {_settings(setting)}, {setting['rounds']} rounds: best of {len(ranked)} settings in "
-        f"{choice['steps']} steps. Mean of Recall@20\nand NDCG@20 of validation users: {found}; … "
+        f"{choice['steps']} steps. Mean of Recall@20 and NDCG@20 of validation users: {found}; … "
         f"{max(ranked[-1]['scores']):.3f} {_settings(ranked[-1]['model'])}\n"
     )
 

@@ -6,13 +6,14 @@ TensorFlow is loaded with the first round of the deep model, not before: an agen
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from logging import getLogger
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from client.contributions.contributor import Contributor, PlatformContext
@@ -26,7 +27,7 @@ from common.contributions.factors import PlainMechanism
 from common.contributions.kind import ContributionKind
 from common.contributions.run_plan import RunPlan
 from common.contributions.updates import UpdateMechanism, UpdatePlan, UserGradients
-from common.errors import ContractError, PrivacyError, TrainingError
+from common.errors import ContractError, DataError, PrivacyError, TrainingError
 from common.privacy.accounting import subsampled_epsilon
 from common.privacy.contribution import PrivatizedContribution
 from common.wire.exchange import AgentRequest
@@ -230,6 +231,17 @@ def _cost(updates: UpdatePlan) -> float:
     return subsampled_epsilon(noise.noise_multiplier, updates.sampling_rate, updates.rounds, updates.delta)
 
 
+def check_profile(users: pl.DataFrame | None, names: Sequence[str]) -> None:
+    """Refuse a users file that lacks a column of ``towers.profile``.
+
+    Raises:
+        DataError: it does; names the column.
+    """
+    for name in names:
+        if users is None or name not in users.columns:
+            raise DataError(f"users file: towers.profile names the column {name!r}, which is not there")
+
+
 def make_model(
     plan: FederationPlan,
     data: TrainingData,
@@ -248,7 +260,8 @@ def make_model(
         items.n_items,
         texts=texts,
     )
-    profile = profile_matrix(data.users, plan.towers.profile) if plan.towers.profile else None
+    names = plan.towers.profile
+    profile = profile_matrix(data.users, names) if names and data.users is not None else None
     return TwoTower(
         plan.towers,
         features,
@@ -263,9 +276,14 @@ def make_model(
 def make_tower_contributor(
     platform: str, plan: FederationPlan, data: TrainingData, progress: RunFile, texts: TextVectors | None = None
 ) -> TowerContributor:
-    """The contributor for the plan's deep model and mode of privacy."""
+    """The contributor for the plan's deep model and mode of privacy.
+
+    Raises:
+        DataError: the users file lacks a column of ``towers.profile``; said before any run, not after a charge.
+    """
     if plan.towers is None:
         return NoTowers()
+    check_profile(data.users, plan.towers.profile)
     return (PrivateTowers if plan.private else PlainTowers)(platform, plan, data, progress, texts)
 
 

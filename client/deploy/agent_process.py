@@ -69,6 +69,7 @@ class ReloadableAgent:
     def __init__(self, agent: AgentConnection) -> None:
         self._agent = agent
         self._next: Callable[[], AgentConnection] | None = None
+        self._run: str | None = None
         self._lock = threading.Lock()
 
     def offer(self, make: Callable[[], AgentConnection]) -> None:
@@ -77,10 +78,12 @@ class ReloadableAgent:
             self._next = make
 
     def exchange(self, request: AgentRequest) -> AgentReply:
-        """As the agent's; its successor takes over when a run begins."""
+        """As the agent's; its successor takes over when another run begins, not when one joins again."""
         with self._lock:
-            if request.kind == "join" and self._next is not None:
-                self._take_over(self._next)
+            if request.kind == "join" and request.run_id != self._run:
+                self._run = request.run_id
+                if self._next is not None:
+                    self._take_over(self._next)
             return self._agent.exchange(request)
 
     def _take_over(self, make: Callable[[], AgentConnection]) -> None:
@@ -160,13 +163,14 @@ class PlatformProcess:
         except StoreError as error:
             _log.error("an erasure is not complete yet: %s", error)
         exclusions = ExclusionBook(config.state / "store")
-        # Before the data are read: who is left out while they are must not be missed.
-        excluded = exclusions.stamp()
+        hidden = HiddenItems(config.state / "store")
+        # Before the data are read: who is left out while they are, or what is hidden, must not be missed.
+        excluded, concealed = exclusions.stamp(), hidden.stamp()
         data = load_training_data(config)
         agent = make_agent(config, data, self._builder)
         self._agent, self._used = ReloadableAgent(agent), (config, data)
         stack.callback(ChangeWatch(exclusions, self._leave_out, seen=excluded).stop)
-        stack.callback(ChangeWatch(HiddenItems(config.state / "store"), self._share_otherwise).stop)
+        stack.callback(ChangeWatch(hidden, self._share_otherwise, seen=concealed).stop)
         server = serve_agent(
             MeasuredAgent(self._agent, metrics), config.name, config.socket.path, mode=socket_mode(config.socket)
         )

@@ -249,22 +249,38 @@ def _plain(described: Described, name: str) -> Column:
     return [numbers.tolist() if numbers.any() else None for numbers in described.vectors(name)]
 
 
-def profile_matrix(users: pl.DataFrame | None, names: Sequence[str]) -> NDArray[np.float32]:
-    """float32 ``[n, a]``: numbers on a common scale, categories as 0/1 columns; unknown is 0.
+_LARGEST = 1e30
+"""Numbers of a profile beyond it count as it, so that squares stay finite."""
 
-    Raises:
-        DataError: the platform's users file lacks a column that the plan names.
+
+def profile_matrix(users: pl.DataFrame, names: Sequence[str]) -> NDArray[np.float32]:
+    """float32 ``[n, a]``: numbers on a common scale, categories as 0/1 columns; unknown is 0, and so is no number.
+
+    All values are finite whatever a cell holds: one person's would otherwise make everybody's profile no number.
+
+    Args:
+        users: a row a user.
+        names: of its columns.
     """
-    missing = [name for name in names if users is None or name not in users.columns]
-    if users is None or missing:
-        raise DataError(f"users file: towers.profile names the column {missing[0]!r}, which is not there")
     parts: list[NDArray[np.float32]] = []
     for name in names:
         column = users[name]
         if column.dtype.is_numeric():
-            mean, deviation = float(column.mean() or 0.0), float(column.std() or 1.0) or 1.0  # type: ignore[arg-type]
-            parts.append(((column.cast(pl.Float32) - mean) / deviation).fill_null(0.0).to_numpy()[:, None])
+            parts.append(_standardised(column)[:, None])
         else:
             kinds = sorted(column.drop_nulls().cast(pl.String).unique().to_list())
-            parts.append(np.stack([(column == kind).fill_null(value=False).to_numpy() for kind in kinds], axis=1))
+            told = [(column == kind).fill_null(value=False).to_numpy() for kind in kinds]
+            # A column of which nobody has a value stays one: whether somebody does must not decide what can be computed.
+            parts.append(np.stack(told or [np.zeros(len(column))], axis=1))
     return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _standardised(column: pl.Series) -> NDArray[np.float32]:
+    """float32 ``[n]``: mean 0 and deviation 1 over who has a number, 0 for who has none."""
+    numbers = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
+    known = np.isfinite(numbers)
+    values = np.clip(numbers[known], -_LARGEST, _LARGEST)
+    out = np.zeros(len(numbers), dtype=np.float32)
+    if len(values):
+        out[known] = (values - values.mean()) / (values.std(ddof=1) if len(values) > 1 and np.ptp(values) > 0 else 1.0)
+    return out

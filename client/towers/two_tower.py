@@ -186,7 +186,9 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         if self.config.user_embedding:
             out = out + known * tf.gather(self.users.table, rows)[:, None]
         if self.profile is not None:
-            out = out + known * self.profile(tf.gather(self._profile, rows))[:, None]
+            # Chosen, not multiplied: what is read for nobody is another's row.
+            told = self.profile(tf.gather(self._profile, rows))[:, None]
+            out = out + tf.where(known > 0, told, tf.zeros_like(told))
         return out if self.adapter is None else out + self.adapter(out)
 
 

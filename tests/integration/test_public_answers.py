@@ -8,10 +8,12 @@ of charged contributions the values, which without noise may differ by their sen
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.linalg import LinAlgError, cholesky
 
@@ -19,6 +21,7 @@ import common.contributions.cooccurrence
 import common.contributions.factors
 import common.contributions.updates
 from client.agent import PlatformAgent
+from client.data.reading.reader import as_numbers
 from client.data.training import TrainingData
 from common.config.federation import FederationPlan
 from common.contributions.run_plan import RunPlan, read_plan
@@ -312,6 +315,48 @@ def test_deep_updates_of_neighbours_differ_within_the_clip_norm(
         seen.append(replies)
     assert_neighbours_look_alike(*seen, {"update": noise.sensitivity / noise.grid_step})
     assert [reply.code for _, reply in seen[0]] == ["ok", "ok", "contract", "ok", "contract", "out-of-order"]
+
+
+@pytest.mark.parametrize(
+    ("others", "own"),
+    [
+        (["20", "30"], "33"),
+        (["20", "30"], "nan"),
+        (["20", "30"], "1e400"),
+        (["20", "30"], "1e39"),
+        ([None, None], "doctor"),
+    ],
+)
+def test_a_cell_of_a_profile_moves_an_update_within_the_clip_norm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: list[str | None], own: str
+) -> None:
+    """A cell that is no number made everybody's profile none, and with it every gradient of the platform zero."""
+    without_noise(monkeypatch)
+    towers = towers_of(
+        training={"rounds": 2, "negatives": 4},
+        privacy={"sampling_rate": 0.99, "share": 0.5, "noise_multiplier": 8.0},
+        encoders=[],
+        user_embedding=False,
+        profile=["cell"],
+    )
+    plan = plan_of("per_platform", towers=towers, linear=None)
+    noise = RunPlan(plan).update_plan().noise
+    seen, sums = [], []
+    for name, victims in (("without", []), ("with", [VICTIMS["everything"]])):
+        told = {}
+        for platform, data in world(*victims).items():
+            cells = (others * data.train.n_users)[: data.train.n_users]
+            if platform == NAME and victims:
+                cells[-1] = own
+            frame = pl.DataFrame({"cell": pl.Series(cells, dtype=pl.String)})
+            told[platform] = replace(data, users=as_numbers(frame, "."))
+        asked = by_hand(told, plan, tmp_path / name)
+        normal = deep_attacks(plan, len(asked.vocabulary))["normal"]
+        reply = asked.ask(NAME, "update", plan.server_rounds + 1, arrays=normal)
+        seen.append([("normal", reply)])
+        sums.append(reply.arrays["update"])
+    assert all(np.any(array) for array in sums)
+    assert_neighbours_look_alike(*seen, {"update": noise.sensitivity / noise.grid_step})
 
 
 @pytest.mark.filterwarnings("ignore::scipy.linalg.LinAlgWarning")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from client.contributions.towers import check_profile
 from client.towers.encoders import ContentEncoder
 from client.towers.features import ItemFeatures, profile_matrix, text_tokens
 from common.config.towers import EncoderConfig, SequenceConfig, TowerConfig
@@ -181,4 +182,19 @@ def test_profiles_are_numbers_on_one_scale_and_categories_as_columns() -> None:
     assert profile[0, 0] == -profile[2, 0] < 0 == profile[1, 0]
     for frame in (users, None):
         with pytest.raises(DataError, match="the column 'job'"):
-            profile_matrix(frame, ("job",))
+            check_profile(frame, ("job",))
+
+
+@pytest.mark.parametrize("cell", [float("nan"), float("inf"), -float("inf"), 1e39, 1e300, -1e308])
+def test_one_cell_makes_nobody_elses_profile_no_number(cell: float) -> None:
+    profile = profile_matrix(pl.DataFrame({"age": [20.0, 40.0, cell]}), ("age",))
+    assert np.isfinite(profile).all()
+    assert np.abs(profile).max() < 2
+    assert profile_matrix(pl.DataFrame({"age": [cell]}), ("age",)).tolist() == [[0.0]]
+
+
+def test_a_column_of_which_nobody_has_a_value_has_the_form_of_others() -> None:
+    for values in ([None, None], ["x", None]):
+        profile = profile_matrix(pl.DataFrame({"job": pl.Series(values, dtype=pl.String)}), ("job",))
+        assert profile.shape == (2, 1)
+    assert profile_matrix(pl.DataFrame({"age": pl.Series([None, None], dtype=pl.Int64)}), ("age",)).shape == (2, 1)

@@ -69,7 +69,6 @@ class ReloadableAgent:
     def __init__(self, agent: AgentConnection) -> None:
         self._agent = agent
         self._next: Callable[[], AgentConnection] | None = None
-        self._run: str | None = None
         self._lock = threading.Lock()
 
     def offer(self, make: Callable[[], AgentConnection]) -> None:
@@ -78,12 +77,10 @@ class ReloadableAgent:
             self._next = make
 
     def exchange(self, request: AgentRequest) -> AgentReply:
-        """As the agent's; its successor takes over when another run begins, not when one joins again."""
+        """As the agent's; its successor takes over when a run begins."""
         with self._lock:
-            if request.kind == "join" and request.run_id != self._run:
-                self._run = request.run_id
-                if self._next is not None:
-                    self._take_over(self._next)
+            if request.kind == "join" and self._next is not None:
+                self._take_over(self._next)
             return self._agent.exchange(request)
 
     def _take_over(self, make: Callable[[], AgentConnection]) -> None:

@@ -167,14 +167,6 @@ def test_a_run_ends_with_the_agent_that_it_began_with() -> None:
     assert agent.exchange(later).platform == "new"
 
 
-def test_a_run_that_joins_again_keeps_its_agent() -> None:
-    agent = ReloadableAgent(Named("old"))
-    assert agent.exchange(join_request("r")).platform == "old"
-    agent.offer(lambda: Named("new"))
-    assert agent.exchange(join_request("r")).platform == "old"
-    assert agent.exchange(join_request("next")).platform == "new"
-
-
 def test_a_successor_that_cannot_be_made_leaves_the_old_agent_serving() -> None:
     def broken() -> Named:
         raise ConfigError("a key is missing")

@@ -86,11 +86,7 @@ def _fitting(columns: Mapping[str, Values], n: int) -> tuple[list[dict[str, Valu
 def _category(column: pl.Series, config: DescribeConfig, where: str) -> tuple[Values, str]:
     if isinstance(column.dtype, pl.List | pl.Array):
         raise DataError(f"{where} holds several values an item; set kind: categories, here and in plan.attributes")
-    cut = 0
-    found: Values = []
-    for text in _texts(column, where):
-        found.append(None if text is None else text[:LONGEST_CATEGORY].strip())
-        cut += text is not None and len(text) > LONGEST_CATEGORY
+    found, cut = _cut_after(LONGEST_CATEGORY, column, where)
     return found, f"{cut:,} values are cut after {LONGEST_CATEGORY} characters" if cut else ""
 
 
@@ -130,12 +126,15 @@ def _number(column: pl.Series, config: DescribeConfig, where: str) -> tuple[Valu
 def _text(column: pl.Series, config: DescribeConfig, where: str) -> tuple[Values, str]:
     if isinstance(column.dtype, pl.List | pl.Array):
         raise DataError(f"{where} holds lists; set kind: categories, or kind: vector for numbers")
-    cut = 0
-    found: Values = []
-    for text in _texts(column, where):
-        found.append(None if text is None else text[:LONGEST_TEXT].strip())
-        cut += text is not None and len(text) > LONGEST_TEXT
+    found, cut = _cut_after(LONGEST_TEXT, column, where)
     return found, f"{cut:,} texts are cut after {LONGEST_TEXT:,} characters" if cut else ""
+
+
+def _cut_after(longest: int, column: pl.Series, where: str) -> tuple[Values, int]:
+    """Texts of at most ``longest`` characters, and how many were longer."""
+    texts = list(_texts(column, where))
+    cut = sum(text is not None and len(text) > longest for text in texts)
+    return [None if text is None else text[:longest].strip() for text in texts], cut
 
 
 def _vector(column: pl.Series, config: DescribeConfig, where: str) -> tuple[Values, str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import PassportError
+
+_Tag = TypeVar("_Tag", int, str)
 
 
 class FieldReader:
@@ -90,6 +93,6 @@ def float_field(values: Sequence[float] | NDArray[np.floating]) -> bytes:
     return np.asarray(values, dtype=">f4").tobytes()
 
 
-def strictly_rising(tags: Sequence[int | str]) -> bool:
+def strictly_rising(tags: Sequence[_Tag]) -> bool:
     """Whether each is greater than the one before, so that one content has one encoding."""
-    return all(before < after for before, after in pairwise(tags))  # type: ignore[operator]
+    return all(before < after for before, after in pairwise(tags))

@@ -56,49 +56,51 @@ class Operation:
     Attributes:
         path: where.
         method: its name in metrics, as gRPC has it.
-        asked, answer: the messages.
-        call: asks the service.
+        asked, answer: the messages of JSON.
+        message: what the service is asked with.
+        call: the service's method.
     """
 
     path: str
     method: str
     asked: type[json.Message]
     answer: type[json.Answer]
-    call: Callable[[RecommenderService, dict[str, Any]], Any]
+    message: Callable[..., Any]
+    call: Callable[[RecommenderService, Any], Any]
 
 
 OPERATIONS: Final = (
     Operation(
         "/v1/recommend", "Recommend", json.RecommendRequest, json.RecommendReply,
-        lambda service, fields: service.recommend(pb.RecommendRequest(**fields)),
+        pb.RecommendRequest, RecommenderService.recommend,
     ),
     Operation(
         "/v1/recommend-for-history", "RecommendForHistory", json.RecommendForHistoryRequest, json.RecommendReply,
-        lambda service, fields: service.recommend_for_history(pb.RecommendForHistoryRequest(**fields)),
+        pb.RecommendForHistoryRequest, RecommenderService.recommend_for_history,
     ),
     Operation(
         "/v1/similar", "SimilarItems", json.SimilarItemsRequest, json.SimilarItemsReply,
-        lambda service, fields: service.similar_items(pb.SimilarItemsRequest(**fields)),
+        pb.SimilarItemsRequest, RecommenderService.similar_items,
     ),
     Operation(
         "/v1/explain", "Explain", json.ExplainRequest, json.ExplainReply,
-        lambda service, fields: service.explain(pb.ExplainRequest(**fields)),
+        pb.ExplainRequest, RecommenderService.explain,
     ),
     Operation(
         "/v1/feedback", "RecordFeedback", json.FeedbackRequest, json.FeedbackReply,
-        lambda service, fields: service.record_feedback(pb.RecordFeedbackRequest(**fields)),
+        pb.RecordFeedbackRequest, RecommenderService.record_feedback,
     ),
     Operation(
         "/v1/passport/issue", "IssuePassport", json.IssuePassportRequest, json.IssuePassportReply,
-        lambda service, fields: service.issue_passport(pb.IssuePassportRequest(**fields)),
+        pb.IssuePassportRequest, RecommenderService.issue_passport,
     ),
     Operation(
         "/v1/passport/redeem", "RedeemPassport", json.RedeemPassportRequest, json.RedeemPassportReply,
-        lambda service, fields: service.redeem_passport(pb.RedeemPassportRequest(**_with_bytes(fields))),
+        pb.RedeemPassportRequest, RecommenderService.redeem_passport,
     ),
     Operation(
         "/v1/passport/recommend", "RecommendForPassport", json.RecommendForPassportRequest, json.RecommendReply,
-        lambda service, fields: service.recommend_for_passport(pb.RecommendForPassportRequest(**_with_bytes(fields))),
+        pb.RecommendForPassportRequest, RecommenderService.recommend_for_passport,
     ),
 )  # fmt: skip
 
@@ -172,7 +174,7 @@ class HttpGateway:
                 asked = operation.asked.model_validate_json(body)
             except ValidationError as error:
                 raise RefusedRequestError("INVALID_ARGUMENT", json.problem_of(error)) from None
-            reply = operation.call(self._service, asked.fields())
+            reply = operation.call(self._service, operation.message(**_with_bytes(asked.fields())))
             return operation.answer.model_validate(reply).model_dump_json().encode()
 
         return self._service.answered(operation.method, answer, remaining=due - time.monotonic())
@@ -227,7 +229,7 @@ class _BadTransfer(Exception):  # noqa: N818 -- carries a status of HTTP's own
 
 
 def _with_bytes(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"passport": fields["passport"].encode()}
+    return fields | {"passport": fields["passport"].encode()} if "passport" in fields else fields
 
 
 def _response(code: int, body: bytes, more: Mapping[str, str] | None = None) -> Response:

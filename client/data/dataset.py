@@ -136,6 +136,7 @@ class ItemTable:
         genres: one tuple per key, possibly empty.
         attributes: free columns, one row per key (m rows), as in the items file. Private, unless :attr:`further` has them.
         further: what the platform declares to be public besides, in the form in which it stands on cards.
+        declared: the columns of ``attributes`` that are in ``further``, too.
     """
 
     keys: tuple[str, ...]
@@ -143,6 +144,7 @@ class ItemTable:
     genres: tuple[tuple[str, ...], ...]
     attributes: pl.DataFrame
     further: Described = NOTHING
+    declared: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -151,6 +153,11 @@ class ItemTable:
     def described(self) -> Described:
         """All that is publicly told, title and genres among it."""
         return with_always(self.titles, self.genres, self.further)
+
+    @property
+    def undeclared(self) -> pl.DataFrame:
+        """The columns that are for the platform's own eyes."""
+        return self.attributes.drop(self.declared)
 
     @property
     def descriptions(self) -> ItemDescriptions:

@@ -60,7 +60,8 @@ def describe_items(
     notes += [
         f"{name}: left out of {n:,} items, whose descriptions are too large for a card" for name, n in left_out.items()
     ]
-    return replace(items, further=Described.of_rows(kinds, rows)), tuple(notes)
+    declared = tuple(dict.fromkeys(own.column or name for name, own in describe.items()))
+    return replace(items, further=Described.of_rows(kinds, rows), declared=declared), tuple(notes)
 
 
 def _absent(column: str, items: ItemTable) -> str:

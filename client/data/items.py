@@ -113,6 +113,7 @@ def select_items(table: ItemTable, columns: NDArray[np.integer]) -> ItemTable:
         genres=_pick(table.genres, columns),
         attributes=table.attributes[columns],
         further=table.further.select(columns),
+        declared=table.declared,
     )
 
 

@@ -16,6 +16,7 @@ from client.data.described import NOTHING, Described
 from client.scoring.attributes import own_tastes
 from client.scoring.demand import year_columns
 from client.scoring.described.features import directions, number_columns, unit_vectors, vector_columns
+from client.scoring.reranker import RankedItems
 from client.text.whitening import Whitening
 
 TextVectors = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -23,6 +24,8 @@ _YEAR = re.compile(r"\s*\(\d{4}\)\s*$")
 _MOST_COLUMNS = 64
 """Values of a category that have a feature each; more of them are reduced to as few directions as below."""
 _DIRECTIONS = 32
+_FEW_DIRECTIONS = 16
+"""Of texts and of each vector, for the ranking stage, whose layers grow with the square of its features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +98,48 @@ class DescribedItems:
 
     def features(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
         """float64 ``[m, f]`` for regressions; years over the range of the items ``rows``."""
+        return np.column_stack([year_columns(self.titles, rows), *self._blocks(rows).values()])
+
+    def columns(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
+        """The same with the genres first: the order of sums, in which the results of earlier versions come again."""
+        blocks = self._blocks(rows)
+        genres = blocks.pop("genres", np.zeros((len(self.titles), 0)))
+        return np.column_stack([genres, year_columns(self.titles, rows), *blocks.values()])
+
+    def _blocks(self, rows: NDArray[np.integer]) -> dict[str, NDArray[np.float64]]:
+        """float64 ``[m, ≤ 64]`` of each attribute that is no text."""
         further = self.further
-        blocks = [_reduced(matrix) for matrix in self.has.values()]
-        blocks += [number_columns(further.numbers(name), rows) for name in further.of_kind("number")]
-        blocks += [vector_columns(further.vectors(name)) for name in further.of_kind("vector")]
-        return np.column_stack([year_columns(self.titles, rows), *blocks])
+        blocks = {name: _reduced(matrix) for name, matrix in self.has.items()}
+        blocks |= {name: number_columns(further.numbers(name), rows) for name in further.of_kind("number")}
+        return blocks | {name: vector_columns(further.vectors(name)) for name in further.of_kind("vector")}
+
+    def beside_categories(self) -> NDArray[np.float64]:
+        """float64 ``[m, c]``: numbers, texts and vectors, a few columns each, whose rows have length 1 at most."""
+        further, every = self.further, np.arange(len(self.titles))
+        blocks = [number_columns(further.numbers(name), every) for name in further.of_kind("number")]
+        blocks += [_short(vectors) for vectors in self.near.values()]
+        return np.column_stack([np.zeros((len(every), 0)), *blocks])
+
+
+def ranked_items(
+    own: ItemDescriptions, counts: NDArray[np.number], texts: TextVectors | None, *, buckets: int
+) -> RankedItems:
+    """A platform's own items as the ranking stage reads them: every attribute, in the platform's own words.
+
+    Args:
+        own: the items.
+        counts: ``[m]``; users who have each.
+        texts: turns titles and texts into vectors; None without a text encoder.
+        buckets: into which values of categories are hashed.
+    """
+    told = own.described
+    items = DescribedItems(told.texts("title"), dict(told.categories()), texts, own.further)
+    return RankedItems.of(counts, told.named_values(), buckets, items.beside_categories())
+
+
+def _short(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """float64 ``[m, ≤ 16]``: the strongest directions of vectors of length 1, or zero."""
+    return directions(vectors.astype(np.float64))[:, :_FEW_DIRECTIONS]
 
 
 def _one_hot(values: Sequence[Sequence[str]]) -> sp.csr_array:

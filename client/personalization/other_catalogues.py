@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from client.personalization.cross_parts import CrossParts, users_of_owners
 from client.personalization.described import DescribedItems, TextVectors
 from client.personalization.platform_model import on_vocabulary
 from client.scoring.attributes import AttributePart, fit_attribute_transfer
-from client.scoring.demand import expected_demand, public_columns
+from client.scoring.demand import expected_demand
 from client.scoring.described.released_counts import CountNoise, ReleasedCounts
 
 
@@ -78,32 +79,33 @@ class OtherCatalogues:
         """float64 ``[m]``: how much own users would want each item, judged by the others' users."""
         if self.private:
             return self.item_counts
-        columns = data.shared_columns
+        columns, foreign = data.shared_columns, self._foreign_counts(data)
+        common = self.own_positions[columns]
         return expected_demand(
             data.train.item_counts()[columns],
-            self._foreign_counts(data),
-            self.own_positions[columns],
-            self.cards.titles,
-            self.cards.genres,
-            self._further_columns(self.own_positions[columns]),
+            foreign,
+            common,
+            self._told.columns(common[foreign[common] > 0]),
+            self._told.text_features,
         )
 
     def attributes(self, data: TrainingData) -> AttributePart:
         """Own tastes, and where public attributes place the items on them; of training interactions alone."""
         own = self.own_positions[self.own_positions >= 0]
         common = own[self.others[own]]
-        features = public_columns(self.cards.titles, self.cards.genres, common, self._further_columns(common))
+        features = self._told.columns(common)
         if not self.private:
             there = np.log1p(np.maximum(self._foreign_counts(data), 0.0))
             features = np.column_stack([there, there**2, features])
         histories = on_vocabulary(data.train, self.own_positions, len(self.others))
         return fit_attribute_transfer(histories, common, features)
 
-    def _further_columns(self, rows: NDArray[np.integer]) -> NDArray[np.float64]:
-        """float64 ``[m, f]``: what cards tell besides title and genres; numbers over the range of the items ``rows``."""
+    @cached_property
+    def _told(self) -> DescribedItems:
+        """What cards tell, title and genres among it."""
         further = self.cards.further
-        nothing = ("",) * len(self.cards.keys)
-        return DescribedItems(nothing, dict(further.categories()), further=further).features(rows)
+        categories = {"genres": self.cards.genres, **dict(further.categories())}
+        return DescribedItems(self.cards.titles, categories, self.texts, further)
 
     def _foreign_counts(self, data: TrainingData) -> NDArray[np.float64]:
         return self.item_counts - self._contributed(data)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
+from client.personalization.described import TextVectors
 from client.personalization.model_selection import ValidationUsers
 from client.scoring.factors import FactorModel
 from client.scoring.fold_in import FoldIn
@@ -43,6 +44,7 @@ class OwnModels:
         validation: measures on these.
         base: feedback, solver and backend; its other hyperparameters are tuned.
         config: how many candidates to try.
+        texts: turns titles and texts into vectors; None without a text encoder.
     """
 
     def __init__(
@@ -52,8 +54,10 @@ class OwnModels:
         validation: ValidationUsers,
         base: FactorizationConfig,
         config: PersonalizationConfig,
+        texts: TextVectors | None = None,
     ) -> None:
         self._platform = platform
+        self._texts = texts
         self._data = data
         self._validation = validation
         self._base = base
@@ -114,7 +118,7 @@ class OwnModels:
         mean = total / count if count and self._base.feedback == "explicit" else 0.0
         if self._config.content:
             table = self._data.items
-            described = DescribedItems(table.titles, table.genres, table.attributes)
+            described = DescribedItems(table.titles, table.genres, table.undeclared, table.further, self._texts)
             items = place_by_content(items, described, implicit=config.feedback == "implicit")
         model = FactorModel(item_parameters=items, config=config, value_mean=mean)
         return TunedModel(model, trials.cross_fitted(self.rng("folds")))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from client.data.dataset import ItemDescriptions
 from client.data.training import TrainingData
 from client.personalization.cross_choice import CrossChoice
-from client.personalization.described import TextVectors
+from client.personalization.described import TextVectors, ranked_items
 from client.personalization.model_selection import Candidate, ValidationUsers, choose_verdict
 from client.personalization.other_catalogues import OtherCatalogues
 from client.personalization.own_models import OwnModels, TunedModel, far_apart
@@ -19,7 +19,6 @@ from client.personalization.platform_model import OWN_MODELS, OwnVerdict, Platfo
 from client.scoring.described.released_counts import CountNoise
 from client.scoring.ease import EasePart
 from client.scoring.factors import FactorModel
-from client.scoring.reranker import RankedItems
 from client.towers.stored import TowerModel
 from client.training.content import DescribedItems, place_by_content
 from common.config.model import FactorizationConfig
@@ -82,7 +81,7 @@ class Personalizer:
         self._implicit = model.feedback == "implicit"
         self._config = config
         self._validation = ValidationUsers(data.validation, config, explicit=not self._implicit)
-        self._own = OwnModels(platform, data, self._validation, model, config)
+        self._own = OwnModels(platform, data, self._validation, model, config, texts)
 
     def build(self, view: FederationView) -> PlatformModel:
         """Train the platform's own models, choose between them and the shared one, and put it all together."""
@@ -162,9 +161,8 @@ class Personalizer:
 
         # The anchored model would bring nothing that the local and the shared one do not.
         scorers = {name: model.own_scorer(name) for name in OWN_MODELS if name != "anchored" and model.has(name)}
-        items = RankedItems.of(
-            model.histories.item_counts(), model.own.described.named_values(), buckets=self._config.ranker.genre_buckets
-        )
+        buckets = self._config.ranker.genre_buckets
+        items = ranked_items(model.own, model.histories.item_counts(), self._texts, buckets=buckets)
         try:
             ranked = fit_ranker(
                 scorers,

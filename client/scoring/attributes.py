@@ -90,7 +90,7 @@ def fit_attribute_transfer(
         histories: n × m, in columns of the vocabulary; own users alone.
         common: int ``[c]``; positions of items that this platform and others have.
         features: float64 ``[m, f]``; public, from the same source for common and foreign items
-            (:func:`client.scoring.demand.public_columns`, and the foreign popularity).
+            (:meth:`client.personalization.described.DescribedItems.columns`, and the foreign popularity).
         dimension: r, the number of tastes; fewer where the data has fewer.
         regularization: λ, in units of items, for features of deviation 1.
     """

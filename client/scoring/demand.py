@@ -2,7 +2,7 @@
 
 What is popular on one platform is not what is popular on another: their users differ in age, in era, in taste. On the
 items that a platform has in common with others both popularities are known, so the difference can be learned from what
-item cards tell (genres, and the year where a title ends with one) and applied to the items that the platform lacks.
+item cards tell and applied to the items that the platform lacks.
 Only public values go in besides the platform's own counts; nothing leaves.
 """
 
@@ -24,15 +24,14 @@ def expected_demand(
     here: NDArray[np.number],
     foreign_popularity: NDArray[np.number],
     common: NDArray[np.integer],
-    titles: Sequence[str],
-    genres: Sequence[Sequence[str]],
-    attributes: NDArray[np.floating] | None = None,
+    features: NDArray[np.floating],
+    further: NDArray[np.floating] | None = None,
 ) -> NDArray[np.float64]:
     """Expected number of own users, plus one, who would have each item.
 
-    Ridge regression of log(1 + here) − log(1 + foreign popularity) on the logarithm of the foreign popularity, genres and
-    years (piecewise linear), fitted on the common items that somebody on another platform has. Without any of these the
-    expectation is 1 + foreign popularity.
+    Ridge regression of log(1 + here) − log(1 + foreign popularity) on the logarithm of the foreign popularity and on
+    ``features``, fitted on the common items that somebody on another platform has. Without any of these the expectation is
+    1 + foreign popularity. Where leaving out one item at a time shows that ``further`` ones help, they are regressed on, too.
 
     An item must be described by the same hand whether it is common or foreign: genres of two catalogues differ in name and
     in number, and what is learned from one's does not hold for the other's.
@@ -41,9 +40,8 @@ def expected_demand(
         here: ``[c]``; own users who have each common item.
         foreign_popularity: ``[m]``; users of the other platforms who have each item; may be noisy.
         common: int ``[c]``; positions of the common items among the m.
-        titles: m of them; empty where nobody told.
-        genres: m of them.
-        attributes: float ``[m, f]``; further public columns (of a text, for instance), or None.
+        features: float ``[m, f]``; public (:meth:`client.personalization.described.DescribedItems.columns`).
+        further: float ``[m, g]``; many that may tell little (of texts, for instance), or None.
 
     Returns:
         float64 ``[m]``, at least 1.
@@ -53,27 +51,26 @@ def expected_demand(
     if not known.any():
         return np.exp(there)
     rows = common[known]
-    scaled = standard_columns(
-        np.column_stack([there, there**2, public_columns(titles, genres, rows, attributes)]), rows
-    )
     change = np.log1p(here[known].astype(np.float64)) - there[rows]
-    normal = scaled[rows].T @ scaled[rows] + _RIDGE * np.eye(scaled.shape[1])
-    weights = np.linalg.solve(normal, scaled[rows].T @ (change - change.mean()))
-    expected: NDArray[np.float64] = np.exp(np.maximum(there + change.mean() + scaled @ weights, 0.0))
+    columns = np.column_stack([there, there**2, features])
+    differs, error = _regressed(columns, change, rows)
+    if further is not None and further.shape[1]:
+        with_further = _regressed(np.column_stack([columns, further]), change, rows)
+        differs = with_further[0] if with_further[1] < error else differs
+    expected: NDArray[np.float64] = np.exp(np.maximum(there + change.mean() + differs, 0.0))
     return expected
 
 
-def public_columns(
-    titles: Sequence[str],
-    genres: Sequence[Sequence[str]],
-    rows: NDArray[np.integer],
-    attributes: NDArray[np.floating] | None = None,
-) -> NDArray[np.float64]:
-    """float64 ``[m, f]``: genres, years over the range of the items ``rows``, and ``attributes`` behind them."""
-    columns = [_genre_columns(genres), year_columns(titles, rows)]
-    if attributes is not None:
-        columns.append(attributes.astype(np.float64))
-    return np.column_stack(columns)
+def _regressed(
+    columns: NDArray[np.float64], target: NDArray[np.float64], rows: NDArray[np.integer]
+) -> tuple[NDArray[np.float64], float]:
+    """Of all items float64 ``[m]``, less the mean of ``target``; and the squared error of ``rows``, each left out in turn."""
+    scaled = standard_columns(columns, rows)
+    normal = scaled[rows].T @ scaled[rows] + _RIDGE * np.eye(scaled.shape[1])
+    weights = np.linalg.solve(normal, scaled[rows].T @ (target - target.mean()))
+    leverage = np.einsum("ij,ji->i", scaled[rows], np.linalg.solve(normal, scaled[rows].T))
+    left_out = (target - target.mean() - scaled[rows] @ weights) / np.maximum(1.0 - leverage, 1e-6)
+    return np.asarray(scaled @ weights), float(np.mean(np.square(left_out)))
 
 
 def standard_columns(columns: NDArray[np.float64], rows: NDArray[np.integer]) -> NDArray[np.float64]:
@@ -81,15 +78,6 @@ def standard_columns(columns: NDArray[np.float64], rows: NDArray[np.integer]) ->
     centre, spread = columns[rows].mean(axis=0), columns[rows].std(axis=0)
     used = spread > 0
     return np.asarray((columns[:, used] - centre[used]) / spread[used])
-
-
-def _genre_columns(genres: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-    """float64 ``[m, g]``: 1 where an item has a genre."""
-    place = {name: column for column, name in enumerate(sorted({name for own in genres for name in own}))}
-    columns = np.zeros((len(genres), len(place)))
-    for item, own in enumerate(genres):
-        columns[item, [place[name] for name in own]] = 1.0
-    return columns
 
 
 def year_columns(titles: Sequence[str], rows: NDArray[np.integer]) -> NDArray[np.float64]:

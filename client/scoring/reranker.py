@@ -37,19 +37,31 @@ class RankedItems:
 
     Attributes:
         log_popularity: float32 ``[m]``: log(1 + users who have the item).
-        values: float32 ``[m, buckets]``: hashed genres and other categories, 0 or 1.
+        values: float32 ``[m, buckets + c]``: hashed genres and other categories, 0 or 1; behind them columns of numbers,
+            vectors and texts, rows of length 1 at most.
     """
 
     log_popularity: NDArray[np.float32]
     values: NDArray[np.float32]
 
     @classmethod
-    def of(cls, counts: NDArray[np.number], values: Sequence[Sequence[str]], buckets: int) -> RankedItems:
-        """Hash ``values`` (one sequence an item) and take logarithms of ``counts`` ``[m]``; noisy ones below 0 count 0."""
+    def of(
+        cls,
+        counts: NDArray[np.number],
+        values: Sequence[Sequence[str]],
+        buckets: int,
+        columns: NDArray[np.floating] | None = None,
+    ) -> RankedItems:
+        """Hash ``values`` (one sequence an item) and take logarithms of ``counts`` ``[m]``; noisy ones below 0 count 0.
+
+        ``columns`` ``[m, c]`` are what else describes the items.
+        """
         hashed = np.zeros((len(values), buckets), dtype=np.float32)
         for row, own in enumerate(values):
             for name in own:
                 hashed[row, zlib.crc32(name.strip().casefold().encode()) % buckets] = 1.0
+        if columns is not None:
+            hashed = np.column_stack([hashed, columns.astype(np.float32)])
         return cls(np.log1p(np.maximum(counts.astype(np.float64), 0)).astype(np.float32), hashed)
 
 
@@ -58,7 +70,7 @@ class UserContext:
     """Holds what the ranker knows of k users.
 
     Attributes:
-        taste: float32 ``[k, buckets]``: values of the history, of length 1.
+        taste: float32 ``[k, buckets + c]``: values of the history, of length 1.
         lengths: int ``[k]``: of the histories.
         newest: float64 ``[k]``: time of each one's newest interaction; NaN where nobody knows it.
     """
@@ -177,9 +189,9 @@ class Ranker:
 _PLAIN = tuple(field.name for field in fields(Ranker) if field.name not in ("config", "items"))
 
 
-def width(n_parts: int, buckets: int) -> int:
-    """f: features of a candidate of ``n_parts`` scorers."""
-    return n_parts + _FURTHER + buckets
+def width(n_parts: int, n_values: int) -> int:
+    """f: features of a candidate of ``n_parts`` scorers, ``n_values`` of them the item's own."""
+    return n_parts + _FURTHER + n_values
 
 
 def candidate_order(tops: Sequence[NDArray[np.integer]], blended: NDArray[np.integer], count: int) -> NDArray[np.int64]:

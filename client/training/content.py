@@ -21,7 +21,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from client.data.described import NOTHING, Described
-from client.scoring.demand import public_columns
+from client.scoring.demand import year_columns
 from client.scoring.described.features import unit_vectors
 from client.text.whitening import Whitening
 from client.training import kernel_ridge
@@ -67,9 +67,8 @@ class DescribedItems:
         et al. 1990). Vectors, and what a text encoder says of titles and texts, stand beside them as they are.
         """
         m = len(self.titles)
-        plain = public_columns(self.titles, self.genres, np.arange(m))
-        n_genres = len({name for own in self.genres for name in own})
-        blocks = [_unit_rows(sp.csr_array(plain[:, :n_genres])), _unit_rows(sp.csr_array(plain[:, n_genres:]))]
+        years = year_columns(self.titles, np.arange(m))
+        blocks = [_unit_rows(_has(self.genres)), _unit_rows(sp.csr_array(years))]
         blocks.append(_TITLE_WEIGHT * _tf_idf(self.titles, _title_words))
         if self.attributes is not None:
             blocks += [_attribute(self.attributes[name]) for name in self.attributes.columns]
@@ -120,6 +119,14 @@ def place_by_content(
     result[placed] = predicted
     _log.info("%d of %d items without interactions are placed by their attributes", placed.sum(), cold.sum())
     return result
+
+
+def _has(genres: Sequence[Sequence[str]]) -> sp.csr_array:
+    """float64 ``[m, g]``: 1 where an item has a genre."""
+    place = {name: column for column, name in enumerate(sorted({name for own in genres for name in own}))}
+    rows = [row for row, own in enumerate(genres) for _ in dict.fromkeys(own)]
+    columns = [place[name] for own in genres for name in dict.fromkeys(own)]
+    return sp.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(genres), len(place)))
 
 
 def _attribute(column: pl.Series) -> sp.csr_array:

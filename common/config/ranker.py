@@ -21,7 +21,7 @@ class RankerConfig(FrozenModel):
     layers: Annotated[int, Field(ge=1, le=8)] = 2
     """Cross layers: features meet in products of up to this number plus one."""
     genre_buckets: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Genres are hashed into so many 0/1 features, the same on every platform."""
+    """Genres and other categories are hashed into so many 0/1 features, the same on every platform."""
     negatives: Annotated[int, Field(ge=1, le=1000)] = 10
     """Candidates drawn for each item that a user did choose."""
     withheld: Share = 0.2

@@ -28,8 +28,9 @@ from scipy.sparse.linalg import svds
 
 from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice
+from client.personalization.described import DescribedItems
 from client.scoring.attributes import fit_attribute_transfer
-from client.scoring.demand import expected_demand, public_columns
+from client.scoring.demand import expected_demand
 from client.scoring.ease import EasePart
 from client.scoring.evaluation import gap_closed
 from client.scoring.scorer import PopularityScorer, Scorer, z
@@ -200,8 +201,10 @@ def prepare(
     attributes = texts.columns(keys)
     common = positions[foreign[positions] > 0]
     there = np.log1p(foreign)
-    features = np.column_stack([there, there**2, public_columns(titles, genres, common, attributes)])
-    demand = expected_demand(own, foreign, positions, titles, genres, attributes)
+    told = DescribedItems(titles, {"genres": genres}).columns(common)
+    told = told if attributes is None else np.column_stack([told, attributes])
+    features = np.column_stack([there, there**2, told])
+    demand = expected_demand(own, foreign, positions, told)
     return Stage(
         task=task,
         metric=metric,

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.agent import PlatformAgent
+from client.personalization.described import DescribedItems
 from client.scoring.attributes import fit_attribute_transfer
-from client.scoring.demand import public_columns
 from client.scoring.scorer import PopularityScorer, Scorer
 from common.config.privacy import PrivacyConfig
 from common.contributions.factors import UserLevelMechanism
@@ -204,7 +204,7 @@ def _attribute_scorer(
     foreign = np.maximum(foreign, 0.0)
     common = np.intersect1d(task.own_positions, np.concatenate(_others(task, state)))
     there = np.log1p(foreign)
-    features = np.column_stack([there, public_columns(titles, genres, common)])
+    features = np.column_stack([there, DescribedItems(titles, {"genres": genres}).columns(common)])
     tastes = fit_attribute_transfer(task.histories, common, features)
     return task.scorer([(tastes, 1.0)], np.maximum(foreign, noise.sigma), 1.0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.data.described import Described
+from client.personalization.described import ranked_items
 from client.personalization.store import PlatformStore
 from client.recommend.answers import AttributeCondition, ItemFilter, Recommendation
 from client.recommend.explain import OwnValues
@@ -118,13 +120,24 @@ def test_reasons_hold_for_any_script(values: list[tuple[str, ...]], data: st.Dat
         assert reason.count == here[values[0][0].casefold()] > 0
 
 
-def test_a_ranker_reads_all_categories_and_genres_as_ever() -> None:
+def test_a_ranker_reads_every_attribute_and_genres_as_ever() -> None:
     plain = random_platform_model(np.random.default_rng(5))
     counts = np.ones(len(plain.own.keys))
     of_old = RankedItems.of(counts, plain.own.genres, 64)
-    assert (RankedItems.of(counts, plain.own.described.named_values(), 64).values == of_old.values).all()
-    of_new = RankedItems.of(counts, MODEL.own.described.named_values(), 64).values
-    assert ((of_new >= of_old.values).all(), of_new.sum() > of_old.values.sum()) == (True, True)
+    assert (ranked_items(plain.own, counts, None, buckets=64).values == of_old.values).all()
+    of_new = ranked_items(MODEL.own, counts, None, buckets=64).values
+    assert ((of_new[:, :64] >= of_old.values).all(), of_new[:, :64].sum() > of_old.values.sum()) == (True, True)
+    further = MODEL.own.further
+    for name in ("year", "cover"):
+        fewer = Described({name: further.kinds[name]}, {name: further.columns[name]})
+        beside = ranked_items(replace(MODEL.own, further=fewer), counts, None, buckets=64).values[:, 64:]
+        told = [value is not None for value in further.columns[name]]
+        assert beside.any(axis=1).tolist() == told
+        assert (np.linalg.norm(beside, axis=1) < 1 + 1e-6).all()
+    with_texts = ranked_items(
+        plain.own, counts, lambda texts: np.array([[len(t), len(t) ** 2 % 7] for t in texts], np.float32), buckets=64
+    )
+    assert with_texts.values[:, 64:].any()
 
 
 def test_a_store_keeps_every_kind(tmp_path: Path) -> None:

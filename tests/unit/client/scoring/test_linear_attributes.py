@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from client.data.dataset import UserItemMatrix
+from client.personalization.described import DescribedItems
 from client.scoring.attributes import AttributePart, fit_attribute_transfer
-from client.scoring.demand import expected_demand, public_columns
+from client.scoring.demand import expected_demand
 from common.errors import ContractError
 
 
@@ -33,7 +34,7 @@ def test_foreign_items_go_to_the_users_whose_taste_their_genre_tells() -> None:
     dense, user_taste, item_taste = _two_tastes()
     genres = [("drama",) if taste else ("comedy",) for taste in item_taste]
     common = np.arange(50)
-    features = public_columns([""] * 60, genres, common)
+    features = DescribedItems([""] * 60, {"genres": genres}).columns(common)
     scorer = fit_attribute_transfer(_matrix(dense), common, features, dimension=4, regularization=1.0)
     scores = scorer.scores(_matrix(dense), np.arange(200))[:, 50:]
     likes_drama = scores[:, item_taste[50:] == 1].mean(axis=1) > scores[:, item_taste[50:] == 0].mean(axis=1)
@@ -94,7 +95,7 @@ def test_demand_learns_from_further_attributes_what_is_wanted_here() -> None:
     foreign = rng.integers(5, 50, 400).astype(np.float64)
     here = np.round(foreign * np.where(wanted > 0, 8.0, 0.5))
     common = np.arange(300)
-    blind = expected_demand(here[:300], foreign, common, [""] * 400, [()] * 400)
-    told = expected_demand(here[:300], foreign, common, [""] * 400, [()] * 400, wanted[:, None])
+    blind = expected_demand(here[:300], foreign, common, np.zeros((400, 0)))
+    told = expected_demand(here[:300], foreign, common, wanted[:, None])
     errors = [np.abs(np.log(one[300:]) - np.log1p(here[300:])).mean() for one in (blind, told)]
     assert errors[1] < 0.3 * errors[0]

@@ -113,7 +113,7 @@ class DescribedItems:
         blocks |= {name: number_columns(further.numbers(name), rows) for name in further.of_kind("number")}
         return blocks | {name: vector_columns(further.vectors(name)) for name in further.of_kind("vector")}
 
-    def beside_categories(self) -> NDArray[np.float64]:
+    def uncounted_columns(self) -> NDArray[np.float64]:
         """float64 ``[m, c]``: numbers, texts and vectors, a few columns each, whose rows have length 1 at most."""
         further, every = self.further, np.arange(len(self.titles))
         blocks = [number_columns(further.numbers(name), every) for name in further.of_kind("number")]
@@ -134,7 +134,7 @@ def ranked_items(
     """
     told = own.described
     items = DescribedItems(told.texts("title"), dict(told.categories()), texts, own.further)
-    return RankedItems.of(counts, told.named_values(), buckets, items.beside_categories())
+    return RankedItems.of(counts, told.named_values(), buckets, items.uncounted_columns())
 
 
 def _short(vectors: NDArray[np.float32]) -> NDArray[np.float64]:

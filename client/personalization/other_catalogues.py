@@ -102,7 +102,7 @@ class OtherCatalogues:
 
     @cached_property
     def _told(self) -> DescribedItems:
-        """What cards tell, title and genres among it."""
+        """The items as cards tell of them, by title and genres, too."""
         further = self.cards.further
         categories = {"genres": self.cards.genres, **dict(further.categories())}
         return DescribedItems(self.cards.titles, categories, self.texts, further)

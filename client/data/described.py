@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.attributes import ALWAYS, AttributeKind, Value, from_json, numbers_of, to_json, values_of
+from common.config.attributes import AttributeRule
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +106,23 @@ class Described:
             if isinstance(value, bytes) and len(value) == usual:
                 vectors[row] = numbers_of(value)
         return vectors
+
+    def passing(self, name: str, rule: AttributeRule) -> NDArray[np.bool_]:
+        """Bool ``[n]``: the items for whose attribute ``name``, a number or of categories, the rule holds.
+
+        Of an attribute that is not here nothing is told.
+        """
+        if name not in self.kinds:
+            n = len(next(iter(self.columns.values()), ()))
+            return np.full(n, bool(rule.none_of) and not rule.any_of)
+        if not rule.of_values:
+            numbers = self.numbers(name)
+            # What is not told is NaN, which no comparison holds for.
+            low = -np.inf if rule.at_least is None else rule.at_least
+            return np.asarray((numbers >= low) & (numbers <= (np.inf if rule.at_most is None else rule.at_most)))
+        wanted, barred = ({value.casefold() for value in values} for values in (rule.any_of, rule.none_of))
+        told = [{value.casefold() for value in values} for values in self.values(name)]
+        return np.array([(not wanted or bool(wanted & own)) and not barred & own for own in told], dtype=np.bool_)
 
     def to_json(self) -> dict[str, Any]:
         """As a store holds it."""

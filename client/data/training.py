@@ -142,5 +142,7 @@ def _shared_by_rule(items: ItemTable, config: CatalogueConfig) -> NDArray[np.boo
     by_key = np.array(
         [not config.key_prefixes or key.startswith(config.key_prefixes) for key in items.keys], dtype=bool
     )
-    shared: NDArray[np.bool_] = by_genre & by_key
+    told = items.described
+    by_rule = [told.passing(name, rule) for name, rule in config.where.items()]
+    shared: NDArray[np.bool_] = np.logical_and.reduce([by_genre, by_key, *by_rule])
     return shared

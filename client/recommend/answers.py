@@ -139,7 +139,7 @@ class Reason:
     """Holds what the item has in common with the history: a value that is more frequent there than in the catalogue.
 
     Attributes:
-        attribute, value: as described.
+        attribute, value: as described; of a number ``LOWEST to HIGHEST`` of the platform's items near it.
         count: items of the history that have it.
         of: items of the history.
     """

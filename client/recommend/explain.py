@@ -84,22 +84,32 @@ def explain_score(
 class OwnValues:
     """Values of a platform's items, to be told what an item and a history have in common.
 
+    Of a number the value is the eighth of the platform's items that it lies in.
+
     Attributes:
         of_items: by attribute: the values of each item, in small letters.
         counts: by attribute: how many items have a value.
+        eighths: by number: the lowest and the highest of each eighth, float64 ``[k, 2]``.
     """
 
     of_items: Mapping[str, Sequence[frozenset[str]]]
     counts: Mapping[str, Counter[str]]
+    eighths: Mapping[str, NDArray[np.float64]]
 
     @classmethod
     def of(cls, own: Described) -> OwnValues:
         """Of the platform's items."""
+        eighths = {name: _eighths(own.numbers(name)) for name in own.of_kind("number")}
         folded = {
             name: [frozenset(value.casefold() for value in values) for values in told]
-            for name, told in own.categories()
+            for name, told in _named(own, eighths).items()
         }
-        return cls(folded, {name: Counter(v for values in told for v in values) for name, told in folded.items()})
+        counts = {name: Counter(v for values in told for v in values) for name, told in folded.items()}
+        return cls(folded, counts, eighths)
+
+    def values(self, item: Described) -> dict[str, Sequence[str]]:
+        """Values by attribute of a described item."""
+        return {name: told[0] for name, told in _named(item, self.eighths).items()}
 
     def in_common(
         self, item: Mapping[str, Sequence[str]], columns: NDArray[np.int32], *, limit: int = 5
@@ -122,3 +132,29 @@ class OwnValues:
                     found.append((surprise, Reason(name, value, count, len(columns))))
         found.sort(key=lambda one: (-one[0], one[1].attribute, one[1].value))
         return tuple(reason for _, reason in found[:limit])
+
+
+def _named(items: Described, eighths: Mapping[str, NDArray[np.float64]]) -> dict[str, Sequence[Sequence[str]]]:
+    """Of each category, and of each number that has eighths, the values of each item."""
+    found: dict[str, Sequence[Sequence[str]]] = dict(items.categories())
+    for name, ends in eighths.items():
+        if name in items.kinds:
+            found[name] = [_eighth(number, ends) for number in items.numbers(name).tolist()]
+    return found
+
+
+def _eighths(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    known = np.sort(numbers[np.isfinite(numbers)])
+    if not len(known):
+        return np.zeros((0, 2))
+    lowest = np.unique(np.quantile(known, np.arange(8) / 8, method="closest_observation"))
+    highest = known[np.append(np.searchsorted(known, lowest[1:]), len(known)) - 1]
+    return np.column_stack([lowest, highest])
+
+
+def _eighth(number: float, ends: NDArray[np.float64]) -> tuple[str, ...]:
+    """None of what nobody told, or of what lies beyond the platform's own items."""
+    if not len(ends) or not ends[0, 0] <= number <= ends[-1, 1]:
+        return ()
+    low, high = ends[int(np.searchsorted(ends[:, 0], number, side="right")) - 1].tolist()
+    return (f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}",)

@@ -199,6 +199,9 @@ def _ruled_out(scope: ItemScope, never: NeverListed) -> NDArray[np.bool_]:
     for rule in (ItemFilter(any_genres=never.genres), ItemFilter(key_prefixes=never.key_prefixes)):
         mask = scope.attributes.mask(rule)
         out |= False if mask is None else mask
+    told = scope.items.described
+    for name, barred in never.where.items():
+        out |= told.passing(name, barred)
     if never.platforms:
         others = [column for column, name in enumerate(scope.platforms) if name not in never.platforms]
         out |= ~scope.owners[:, others].any(axis=1)

@@ -308,7 +308,9 @@ class Recommender:
             decided_by=decided_by,
             models=models,
             attributes=shares.attributes,
-            reasons=self._own_values.in_common(_values_of(scope, row), history.columns),
+            reasons=self._own_values.in_common(
+                self._own_values.values(scope.items.select([row]).described), history.columns
+            ),
         )
 
     def explain_with(self, history: History, brought: Brought, key: str, *, limit: int | None = None) -> Explanation:
@@ -389,11 +391,6 @@ def _most_alike(
     allowed = both(scope.attributes.mask(wanted), bars[1])
     rows, found = best_of(cosines, k, excluded=excluded, allowed=allowed)
     return [scope.listed(row, score) for row, score in zip(rows.tolist(), found.tolist(), strict=True)]
-
-
-def _values_of(scope: ItemScope, row: int) -> Mapping[str, tuple[str, ...]]:
-    told = scope.items.select([row]).described
-    return {name: values[0] for name, values in told.categories()}
 
 
 def _decision(scope: ItemScope, row: int, shares: ScoreShares) -> tuple[float, str, Mapping[str, ModelShare]]:

@@ -86,7 +86,57 @@ class DescribeConfig(FrozenModel):
         return self
 
 
+class AttributeRule(FrozenModel):
+    """What a described attribute of an item must be; every part that is given must hold."""
+
+    any_of: tuple[str, ...] = ()
+    """category, categories: at least one of these values; letter case does not matter."""
+    none_of: tuple[str, ...] = ()
+    """category, categories: none of these values. An item of which nothing is told has none."""
+    at_least: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """number: the lowest. An item of which nothing is told does not pass."""
+    at_most: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    """number: the highest. An item of which nothing is told does not pass."""
+
+    @property
+    def of_values(self) -> bool:
+        """Whether it speaks of values, not of a number."""
+        return bool(self.any_of or self.none_of)
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        of_number = self.at_least is not None or self.at_most is not None
+        if self.of_values == of_number:
+            raise ValueError("give any_of or none_of, for categories; or at_least or at_most, for a number")
+        return self
+
+
+AttributeRules = dict[AttributeName, AttributeRule]
 DescribedAttributes = Annotated[dict[AttributeName, DescribeConfig], AfterValidator(_not_always)]
+
+
+def check_rules(rules: Mapping[str, AttributeRule], kinds: Mapping[str, AttributeKind], at: str, among: str) -> None:
+    """Refuse a rule on an attribute that is not there, or whose kind it does not fit.
+
+    Args:
+        rules: by attribute.
+        kinds: of the attributes that are there, besides title and genres.
+        at: key path of ``rules``, for the message.
+        among: key path of what says which attributes are there, for the message.
+
+    Raises:
+        ValueError: names the attribute, and how to mend it.
+    """
+    known = {name: kind for name, kind in {**ALWAYS, **kinds}.items() if kind not in ("text", "vector")}
+    for name, rule in rules.items():
+        if name not in known:
+            raise ValueError(
+                f"{at}.{name}: is none of the categories and numbers there ({', '.join(known)}); name it in {among}, "
+                "or leave the rule out"
+            )
+        if rule.of_values == (known[name] == "number"):
+            right = "at_least or at_most" if known[name] == "number" else "any_of or none_of"
+            raise ValueError(f"{at}.{name}: is a {known[name]}; give {right}")
 
 
 def check_described(describe: Mapping[str, DescribeConfig], agreed: Mapping[str, AttributeKind], at: str) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from common.config.attributes import DescribedAttributes
+from common.config.attributes import AttributeRules, DescribedAttributes, check_rules
 from common.config.base import FrozenModel
 from common.config.ranker import RankerConfig
 
@@ -20,12 +20,20 @@ class CatalogueConfig(FrozenModel):
     """filter: items with one of these genres; empty admits all."""
     key_prefixes: tuple[str, ...] = ()
     """filter: items whose key begins with one of these (``imdb:``); empty admits all."""
+    where: AttributeRules = Field(default_factory=dict)
+    """filter: items of whose described attributes all of this holds: ``{maker: {none_of: [Acme]}, year: {at_least: 1990}}``."""
     cards: bool = True
     """Whether titles, genres and what ``describe`` names of shared items go to the other platforms, encrypted."""
     describe: DescribedAttributes = Field(default_factory=dict)
     """What else of the items file is public, by the name that ``plan.attributes`` has for it: ``{maker: category, year:
     number}``, or ``{maker: {kind: category, column: author}}`` where the column is called otherwise here. Title and genres
     always are. What is not named here never leaves."""
+
+    @model_validator(mode="after")
+    def _filters_by_what_is_described(self) -> Self:
+        kinds = {name: own.kind for name, own in self.describe.items()}
+        check_rules(self.where, kinds, "where", "describe")
+        return self
 
 
 class PersonalizationConfig(FrozenModel):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from common.config.attributes import AttributeRules
 from common.config.base import FrozenModel
 
 EXACT_UP_TO = 1_000_000
@@ -46,6 +47,8 @@ class NeverListed(FrozenModel):
     """Items whose key begins with one of these (``imdb:``)."""
     platforms: tuple[str, ...] = ()
     """Items that only these platforms have."""
+    where: AttributeRules = Field(default_factory=dict)
+    """Items for whose described attribute one of these rules holds: ``{maker: {any_of: [Acme]}, year: {at_most: 1950}}``."""
 
 
 class SteeringConfig(FrozenModel):

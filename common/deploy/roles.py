@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from common.config.attributes import check_described
+from common.config.attributes import check_described, check_rules
 from common.config.base import FrozenModel
 from common.config.data import DataConfig, check_feedback
 from common.config.federation import FederationPlan
@@ -269,7 +269,9 @@ class PlatformConfig(_Deployed):
     @model_validator(mode="after")
     def _trains_what_the_data_mean(self) -> Self:
         check_feedback(self.data, self.plan.model.feedback)
-        check_described(self.catalogue.describe, self.plan.attributes.kinds, "catalogue.describe")
+        kinds = self.plan.attributes.kinds
+        check_described(self.catalogue.describe, kinds, "catalogue.describe")
+        check_rules(self.steering.never.where, kinds, "steering.never.where", "plan.attributes")
         return self
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from client.personalization.store import PlatformStore
 from client.recommend.answers import AttributeCondition, ItemFilter, Recommendation
 from client.recommend.explain import OwnValues
 from client.recommend.filters import AttributeIndex
+from client.recommend.lists import ListMaker
 from client.recommend.recommender import Recommender
 from client.scoring.reranker import RankedItems
+from common.config.serving import NeverListed, SteeringConfig
 from common.errors import ContractError
 from simulations.engine.random_model import random_platform_model
 from tests.support.stores import described, model_of
@@ -97,15 +100,42 @@ def test_an_attribute_that_only_others_tell_can_be_asked_of_both() -> None:
 
 def test_reasons_are_values_that_the_history_has_more_often() -> None:
     history = RECOMMENDER.history_of("user-1")
-    own = MODEL.own.described
+    own, asked = MODEL.own.described, set()
     for key in [*MODEL.own.keys[:10], *(key for key in MODEL.vocabulary.keys if key)][:30]:
         why = RECOMMENDER.explain(history, key)
         for reason in why.reasons:
-            having = [reason.value in values for values in own.values(reason.attribute)]
+            if own.kinds[reason.attribute] == "number":
+                low, _, high = reason.value.partition(" to ")
+                numbers = own.numbers(reason.attribute)
+                having = ((numbers >= float(low)) & (numbers <= float(high or low))).tolist()
+            else:
+                having = [reason.value in values for values in own.values(reason.attribute)]
+            asked.add((own.kinds[reason.attribute], key in MODEL.own.keys))
             count = sum(having[column] for column in history.columns)
             assert (reason.count, reason.of) == (count, len(history.columns))
             assert count / len(history.columns) > sum(having) / len(having)
     assert RECOMMENDER.explain(RECOMMENDER.history_from([])[0], MODEL.own.keys[3]).reasons == ()
+    assert asked >= {(kind, own) for kind in ("category", "categories", "number") for own in (True, False)}
+
+
+NUMBERS = st.lists(st.floats(-1e9, 1e9) | st.none(), min_size=1, max_size=40)
+
+
+@given(NUMBERS)
+def test_every_number_is_in_one_eighth_and_eighths_are_alike(numbers: list[float | None]) -> None:
+    own = Described({"price": "number"}, {"price": tuple(numbers)})
+    found = OwnValues.of(own)
+    assert [bool(one) for one in found.of_items["price"]] == [number is not None for number in numbers]
+    ends = found.eighths["price"]
+    assert len(ends) <= 8
+    assert (ends[:, 0] <= ends[:, 1]).all()
+    assert (ends[1:, 0] > ends[:-1, 1]).all()
+
+
+def test_a_number_beyond_the_own_items_is_like_none_of_them() -> None:
+    found = OwnValues.of(Described({"year": "number"}, {"year": (1950.0, 1990.0, None)}))
+    one = Described({"year": "number"}, {"year": (2020.0,)})
+    assert found.values(one) == {"year": ()}
 
 
 VALUES = st.lists(st.tuples(st.text(min_size=1, max_size=3)), min_size=1, max_size=12)
@@ -153,3 +183,32 @@ def test_an_index_without_attributes_filters_by_keys_alone() -> None:
     found = index.mask(ItemFilter(key_prefixes=("a:",)))
     assert found is not None
     assert found.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"maker": {"any_of": ["maker 1"]}},
+        {"topics": {"none_of": ["T0"]}},
+        {"year": {"at_most": 1992}},
+        {"maker": {"any_of": ["maker 1"]}, "year": {"at_least": 1995}},
+    ],
+)
+def test_rules_keep_any_attribute_out_of_own_and_foreign_lists(where: dict[str, dict[str, Any]]) -> None:
+    def holds(item: Recommendation, name: str, rule: dict[str, Any]) -> bool:
+        told = item.attributes.get(name, ())
+        if isinstance(told, float):
+            return bool(rule.get("at_least", told) <= told <= rule.get("at_most", told))
+        values = {value.casefold() for value in told}
+        wanted, barred = ({value.casefold() for value in rule.get(key, ())} for key in ("any_of", "none_of"))
+        return (
+            not {"at_least", "at_most"} & rule.keys() and (not wanted or bool(wanted & values)) and not barred & values
+        )
+
+    lists = ListMaker(SteeringConfig(never=NeverListed.model_validate({"where": where})))
+    prepared = RECOMMENDER.prepare(RECOMMENDER.history_of("user-1"))
+    shown = {item.key for item in lists.recommend(RECOMMENDER, prepared, 1000, exclude_seen=False)}
+    everything = {item.key: item for item in listed()}
+    out = {key for key, item in everything.items() if any(holds(item, name, rule) for name, rule in where.items())}
+    assert shown == everything.keys() - out
+    assert {MODEL.platform in everything[key].platforms for key in out} == {True, False}

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+from pydantic import ValidationError
 
+from client.data.describe import describe_items
 from common.config.platform import CatalogueConfig
 from common.errors import DataError
 from simulations.engine.datasets import SimulatedPlatform, make_platforms, shared_items, split_matrix
@@ -192,6 +196,48 @@ KEYS = ["imdb:1", "imdb:2", "shop:3", "shop:4"]  # genres: Comedy/War, Drama, Co
 )
 def test_what_is_shared_is_what_the_filter_says(config: dict[str, Any], expected: list[int]) -> None:
     assert shared_items(item_table(KEYS), CatalogueConfig(**config)).tolist() == [bool(one) for one in expected]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"maker": {"any_of": ["ÉCLAIR", "nobody"]}}, [1, 0, 0, 0]),
+        ({"maker": {"none_of": ["éclair"]}}, [0, 1, 1, 1]),
+        ({"tags": {"any_of": ["a"], "none_of": ["b"]}}, [1, 0, 0, 0]),
+        ({"year": {"at_least": 1990}}, [0, 1, 0, 1]),
+        ({"year": {"at_least": 1980, "at_most": 1990}}, [1, 1, 0, 0]),
+        ({"year": {"at_least": 1980}, "tags": {"any_of": ["b"]}}, [0, 1, 0, 0]),
+        ({"genres": {"any_of": ["drama"]}}, [0, 1, 0, 1]),
+    ],
+)
+def test_any_described_attribute_filters_what_is_shared(where: dict[str, Any], expected: list[int]) -> None:
+    columns = {
+        "maker": ["Éclair", "界", "b", None],
+        "tags": ["a|c", "b|a", "b", None],
+        "year": [1980, 1990, None, 2010],
+    }
+    table = replace(item_table(KEYS), attributes=pl.DataFrame(columns))
+    kinds = {"maker": "category", "tags": "categories", "year": "number"}
+    config = CatalogueConfig.model_validate({"share": "filter", "describe": kinds, "where": where})
+    described, _ = describe_items(table, config.describe)
+    assert shared_items(described, config).tolist() == [bool(one) for one in expected]
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({"margin": {"at_least": 1}}, "where.margin: is none of the categories and numbers there .genres, maker, year"),
+        ({"blurb": {"any_of": ["x"]}}, "where.blurb: is none"),
+        ({"maker": {"at_least": 1}}, "where.maker: is a category; give any_of or none_of"),
+        ({"year": {"any_of": ["1"]}}, "where.year: is a number; give at_least or at_most"),
+        ({"maker": {}}, "give any_of or none_of, for categories; or at_least"),
+        ({"year": {"at_least": 1, "any_of": ["x"]}}, "give any_of or none_of, for categories; or at_least"),
+    ],
+)
+def test_a_rule_on_what_is_not_described_is_refused(where: dict[str, Any], said: str) -> None:
+    describe = {"maker": "category", "year": "number", "blurb": "text"}
+    with pytest.raises(ValidationError, match=said):
+        CatalogueConfig.model_validate({"share": "filter", "describe": describe, "where": where})
 
 
 def test_the_folds_test_every_interaction_of_a_user_once() -> None:

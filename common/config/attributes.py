@@ -87,7 +87,7 @@ class DescribeConfig(FrozenModel):
 
 
 class AttributeRule(FrozenModel):
-    """What a described attribute of an item must be; every part that is given must hold."""
+    """Holds what a described attribute of an item must be; every part that is given must hold."""
 
     any_of: tuple[str, ...] = ()
     """category, categories: at least one of these values; letter case does not matter."""

@@ -154,3 +154,21 @@ def with_always(titles: Sequence[str], genres: Sequence[tuple[str, ...]], furthe
             **further.columns,
         },
     )
+
+
+def eighths_of(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64 ``[≤ 8, 2]``: the lowest and the highest number of each eighth of those that are told, none in two."""
+    known = np.sort(numbers[np.isfinite(numbers)])
+    if not len(known):
+        return np.zeros((0, 2))
+    lowest = np.unique(np.quantile(known, np.arange(8) / 8, method="lower"))
+    highest = known[np.append(np.searchsorted(known, lowest[1:]), len(known)) - 1]
+    return np.column_stack([lowest, highest])
+
+
+def eighth_of(number: float, ends: NDArray[np.float64]) -> tuple[str, ...]:
+    """An eighth by its ends, for people; none of what nobody told, or of what lies beyond the platform's own items."""
+    if not len(ends) or not ends[0, 0] <= number <= ends[-1, 1]:
+        return ()
+    low, high = ends[int(np.searchsorted(ends[:, 0], number, side="right")) - 1].tolist()
+    return (f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}",)

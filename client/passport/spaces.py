@@ -1,6 +1,7 @@
 """The spaces in which factor and tastes are coordinates: the federation's shared items, and public attributes.
 
-Genres and decades are named alike by platforms without any item in common.
+Genres, decades, described categories and rounded numbers are named alike by platforms without any item in common. Texts and
+vectors have no names that a person could read, and are left out.
 """
 
 from __future__ import annotations
@@ -8,17 +9,23 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions
 from client.passport.contents import LARGEST_TASTES, LONGEST_NAME, Basis, Tastes
+from client.passport.fields import float_field, text_field
 from client.personalization.platform_model import PlatformModel
 from client.scoring.fold_in import FoldIn
+from common.attributes import AttributeKind, Value, values_of
 
 _YEAR = re.compile(r"\(((?:1[5-9]|20)\d\d)\)\s*$")
+_FIGURES = (2, 3)
+"""Significant figures of a number: which scale tells items apart nobody knows beforehand."""
+_LARGEST = 3072
+"""Bytes of tastes, so that the passport holds a factor and a profile besides."""
 _ROUNDED = 4
 """Digits: the exact share would tell how long a short history is."""
 
@@ -31,8 +38,10 @@ class AttributeSpace:
     """
 
     def __init__(self, items: ItemDescriptions) -> None:
+        further = items.further
         self._attributes = [
-            tuple(attributes_of(title, genres)) for title, genres in zip(items.titles, items.genres, strict=True)
+            tuple(dict.fromkeys((*attributes_of(title, genres), *_described(further.kinds, further.row(row)))))
+            for row, (title, genres) in enumerate(zip(items.titles, items.genres, strict=True))
         ]
         counts = Counter(name for names in self._attributes for name in names)
         self.names = tuple(sorted(name for name, _ in counts.most_common(LARGEST_TASTES)))
@@ -48,7 +57,7 @@ class AttributeSpace:
         if len(columns) == 0 or not self.matrix[columns].any():
             return None
         weights = np.round(self.matrix[columns].mean(axis=0) - self._usual, _ROUNDED)
-        return Tastes(tuple((name, float(w)) for name, w in zip(self.names, weights, strict=True) if w != 0))
+        return _fitting([(name, float(w)) for name, w in zip(self.names, weights, strict=True) if w != 0])
 
     def scores(self, tastes: Tastes) -> NDArray[np.float32]:
         """float32 ``[m]``: how far each item has the attributes that the tastes tell of."""
@@ -64,11 +73,38 @@ class AttributeSpace:
 def attributes_of(title: str, genres: Sequence[str]) -> Iterable[str]:
     """``genre:drama`` and ``year:1990`` (the decade), in lower case."""
     for genre in dict.fromkeys(genre.strip().casefold() for genre in genres):
-        if genre and genre.isprintable() and len(genre.encode()) <= LONGEST_NAME - len("genre:"):
-            yield f"genre:{genre}"
+        if genre and _is_name(name := f"genre:{genre}"):
+            yield name
     found = _YEAR.search(title)
     if found is not None:
         yield f"year:{int(found.group(1)) // 10 * 10}"
+
+
+def _described(kinds: Mapping[str, AttributeKind], told: Mapping[str, Value]) -> Iterable[str]:
+    """``maker:le guin``, ``price~13`` and ``price~12.9``."""
+    for attribute, value in told.items():
+        if kinds[attribute] in ("category", "categories"):
+            names = [f"{attribute}:{one.strip().casefold()}" for one in values_of(value)]
+        elif isinstance(value, float):
+            names = [f"{attribute}~{float(f'{value:.{figures - 1}e}'):g}" for figures in _FIGURES]
+        else:
+            names = []
+        yield from filter(_is_name, names)
+
+
+def _is_name(name: str) -> bool:
+    return name.isprintable() and len(name.encode()) <= LONGEST_NAME
+
+
+def _fitting(weights: Sequence[tuple[str, float]]) -> Tastes | None:
+    """The strongest of them, in their order, as many as a passport has room for; None of nothing."""
+    kept, left = set[str](), _LARGEST
+    for name, weight in sorted(weights, key=lambda one: (-abs(one[1]), one[0])):
+        left -= len(text_field(name)) + len(float_field([weight]))
+        if left < 0:
+            break
+        kept.add(name)
+    return Tastes(tuple(one for one in weights if one[0] in kept)) if kept else None
 
 
 def shared_basis(model: PlatformModel) -> Basis:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.described import Described
+from client.data.described import Described, eighth_of, eighths_of
 from client.recommend.answers import Reason
 from client.scoring.linear_form import LinearScope
 from client.scoring.part import UserHistory
@@ -99,7 +99,7 @@ class OwnValues:
     @classmethod
     def of(cls, own: Described) -> OwnValues:
         """Of the platform's items."""
-        eighths = {name: _eighths(own.numbers(name)) for name in own.of_kind("number")}
+        eighths = {name: eighths_of(own.numbers(name)) for name in own.of_kind("number")}
         folded = {
             name: [frozenset(value.casefold() for value in values) for values in told]
             for name, told in _named(own, eighths).items()
@@ -139,22 +139,5 @@ def _named(items: Described, eighths: Mapping[str, NDArray[np.float64]]) -> dict
     found: dict[str, Sequence[Sequence[str]]] = dict(items.categories())
     for name, ends in eighths.items():
         if name in items.kinds:
-            found[name] = [_eighth(number, ends) for number in items.numbers(name).tolist()]
+            found[name] = [eighth_of(number, ends) for number in items.numbers(name).tolist()]
     return found
-
-
-def _eighths(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    known = np.sort(numbers[np.isfinite(numbers)])
-    if not len(known):
-        return np.zeros((0, 2))
-    lowest = np.unique(np.quantile(known, np.arange(8) / 8, method="closest_observation"))
-    highest = known[np.append(np.searchsorted(known, lowest[1:]), len(known)) - 1]
-    return np.column_stack([lowest, highest])
-
-
-def _eighth(number: float, ends: NDArray[np.float64]) -> tuple[str, ...]:
-    """None of what nobody told, or of what lies beyond the platform's own items."""
-    if not len(ends) or not ends[0, 0] <= number <= ends[-1, 1]:
-        return ()
-    low, high = ends[int(np.searchsorted(ends[:, 0], number, side="right")) - 1].tolist()
-    return (f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}",)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.cleaning import load_platform_data
-from client.data.dataset import ItemDescriptions, ItemTable, UserItemMatrix
+from client.data.dataset import ItemTable, UserItemMatrix
 from client.passport.basis import ProfileBasis
 from client.passport.bridge import recall_at
 from client.passport.noise import noised
@@ -169,7 +169,7 @@ def _contents(
 
 
 def _tastes(items: ItemTable, histories: UserItemMatrix) -> NDArray[np.float32]:
-    space = AttributeSpace(ItemDescriptions(keys=items.keys, titles=items.titles, genres=items.genres))
+    space = AttributeSpace(items.descriptions)
     found = np.zeros((histories.n_users, len(space.names)), dtype=np.float32)
     place = {name: column for column, name in enumerate(space.names)}
     for row in range(histories.n_users):

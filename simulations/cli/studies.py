@@ -88,8 +88,12 @@ def draw_item_map(
         str, typer.Option(help="pca: principal components. tsne: neighbours stay together, distances mean nothing.")
     ] = "pca",
     seed: Annotated[int, typer.Option(min=0, help="Of t-SNE.")] = 0,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Attribute that colours the picture: genres, or a category or number that is described."),
+    ] = None,
 ) -> None:
-    """Draw the space of a run's shared item factors, coloured by platform and by genre.
+    """Draw the space of a run's shared item factors, coloured by platform and by what is told of the items.
 
     Example: crossfed-simulate map out/quickstart --projection tsne
     """
@@ -101,7 +105,7 @@ def draw_item_map(
     console = PlainConsole()
     with console.stages() as tell:
         tell(f"laying out the items of {run_folder}")
-        written = draw_map(run_folder, output or run_folder, projection=chosen, seed=seed)
+        written = draw_map(run_folder, output or run_folder, projection=chosen, seed=seed, by=by)
     say(f"written: {written[0]}, {written[1]}")
 
 

@@ -125,7 +125,9 @@ def _items(found: ItemMap | None, texts: Texts, language: Language) -> dict[str,
     several = texts.say(language, "several_platforms")
     groups = [several if owner == SEVERAL else owner for owner in found.platform]
     untitled = texts.say(language, "untitled")
-    names = [f"{title or untitled} · {genre}" for title, genre in zip(found.titles, found.genre, strict=True)]
+    first = next(iter(found.values.values()), None)
+    names = [title or untitled for title in found.titles]
+    names = names if first is None else [f"{name} · {value}" for name, value in zip(names, first, strict=True)]
     figure, shown = cloud(found.points, names, groups, several, found.axes)
     return {"figure": figure, "shown": shown, "all": len(found.titles)}
 

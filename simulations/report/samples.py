@@ -1,6 +1,7 @@
 """Sample lists: what a platform would recommend to people who do not exist, and to real users only where asked for by name.
 
-A made-up person has had the most widespread items of one genre of the platform's catalogue; without genres, of the catalogue.
+A made-up person has had the most widespread items of one genre of the platform's catalogue; without genres, of one value of the
+first category that is described, or of the catalogue.
 """
 
 from __future__ import annotations
@@ -77,8 +78,10 @@ def _by_platform(users: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _tastes(model: PlatformModel) -> Mapping[str | None, list[int]]:
-    """Own items by genre, the genres with most items first; all of them where there are no genres."""
-    counts = Counter(genre for genres in model.own.genres for genre in genres)
+    """Own items by genre, the genres with most items first; without genres by another category, or all of them."""
+    told = [values for _, values in model.own.described.categories() if any(values)]
+    genres_of = told[0] if told else ((),) * len(model.own.keys)
+    counts = Counter(genre for genres in genres_of for genre in genres)
     # Most widespread first: had by most platforms' catalogues and by most users.
     popularity = model.histories.item_counts()
     order = [int(item) for item in np.argsort(-popularity, kind="stable") if model.own.keys[item]]
@@ -86,7 +89,7 @@ def _tastes(model: PlatformModel) -> Mapping[str | None, list[int]]:
         return {None: order[:HAD]}
     tastes: dict[str | None, list[int]] = {}
     for genre, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0])):
-        tastes[genre] = [item for item in order if genre in model.own.genres[item]][:HAD]
+        tastes[genre] = [item for item in order if genre in genres_of[item]][:HAD]
     return tastes
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import html
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.described import Described, eighth_of, eighths_of
 from client.personalization.platform_model import PlatformModel
 from client.personalization.store import PlatformStore
 from common.errors import ConfigError
@@ -27,8 +28,8 @@ from simulations.output import locked_folder
 Projection = Literal["pca", "tsne"]
 PROJECTIONS: tuple[Projection, ...] = ("pca", "tsne")
 
-SEVERAL, OTHER, NO_GENRE = "several platforms", "other genres", "no genre"
-_GENRES_SHOWN = 8
+SEVERAL, OTHER, NOTHING = "several platforms", "other", "none"
+_VALUES_SHOWN = 8
 _GREY = "#b8b8b8"
 # Matplotlib's tab10 without its grey, which stands for what has no colour of its own.
 _COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf")
@@ -43,18 +44,26 @@ class ItemMap:
         points: float64 ``[m, 2]``.
         titles: the key's title where some platform told it, else empty.
         platform: per item the platform that has it, or ``several platforms``.
-        genre: per item the first of its genres that is among the most frequent, ``other genres`` or ``no genre``.
+        values: by attribute that is told of some item, genres first: per item its value, the first of those that are among
+            the most frequent, ``other`` or ``none``; of a number the eighth of the items that it lies in.
         axes: what the two axes are.
     """
 
     points: NDArray[np.float64]
     titles: tuple[str, ...]
     platform: tuple[str, ...]
-    genre: tuple[str, ...]
+    values: Mapping[str, tuple[str, ...]]
     axes: tuple[str, str]
 
+    @property
+    def colourings(self) -> dict[str, tuple[str, ...]]:
+        """By name all ways to group the items."""
+        return {"platform": self.platform, **{f"attribute {name}": own for name, own in self.values.items()}}
 
-def draw_map(run: Path, folder: Path, *, projection: Projection = "pca", seed: int = 0) -> list[Path]:
+
+def draw_map(
+    run: Path, folder: Path, *, projection: Projection = "pca", seed: int = 0, by: str | None = None
+) -> list[Path]:
     """Draw ``map.png`` and ``map.html``.
 
     Args:
@@ -62,18 +71,21 @@ def draw_map(run: Path, folder: Path, *, projection: Projection = "pca", seed: i
         folder: made when it is not there.
         projection: ``pca`` or ``tsne``.
         seed: of t-SNE.
+        by: attribute that colours the picture's right half; None: the first. The page has all of them.
 
     Returns:
         The two files.
 
     Raises:
-        ConfigError: ``run`` is no folder of a run, or there are too few items.
+        ConfigError: ``run`` is no folder of a run, there are too few items, or nothing is told by the attribute.
         StoreError: a platform's store is damaged.
     """
     found = item_map(_models(run), projection=projection, seed=seed)
+    if by is not None and by not in found.values:
+        raise ConfigError(f"--by {by}: colours nothing; there are {', '.join(found.values) or 'no attributes'}")
     files = [folder / "map.png", folder / "map.html"]
     with locked_folder(folder):
-        _draw(files[0], found)
+        _draw(files[0], found, by or next(iter(found.values), None))
         write_atomically(files[1], _page(found, run.name).encode(), mode=0o644)
     return files
 
@@ -111,13 +123,18 @@ def item_map(models: Sequence[PlatformModel], *, projection: Projection = "pca",
     owners = [
         first.platforms[int(np.argmax(row))] if row.sum() == 1 else SEVERAL for row in first.owners.astype(np.int64)
     ]
-    titles, genres = [""] * len(factors), [()] * len(factors)  # type: tuple[list[str], list[tuple[str, ...]]]
-    for model in models:
-        described = model.vocabulary
-        for row, (key, title, own) in enumerate(zip(described.keys, described.titles, described.genres, strict=True)):
-            if key and not titles[row]:
-                titles[row], genres[row] = title, own
-    return ItemMap(points=points, titles=tuple(titles), platform=tuple(owners), genre=_genre_groups(genres), axes=axes)
+    told = _told(models)
+    return ItemMap(points=points, titles=told.texts("title"), platform=tuple(owners), values=_groups(told), axes=axes)
+
+
+def _told(models: Sequence[PlatformModel]) -> Described:
+    """All that some platform tells of the items, the first one's word where several do."""
+    every = np.arange(len(models[0].vocabulary.keys))
+    found = models[-1].vocabulary.described
+    for model in reversed(models[:-1]):
+        own = model.vocabulary.described
+        found = own.over(found.agreed({**own.kinds, **found.kinds}, len(every)), every, every)
+    return found
 
 
 def _models(run: Path) -> list[PlatformModel]:
@@ -148,28 +165,38 @@ def _tsne(unit: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     return points
 
 
-def _genre_groups(genres: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    counts = Counter(name for own in genres for name in own)
+def _groups(told: Described) -> dict[str, tuple[str, ...]]:
+    found = {name: _frequent(values) for name, values in told.categories()}
+    for name in told.of_kind("number"):
+        numbers = told.numbers(name)
+        ends = eighths_of(numbers)
+        found[name] = _frequent([eighth_of(number, ends) for number in numbers.tolist()])
+    return {name: own for name, own in found.items() if set(own) != {NOTHING}}
+
+
+def _frequent(values: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    counts = Counter(name for own in values for name in own)
     # By count, then by name, so that a map repeats.
-    shown = {name for name, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:_GENRES_SHOWN]}
-    return tuple(next((name for name in own if name in shown), OTHER) if own else NO_GENRE for own in genres)
+    shown = {name for name, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:_VALUES_SHOWN]}
+    return tuple(next((name for name in own if name in shown), OTHER) if own else NOTHING for own in values)
 
 
 def _palette(groups: Sequence[str]) -> dict[str, str]:
     """A colour by group, in order of the legend; grey for what is no group of its own. Beyond nine, colours come again."""
-    plain = sorted(set(groups) - {SEVERAL, OTHER, NO_GENRE})
+    plain = sorted(set(groups) - {SEVERAL, OTHER, NOTHING})
     colours = {name: _COLOURS[place % len(_COLOURS)] for place, name in enumerate(plain)}
-    return colours | {name: _GREY for name in (SEVERAL, OTHER, NO_GENRE) if name in groups}
+    return colours | {name: _GREY for name in (SEVERAL, OTHER, NOTHING) if name in groups}
 
 
-def _draw(path: Path, found: ItemMap) -> None:
+def _draw(path: Path, found: ItemMap, by: str | None) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 6), layout="constrained")
     FigureCanvasAgg(figure)
-    for place, (title, groups) in enumerate((("platform", found.platform), ("genre", found.genre))):
-        axes = figure.add_subplot(1, 2, place + 1)
+    shown = {"platform": found.platform} | ({} if by is None else {by: found.values[by]})
+    for place, (title, groups) in enumerate(shown.items()):
+        axes = figure.add_subplot(1, len(shown), place + 1)
         palette, of_items = _palette(groups), np.array(groups)
         # Grey first, so that it lies below.
         for name in reversed(palette):
@@ -186,23 +213,25 @@ def _draw(path: Path, found: ItemMap) -> None:
 
 
 def _page(found: ItemMap, name: str) -> str:
-    """One file without anything from elsewhere: dots that say what they are, coloured by platform or by genre at a click."""
+    """One file without anything from elsewhere: dots that say what they are, coloured by platform or attribute at a click."""
     low, high = found.points.min(axis=0), found.points.max(axis=0)
     spread = np.where(high > low, high - low, 1.0)
     placed = 10 + (found.points - low) / spread * (_SIDE - 20)
-    palettes = {"platform": _palette(found.platform), "genre": _palette(found.genre)}
+    palettes = [_palette(groups) for groups in found.colourings.values()]
     dots = []
-    for (x, y), title, platform, genre in zip(placed, found.titles, found.platform, found.genre, strict=True):
-        tip = html.escape(f"{title or 'untitled'}\n{platform} · {genre}")
-        dots.append(
-            f'<circle cx="{x:.1f}" cy="{_SIDE - y:.1f}" r="3" data-platform="{html.escape(platform)}" '
-            f'data-genre="{html.escape(genre)}"><title>{tip}</title></circle>'
-        )
+    for (x, y), title, *groups in zip(placed, found.titles, *found.colourings.values(), strict=True):
+        tip = html.escape(f"{title or 'untitled'}\n{' · '.join(groups)}")
+        data = " ".join(f'data-g{place}="{html.escape(group)}"' for place, group in enumerate(groups))
+        dots.append(f'<circle cx="{x:.1f}" cy="{_SIDE - y:.1f}" r="3" {data}><title>{tip}</title></circle>')
+    choices = "\n".join(
+        f'<label><input type="radio" name="by" value="{place}"{"" if place else " checked"}> by {html.escape(name)}</label>'
+        for place, name in enumerate(name.removeprefix("attribute ") for name in found.colourings)
+    )
     # "</" would end the script.
     colours = json.dumps(palettes).replace("<", "\\u003c")
     return _PAGE.format(
         name=html.escape(name), items=f"{len(dots):,}", side=_SIDE, dots="\n".join(dots), colours=colours,
-        x=html.escape(found.axes[0]), y=html.escape(found.axes[1]),
+        choices=choices, x=html.escape(found.axes[0]), y=html.escape(found.axes[1]),
     )  # fmt: skip
 
 
@@ -218,12 +247,11 @@ i {{ display: inline-block; width: .9em; height: .9em; margin-right: .5em; borde
 {dots}
 </svg><p>→ {x} &nbsp; ↑ {y}</p></div>
 <div><h1>{name}</h1><p>{items} shared items. Point at a dot to see what it is.</p>
-<p><label><input type="radio" name="by" value="platform" checked> by platform</label>
-<label><input type="radio" name="by" value="genre"> by genre</label></p><ul id="legend"></ul></div>
+<p>{choices}</p><ul id="legend"></ul></div>
 <script>
 const colours = {colours};
 function paint(by) {{
-  for (const dot of document.querySelectorAll("circle")) dot.setAttribute("fill", colours[by][dot.dataset[by]]);
+  for (const dot of document.querySelectorAll("circle")) dot.setAttribute("fill", colours[by][dot.dataset["g" + by]]);
   const legend = document.getElementById("legend");
   legend.replaceChildren();
   for (const [name, colour] of Object.entries(colours[by])) {{
@@ -234,6 +262,6 @@ function paint(by) {{
   }}
 }}
 for (const choice of document.querySelectorAll("input")) choice.addEventListener("change", () => paint(choice.value));
-paint("platform");
+paint("0");
 </script></body></html>
 """

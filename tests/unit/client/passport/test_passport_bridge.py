@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from client.data.dataset import ItemDescriptions, UserItemMatrix
+from client.data.described import Described
 from client.passport.basis import BASIS_FILE, ProfileBasis
 from client.passport.bridge import FEWEST_HOLDERS, fit_bridge, recall_at
-from client.passport.contents import Tastes
+from client.passport.contents import Contents, Tastes
 from client.passport.noise import noise_deviation, noised
 from client.passport.spaces import AttributeSpace
+from common.attributes import AttributeKind, Value
 from common.errors import StoreError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -143,6 +146,42 @@ def test_tastes_are_over_genres_and_decades() -> None:
     assert space.tastes(np.zeros(0, dtype=int)) is None
     assert np.argsort(-space.scores(tastes))[:2].tolist() in ([0, 1], [1, 0])
     assert not space.scores(Tastes((("genre:opera", 1.0),))).any()
+
+
+def test_tastes_are_over_any_attribute_that_has_names() -> None:
+    kinds: dict[str, AttributeKind] = {"maker": "category", "price": "number", "blurb": "text", "cover": "vector"}
+    told: list[dict[str, Value]] = [
+        {"maker": "Le Guin", "price": 12.94, "blurb": "words", "cover": b"\x00\x3c"},
+        {"maker": "le guin ", "price": 13.0},
+        {"maker": "界" * 30},
+        {},
+    ]
+    plain = ItemDescriptions(keys=tuple("abcd"), titles=("",) * 4, genres=((),) * 4)
+    space = AttributeSpace(replace(plain, further=Described.of_rows(kinds, told)))
+    assert space.names == ("maker:le guin", "price~12.9", "price~13")
+    tastes = space.tastes(np.array([0, 1]))
+    assert tastes is not None
+    assert dict(tastes.weights) == {"maker:le guin": 0.5, "price~12.9": 0.25, "price~13": 0.5}
+    assert space.scores(tastes).argmin() in (2, 3)
+    assert AttributeSpace(plain).names == ()
+
+
+def test_tastes_with_long_names_leave_room_in_a_passport() -> None:
+    makers = tuple(f"{n:03} {'m' * 54}" for n in range(200))
+    kinds: dict[str, AttributeKind] = {"maker": "category"}
+    items = ItemDescriptions(
+        keys=makers,
+        titles=("",) * 200,
+        genres=((),) * 200,
+        further=Described.of_rows(kinds, [{"maker": maker} for maker in makers]),
+    )
+    space = AttributeSpace(items)
+    tastes = space.tastes(np.arange(5))
+    assert tastes is not None
+    assert 2000 < len(tastes.encoded()) <= 3074
+    assert Contents.decoded(Contents(tastes=tastes).encoded()).tastes == tastes
+    had = {f"maker:{maker}" for maker in makers[:5]} & set(space.names)
+    assert had <= set(dict(tastes.weights))
 
 
 def test_noise_is_what_epsilon_asks_for() -> None:

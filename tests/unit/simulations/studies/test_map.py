@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 
 from client.data.dataset import ItemDescriptions
+from client.data.described import Described
 from client.personalization.platform_model import PlatformModel
 from client.personalization.store import PlatformStore
 from client.scoring.factors import FactorModel
+from common.attributes import AttributeKind, Value
 from common.errors import ConfigError
 from simulations.cli import main as cli
 from simulations.run import simulate
-from simulations.studies.item_map import NO_GENRE, OTHER, SEVERAL, draw_map, item_map
+from simulations.studies.item_map import NOTHING, OTHER, SEVERAL, draw_map, item_map
 from tests.support.scenarios import scenario_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,7 +88,7 @@ def test_items_are_grouped_by_owner_and_by_their_first_frequent_genre(model: Pla
         ("drama",),
     ]
     found = item_map([with_items(model, np.random.default_rng(0).normal(size=(len(genres), 3)), genres)])
-    assert found.genre[:4] == ("drama", "drama", NO_GENRE, OTHER)
+    assert found.values["genres"][:4] == ("drama", "drama", NOTHING, OTHER)
     assert found.platform == (*["big"] * (len(genres) - 1), SEVERAL)
 
 
@@ -95,7 +97,28 @@ def test_what_one_platform_cannot_describe_another_does(model: PlatformModel) ->
     blank = replace(plain, vocabulary=ItemDescriptions(keys=("",) * 5, titles=("?",) * 5, genres=((),) * 5))
     found = item_map([blank, plain])
     assert found.titles == ("T0", "T1", "T2", "T3", "T4")
-    assert set(found.genre) == {"drama"}
+    assert set(found.values["genres"]) == {"drama"}
+
+
+def test_items_are_grouped_by_any_attribute_that_somebody_tells(
+    model: PlatformModel, run_folder: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    kinds: dict[str, AttributeKind] = {"maker": "category", "year": "number", "blurb": "text", "empty": "category"}
+    rows: list[dict[str, Value]] = [
+        {"maker": f"制作者 {n % 2}", "year": 1950.0 + n, "blurb": "x"} if n else {} for n in range(20)
+    ]
+    plain = with_items(model, rng.normal(size=(20, 3)), [()] * 20)
+    told = replace(plain, vocabulary=replace(plain.vocabulary, further=Described.of_rows(kinds, rows)))
+    half = Described.of_rows({"maker": "category"}, [{}, {}, {"maker": "first"}, *[{}] * 17])
+    first = replace(plain, vocabulary=replace(plain.vocabulary, further=half))
+    found = item_map([first, told])
+    assert list(found.values) == ["maker", "year"]
+    assert found.values["maker"][:4] == (NOTHING, "制作者 1", "first", "制作者 1")
+    assert len(set(found.values["year"])) == 9
+    assert found.values["year"][1] == "1951 to 1952"
+    with pytest.raises(ConfigError, match="--by colour: colours nothing; there are genres"):
+        draw_map(run_folder, tmp_path, by="colour")
 
 
 def test_a_run_is_drawn_with_every_shared_item_once(run_folder: Path, model: PlatformModel, tmp_path: Path) -> None:
@@ -106,10 +129,10 @@ def test_a_run_is_drawn_with_every_shared_item_once(run_folder: Path, model: Pla
     assert svg is not None
     dots = ElementTree.fromstring(svg[0]).findall("circle")
     assert len(dots) == len(model.owners)
-    assert {dot.get("data-platform") for dot in dots} == {"big", "small", SEVERAL}
+    assert {dot.get("data-g0") for dot in dots} == {"big", "small", SEVERAL}
     colours = json.loads(text.split("const colours = ")[1].split(";\n")[0])
-    assert all(dot.get("data-platform") in colours["platform"] for dot in dots)
-    assert all(dot.get("data-genre") in colours["genre"] for dot in dots)
+    for place, palette in enumerate(colours):
+        assert all(dot.get(f"data-g{place}") in palette for dot in dots)
     # Nothing is fetched from elsewhere.
     assert "http" not in text
 

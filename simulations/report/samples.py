@@ -88,7 +88,7 @@ def _tastes(model: PlatformModel) -> Mapping[str | None, list[int]]:
     if not counts:
         return {None: order[:HAD]}
     tastes: dict[str | None, list[int]] = {}
-    for genre, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0])):
+    for genre, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[:PEOPLE]:
         tastes[genre] = [item for item in order if genre in genres_of[item]][:HAD]
     return tastes
 

@@ -117,7 +117,7 @@ def test_items_are_grouped_by_any_attribute_that_somebody_tells(
     assert found.values["maker"][:4] == (NOTHING, "制作者 1", "first", "制作者 1")
     assert len(set(found.values["year"])) == 9
     assert found.values["year"][1] == "1951 to 1952"
-    with pytest.raises(ConfigError, match="--by colour: colours nothing; there are genres"):
+    with pytest.raises(ConfigError, match="--by colour: colours nothing; there are no attributes"):
         draw_map(run_folder, tmp_path, by="colour")
 
 

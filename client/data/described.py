@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -77,14 +78,14 @@ class Described:
 
     def shown(self, item: int) -> dict[str, tuple[str, ...] | float]:
         """Of one item what can be shown and filtered by: values of further categories, and numbers."""
-        told = {name: value for name, value in self.row(item).items() if name not in ALWAYS}
-        shown: dict[str, tuple[str, ...] | float] = {}
-        for name, value in told.items():
-            if isinstance(value, float):
-                shown[name] = value
-            elif self.kinds[name] in ("category", "categories"):
-                shown[name] = values_of(value)
-        return shown
+        told = ((name, self.columns[name][item]) for name in self._shown)
+        return {
+            name: value if isinstance(value, float) else values_of(value) for name, value in told if value is not None
+        }
+
+    @cached_property
+    def _shown(self) -> tuple[str, ...]:
+        return tuple(name for name in self.of_kind("category", "categories", "number") if name not in ALWAYS)
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """Of a ``number``: float64 ``[n]``, NaN where nobody told."""

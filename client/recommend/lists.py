@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,6 +26,8 @@ from client.steering.steering import AS_CONFIGURED, Steering
 from common.config.serving import NeverListed, SteeringConfig
 
 _NOT_CONFIGURED = SteeringConfig()
+_NOTHING: Final = frozenset[str]()
+"""One object: bars are made anew for another one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,7 @@ class ListMaker:
 
     def __init__(self, config: SteeringConfig = _NOT_CONFIGURED, hidden: HiddenItems | None = None) -> None:
         self._config, self._hidden = config, hidden
+        self._usual = AS_CONFIGURED.over(config)
         self._cap: ExposureCap[str] | None = None
         if config.exposure_cap is not None:
             self._cap = ExposureCap(config.exposure_cap, config.exposure_window)
@@ -58,7 +62,7 @@ class ListMaker:
     @property
     def plain(self) -> bool:
         """Whether a list that asks for nothing is the best by score of what may be listed."""
-        return self._cap is None and not AS_CONFIGURED.over(self._config).reorders
+        return self._cap is None and not self._usual.reorders
 
     def recommend(
         self,
@@ -93,7 +97,7 @@ class ListMaker:
         asked: Steering = AS_CONFIGURED,
     ) -> list[Recommendation]:
         """The same for a list that nobody is shown: no cap counts it."""
-        steering = asked.over(self._config)
+        steering = self._usual if asked is AS_CONFIGURED else asked.over(self._config)
         bars = _narrowed(recommender, self.bars(recommender), steering)
         if steering.reorders:
             pool = max(self._config.pool, k)
@@ -103,7 +107,7 @@ class ListMaker:
 
     def candidates(self, recommender: Recommender, prepared: PreparedHistory, k: int, scope: Scope) -> list[Candidate]:
         """The list of a request that asks for nothing, as rows of the model; counted as shown."""
-        steering, bars = AS_CONFIGURED.over(self._config), self.bars(recommender)
+        steering, bars = self._usual, self.bars(recommender)
         pool = max(self._config.pool, k) if steering.reorders else k
         found = recommender.candidates(prepared, pool, scope, bars=bars)
         if steering.reorders:
@@ -122,8 +126,8 @@ class ListMaker:
 
     def bars(self, recommender: Recommender) -> Bars:
         """Return what may not be listed now, whoever asks."""
-        hidden = frozenset[str]() if self._hidden is None else self._hidden.current()
-        full = frozenset[str]() if self._cap is None else self._cap.full()
+        hidden = _NOTHING if self._hidden is None else self._hidden.current()
+        full = _NOTHING if self._cap is None else self._cap.full()
         standing = self._standing.get(recommender)
         if standing is not None and standing.hidden is hidden and standing.full is full:
             return standing.bars

@@ -132,6 +132,7 @@ class Recommender:
         self.mixings, self._own_values  # noqa: B018 -- computed when first asked for
         for scope in (self.own, self.cross):
             scope.attributes.mask(NO_FILTER)
+            scope.owner_names  # noqa: B018 -- computed when first asked for
             self.knows_item("")
             scope.linear.query(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
 

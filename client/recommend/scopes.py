@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,9 +97,14 @@ class ItemScope:
         own = self.linear.scored(query) if query.ranks else self.popularity.copy()
         return own if brought is None else np.float32(1 - share) * own + np.float32(share) * brought
 
+    @cached_property
+    def owner_names(self) -> dict[bytes, tuple[str, ...]]:
+        """Names of the owners, by their row of :attr:`owners`: few rows differ, and each list names the owners of its items."""
+        return {row.tobytes(): tuple(compress(self.platforms, row)) for row in np.unique(self.owners, axis=0)}
+
     def listed(self, row: int, score: float) -> Recommendation:
         items = self.items
-        owners = tuple(self.platforms[column] for column in np.flatnonzero(self.owners[row]))
+        owners = self.owner_names[self.owners[row].tobytes()]
         return Recommendation(
             items.keys[row], items.titles[row], items.genres[row], score, owners, items.further.shown(row)
         )

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from logging import getLogger
 
 import numpy as np
@@ -96,6 +97,11 @@ def approximate_recall(recommender: Recommender, *, users: int = 50, k: int = 20
     }
 
 
+@lru_cache(maxsize=8)
+def _as_needed(rules: EventRules, *, implicit: bool) -> EventRules:
+    return replace(rules, meaning="weight" if implicit else "rating")
+
+
 class ServingModel:
     """Holds the snapshot that serves, and the feedback since.
 
@@ -143,7 +149,7 @@ class ServingModel:
         rules, snapshot = self.feedback.rules, self._snapshot
         if rules.meaning is not None or snapshot is None:
             return rules
-        return replace(rules, meaning="weight" if snapshot.recommender.implicit else "rating")
+        return _as_needed(rules, implicit=snapshot.recommender.implicit)
 
     def snapshot(self) -> Snapshot:
         """The version that serves.

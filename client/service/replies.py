@@ -19,17 +19,16 @@ def version_of(snapshot: Snapshot) -> pb.ModelVersion:
 
 
 def listed(item: Recommendation) -> pb.ListedItem:
-    return pb.ListedItem(
-        key=item.key,
-        title=item.title,
-        genres=item.genres,
-        score=item.score,
-        platforms=item.platforms,
-        attributes={
-            name: pb.AttributeValue(number=value) if isinstance(value, float) else pb.AttributeValue(values=value)
-            for name, value in item.attributes.items()
-        },
+    shown = pb.ListedItem(
+        key=item.key, title=item.title, genres=item.genres, score=item.score, platforms=item.platforms
     )
+    # Even an empty map costs as much as all else of the message where it is given at once.
+    for name, value in item.attributes.items():
+        if isinstance(value, float):
+            shown.attributes[name].number = value
+        else:
+            shown.attributes[name].values.extend(value)
+    return shown
 
 
 def explained(explanation: Explanation, snapshot: Snapshot) -> pb.ExplainReply:

@@ -63,12 +63,15 @@ def unpack_symmetric(packed: NDArray[Any], d: int) -> NDArray[Any]:
     return a
 
 
-def solve_posdef(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
+def solve_posdef(
+    a: NDArray[np.floating], b: NDArray[np.floating], *, block_bytes: int = _BLOCK_BYTES
+) -> NDArray[np.float64]:
     """Solve k symmetric positive definite systems by Cholesky factorisation, in float64.
 
     Args:
         a: floating ``[k, d, d]``; only the lower triangles are read.
         b: floating ``[k, d]``.
+        block_bytes: largest batch of systems that is factorised at a time.
 
     Returns:
         float64 ``[k, d]``. Scratch memory is bounded whatever k is.
@@ -81,7 +84,7 @@ def solve_posdef(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np
         raise ContractError(f"systems must have shapes [k, d, d] and [k, d]; got {a.shape} and {b.shape}")
     k, d = b.shape
     solutions = np.empty((k, d))
-    block = max(1, _BLOCK_BYTES // (8 * d * d)) if d else k
+    block = max(1, block_bytes // (8 * d * d)) if d else k
     for start in range(0, k, block):
         stop = min(start + block, k)
         solutions[start:stop] = _solve_block(a[start:stop].astype(np.float64), b[start:stop].astype(np.float64))

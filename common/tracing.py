@@ -6,9 +6,9 @@ holds an id, an item or a text, and no trace is carried from one party to anothe
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Mapping
-from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -85,6 +85,6 @@ def tracing_to(endpoint: str, service: str, root: str | None = None) -> Tracing:
 
 def _module(name: str) -> Any:
     try:
-        return import_module(name)
+        return importlib.import_module(name)
     except ModuleNotFoundError:
         raise ConfigError("traces: OpenTelemetry is not installed; pip install 'crossfed[traces]'") from None

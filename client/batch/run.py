@@ -66,13 +66,22 @@ class BatchDone:
     version: int
 
 
-def recommend_to_file(job: BatchJob, tell: Callable[[str], None], *, threads: int | None = None) -> BatchDone:
+def recommend_to_file(
+    job: BatchJob,
+    tell: Callable[[str], None],
+    *,
+    threads: int | None = None,
+    part_users: int = _PART_USERS,
+    tell_seconds: float = _TELL_SECONDS,
+) -> BatchDone:
     """Write everybody's list; interrupted, the same job goes on where it was.
 
     Args:
         job: what is asked for.
-        tell: told how far it is, about once a second.
+        tell: told how far it is.
         threads: as many as there are cores unless given.
+        part_users: users whose lists are held in memory, and are lost where the command is interrupted.
+        tell_seconds: how often to tell, at most.
 
     Raises:
         DataError: the file of users cannot be read.
@@ -91,15 +100,15 @@ def recommend_to_file(job: BatchJob, tell: Callable[[str], None], *, threads: in
     made_from = _made_from(job, signature, users, hidden.current(), events)
     unknown, started, told, since = 0, time.monotonic(), 0.0, 0
     with PartedFile(job.output, made_from) as file:
-        numbers = range(max(1, -(-len(users) // _PART_USERS)))
+        numbers = range(max(1, -(-len(users) // part_users)))
         for number in numbers:
-            some = users[number * _PART_USERS : (number + 1) * _PART_USERS]
+            some = users[number * part_users : (number + 1) * part_users]
             unknown += sum(not _known(user, recommender, events) for user in some)
             if not file.has(number):
                 file.write(number, _part(lists, some, recommender, threads))
                 since += len(some)
-            if (now := time.monotonic()) - told > _TELL_SECONDS:
-                told, done = now, min(len(users), (number + 1) * _PART_USERS)
+            if (now := time.monotonic()) - told > tell_seconds:
+                told, done = now, min(len(users), (number + 1) * part_users)
                 tell(f"{done:,} of {len(users):,} users, {since / max(now - started, 1e-9):,.0f} a second")
         file.finish(len(numbers))
     return BatchDone(len(users) - unknown, unknown, version)

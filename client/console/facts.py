@@ -104,15 +104,18 @@ def budget(config: PlatformConfig) -> dict[str, Any] | None:
     return privacy_dict(config.state, config.plan) if (config.state / "ledger.db").exists() else None
 
 
-def messages(config: PlatformConfig, before: int | None = None) -> tuple[list[dict[str, Any]], bool]:
-    """Return what left, newest first, :data:`MESSAGES` at most, and whether there is more.
+def messages(
+    config: PlatformConfig, before: int | None = None, *, most: int = MESSAGES
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return what left, newest first, and whether there is more.
 
     Args:
         config: the platform's.
         before: only entries with a smaller number; None: the newest.
+        most: how many at most.
     """
     found = [entry for entry in _entries(config) if before is None or entry["number"] < before]
-    return found[::-1][:MESSAGES], len(found) > MESSAGES
+    return found[::-1][:most], len(found) > most
 
 
 def progress(config: PlatformConfig) -> Progress | None:

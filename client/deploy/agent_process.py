@@ -23,6 +23,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry
 
+from client.agent import PlatformAgent
 from client.data.reading.exclusions import ExclusionBook
 from client.data.recorded import EventRules
 from client.data.training import TrainingData, shared_items
@@ -57,6 +58,7 @@ from common.wire.exchange import AgentConnection, AgentReply, AgentRequest
 _log = getLogger(__name__)
 
 Part = Literal["all", "agent", "courier"]
+MakeAgent = Callable[[PlatformConfig, TrainingData, ModelBuilder | None], PlatformAgent]
 
 
 class ReloadableAgent:
@@ -98,10 +100,12 @@ class PlatformProcess:
     Args:
         config_path: of ``platform.yaml``.
         part: ``agent`` and ``courier`` run the two halves under different users; ``all`` runs both under one.
+        make: makes the agent of a configuration and its data.
     """
 
-    def __init__(self, config_path: Path, part: Part = "all") -> None:
+    def __init__(self, config_path: Path, part: Part = "all", *, make: MakeAgent = make_agent) -> None:
         self._path = config_path
+        self._make = make
         self._part = part
         self._agent: ReloadableAgent | None = None
         self._builder: ModelBuilder | None = None
@@ -164,7 +168,7 @@ class PlatformProcess:
         # Before the data are read: who is left out while they are, or what is hidden, must not be missed.
         excluded, concealed = exclusions.stamp(), hidden.stamp()
         data = load_training_data(config)
-        agent = make_agent(config, data, self._builder)
+        agent = self._make(config, data, self._builder)
         self._agent, self._used = ReloadableAgent(agent), (config, data)
         stack.callback(ChangeWatch(exclusions, self._leave_out, seen=excluded).stop)
         stack.callback(ChangeWatch(hidden, self._share_otherwise, seen=concealed).stop)
@@ -237,7 +241,7 @@ class PlatformProcess:
 
     def _offer(self, config: PlatformConfig, data: TrainingData) -> None:
         # Made here and not when the next run begins: how long it takes depends on the data.
-        successor = make_agent(config, data, self._builder)
+        successor = self._make(config, data, self._builder)
         assert self._agent is not None
         self._used = config, data
         self._agent.offer(lambda: successor)

@@ -25,9 +25,13 @@ _PREFERRED = np.int64(1 << 31)
 _INDEX_BITS = np.int64((1 << 31) - 1)
 
 
-def block_rows(n_items: int) -> int:
-    """How many users to score at a time, so that no block holds many more than ``SCORES_AT_ONCE`` scores."""
-    return max(1, SCORES_AT_ONCE // max(1, n_items))
+def block_rows(n_items: int, scores: int = SCORES_AT_ONCE) -> int:
+    """How many users to score at a time, so that a block holds at most ``scores`` scores, or one user's.
+
+    >>> block_rows(20, 60), block_rows(100, 60)
+    (3, 1)
+    """
+    return max(1, scores // max(1, n_items))
 
 
 def top_k(

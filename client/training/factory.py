@@ -11,6 +11,8 @@ from client.training.kernels.self_check import check_kernels
 from common.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from client.training.kernels.systems import Kernels
     from client.training.trainer import Trainer
     from common.config.model import FactorizationConfig
@@ -54,7 +56,9 @@ def make_kernels(config: FactorizationConfig) -> Kernels:
     return kernels
 
 
-def make_row_kernels(config: FactorizationConfig, *, gpu: bool | None = None) -> Kernels:
+def make_row_kernels(
+    config: FactorizationConfig, *, gpu: bool | None = None, cuda: Callable[[str], Kernels] | None = None
+) -> Kernels:
     """A backend that solves each row by itself, for what is noised: CUDA where it works, else the CPU's cores.
 
     TensorFlow pads a batch to its longest row, so that how one user's solution is rounded could depend on who else is there.
@@ -62,16 +66,18 @@ def make_row_kernels(config: FactorizationConfig, *, gpu: bool | None = None) ->
     Args:
         config: ``backend: numba`` and ``device: cpu`` keep to the CPU; with ``cuda`` a GPU has to be there.
         gpu: whether there may be a GPU; None looks.
+        cuda: makes the CUDA backend of a device, which has tried itself; raises ConfigError where it cannot be used.
 
     Raises:
         ConfigError: CUDA is asked for and cannot be used.
     """
+    make_cuda = cuda or _cuda_kernels
     if config.backend == "cuda":
-        return _cuda_kernels(config.device)
+        return make_cuda(config.device)
     wanted = config.backend != "numba" and config.device != "cpu"
     if wanted and (gpu_may_be_present() if gpu is None else gpu):
         try:
-            return _cuda_kernels(config.device)
+            return make_cuda(config.device)
         except ConfigError as error:
             _log.warning("users are solved on the CPU: %s", error)
     return _numba_kernels()

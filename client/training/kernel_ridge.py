@@ -19,7 +19,12 @@ _BLOCK = 1024
 
 
 def predict(
-    known: NDArray[np.float64], targets: NDArray[np.float64], asked: NDArray[np.float64]
+    known: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    asked: NDArray[np.float64],
+    *,
+    chosen_on: int = _CHOSEN_ON,
+    fitted_on: int = _FITTED_ON,
 ) -> NDArray[np.float64]:
     """float64 ``[k, t]``: what rows ``asked`` ``[k, f]`` are expected to be.
 
@@ -27,9 +32,10 @@ def predict(
         known: ``[n, f]``; at least two rows.
         targets: ``[n, t]`` of these.
         asked: ``[k, f]``.
+        chosen_on, fitted_on: rows, at most, that width and ridge are chosen on, and that the model is fitted on.
     """
     order = np.random.default_rng(0).permutation(len(known))
-    some, fitted = np.sort(order[:_CHOSEN_ON]), np.sort(order[:_FITTED_ON])
+    some, fitted = np.sort(order[:chosen_on]), np.sort(order[:fitted_on])
     width, ridge = _chosen(known[some], targets[some])
     mean, learned = targets[fitted].mean(axis=0), known[fitted]
     kernel = np.exp(-width * _squares(learned, learned))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import socket
 import time
+from typing import Final
 
 from common.errors import ConfigError
 
-_PATIENCE_SECONDS = 10.0
+PORT_PATIENCE: Final = 10.0
+"""Seconds that a program which is ending may take to give up its port."""
 _POLL_SECONDS = 0.2
 
 
-def check_port_free(host: str, port: int, setting: str, *, patience: float = _PATIENCE_SECONDS) -> None:
+def check_port_free(host: str, port: int, setting: str, *, patience: float = PORT_PATIENCE) -> None:
     """Refuse a port that another program has; one that was just given up is waited for.
 
     Args:

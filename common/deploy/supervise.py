@@ -29,7 +29,6 @@ _log = getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
-_LARGEST_LOG = 10_000_000
 _LARGEST_TAIL = 20_000
 
 
@@ -62,6 +61,7 @@ class Program:
         command: program and arguments; a name without a slash is looked up beside this Python first.
         environment: added to this process's own.
         log: file that its output is appended to; None: this process's own output.
+        largest_log: bytes; a larger log is moved away before the program starts.
         explain: what the end of its output means, in a sentence with the mend; None where it does not know. The last line
             is quoted then.
     """
@@ -70,6 +70,7 @@ class Program:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     log: Path | None = None
+    largest_log: int = 10_000_000
     explain: Callable[[str], str | None] = lambda output: None
 
 
@@ -185,7 +186,7 @@ class _Child:
         command = [sys.executable, "-m", "common.deploy.supervise", str(os.getpid()), *self.program.command]
         output = None
         if self.program.log is not None:
-            _rotate(self.program.log)
+            _rotate(self.program.log, self.program.largest_log)
             output = self.program.log.open("ab")
             self._said_from = output.tell()
         try:
@@ -240,9 +241,9 @@ def _end_of(log: Path, start: int) -> str:
         return ""
 
 
-def _rotate(log: Path) -> None:
+def _rotate(log: Path, largest: int) -> None:
     """Move a log that has grown large out of the way; one old one is kept."""
-    if log.exists() and log.stat().st_size > _LARGEST_LOG:
+    if log.exists() and log.stat().st_size > largest:
         log.replace(log.with_name(f"{log.name}.1"))
 
 

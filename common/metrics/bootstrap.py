@@ -42,7 +42,11 @@ class PairedInterval:
 
 
 def summarise(
-    per_user: Mapping[str, NDArray[np.float64]], rng: np.random.Generator, *, resamples: int = RESAMPLES
+    per_user: Mapping[str, NDArray[np.float64]],
+    rng: np.random.Generator,
+    *,
+    resamples: int = RESAMPLES,
+    draws_at_once: int = _DRAWS_AT_ONCE,
 ) -> MetricBlock:
     """Mean and 95 % interval of each metric over users; every metric sees the same resampled users.
 
@@ -50,6 +54,7 @@ def summarise(
         per_user: float64 ``[n]`` per metric name, all of the same users. Users without truth were left out before.
         rng: where the resampled users come from.
         resamples: bootstrap resamples.
+        draws_at_once: drawn users held in memory at a time.
 
     Returns:
         A block that ``json.dumps`` takes. Without any user the means are None and ``ci95`` is empty.
@@ -65,7 +70,7 @@ def summarise(
     if n_users == 0:
         block.update(dict.fromkeys(names))
     else:
-        lower, upper = _interval(_resampled_means(values, rng, resamples), 0.95)
+        lower, upper = _interval(_resampled_means(values, rng, resamples, draws_at_once), 0.95)
         for column, name in enumerate(names):
             block[name] = float(values[:, column].mean())
             intervals[name] = [float(lower[column]), float(upper[column])]
@@ -142,7 +147,9 @@ def _columns(columns: list[NDArray[np.float64]], names: list[str]) -> NDArray[np
     return values
 
 
-def _resampled_means(values: NDArray[np.float64], rng: np.random.Generator, resamples: int) -> NDArray[np.float64]:
+def _resampled_means(
+    values: NDArray[np.float64], rng: np.random.Generator, resamples: int, draws_at_once: int = _DRAWS_AT_ONCE
+) -> NDArray[np.float64]:
     """float64 ``[resamples, q]``: means of the columns of ``values`` (``[n, q]``) over n users drawn with replacement.
 
     How often each user was drawn is a row of a weight matrix, so that all means are one matrix product; the matrix is
@@ -150,7 +157,7 @@ def _resampled_means(values: NDArray[np.float64], rng: np.random.Generator, resa
     """
     n_users = len(values)
     means = np.empty((resamples, values.shape[1]))
-    step = max(1, _DRAWS_AT_ONCE // n_users)
+    step = max(1, draws_at_once // n_users)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         drawn = rng.integers(n_users, size=(rows, n_users)) + n_users * np.arange(rows)[:, None]

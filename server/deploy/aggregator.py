@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common.config.loader import load_yaml_model
 from common.deploy.locks import held
-from common.deploy.ports import check_port_free
+from common.deploy.ports import PORT_PATIENCE, check_port_free
 from common.deploy.roles import AggregatorConfig
 from common.deploy.signals import SignalQueue
 from common.deploy.supervise import Supervisor
@@ -33,6 +33,7 @@ from server.deploy.schedule import HOPELESS, Resumer, next_start
 from server.deploy.superlink import aggregator_programs
 
 _log = getLogger(__name__)
+StartRun = Callable[[AggregatorConfig, str], None]
 
 _TICK_SECONDS = 2.0
 _WAIT_SECONDS = 0.5
@@ -43,8 +44,18 @@ def control_of(config: AggregatorConfig) -> FlowerControl:
     return FlowerControl(config.state / "control", config.superlink_port, config.tls.ca)
 
 
-def begin_run(config: AggregatorConfig, name: str | None = None) -> str:
+def start_on_superlink(config: AggregatorConfig, run_name: str) -> None:
+    """Have the SuperLink start the run's ServerApp. Raises: FederationError, where it does not answer."""
+    control_of(config).start_run(stage_app(config.state / "app"), run_name)
+
+
+def begin_run(config: AggregatorConfig, name: str | None = None, *, start: StartRun = start_on_superlink) -> str:
     """Begin a run, or take a run up again from its last checkpoint; returns its name.
+
+    Args:
+        config: of the aggregator.
+        name: of the run to take up again; None begins a new one.
+        start: starts the run's process.
 
     Raises:
         InUseError: a run is going on; names it.
@@ -62,7 +73,7 @@ def begin_run(config: AggregatorConfig, name: str | None = None) -> str:
         AdminLog(config.state).record("run" if name is None else "run resumed", run=run.name)
         run.announce()
         try:
-            control_of(config).start_run(stage_app(config.state / "app"), run.name)
+            start(config, run.name)
         except FederationError as error:
             run.give_up(str(error))
             raise
@@ -89,10 +100,16 @@ class AggregatorProcess:
 
     Args:
         config_path: of ``federation.yaml``.
+        start: starts the process of a run.
+        port_patience: seconds to wait for a port that a process before still holds.
     """
 
-    def __init__(self, config_path: Path) -> None:
+    def __init__(
+        self, config_path: Path, *, start: StartRun = start_on_superlink, port_patience: float = PORT_PATIENCE
+    ) -> None:
         self._path = config_path
+        self._start = start
+        self._port_patience = port_patience
         self._signals: SignalQueue
         self._stopping = False
         self._began = datetime.now(UTC)
@@ -113,9 +130,9 @@ class AggregatorProcess:
             self._run(config)
 
     def _run(self, config: AggregatorConfig) -> None:
-        check_port_free("127.0.0.1", config.superlink_port, "superlink_port")
+        check_port_free("127.0.0.1", config.superlink_port, "superlink_port", patience=self._port_patience)
         if config.proxy.enabled:
-            check_port_free(config.proxy.host, config.proxy.port, "proxy.port")
+            check_port_free(config.proxy.host, config.proxy.port, "proxy.port", patience=self._port_patience)
         self._signals = SignalQueue(signal.SIGTERM, signal.SIGINT)
         metrics = AggregatorMetrics(config)
         supervisor = Supervisor(aggregator_programs(config, self._path), on_exit=metrics.program_ended)
@@ -169,12 +186,12 @@ class AggregatorProcess:
             return
         due = next_start(config.schedule, runs, self._began)
         if due is not None and due <= datetime.now(UTC):
-            _log.info("scheduled run %s begins", begin_run(config))
+            _log.info("scheduled run %s begins", begin_run(config, start=self._start))
 
     def _resume(self, config: AggregatorConfig, lost: str) -> None:
         _log.warning("run %s has lost its process; it goes on from its last checkpoint", lost)
         try:
-            begin_run(config, lost)
+            begin_run(config, lost, start=self._start)
         except FederationError:
             # The SuperLink may be restarting, too: the run is not given up for that, and tried again at the next tick.
             self._resumer.not_begun(lost)

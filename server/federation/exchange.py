@@ -61,6 +61,19 @@ class SilentObserver:
         """Ignore it."""
 
 
+class Clock(Protocol):
+    """Tells the time and lets it pass; the module ``time`` is one."""
+
+    def time(self) -> float:
+        """Return seconds since 1970."""
+
+    def monotonic(self) -> float:
+        """Return seconds since any fixed moment."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Come back after ``seconds``."""
+
+
 class PlatformExchange:
     """Sends requests through a Flower grid and yields the answers.
 
@@ -70,12 +83,20 @@ class PlatformExchange:
         deadline: seconds that the platforms have for one answer.
         names: name by Flower node id, of the platforms whose node keys were admitted; an answer under another name, or
             from another node, is left out. None: nobody was admitted by key (the simulator), and nodes name themselves.
+        clock: by which deadlines pass; the system's.
     """
 
     def __init__(
-        self, grid: Grid, observer: Observer, *, deadline: float, names: Mapping[int, str] | None = None
+        self,
+        grid: Grid,
+        observer: Observer,
+        *,
+        deadline: float,
+        names: Mapping[int, str] | None = None,
+        clock: Clock = time,
     ) -> None:
         self.grid = grid
+        self._clock = clock
         self._admitted = names
         self.nodes: dict[int, str] = {}
         """Platform name by Flower node id, in order of name; empty until the platforms have joined."""
@@ -99,16 +120,16 @@ class PlatformExchange:
         Flower's own waiting for a minimum of nodes has no deadline. ``tell`` is told the platforms' names, and how many are
         wanted, whenever one has come or gone.
         """
-        give_up = time.monotonic() + deadline
+        give_up = self._clock.monotonic() + deadline
         told: list[int] | None = None
         while True:
             nodes = sorted(self.grid.get_node_ids())
             if nodes != told:
                 told = nodes
                 tell(sorted((self._admitted or {}).get(node, f"node {node}") for node in nodes), wanted)
-            if len(nodes) >= wanted or time.monotonic() >= give_up:
+            if len(nodes) >= wanted or self._clock.monotonic() >= give_up:
                 return nodes
-            time.sleep(_POLL_SECONDS)
+            self._clock.sleep(_POLL_SECONDS)
 
     def ask(self, request: AgentRequest, nodes: Iterable[int] | None = None) -> Iterator[tuple[int, AgentReply]]:
         """Send ``request`` to ``nodes`` (all platforms of the run) and yield (node, answer) as answers come.
@@ -223,10 +244,10 @@ class PlatformExchange:
             arrived[answer.metadata.reply_to_message_id] = answer
             waiting.discard(answer.metadata.reply_to_message_id)
         if not answers:
-            time.sleep(_POLL_SECONDS)
+            self._clock.sleep(_POLL_SECONDS)
 
     def _expired(self, question: Message) -> bool:
-        return time.time() > question.metadata.created_at + self._deadline
+        return self._clock.time() > question.metadata.created_at + self._deadline
 
     def _name(self, question: Message) -> str:
         node = question.metadata.dst_node_id

@@ -10,6 +10,7 @@ again with the halves in each other's place: such a difference raises one of the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -21,10 +22,13 @@ from scipy.stats import rankdata
 from client.data.cleaning import load_platform_data
 from client.data.dataset import ItemTable, UserItemMatrix
 from client.scoring.fold_in import FoldIn
+from common.catalogue import FederationSecret
 from common.config.data import DataConfig
+from common.config.federation import FederationPlan
 from common.config.loader import parse_model
 from common.config.model import FactorizationConfig
 from common.contributions.run_plan import read_plan
+from server.federation.state import FederationState
 from simulations.engine.datasets import SimulatedPlatform, untested_platform
 from simulations.engine.federate import simulation_secret
 from simulations.evaluation.measure import lookup
@@ -57,27 +61,43 @@ class MembershipReport:
         return {name: (area + self.swapped[name]) / 2 for name, area in self.auc.items()}
 
 
-def membership_test(epsilons: tuple[float, ...], *, seed: int = 0) -> MembershipReport:
-    """Train on 300 users over three platforms, with and without privacy, and attack 300 members and 300 others.
+Train = Callable[[Mapping[str, PlatformMatrix], FederationPlan, FederationSecret], FederationState]
+
+
+def membership_test(
+    epsilons: tuple[float, ...], *, members: int = MEMBERS, seed: int = 0, train: Train = train_pooled
+) -> MembershipReport:
+    """Train on users over three platforms, with and without privacy, and attack these members and as many others.
 
     Then train on those others, and attack again.
+
+    Args:
+        epsilons: to train at, besides none.
+        members: how many are trained on.
+        seed: of who they are.
+        train: makes the factors without privacy.
     """
     rng = np.random.default_rng(seed)
     data = load_platform_data(audit_data(), platform="audit")
-    chosen = rng.permutation(data.interactions.n_users)[: 2 * MEMBERS]
-    halves = [data.interactions.select_users(part) for part in (chosen[:MEMBERS], chosen[MEMBERS:])]
+    chosen = rng.permutation(data.interactions.n_users)[: 2 * members]
+    halves = [data.interactions.select_users(part) for part in (chosen[:members], chosen[members:])]
     return MembershipReport(
-        members=MEMBERS,
-        auc=_areas(data.items, halves[0], halves[1], epsilons, seed),
-        swapped=_areas(data.items, halves[1], halves[0], epsilons, seed),
+        members=members,
+        auc=_areas(data.items, halves[0], halves[1], epsilons, seed, train),
+        swapped=_areas(data.items, halves[1], halves[0], epsilons, seed, train),
     )
 
 
 def _areas(
-    items: ItemTable, members: UserItemMatrix, others: UserItemMatrix, epsilons: tuple[float, ...], seed: int
+    items: ItemTable,
+    members: UserItemMatrix,
+    others: UserItemMatrix,
+    epsilons: tuple[float, ...],
+    seed: int,
+    train: Train,
 ) -> dict[str, float]:
     """The area by ε, of factors trained on ``members``."""
-    parts = [members.select_users(rows) for rows in np.array_split(np.arange(MEMBERS), _PLATFORMS)]
+    parts = [members.select_users(rows) for rows in np.array_split(np.arange(members.n_users), _PLATFORMS)]
     platforms = [
         untested_platform(f"audit-{index}", part, items, "the data in the package") for index, part in enumerate(parts)
     ]
@@ -88,13 +108,13 @@ def _areas(
             "rounds": 10,
             # A model as rich and as little regularised as is common without privacy: the attack's best case.
             "model": {"dimension": 64, "regularization": 1.0, "unobserved_weight": 0.1},
-            "privacy": {"mode": "user", "user_bound": MEMBERS, "minimum_users": 1},
+            "privacy": {"mode": "user", "user_bound": members.n_users, "minimum_users": 1},
         }
     )
     secret = simulation_secret(seed)
     exact = without_privacy(plan)
     pool = {platform.name: PlatformMatrix.of(platform.training) for platform in platforms}
-    state = train_pooled(pool, exact, secret)
+    state = train(pool, exact, secret)
     # The attacker holds the federation's secret, and so knows which row is which item.
     rows = lookup(items.keys, state.vocabulary, secret)
     auc = {"none": attack(state.item_parameters[rows], exact.serving, members, others)}

@@ -70,12 +70,25 @@ class PassportReport:
     guessed: tuple[Guessed, ...]
 
 
-def passport_test(*, seed: int = 0) -> PassportReport:
-    """Attack passports of users of the data in the package, a fifth of them."""
+def passport_test(
+    *,
+    seed: int = 0,
+    dimensions: tuple[int, ...] = DIMENSIONS,
+    epsilons: tuple[float, ...] = EPSILONS,
+    rounds: int = _ROUNDS,
+) -> PassportReport:
+    """Attack passports of users of the data in the package, a fifth of them.
+
+    Args:
+        seed: of who is attacked.
+        dimensions: of profiles; the first two of factors, too.
+        epsilons: of passports with noise.
+        rounds: of the training that factors come from.
+    """
     data = load_platform_data(audit_data(), platform="audit")
     rows = np.random.default_rng(seed).permutation(data.interactions.n_users)
     attack = Attack(data.interactions, rows[: len(rows) // 5], rows[len(rows) // 5 :])
-    contents = _contents(data.items, data.interactions, seed)
+    contents = _contents(data.items, data.interactions, seed, dimensions, epsilons, rounds)
     return PassportReport(
         attacked=len(attack.attacked),
         known=len(attack.known),
@@ -154,17 +167,22 @@ def noised_all(profiles: NDArray[np.float32], epsilon: float) -> NDArray[np.floa
 
 
 def _contents(
-    items: ItemTable, histories: UserItemMatrix, seed: int
+    items: ItemTable,
+    histories: UserItemMatrix,
+    seed: int,
+    dimensions: tuple[int, ...],
+    epsilons: tuple[float, ...],
+    rounds: int,
 ) -> Iterator[tuple[str, NDArray[np.float32], float | None]]:
     """Kind, numbers float32 ``[n, d]`` and ε of what passports of these users hold."""
-    for dimension in DIMENSIONS[:2]:
-        yield "factor", _factors(items, histories, dimension, seed), None
+    for dimension in dimensions[:2]:
+        yield "factor", _factors(items, histories, dimension, seed, rounds), None
     yield "tastes", _tastes(items, histories), None
-    basis = ProfileBasis.fit(histories, items.keys, "audit/1", dimension=max(DIMENSIONS))
+    basis = ProfileBasis.fit(histories, items.keys, "audit/1", dimension=max(dimensions))
     profiles = basis.profiles(histories)
-    for epsilon in (None, *EPSILONS):
+    for epsilon in (None, *epsilons):
         noisy = profiles if epsilon is None else noised_all(profiles, epsilon)
-        for dimension in DIMENSIONS if epsilon is None else (max(DIMENSIONS),):
+        for dimension in dimensions if epsilon is None else (max(dimensions),):
             yield "profile", noisy[:, :dimension], epsilon
 
 
@@ -179,12 +197,14 @@ def _tastes(items: ItemTable, histories: UserItemMatrix) -> NDArray[np.float32]:
     return found
 
 
-def _factors(items: ItemTable, histories: UserItemMatrix, dimension: int, seed: int) -> NDArray[np.float32]:
+def _factors(
+    items: ItemTable, histories: UserItemMatrix, dimension: int, seed: int, rounds: int
+) -> NDArray[np.float32]:
     """Folded in as a passport's factor is, on factors trained without privacy: the attack's best case."""
     plan = read_plan(
         {
             "federation": "passport-audit",
-            "rounds": _ROUNDS,
+            "rounds": rounds,
             "model": {"dimension": dimension, "regularization": 8.0, "unobserved_weight": 0.4},
             "privacy": {"mode": "none"},
         }

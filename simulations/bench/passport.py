@@ -12,10 +12,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -27,11 +27,11 @@ from client.passport.bridge import FittedBridge, fit_bridge, recall_at
 from common.errors import ConfigError
 from simulations.audit.passport import Attack, noised_all
 
-HOLDERS = (5224, 522, 50)
-DRAWS = {5224: 1, 522: 3, 50: 8}
-"""Few holders are drawn several times: one draw would be luck."""
-EPSILONS = (None, 128.0, 64.0, 32.0, 16.0)
-_COLD = 1305
+DRAWS: Final[Mapping[int, int]] = {5224: 1, 522: 3, 50: 8}
+"""How often so many holders are drawn: of few, one draw would be luck."""
+EPSILONS: Final = (None, 128.0, 64.0, 32.0, 16.0)
+COLD: Final = 1305
+"""How many people have no history on the receiving platform."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Pair:
         return float(recall_at(scores, truth.indptr, truth.indices, 20)[judged].mean() / popular)
 
 
-def pairs(folder: Path, *, seed: int = 0) -> Iterator[Pair]:
+def pairs(folder: Path, *, cold: int = COLD, seed: int = 0) -> Iterator[Pair]:
     """Both ways between records and books."""
     names = {"records": "music", "books": "book"}
     matrices = {name: _read(folder / "douban" / f"{file}.parquet") for name, file in names.items()}
@@ -80,15 +80,15 @@ def pairs(folder: Path, *, seed: int = 0) -> Iterator[Pair]:
         histories = matrices[there]
         basis = ProfileBasis.fit(histories, [f"{there}:{item}" for item in range(histories.n_items)], f"{there}/1")
         profiles = basis.profiles(histories)
-        yield Pair(f"{there} to {here}", profiles, histories, matrices[here], rows[:_COLD], rows[_COLD:])
+        yield Pair(f"{there} to {here}", profiles, histories, matrices[here], rows[:cold], rows[cold:])
 
 
-def bench_bridge(folder: Path) -> list[dict[str, Any]]:
+def bench_bridge(folder: Path, *, cold: int = COLD, draws: Mapping[int, int] = DRAWS) -> list[dict[str, Any]]:
     """Recall@20 of cold users over popularity by number of holders, and what was chosen on holders."""
     found = []
-    for pair in pairs(folder):
-        for count in HOLDERS:
-            for draw in range(DRAWS[count]):
+    for pair in pairs(folder, cold=cold):
+        for count, times in draws.items():
+            for draw in range(times):
                 began = time.perf_counter()
                 fitted = pair.fitted(pair.known[draw * count : (draw + 1) * count], pair.profiles)
                 found.append(
@@ -106,30 +106,34 @@ def bench_bridge(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def bench_epsilon(folder: Path) -> list[dict[str, Any]]:
-    """The price of ε in every passport, of holders and of cold users, with 5,224 holders."""
+def bench_epsilon(
+    folder: Path, *, cold: int = COLD, holders: int = max(DRAWS), epsilons: Sequence[float | None] = EPSILONS
+) -> list[dict[str, Any]]:
+    """The price of ε in every passport, of holders and of cold users."""
     found = []
-    for pair in pairs(folder):
-        for epsilon in EPSILONS:
+    for pair in pairs(folder, cold=cold):
+        for epsilon in epsilons:
             profiles = pair.profiles if epsilon is None else noised_all(pair.profiles, epsilon)
-            fitted = pair.fitted(pair.known[: HOLDERS[0]], profiles)
+            fitted = pair.fitted(pair.known[:holders], profiles)
             ratio = round(pair.ratio(fitted, profiles), 4)
             found.append({"pair": pair.name, "epsilon": epsilon, "over popularity": ratio})
             _say(found[-1])
     return found
 
 
-def bench_attack(folder: Path) -> list[dict[str, Any]]:
+def bench_attack(
+    folder: Path, *, cold: int = COLD, epsilons: Sequence[float | None] = EPSILONS
+) -> list[dict[str, Any]]:
     """Guess ten items of each cold user's history from the profile; precision, beside popularity's guess.
 
     The attacker knows the profiles and histories of all others: ridge regression from profile to items, which is more than
     any receiving platform has.
     """
     found = []
-    for pair in pairs(folder):
+    for pair in pairs(folder, cold=cold):
         attack = Attack(pair.there, pair.cold, pair.known)
         popular = attack.by_popularity()
-        for epsilon in EPSILONS:
+        for epsilon in epsilons:
             profiles = pair.profiles if epsilon is None else noised_all(pair.profiles, epsilon)
             for d in (16, 64, 256):
                 guessed = attack.by("profile", profiles[:, :d], epsilon)
@@ -151,7 +155,12 @@ def _say(line: dict[str, Any]) -> None:
     sys.stderr.flush()
 
 
-_BENCHES = {"bridge": bench_bridge, "attack": bench_attack, "epsilon": bench_epsilon}
+Bench = Callable[[Path], list[dict[str, Any]]]
+_BENCHES: Mapping[str, Bench] = {
+    "bridge": bench_bridge,
+    "attack": bench_attack,
+    "epsilon": bench_epsilon,
+}
 
 if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else "bridge"

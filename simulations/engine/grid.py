@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from threading import Lock
@@ -66,7 +66,7 @@ class InlineGrid(Grid):
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(1 + ahead, thread_name_prefix="platform") if ahead else None
         self._begun: dict[str, Future[Message]] = {}
-        self._clock = _SharedClock()
+        self._clock = SharedClock()
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
     def __enter__(self) -> Self:
@@ -139,11 +139,12 @@ class InlineGrid(Grid):
                 return Message(Error(code=_CLIENT_APP_STOPPED), reply_to=message)
 
 
-class _SharedClock:
+class SharedClock:
     """Measures for how long at least one thread was inside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self.seconds = 0.0
+        self._now = now
         self._inside = 0
         self._since = 0.0
         self._lock = Lock()
@@ -151,7 +152,7 @@ class _SharedClock:
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._since = time.perf_counter()
+                self._since = self._now()
             self._inside += 1
 
     def __exit__(
@@ -160,4 +161,4 @@ class _SharedClock:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                self.seconds += time.perf_counter() - self._since
+                self.seconds += self._now() - self._since

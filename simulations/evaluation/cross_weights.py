@@ -8,7 +8,7 @@ chosen stays on one platform alone, of separate platforms only those lose items 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +33,11 @@ from simulations.scenarios.scenario import Scenario
 
 
 def tune_weights(
-    platforms: Sequence[SimulatedPlatform], scenario: Scenario, secret: FederationSecret
+    platforms: Sequence[SimulatedPlatform],
+    scenario: Scenario,
+    secret: FederationSecret,
+    *,
+    choose: Callable[[NDArray[np.float64], NDArray[np.float64]], tuple[int, ...]] | None = None,
 ) -> dict[str, dict[str, float]]:
     """α, β and κ of each platform that has hidden items: the same for all, as they do best over platforms and draws.
 
@@ -41,6 +45,9 @@ def tune_weights(
     in proportion to what the platform reaches by the shared factors alone, and to its users. Fewer items are hidden here
     than in the scenario, and finding 20 of few is easy, so the list is cut at the same share of the candidates as
     Recall@20 is in the scenario.
+
+    ``choose`` takes the gains of all slices and settings and their weights, as :func:`smallest_of_the_best` does, which
+    chooses unless it is given.
     """
     draws = [_gains(platforms, scenario, secret, draw) for draw in range(scenario.cross.tuning_draws)]
     users = {platform.name: float(platform.training.train.n_users) for platform in platforms}
@@ -48,7 +55,8 @@ def tune_weights(
     if not names:
         return {}
     grids = np.array([grid for gains in draws for grid in gains.values()])
-    linear, row, column = smallest_of_the_best(grids, np.array([users[name] for name in names]))
+    weights = np.array([users[name] for name in names])
+    linear, row, column = (choose or smallest_of_the_best)(grids, weights)
     best = {"attribute_weight": _attribute_weights(scenario)[row], "beta": scenario.cross.betas[column]}
     if scenario.plan.linear is not None:
         best["linear_weight"] = scenario.cross.linear_weights[linear]

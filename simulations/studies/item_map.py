@@ -86,7 +86,7 @@ def draw_map(
     files = [folder / "map.png", folder / "map.html"]
     with locked_folder(folder):
         _draw(files[0], found, by or next(iter(found.values), None))
-        write_atomically(files[1], _page(found, run.name).encode(), mode=0o644)
+        write_atomically(files[1], map_page(found, run.name).encode(), mode=0o644)
     return files
 
 
@@ -212,7 +212,7 @@ def _draw(path: Path, found: ItemMap, by: str | None) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _page(found: ItemMap, name: str) -> str:
+def map_page(found: ItemMap, name: str) -> str:
     """One file without anything from elsewhere: dots that say what they are, coloured by platform or attribute at a click."""
     low, high = found.points.min(axis=0), found.points.max(axis=0)
     spread = np.where(high > low, high - low, 1.0)

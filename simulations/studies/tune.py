@@ -91,6 +91,10 @@ class Tuning:
     best: Tried | None
 
 
+Cut = Callable[[Scenario], list[SimulatedPlatform]]
+Measure = Callable[[Scenario, Sequence[SimulatedPlatform]], dict[str, float]]
+
+
 def search_space(scenario: Scenario) -> Mapping[str, SearchParameter]:
     """The scenario's ``search`` section, or what ships for its kind of feedback and privacy."""
     if scenario.search:
@@ -120,6 +124,8 @@ def tune(
     accept_cost: bool = False,
     on_stage: Callable[[str], None] = lambda text: None,
     on_trial: Callable[[Tried], None] = lambda tried: None,
+    cut: Cut = make_platforms,
+    measure: Measure | None = None,
 ) -> Tuning:
     """Try settings until ``trials`` have been tried, those of earlier calls with this folder included.
 
@@ -130,6 +136,8 @@ def tune(
         accept_cost: needed under privacy.
         on_stage: told what is being done.
         on_trial: told of every setting that has been tried.
+        cut: cuts the data into platforms.
+        measure: trains a scenario and says how good it is by platform; :func:`validation_metric` unless given.
 
     Raises:
         PrivacyError: the plan is private and the cost is not accepted; the message states it.
@@ -148,15 +156,15 @@ def tune(
     make_folder(folder)
     study = _study(folder / "tune.db", scenario, space)
     on_stage("reading and splitting the data")
-    platforms = make_platforms(scenario)
+    platforms, measure = cut(scenario), measure or validation_metric
     if _AS_IT_STANDS not in study.user_attrs:
         on_stage("the scenario as it stands")
-        study.set_user_attr(_AS_IT_STANDS, asdict(_try(scenario, platforms, -1, {})))
+        study.set_user_attr(_AS_IT_STANDS, asdict(_try(scenario, platforms, -1, {}, measure)))
     baseline = Tried(**study.user_attrs[_AS_IT_STANDS])
     on_trial(baseline)
     for number in range(_forget_unfinished(study), trials):
         on_stage(f"trial {number + 1} of {trials}")
-        on_trial(_next(study, scenario, platforms, space, number))
+        on_trial(_next(study, scenario, platforms, space, number, measure))
     tried = [Tried(**trial.user_attrs[_RESULT]) for trial in study.trials if _RESULT in trial.user_attrs]
     _write(folder / "tried.json", scenario, space, cost, baseline, tried)
     return Tuning(table=_table(metric_of(scenario), baseline, tried, space), baseline=baseline, best=best_of(tried))
@@ -262,6 +270,7 @@ def _next(
     platforms: Sequence[SimulatedPlatform],
     space: Mapping[str, SearchParameter],
     number: int,
+    measure: Measure,
 ) -> Tried:
     from optuna.samplers import TPESampler
     from optuna.trial import TrialState
@@ -269,7 +278,7 @@ def _next(
     study.sampler = TPESampler(seed=scenario.seed * 1_000_003 % 2**31 + number)
     trial = study.ask()
     settings = {key: _suggest(trial, key, parameter) for key, parameter in space.items()}
-    tried = _try(_with_settings(scenario, settings), platforms, number, settings)
+    tried = _try(_with_settings(scenario, settings), platforms, number, settings, measure)
     trial.set_user_attr(_RESULT, asdict(tried))
     if tried.value is None:
         study.tell(trial, state=TrialState.FAIL)
@@ -278,11 +287,17 @@ def _next(
     return tried
 
 
-def _try(scenario: Scenario, platforms: Sequence[SimulatedPlatform], number: int, settings: dict[str, Any]) -> Tried:
+def _try(
+    scenario: Scenario,
+    platforms: Sequence[SimulatedPlatform],
+    number: int,
+    settings: dict[str, Any],
+    measure: Measure,
+) -> Tried:
     started, error = time.perf_counter(), None
     means: dict[str, float] = {}
     try:
-        means = validation_metric(scenario, platforms)
+        means = measure(scenario, platforms)
     except CrossfedError as problem:
         if number < 0:
             raise

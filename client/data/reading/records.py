@@ -23,7 +23,7 @@ from client.data.reading.dialect import PIECE, STAND_IN, Dialect, pieces
 from common.errors import DataError
 
 _LINE_END, _CARRIAGE_RETURN = ord("\n"), ord("\r")
-_LARGEST_RECORD: Final = 64 << 20
+LARGEST_RECORD: Final = 64 << 20
 
 Places = NDArray[np.int64]
 
@@ -44,19 +44,20 @@ class Block:
         return len(self.lines)
 
 
-def read_blocks(path: Path, dialect: Dialect, size: int = PIECE) -> Iterator[Block]:
+def read_blocks(path: Path, dialect: Dialect, size: int = PIECE, *, largest: int = LARGEST_RECORD) -> Iterator[Block]:
     """All records below the header.
 
     Args:
         path: the file.
         dialect: how it is written.
         size: bytes that are looked at together.
+        largest: bytes that one record may have.
 
     Raises:
         DataError: it cannot be read, or a record is not as the dialect has it; names the line and the mend.
     """
     line, rest, header = 1 + dialect.skipped, b"", dialect.header
-    for piece, last in _whole_lines(path, dialect, size):
+    for piece, last in _whole_lines(path, dialect, size, largest):
         if not rest and not piece:
             continue
         scan = _Scan(path, dialect, rest + piece, line)
@@ -64,8 +65,8 @@ def read_blocks(path: Path, dialect: Dialect, size: int = PIECE) -> Iterator[Blo
         block, used = scan.block()
         if last and used < len(scan.text):
             raise scan.unclosed("the end of the file")
-        if len(scan.text) - used > _LARGEST_RECORD:
-            raise scan.unclosed(f"{_LARGEST_RECORD >> 20} MiB of text")
+        if len(scan.text) - used > largest:
+            raise scan.unclosed(f"{largest >> 20} MiB of text")
         line, rest = line + scan.lines_before(used), scan.text[used:]
         if header and len(block):
             block, header = Block(block.text[scan.first_length :], block.lines[1:]), False
@@ -73,7 +74,7 @@ def read_blocks(path: Path, dialect: Dialect, size: int = PIECE) -> Iterator[Blo
             yield block
 
 
-def _whole_lines(path: Path, dialect: Dialect, size: int) -> Iterator[tuple[bytes, bool]]:
+def _whole_lines(path: Path, dialect: Dialect, size: int, largest: int) -> Iterator[tuple[bytes, bool]]:
     """Pieces that end with a line's end, and whether it is the last; escapes and separators in one form."""
     rest, skip, line = b"", dialect.skipped, 1
     source = pieces(path, dialect.encoding, dialect.section, size)
@@ -81,8 +82,8 @@ def _whole_lines(path: Path, dialect: Dialect, size: int) -> Iterator[tuple[byte
         rest += piece
         cut = rest.rfind(b"\n") + 1
         if not cut:
-            if len(rest) > _LARGEST_RECORD:
-                raise DataError(f"{path}: line {line} has more than {_LARGEST_RECORD >> 20} MiB; is it a text file?")
+            if len(rest) > largest:
+                raise DataError(f"{path}: line {line} has more than {largest >> 20} MiB; is it a text file?")
             continue
         whole, rest = rest[:cut], rest[cut:]
         if skip:

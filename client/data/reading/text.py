@@ -9,11 +9,13 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from client.data.reading.dialect import PIECE, Dialect
-from client.data.reading.records import Block, read_blocks
+from client.data.reading.records import LARGEST_RECORD, Block, read_blocks
 from common.errors import DataError
 
 
-def scan_text(path: Path, dialect: Dialect, row: str, size: int = PIECE) -> pl.LazyFrame:
+def scan_text(
+    path: Path, dialect: Dialect, row: str, size: int = PIECE, *, largest: int = LARGEST_RECORD
+) -> pl.LazyFrame:
     """All columns as text, null where a field is empty or missing.
 
     Args:
@@ -21,6 +23,7 @@ def scan_text(path: Path, dialect: Dialect, row: str, size: int = PIECE) -> pl.L
         dialect: how it is written.
         row: name of one more column, uint32: the line on which a record begins, from 1.
         size: bytes that are parsed together.
+        largest: bytes that one record may have.
 
     Collecting it raises DataError as :func:`client.data.reading.records.read_blocks` does, or when a parser finds another
     number of records than there are.
@@ -32,7 +35,7 @@ def scan_text(path: Path, dialect: Dialect, row: str, size: int = PIECE) -> pl.L
     ) -> Iterator[pl.DataFrame]:
         wanted = list(schema) if columns is None else columns
         left = n_rows
-        for block in read_blocks(path, dialect, size):
+        for block in read_blocks(path, dialect, size, largest=largest):
             frame = _parse(path, dialect, block, [name for name in wanted if name != row])
             frame = pl.DataFrame([pl.Series(row, block.lines), *frame]).select(wanted)
             if left is not None:

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import linalg
 from common.errors import ConfigError, ContractError
 from common.linalg import (
     initial_item_factors,
@@ -51,10 +50,9 @@ def test_batched_solve_is_numpys_solve(d: int, k: int, seed: int) -> None:
     np.testing.assert_allclose(solve_posdef(a, b), expected, rtol=1e-8, atol=1e-10)
 
 
-def test_blocks_cover_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linalg, "_BLOCK_BYTES", 8 * 9 * 4)
+def test_blocks_cover_every_system() -> None:
     scales = np.arange(1.0, 12.0)
-    solutions = solve_posdef(scales[:, None, None] * np.eye(3), np.ones((11, 3)))
+    solutions = solve_posdef(scales[:, None, None] * np.eye(3), np.ones((11, 3)), block_bytes=8 * 9 * 4)
     np.testing.assert_allclose(solutions, 1 / scales[:, None] * np.ones(3))
 
 

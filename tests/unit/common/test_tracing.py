@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import threading
@@ -114,6 +115,6 @@ def test_traces_without_the_extra_say_how_to_install_it(monkeypatch: pytest.Monk
     def missing(name: str) -> object:
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(tracing, "import_module", missing)  # the seam to what is installed
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ConfigError, match=r"crossfed\[traces\]"):
         tracing.tracing_to("http://127.0.0.1:1/v1/traces", "test")

@@ -11,10 +11,9 @@ import pytest
 
 from common.errors import ConfigError, CrossfedError, FederationError, InUseError, StoreError
 from server.federation.checkpoint import CheckpointStore
-from server.strategy import FederatedFactorization
 from simulations import output
 from simulations.output import LOCK, default_folder, own_folder
-from simulations.run import simulate
+from simulations.run import SilentRunObserver, simulate
 from simulations.scenarios.scenario import Scenario
 from tests.support.scenarios import scenario_of
 
@@ -35,25 +34,17 @@ class Stopped(BaseException):
     """A kill, seen from inside."""
 
 
-@pytest.fixture
-def stop_after_round_2(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    train = FederatedFactorization.train_round
-
-    def stopping(self: FederatedFactorization, phase: Any) -> None:
-        if self.state.server_round == 2:
+class StoppedInRound3(SilentRunObserver):
+    def on_reply(self, server_round: int, kind: str, platform: str, code: str, reply_bytes: int) -> None:
+        if server_round == 3:
             raise Stopped
-        train(self, phase)
-
-    monkeypatch.setattr(FederatedFactorization, "train_round", stopping)
-    return monkeypatch
 
 
 @pytest.fixture
-def stopped(tmp_path: Path, stop_after_round_2: pytest.MonkeyPatch) -> Path:
+def stopped(tmp_path: Path) -> Path:
     """The folder of a run that was killed after round 2 of 3."""
     with pytest.raises(Stopped):
-        simulate(quick(tmp_path), tmp_path / "out")
-    stop_after_round_2.undo()
+        simulate(quick(tmp_path), tmp_path / "out", observer=StoppedInRound3())
     return tmp_path / "out"
 
 

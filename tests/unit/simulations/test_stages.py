@@ -28,23 +28,21 @@ def scenario(folder: Path, plan: dict[str, Any] = PUBLIC, **changes: Any) -> Sce
     return scenario_of(folder, plan=plan, cross={"ceiling": False, "tune_beta": False}, **changes)
 
 
-def refusal(case: Scenario, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+class BeforeTheFederation(run.SilentRunObserver):
+    def on_stage(self, text: str) -> None:
+        assert text != "federation"
+
+
+def refusal(case: Scenario, folder: Path) -> str:
     """Return what a run says before its federation."""
-
-    def trained(*arguments: Any, **options: Any) -> None:
-        raise AssertionError("the first stage had begun")
-
-    monkeypatch.setattr(run, "run_federation", trained)
     with pytest.raises(ConfigError) as caught:
-        run.simulate(case, folder / "out")
+        run.simulate(case, folder / "out", observer=BeforeTheFederation())
     return str(caught.value)
 
 
-def test_a_platform_too_small_for_its_price_is_named_before_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_platform_too_small_for_its_price_is_named_before_the_run(tmp_path: Path) -> None:
     plan = PUBLIC | {"privacy": {"mode": "none", "user_bound": 100}}
-    said = refusal(scenario(tmp_path, plan, price_at=[3.0]), tmp_path, monkeypatch)
+    said = refusal(scenario(tmp_path, plan, price_at=[3.0]), tmp_path)
     assert said.startswith("price_at: at ε = 3: platform big: ")
     assert "plan.privacy.minimum_users" in said
 

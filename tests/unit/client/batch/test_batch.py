@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import client.batch.run as batch
 from client.batch.blocks import best_of_each
 from client.batch.run import BatchJob, recommend_to_file
 from client.data.dataset import UserItemMatrix
@@ -130,45 +130,51 @@ def test_the_users_of_a_file_and_nobody_else(store, tmp_path):
         recommend_to_file(asked, lambda _: None)
 
 
-def test_an_interrupted_job_goes_on_and_another_begins_anew(store, monkeypatch):
-    monkeypatch.setattr(batch, "_PART_USERS", 10)
-    asked, made = job(store), []
-    original = batch._part
+def made_parts(asked: BatchJob) -> dict[str, int]:
+    """Name and inode of each part: another inode is another write."""
+    folder = asked.output.parent / f".{asked.output.name}.parts"
+    return {path.name: path.stat().st_ino for path in sorted(folder.glob("*.parquet"))}
 
-    def part(lists, users, *more):
-        if len(made) == 2:
+
+def interrupted_after(asked: BatchJob, parts: int) -> dict[str, int]:
+    """The parts of a job of three parts that somebody ends after ``parts`` of them."""
+    told = []
+
+    def tell(text):
+        told.append(text)
+        if len(told) == parts:
             raise KeyboardInterrupt
-        made.append(users[0])
-        return original(lists, users, *more)
 
-    monkeypatch.setattr(batch, "_part", part)
-    asked.output.write_bytes(b"as it was")
     with pytest.raises(KeyboardInterrupt):
-        recommend_to_file(asked, lambda _: None)
-    assert asked.output.read_bytes() == b"as it was"
-    made.clear()
-    recommend_to_file(asked, lambda _: None)
-    assert made == ["user-20"]
-    assert pl.read_parquet(asked.output)["user_id"].unique(maintain_order=True).to_list() == EVERYBODY
-    made.clear()
-    with pytest.raises(KeyboardInterrupt):
-        recommend_to_file(asked, lambda _: None)
-    made.clear()
-    # Whatever changes a list, here what is hidden, begins anew.
-    HiddenItems(store).hide(["x:1"])
-    with pytest.raises(KeyboardInterrupt):
-        recommend_to_file(asked, lambda _: None)
-    assert made == ["user-0", "user-10"]
+        recommend_to_file(asked, tell, part_users=10, tell_seconds=0.0)
+    return made_parts(asked)
 
 
-def test_a_full_disk_leaves_what_was_there(store, monkeypatch):
+def test_an_interrupted_job_goes_on_and_another_begins_anew(store):
     asked = job(store)
     asked.output.write_bytes(b"as it was")
+    before = interrupted_after(asked, 2)
+    assert list(before) == ["000000.parquet", "000001.parquet"]
+    assert asked.output.read_bytes() == b"as it was"
+    assert interrupted_after(asked, 2) == before, "what was made is not made again"
+    recommend_to_file(asked, lambda _: None, part_users=10)
+    assert pl.read_parquet(asked.output)["user_id"].unique(maintain_order=True).to_list() == EVERYBODY
+    before = interrupted_after(asked, 2)
+    # Whatever changes a list, here what is hidden, begins anew.
+    HiddenItems(store).hide(["x:1"])
+    anew = interrupted_after(asked, 1)
+    assert list(anew) == ["000000.parquet"]
+    assert anew["000000.parquet"] != before["000000.parquet"]
 
-    def full(*_):
-        raise StoreError("no space")
 
-    monkeypatch.setattr("client.batch.parts.write_atomically", full)
-    with pytest.raises(StoreError):
-        recommend_to_file(asked, lambda _: None)
+def test_a_full_disk_leaves_what_was_there(store):
+    asked = job(store)
+    asked.output.write_bytes(b"as it was")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+    try:
+        with pytest.raises(StoreError, match="cannot be written"):
+            recommend_to_file(asked, lambda _: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert asked.output.read_bytes() == b"as it was"

@@ -53,10 +53,9 @@ def test_the_books_are_shown_as_the_commands_print_them(config: PlatformConfig) 
     assert older == shown[2:]
 
 
-def test_long_journals_come_in_pages(config: PlatformConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts, "MESSAGES", 2)
-    first, more = facts.messages(config)
-    second, _ = facts.messages(config, before=first[-1]["number"])
+def test_long_journals_come_in_pages(config: PlatformConfig) -> None:
+    first, more = facts.messages(config, most=2)
+    second, _ = facts.messages(config, before=first[-1]["number"], most=2)
     assert more
     assert [entry["number"] for entry in (*first, *second)] == [7, 6, 5, 4]
 

@@ -30,8 +30,8 @@ dan,3,,yes,
 USERS = "user_id,age,agreed,stop\nann,20,true,\nbob,30,false,\ncid,40,TRUE,\nbob,31,true,\ndan,,true,1\n"
 
 
-def read(folder: Path, recorded: Any = (), **changes: Any) -> PlatformData:
-    (folder / "views.csv").write_text(VIEWS)
+def read(folder: Path, recorded: Any = (), views: str = VIEWS, **changes: Any) -> PlatformData:
+    (folder / "views.csv").write_text(views)
     (folder / "users.csv").write_text(USERS)
     (folder / "items.csv").write_text("item_id\n0\n1\n2\n3\n")
     interactions = {"path": folder / "views.csv"} | changes.pop("interactions", {})
@@ -114,7 +114,7 @@ def test_retention_without_times_is_refused(tmp_path: Path) -> None:
         load_platform_data(config, platform="p")
 
 
-def test_nobody_is_changed_by_another_persons_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_changed_by_another_persons_mark(tmp_path: Path) -> None:
     settings = {
         "interactions": {
             "consent": {"column": "agreed", "values": ["yes"]},
@@ -122,13 +122,13 @@ def test_nobody_is_changed_by_another_persons_mark(tmp_path: Path, monkeypatch: 
         },
         "retention_days": 30,
     }
-    monkeypatch.setattr(f"{__name__}.VIEWS", f"{VIEWS}eli,1,{NOW},yes,\n")
-    everybody = histories(read(tmp_path, **settings))
+    views = f"{VIEWS}eli,1,{NOW},yes,\n"
+    everybody = histories(read(tmp_path, views=views, **settings))
     for gone in ("ann", "bob", "cid", "dan"):
-        lines = [line for line in VIEWS.splitlines(keepends=True) if not line.startswith(gone)]
+        lines = [line for line in views.splitlines(keepends=True) if not line.startswith(gone)]
         (tmp_path / gone).mkdir()
         (tmp_path / gone / "views.csv").write_text("".join(lines))
         data = settings | {"items": {"path": tmp_path / "items.csv", "namespace": "x"}}
-        views = {"path": tmp_path / gone / "views.csv"} | settings["interactions"]  # type: ignore[operator]
-        found = histories(load_platform_data(DataConfig.model_validate(data | {"interactions": views})))
+        section = {"path": tmp_path / gone / "views.csv"} | settings["interactions"]  # type: ignore[operator]
+        found = histories(load_platform_data(DataConfig.model_validate(data | {"interactions": section})))
         assert found == {user: row for user, row in everybody.items() if user != gone}

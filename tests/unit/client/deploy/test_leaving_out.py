@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 
 from client.data.reading.exclusions import ExclusionBook
 from client.data.training import TrainingData
-from client.deploy import agent_process
 from client.deploy.agent_process import PlatformProcess, ReloadableAgent
 from client.deploy.loading import load_training_data
 from client.person.watch import ChangeWatch
@@ -38,9 +38,8 @@ def platform(tmp_path: Path) -> PlatformConfig:
 
 
 @pytest.fixture
-def process(platform: PlatformConfig, monkeypatch: pytest.MonkeyPatch) -> PlatformProcess:
-    monkeypatch.setattr(agent_process, "make_agent", lambda config, data, builder: Answering(data))
-    made = PlatformProcess(Path("unused"))
+def process(platform: PlatformConfig) -> PlatformProcess:
+    made = PlatformProcess(Path("unused"), make=lambda config, data, builder: Answering(data))
     data = load_training_data(platform)
     made._agent, made._used = ReloadableAgent(Answering(data)), (platform, data)
     return made
@@ -79,7 +78,7 @@ def test_a_platform_of_nobody_ends(
     process: PlatformProcess, platform: PlatformConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[int] = []
-    monkeypatch.setattr(agent_process.os, "kill", lambda _, number: sent.append(number))
+    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
     book = ExclusionBook(platform.state / "store")
     book.add({book.tag(user): "erased" for user in (ANNA, BERND, "a", "c")})
     with pytest.raises(DataError):

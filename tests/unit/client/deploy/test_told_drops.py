@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import polars as pl
 import pytest
@@ -107,19 +107,16 @@ def test_doctor_and_preview_say_it(config_path: Path) -> None:
     told(said)
 
 
-def test_start_says_it_in_the_log(
-    config_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_start_says_it_in_the_log(config_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Started(Exception):
         """The data has been read."""
 
-    def stop(*_: object) -> None:
+    def stop(*_: object) -> NoReturn:
         raise Started
 
-    monkeypatch.setattr("client.deploy.agent_process.make_agent", stop)
     caplog.set_level(logging.INFO)
     with pytest.raises(Started):
-        PlatformProcess(config_path, "agent").run()
+        PlatformProcess(config_path, "agent", make=stop).run()
     told(caplog.text.replace(": 20.0%", ": WARNING: 20.0%"))
     assert [record.levelname for record in caplog.records if "20.0%" in record.message] == ["WARNING"]
 

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.data.recorded import Event, EventRules, RecordedEvents
-from client.recommend import feedback as feedback_module
 from client.recommend.feedback import FeedbackLog
 from client.recommend.feedback_file import FeedbackEvent, header, line_of, read_events
 from client.recommend.quarantine import quarantine_of
@@ -56,7 +55,7 @@ def test_an_event_is_on_disk_before_record_returns(tmp_path: Path, monkeypatch: 
         synced.append((tmp_path / "log").read_bytes())
 
     with FeedbackLog(tmp_path / "log") as log:
-        monkeypatch.setattr(feedback_module.os, "fsync", fsync)
+        monkeypatch.setattr(os, "fsync", fsync)
         log.record("event-7", "anna", "imdb:1", 1.0, 10)
     assert b"event-7" in synced[-1]
 
@@ -169,18 +168,15 @@ def test_events_of_any_shape_are_set_aside(tmp_path: Path):
     assert len(quarantine_of(path).read_bytes().splitlines()) == len(texts)
 
 
-def test_what_is_set_aside_is_safe_before_the_log_lets_go_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_set_aside_is_safe_before_the_log_lets_go_of_it(tmp_path: Path):
     path = written(tmp_path / "log", BAD[:2])
     before = path.read_bytes()
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(feedback_module, "set_aside", full)
-    with pytest.raises(StoreError, match="No space"):
+    quarantine_of(path).mkdir()
+    with pytest.raises(StoreError, match="Is a directory"):
         FeedbackLog(path, WEIGHTS)
     assert path.read_bytes() == before
-    monkeypatch.undo()
+    quarantine_of(path).rmdir()
     FeedbackLog(path, WEIGHTS).close()
     assert len(quarantine_of(path).read_bytes().splitlines()) == 2
 
@@ -228,7 +224,7 @@ def test_a_full_disk_records_nothing_and_later_events_are_sound(
 
     with FeedbackLog(tmp_path / "log") as log:
         log.record("e1", "anna", "imdb:1", 1.0, 1)
-        monkeypatch.setattr(feedback_module.os, failing, full_disk)
+        monkeypatch.setattr(os, failing, full_disk)
         with pytest.raises(StoreError, match=r"not recorded .*No space"):
             log.record("e2", "anna", "imdb:2", 1.0, 2)
         assert log.events_of("anna") == (Event("imdb:1", 1.0, 1),)
@@ -275,7 +271,7 @@ def test_events_during_a_write_share_the_next_and_retries_wait(tmp_path: Path, m
         return receipt, [event.item_key for event in log.events_of("anna")]
 
     with FeedbackLog(tmp_path / "log") as log, ThreadPoolExecutor(8) as pool:
-        monkeypatch.setattr(feedback_module.os, "fsync", slow_fsync)
+        monkeypatch.setattr(os, "fsync", slow_fsync)
         first = pool.submit(log.record, "e0", "anna", "imdb:0", 1.0, 0)
         assert writing.wait(30)
         others = [pool.submit(log.record, f"e{i}", "anna", f"imdb:{i}", 1.0, i) for i in range(1, 5)]

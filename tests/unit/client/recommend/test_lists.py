@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.recommend.answers import NO_BARS, ItemFilter
+from client.recommend.answers import NO_BARS, Bars, ItemFilter
 from client.recommend.lists import ListMaker
 from client.recommend.recommender import Recommender
 from client.steering.coverage import spread
@@ -30,12 +30,23 @@ def keys(items) -> list[str]:
     return [item.key for item in items]
 
 
-def test_what_is_not_steered_is_asked_for_as_it_was(recommender, monkeypatch):
-    calls = []
-    original = recommender.recommend_for
-    monkeypatch.setattr(recommender, "recommend_for", lambda *a, **b: calls.append(b) or original(*a, **b))
-    assert asked(recommender, ListMaker()) == recommender.recommend("user-1", 10)
-    assert calls[0]["bars"] is NO_BARS
+class NotingRecommender(Recommender):
+    """Notes what bars it is asked for."""
+
+    def __init__(self, model) -> None:
+        super().__init__(model)
+        self.bars: list[Bars] = []
+
+    def recommend_for(self, *arguments, bars: Bars = NO_BARS, **options):
+        self.bars.append(bars)
+        return super().recommend_for(*arguments, bars=bars, **options)
+
+
+def test_what_is_not_steered_is_asked_for_as_it_was(recommender):
+    noting = NotingRecommender(recommender.model)
+    assert asked(noting, ListMaker()) == recommender.recommend("user-1", 10)
+    assert noting.bars == [NO_BARS]
+    assert noting.bars[0] is NO_BARS
     assert asked(recommender, ListMaker(), scope="cross", wanted=ItemFilter(any_genres=("Drama",))) == (
         recommender.recommend("user-1", 10, "cross", wanted=ItemFilter(any_genres=("Drama",)))
     )

@@ -13,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client.data.dataset import UserItemMatrix
+from client.personalization.platform_model import PlatformModel
 from client.personalization.store import PlatformStore
 from client.recommend.feedback import Event, FeedbackLog
 from client.recommend.process import collector_paused
@@ -132,12 +133,26 @@ def test_the_watcher_outlives_a_version_that_cannot_be_loaded(tmp_path):
         model.stop()
 
 
-def test_loading_pauses_the_collector_and_hands_it_back(serving, monkeypatch):
-    states = []
-    monkeypatch.setattr(Recommender, "warm_up", lambda _: states.append(gc.isenabled()))
-    serving._store.commit(random_platform_model(np.random.default_rng(1)))
-    serving.reload()
-    assert states == [False]
+class NotingStore(PlatformStore):
+    """Notes which versions are loaded, and whether the collector runs meanwhile."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.read: list[int | None] = []
+        self.collecting: list[bool] = []
+
+    def load(self, version: int | None = None) -> PlatformModel:
+        self.read.append(version)
+        self.collecting.append(gc.isenabled())
+        return super().load(version)
+
+
+def test_loading_pauses_the_collector_and_hands_it_back(tmp_path: Path) -> None:
+    store = NotingStore(tmp_path / "store")
+    store.commit(random_platform_model(np.random.default_rng(1)))
+    with FeedbackLog(tmp_path / "log") as log:
+        ServingModel(store, log, ServingConfig()).reload()
+    assert store.collecting == [False]
     assert gc.isenabled()
     gc.disable()
     with collector_paused():
@@ -180,7 +195,7 @@ class Watching:
     """A serving model over a store of three versions, and all that it tells."""
 
     def __init__(self, folder: Path, log: FeedbackLog) -> None:
-        self.store = PlatformStore(folder)
+        self.store = NotingStore(folder)
         for seed in range(3):
             self.store.commit(random_platform_model(np.random.default_rng(seed)))
         self.failures = 0
@@ -203,19 +218,14 @@ class Watching:
         return before
 
 
-def test_the_newest_sound_version_serves_loudly(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_newest_sound_version_serves_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with FeedbackLog(tmp_path / "log") as log:
         watching = Watching(tmp_path / "store", log)
-        read: list[int | None] = []
-        real = watching.store.load
-        monkeypatch.setattr(watching.store, "load", lambda version: (read.append(version), real(version))[1])
         before = watching.damage(3)
         assert watching.model.reload()
         assert watching.model.snapshot().version == 2
         assert not watching.model.reload(), "what is damaged is not read again until a file changes"
-        assert read == [3, 2]
+        assert watching.store.read == [3, 2]
         assert watching.failures == 1
         [[problem]] = watching.told
         assert "000003: damaged" in problem
@@ -236,22 +246,16 @@ def test_a_garbled_current_does_not_say_no_model_yet(tmp_path: Path, content: st
         assert "CURRENT: names no version" in watching.model.problems[0]
 
 
-def test_a_version_that_does_not_hold_together_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_does_not_hold_together_is_passed_over(tmp_path: Path) -> None:
     """The files are sound, and what they say is not."""
-    real = Recommender.warm_up
-    calls = []
-
-    def first_fails(self: Recommender) -> None:
-        calls.append(self)
-        if len(calls) == 1:
-            raise IndexError("a column that is not there")
-        real(self)
-
-    monkeypatch.setattr(Recommender, "warm_up", first_fails)
     with FeedbackLog(tmp_path / "log") as log:
         watching = Watching(tmp_path / "store", log)
+        sound = watching.store.load(3)
+        beyond = np.where(sound.own_positions >= 0, sound.own_positions + 1000, -1)
+        watching.store.commit(replace(sound, own_positions=beyond.astype(np.int32)))
         watching.model.reload()
-        assert watching.model.snapshot().version == 2
+        assert watching.model.snapshot().version == 3
+        assert "version 4 of the store does not hold together" in watching.model.problems[0]
 
 
 def test_health_and_metrics_show_a_damaged_store(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -86,20 +88,25 @@ def test_blocks_of_factors_equal_the_whole(seed: int, block: int) -> None:
     np.testing.assert_array_equal(values, expected_values)
 
 
-def test_blocks_bound_the_scores_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topk, "SCORES_AT_ONCE", 60)
-    held: list[int] = []
-    whole = topk.top_k
+@given(st.integers(1, 100), st.integers(1, 10_000))
+def test_blocks_bound_the_scores_held_at_a_time(n_items: int, scores: int) -> None:
+    rows = topk.block_rows(n_items, scores)
+    assert rows == 1 or rows * n_items <= scores < (rows + 1) * n_items
 
-    def watched(scores: np.ndarray, *rest: object) -> tuple[np.ndarray, np.ndarray]:
-        held.append(scores.size)
-        return whole(scores, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(topk, "top_k", watched)
-    ids, _ = top_k_factors(np.eye(25, 4, dtype=np.float32), np.eye(20, 4, dtype=np.float32), 3)
-    assert ids.shape == (25, 3)
-    assert max(held) <= 60
-    assert sum(held) == 25 * 20
+def test_blocks_are_of_the_size_that_bounds_them() -> None:
+    """A matrix that says how large each product is."""
+
+    class Counted(np.ndarray):
+        held: ClassVar[list[int]] = []
+
+        def __matmul__(self, other: np.ndarray) -> np.ndarray:
+            Counted.held.append(len(self) * other.shape[1])
+            return np.asarray(self) @ np.asarray(other)
+
+    users = np.zeros((3, 2), dtype=np.float32).view(Counted)
+    top_k_factors(users, np.ones((topk.SCORES_AT_ONCE // 2, 2), dtype=np.float32), 1)
+    assert Counted.held == [2 * (topk.SCORES_AT_ONCE // 2), topk.SCORES_AT_ONCE // 2]
 
 
 def test_no_users_and_no_items_are_not_errors() -> None:

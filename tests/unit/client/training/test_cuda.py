@@ -87,9 +87,7 @@ def test_a_backend_whose_rows_hang_on_others_is_refused() -> None:
         check_kernels(_Wrong(1e-6, 1))
 
 
-def test_noised_users_are_solved_one_by_one_on_any_machine(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_noised_users_are_solved_one_by_one_on_any_machine(caplog: pytest.LogCaptureFixture) -> None:
     auto = FactorizationConfig()
     asked: list[str] = []
 
@@ -97,7 +95,6 @@ def test_noised_users_are_solved_one_by_one_on_any_machine(
         asked.append(device)
         raise ConfigError("no driver")
 
-    monkeypatch.setattr(factory, "_cuda_kernels", cuda)  # the seam to a device that this machine lacks
     for update, gpu, tries in (
         ({}, False, []),
         ({}, True, ["auto"]),
@@ -107,11 +104,11 @@ def test_noised_users_are_solved_one_by_one_on_any_machine(
     ):
         asked.clear()
         fields: dict[str, Any] = update
-        assert factory.make_row_kernels(auto.model_copy(update=fields), gpu=gpu).name == "numba"
+        assert factory.make_row_kernels(auto.model_copy(update=fields), gpu=gpu, cuda=cuda).name == "numba"
         assert asked == tries
     assert "users are solved on the CPU: no driver" in caplog.text
     with pytest.raises(ConfigError, match="no driver"):
-        factory.make_row_kernels(auto.model_copy(update={"backend": "cuda"}), gpu=False)
+        factory.make_row_kernels(auto.model_copy(update={"backend": "cuda"}), gpu=False, cuda=cuda)
 
 
 def test_cuda_without_a_gpu_is_refused_with_the_mend() -> None:

@@ -134,13 +134,11 @@ def test_programs_find_their_siblings_of_the_same_installation(tmp_path: Path) -
     assert out.read_text().split(os.pathsep)[0] == str(Path(sys.executable).parent)
 
 
-def test_a_log_that_has_grown_large_is_moved_away_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.deploy.supervise._LARGEST_LOG", 10)
+def test_a_log_that_has_grown_large_is_moved_away_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("x" * 20)
-    program = Program(
-        name="talker", command=python("import time; print('hello', flush=True); time.sleep(600)"), log=log
-    )
+    talk = python("import time; print('hello', flush=True); time.sleep(600)")
+    program = Program(name="talker", command=talk, log=log, largest_log=10)
     supervisor = Supervisor([program], back_off=FAST)
     supervisor.start()
     until(lambda: log.exists() and "hello" in log.read_text())

@@ -16,7 +16,6 @@ from common.contributions.run_plan import read_plan
 from common.deploy.roles import AggregatorConfig
 from common.errors import FederationError
 from server.cli import app
-from server.deploy import aggregator
 from server.deploy.admission import AdmissionBook
 from server.deploy.aggregator import AggregatorProcess
 from server.deploy.follow import RunFollower
@@ -164,21 +163,16 @@ def lost_run(config: AggregatorConfig) -> RunFolder:
     return run
 
 
-def test_a_lost_run_is_tried_again_while_the_superlink_restarts(
-    config: AggregatorConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_run_is_tried_again_while_the_superlink_restarts(config: AggregatorConfig, tmp_path: Path) -> None:
     """Both were killed: until the SuperLink is back the run waits, and it is not given up for that."""
-    run, process = lost_run(config), AggregatorProcess(tmp_path / "agg" / "federation.yaml")
     calls: list[str] = []
 
-    class Control:
-        def start_run(self, bundle: Path, name: str) -> None:
-            calls.append(name)
-            if len(calls) < 9:
-                raise FederationError("no answer")
+    def start(_: AggregatorConfig, name: str) -> None:
+        calls.append(name)
+        if len(calls) < 9:
+            raise FederationError("no answer")
 
-    monkeypatch.setattr(aggregator, "control_of", lambda config: Control())
-    monkeypatch.setattr(aggregator, "stage_app", lambda folder: folder)
+    run, process = lost_run(config), AggregatorProcess(tmp_path / "agg" / "federation.yaml", start=start)
     for _ in range(8):
         with pytest.raises(FederationError):
             process._run_what_is_due(config)
@@ -187,13 +181,13 @@ def test_a_lost_run_is_tried_again_while_the_superlink_restarts(
     assert run.status().state == PENDING
 
 
-def test_a_run_that_is_lost_again_and_again_fails_with_its_reason(
-    config: AggregatorConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run, process = lost_run(config), AggregatorProcess(tmp_path / "agg" / "federation.yaml")
-    monkeypatch.setattr(aggregator, "begin_run", lambda config, name: name)
+def test_a_run_that_is_lost_again_and_again_fails_with_its_reason(config: AggregatorConfig, tmp_path: Path) -> None:
+    path = tmp_path / "agg" / "federation.yaml"
+    run, process = lost_run(config), AggregatorProcess(path, start=lambda config, name: None)
     for _ in range(6):
         process._run_what_is_due(config)
+        if run.status().state == PENDING:
+            run.interrupt()
     assert run.status().state == FAILED
     assert "lost 5 times without a round in between" in (run.status().error or "")
 

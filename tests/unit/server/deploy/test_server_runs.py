@@ -18,10 +18,8 @@ from hypothesis import strategies as st
 
 from common.config.loader import parse_model
 from common.deploy.locks import held
-from common.deploy.ports import check_port_free
 from common.deploy.roles import AggregatorConfig, ScheduleConfig
 from common.errors import ConfigError, FederationError, InUseError, NewerStoreError
-from server.deploy import aggregator
 from server.deploy.aggregator import AggregatorProcess, begin_run, wait_for_end
 from server.deploy.runs import (
     FAILED,
@@ -249,23 +247,19 @@ def test_a_status_damaged_in_the_middle_of_a_run_does_not_end_it(state: Path) ->
     assert run.status().server_round == 1
 
 
-class Control:
-    """Flower's control API, which takes every run on."""
+class Started:
+    """A SuperLink that takes every run on."""
 
     def __init__(self) -> None:
-        self.started: list[str] = []
+        self.names: list[str] = []
 
-    def start_run(self, app: Path, run_name: str) -> int:
-        self.started.append(run_name)
-        return 1
+    def begin(self, config: AggregatorConfig, name: str | None = None) -> str:
+        return begin_run(config, name, start=lambda _, run: self.names.append(run))
 
 
 @pytest.fixture
-def control(monkeypatch: pytest.MonkeyPatch) -> Control:
-    made = Control()
-    monkeypatch.setattr(aggregator, "control_of", lambda config: made)
-    monkeypatch.setattr(aggregator, "stage_app", lambda folder: folder)
-    return made
+def started() -> Started:
+    return Started()
 
 
 def config_in(folder: Path, **changes: Any) -> AggregatorConfig:
@@ -273,17 +267,17 @@ def config_in(folder: Path, **changes: Any) -> AggregatorConfig:
     return parse_model(content, AggregatorConfig, "test", base_directory=folder)
 
 
-def test_a_run_that_goes_on_is_not_disturbed_by_a_second(tmp_path: Path, control: Control) -> None:
+def test_a_run_that_goes_on_is_not_disturbed_by_a_second(tmp_path: Path, started: Started) -> None:
     config = config_in(tmp_path)
     with RunFolder(config.state, "older").recorded():
         RunFolder(config.state, "older").observer().on_round(record(1))
         with pytest.raises(InUseError, match=r"run older is going on \(1 rounds done\).*--wait"):
-            begin_run(config)
+            started.begin(config)
         with pytest.raises(InUseError, match="run older is going on"):
-            begin_run(config, "older")
-    assert control.started == []
+            started.begin(config, "older")
+    assert started.names == []
     assert [run.name for run in list_runs(config.state)] == ["older"]
-    assert begin_run(config) == control.started[0]
+    assert started.begin(config) == started.names[0]
 
 
 def test_a_second_process_of_runs_fails_by_itself_and_names_the_older(tmp_path: Path) -> None:
@@ -297,24 +291,24 @@ def test_a_second_process_of_runs_fails_by_itself_and_names_the_older(tmp_path: 
     assert older.status().state == FINISHED
 
 
-def test_two_runs_that_are_begun_at_once_are_one(tmp_path: Path, control: Control) -> None:
+def test_two_runs_that_are_begun_at_once_are_one(tmp_path: Path, started: Started) -> None:
     config = config_in(tmp_path)
-    first = begin_run(config)
+    first = started.begin(config)
     with pytest.raises(InUseError, match=f"run {first} is going on"):
-        begin_run(config)
+        started.begin(config)
 
 
-def test_a_run_whose_process_never_began_bars_no_other_for_ever(tmp_path: Path, control: Control) -> None:
+def test_a_run_whose_process_never_began_bars_no_other_for_ever(tmp_path: Path, started: Started) -> None:
     config = config_in(tmp_path)
-    first = begin_run(config, "first")
+    first = started.begin(config, "first")
     long_ago = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
     os.utime(config.state / "runs" / first / "status.json", (long_ago, long_ago))
     assert run_going_on(config.state) is None
-    begin_run(config, "second")
-    assert control.started == ["first", "second"]
+    started.begin(config, "second")
+    assert started.names == ["first", "second"]
 
 
-def test_who_waits_is_told_and_begins_when_the_older_has_ended(tmp_path: Path, control: Control) -> None:
+def test_who_waits_is_told_and_begins_when_the_older_has_ended(tmp_path: Path, started: Started) -> None:
     config, heard = config_in(tmp_path), list[str]()
     older = RunFolder(config.state, "older").recorded()
     older.__enter__()
@@ -325,8 +319,8 @@ def test_who_waits_is_told_and_begins_when_the_older_has_ended(tmp_path: Path, c
 
     wait_for_end(config, tell)
     assert heard == ["run older is going on; waiting for its end"]
-    begin_run(config)
-    assert len(control.started) == 1
+    started.begin(config)
+    assert len(started.names) == 1
 
 
 def test_a_second_aggregator_is_refused_before_it_touches_anything(tmp_path: Path) -> None:
@@ -341,15 +335,12 @@ def test_a_second_aggregator_is_refused_before_it_touches_anything(tmp_path: Pat
     assert [entry.name for entry in state.iterdir()] == ["aggregator.lock"]
 
 
-def test_an_aggregator_whose_port_is_taken_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        aggregator, "check_port_free", lambda host, port, setting: check_port_free(host, port, setting, patience=0.0)
-    )
+def test_an_aggregator_whose_port_is_taken_does_not_start(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         path, port = tmp_path / "federation.yaml", other.getsockname()[1]
         path.write_text(f'plan: {{}}\naddress: "localhost:9443"\nsuperlink_port: {port}\n')
         with pytest.raises(
             ConfigError, match=rf"superlink_port: 127\.0\.0\.1:{port} cannot be opened \(Address already"
         ):
-            AggregatorProcess(path).run()
+            AggregatorProcess(path, port_patience=0.0).run()
     assert sorted(entry.name for entry in config_in(tmp_path).state.iterdir()) == ["aggregator.lock"]

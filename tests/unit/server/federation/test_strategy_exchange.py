@@ -72,17 +72,32 @@ class ScriptedGrid(Grid):
         raise NotImplementedError
 
 
+class Passing:
+    """A clock on which every wait takes ``step`` seconds."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.began = self.now = time.time()
+        self._step = step
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+    def sleep(self, seconds: float) -> None:
+        self.now += self._step
+
+
 @pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def messages_can_be_made() -> None:
     from flwr.app import RecordDict
 
     flower_message(RecordDict())
-    monkeypatch.setattr("server.federation.exchange._POLL_SECONDS", 0.0)
 
 
-def exchange_over(grid: Grid, deadline: float = 60.0) -> tuple[PlatformExchange, Watch]:
+def exchange_over(grid: Grid, deadline: float = 60.0, step: float = 0.0) -> tuple[PlatformExchange, Watch]:
     watch = Watch()
-    exchange = PlatformExchange(grid, watch, deadline=deadline)
+    exchange = PlatformExchange(grid, watch, deadline=deadline, clock=Passing(step))
     exchange.nodes = dict(NAMES)
     return exchange, watch
 
@@ -114,15 +129,8 @@ def test_a_node_that_takes_no_message_is_unreachable_by_name() -> None:
     assert watch.failures == [(4, "b", "unreachable")]
 
 
-def test_a_platform_that_never_answers_is_left_out_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [time.time()]
-
-    def later(_: float) -> None:
-        clock[0] += 10
-
-    monkeypatch.setattr("server.federation.exchange.time.time", lambda: clock[0])
-    monkeypatch.setattr("server.federation.exchange.time.sleep", later)
-    exchange, watch = exchange_over(ScriptedGrid([[1], [3]]), deadline=55.0)
+def test_a_platform_that_never_answers_is_left_out_at_the_deadline() -> None:
+    exchange, watch = exchange_over(ScriptedGrid([[1], [3]]), deadline=55.0, step=10.0)
     assert [name for _, name, _ in asked(exchange)] == ["a", "c"]
     assert exchange.failed == {"b": "deadline"}
     assert watch.failures == [(4, "b", "deadline")]
@@ -187,30 +195,19 @@ def test_bytes_are_counted_per_platform_for_answers_that_count() -> None:
     assert (exchange.bytes_down, exchange.bytes_up) == (0, 0)
 
 
-def test_arrays_are_serialised_once_for_all_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
-    from common.wire.messages import array_record
-
-    made: list[Any] = []
-    monkeypatch.setattr(
-        "server.federation.exchange.array_record", lambda arrays: made.append(1) or array_record(arrays)
-    )
-    exchange, _ = exchange_over(ScriptedGrid([[1, 2, 3]]))
-    asked(exchange)
-    assert len(made) == 1
-
-
-def test_nodes_are_waited_for_until_the_deadline_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_are_serialised_once_for_all_platforms() -> None:
     exchange, _ = exchange_over(ScriptedGrid())
+    messages = exchange.messages(STATISTICS)
+    assert len(messages) == 3
+    assert len({id(message.content.array_records["arrays"]["item_parameters"].data) for message in messages}) == 1
+
+
+def test_nodes_are_waited_for_until_the_deadline_and_no_longer() -> None:
+    clock = Passing(step=7.0)
+    exchange = PlatformExchange(ScriptedGrid(), Watch(), deadline=60.0, clock=clock)
     assert exchange.wait_for_nodes(3, deadline=1e9) == [1, 2, 3]
-    clock = [0.0]
-
-    def later(_: float) -> None:
-        clock[0] += 7
-
-    monkeypatch.setattr("server.federation.exchange.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("server.federation.exchange.time.sleep", later)
     assert exchange.wait_for_nodes(4, deadline=20.0) == [1, 2, 3]
-    assert clock[0] == 21
+    assert clock.now - clock.began == 21
 
 
 def test_a_failure_is_told_with_the_kind_of_request_that_failed(caplog: pytest.LogCaptureFixture) -> None:

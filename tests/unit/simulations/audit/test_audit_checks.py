@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simulations.audit import calibration
 from simulations.audit.calibration import count_false_alarms
-from simulations.audit.statistics.checks import FALSE_ALARM, exact, flags_of, noise_p_value, row_p_value, statistical
+from simulations.audit.statistics.checks import (
+    FALSE_ALARM,
+    Check,
+    exact,
+    flags_of,
+    noise_p_value,
+    row_p_value,
+    statistical,
+)
 
 
 def test_exact_checks_fail_by_their_problem_alone() -> None:
@@ -39,15 +46,14 @@ def test_one_row_of_many_with_other_noise_is_seen(factor: float) -> None:
     assert noise_p_value(noise.ravel()) > 1e-6, "which the distribution of all of them hides"
 
 
-def test_repeated_audits_count_their_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_audits_count_their_flags() -> None:
     p_values = [0.5, 1e-6, 0.01, 0.2]
-    monkeypatch.setattr(
-        calibration,
-        "_statistical_checks",
-        lambda epsilon, runs, *, seed: [statistical("a", p_values[seed], "a"), statistical("b", 0.9, "b")],
-    )
+
+    def audit(repeat: int) -> list[Check]:
+        return [statistical("a", p_values[repeat], "a"), statistical("b", 0.9, "b")]
+
     done: list[int] = []
-    found = count_false_alarms(1.0, repeats=4, runs=50, on_repeat=done.append)
+    found = count_false_alarms(1.0, repeats=4, runs=50, on_repeat=done.append, audit=audit)
     assert (found.flagged, found.flagged_loosely, found.statistical, done) == (1, 2, 2, [1, 2, 3, 4])
     # At this rate, one in four or fewer happens in one of 20 times.
     upper = found.upper

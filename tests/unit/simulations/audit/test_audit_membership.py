@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from rich.console import Console
 
 from client.data.dataset import UserItemMatrix
 from common.config.model import FactorizationConfig
-from simulations.audit import membership
+from server.federation.state import FederationState
 from simulations.audit.membership import MembershipReport, attack, membership_test
 from simulations.audit.tables import membership_table
+from simulations.evaluation.pooled import train_pooled
 from tests.support import matrix
 
 ONES = np.ones((1, 64), dtype=np.float32)
@@ -70,12 +72,11 @@ def test_an_empty_history_is_no_error() -> None:
     assert attack(factors, CONFIG, members, others) == pytest.approx(brute_force(factors, members, others))
 
 
-def test_released_factors_give_members_away_only_without_privacy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_released_factors_give_members_away_only_without_privacy() -> None:
     import numba
 
     numba.set_num_threads(1)
-    monkeypatch.setattr(membership, "MEMBERS", 60)
-    report = membership_test((1.0,))
+    report = membership_test((1.0,), members=60)
     assert (report.members, list(report.auc)) == (60, ["none", "1"])
     assert report.auc["none"] > 0.95
     assert report.swapped["none"] > 0.95
@@ -95,13 +96,13 @@ def test_the_plain_attack_is_shown_first_and_the_mean_with_its_reason() -> None:
     assert places == sorted(places)
 
 
-def test_a_difference_between_the_halves_cancels_in_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_difference_between_the_halves_cancels_in_the_mean() -> None:
     """Factors that know nobody, and members who are easier to fit: no leak."""
-    monkeypatch.setattr(membership, "MEMBERS", 30)
-    monkeypatch.setattr(
-        membership, "train_pooled", lambda pool, plan, secret: SimpleNamespace(item_parameters=ONES, vocabulary=None)
-    )
-    monkeypatch.setattr(membership, "lookup", lambda keys, *_: np.zeros(len(keys), dtype=np.int32))
-    report = membership_test((), seed=3)
+
+    def untrained(pool: Any, plan: Any, secret: Any) -> FederationState:
+        state = train_pooled(pool, plan.model_copy(update={"rounds": 1}), secret)
+        return replace(state, item_parameters=np.ones_like(state.item_parameters))
+
+    report = membership_test((), members=30, seed=3, train=untrained)
     assert abs(report.auc["none"] - 0.5) > 0.01
     assert report.mean["none"] == pytest.approx(0.5)

@@ -42,11 +42,8 @@ def test_precision_is_hits_over_ten(histories) -> None:  # type: ignore[no-untyp
     np.testing.assert_allclose(precision_of(scores, histories), expected)
 
 
-def test_attack_names_every_kind_beside_popularity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passport, "DIMENSIONS", (4, 8, 64))
-    monkeypatch.setattr(passport, "EPSILONS", (1.0,))
-    monkeypatch.setattr(passport, "_ROUNDS", 2)
-    report = passport_test()
+def test_attack_names_every_kind_beside_popularity() -> None:
+    report = passport_test(dimensions=(4, 8, 64), epsilons=(1.0,), rounds=2)
     found = {(one.kind, one.numbers, one.epsilon): one for one in report.guessed}
     assert list(found) == [
         ("factor", 4, None), ("factor", 8, None), ("tastes", 33, None), ("profile", 4, None), ("profile", 8, None),

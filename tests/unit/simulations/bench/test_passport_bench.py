@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Path:
     """300 users of four tastes, with 12 of 40 items on each of two platforms."""
     rng = np.random.default_rng(0)
     (tmp_path / "douban").mkdir()
@@ -25,22 +25,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             rows += [(user, item) for item in rng.choice(40, size=12, replace=False, p=weights / weights.sum())]
         table = pl.DataFrame(rows, schema={"user": pl.Int32, "item": pl.Int32}, orient="row")
         table.write_parquet(tmp_path / "douban" / f"{name}.parquet")
-    monkeypatch.setattr(passport, "_COLD", 100)
-    monkeypatch.setattr(passport, "HOLDERS", (200, 10))
-    monkeypatch.setattr(passport, "DRAWS", {200: 1, 10: 1})
-    monkeypatch.setattr(passport, "EPSILONS", (None, 1.0))
     return tmp_path
 
 
 def test_bridge_helps_with_many_and_never_hurts_with_few(folder: Path) -> None:
-    found = {(line["pair"], line["holders"]): line["over popularity"] for line in passport.bench_bridge(folder)}
+    lines = passport.bench_bridge(folder, cold=100, draws={200: 1, 10: 1})
+    found = {(line["pair"], line["holders"]): line["over popularity"] for line in lines}
     assert len(found) == 4
     for (_, holders), ratio in found.items():
         assert ratio > 1.05 if holders == 200 else ratio == 1.0
 
 
 def test_attack_is_strong_without_noise_and_weak_with_it(folder: Path) -> None:
-    for line in passport.bench_attack(folder):
+    for line in passport.bench_attack(folder, cold=100, epsilons=(None, 1.0)):
         if line["epsilon"] is None:
             assert line["precision"] > 1.2 * line["popularity"]
         else:
@@ -48,7 +45,7 @@ def test_attack_is_strong_without_noise_and_weak_with_it(folder: Path) -> None:
 
 
 def test_noise_costs_what_the_bridge_brings(folder: Path) -> None:
-    for line in passport.bench_epsilon(folder):
+    for line in passport.bench_epsilon(folder, cold=100, holders=200, epsilons=(None, 1.0)):
         assert (line["over popularity"] > 1.05) == (line["epsilon"] is None)
 
 

@@ -3,28 +3,25 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from client.scoring.scorer import PopularityScorer
 from common.config.privacy import tuned_setting
 from common.contributions.run_plan import RunPlan, read_plan
 from common.errors import PrivacyError
 from common.privacy.lifetime import budget_policy
-from server.federation.state import FederationState
+from simulations.audit.audited.platforms import without_noise
 from simulations.engine.datasets import HiddenItems, SimulatedPlatform, make_platforms
 from simulations.engine.federate import simulation_secret
-from simulations.evaluation import privacy_cost
 from simulations.evaluation.measure import CrossPlatformTask, Evaluator, measure_cross, shared_model
 from simulations.evaluation.other_catalogues import other_catalogues_of
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.evaluation.privacy_cost import cross_choice, measure_point, privacy_cost_at, private_plan, train_shared
-from simulations.run import simulate
+from simulations.run import SilentRunObserver, simulate
 from simulations.scenarios.scenario import Scenario, load_scenario, shipped_scenarios
 from tests.private_support import private_plan as tiny_plan
-from tests.private_support import private_scenario, without_noise
+from tests.private_support import private_scenario
 
 
 @pytest.fixture(scope="module")
@@ -63,43 +60,37 @@ def test_a_deep_models_noise_is_that_of_the_epsilon_that_is_priced() -> None:
 
 
 def test_what_is_finished_is_on_disk_before_its_price(
-    task: tuple[Scenario, list[SimulatedPlatform]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: tuple[Scenario, list[SimulatedPlatform]], tmp_path: Path
 ) -> None:
-    def fail(*arguments: Any) -> None:
-        raise PrivacyError("no price")
+    class EndsThere(SilentRunObserver):
+        def on_stage(self, text: str) -> None:
+            if text.startswith("privacy cost"):
+                raise PrivacyError("no price")
 
-    monkeypatch.setattr("simulations.run.privacy_cost_at", fail)
     scenario = task[0].model_copy(update={"price_at": (3.0,)})
     with pytest.raises(PrivacyError, match="no price"):
-        simulate(scenario, tmp_path)
+        simulate(scenario, tmp_path, observer=EndsThere())
     content = json.loads((tmp_path / "result.json").read_text())
     assert content["price"] == []
     assert set(content["platforms"]) == {platform.name for platform in task[1]}
 
 
-def test_pricing_trains_the_whole_private_federation(
-    task: tuple[Scenario, list[SimulatedPlatform]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pricing_trains_the_whole_private_federation(task: tuple[Scenario, list[SimulatedPlatform]]) -> None:
     scenario, platforms = task
-    seen: list[FederationState] = []
-    train = privacy_cost.train_shared
-    monkeypatch.setattr(privacy_cost, "train_shared", lambda *a: (seen.append(train(*a)), seen[-1])[1])
-    secret = simulation_secret(scenario.seed)
-    point = privacy_cost_at(scenario, platforms, secret, 3.0)
-    assert (seen[0].server_round, seen[0].user_counts.keys()) == (2, {"all platforms"})
+    state = train_shared(scenario.model_copy(update={"plan": private_plan(scenario.plan, 3.0)}), platforms)
+    assert (state.server_round, state.user_counts.keys()) == (2, {"all platforms"})
+    point = privacy_cost_at(scenario, platforms, simulation_secret(scenario.seed), 3.0)
     assert point.epsilon == 3.0
     assert set(point.own) == {platform.name for platform in platforms} == set(point.cross)
     assert all(set(blocks) == {"popularity", "shared", "final"} for blocks in point.cross.values())
     assert 0 <= point.own["platform-1"]["recall@20"] <= 1
 
 
-def test_but_for_the_noise_a_price_repeats(
-    task: tuple[Scenario, list[SimulatedPlatform]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_but_for_the_noise_a_price_repeats(task: tuple[Scenario, list[SimulatedPlatform]]) -> None:
     scenario, platforms = task
     secret = simulation_secret(scenario.seed)
-    without_noise(monkeypatch)
-    one, two = (privacy_cost_at(scenario, platforms, secret, 3.0).as_dict() for _ in range(2))
+    with without_noise():
+        one, two = (privacy_cost_at(scenario, platforms, secret, 3.0).as_dict() for _ in range(2))
     assert one == two
 
 
@@ -133,22 +124,17 @@ def half_of(hidden: HiddenItems | None) -> HiddenItems:
 
 @pytest.mark.parametrize("beta", [0.0, 2.5])
 def test_a_beta_that_is_set_is_used_even_if_it_is_zero(
-    task: tuple[Scenario, list[SimulatedPlatform]], beta: float, monkeypatch: pytest.MonkeyPatch
+    task: tuple[Scenario, list[SimulatedPlatform]], beta: float
 ) -> None:
     scenario, platforms = task
     personalization = scenario.personalization.model_copy(update={"beta": beta})
     scenario = scenario.model_copy(update={"personalization": personalization})
-    used: list[float] = []
-
-    def blended(self: CrossPlatformTask, model: Any, blend: Any, popularity: Any) -> Any:
-        used.append(blend.beta)
-        return PopularityScorer(self.foreign_popularity)
-
-    monkeypatch.setattr(CrossPlatformTask, "blended", blended)
     plan, secret = without_privacy(scenario.plan), simulation_secret(scenario.seed)
     state = train_pooled({p.name: PlatformMatrix.of(p.training) for p in platforms}, plan, secret)
-    measure_point(scenario, platforms, secret, state, plan)
-    assert set(used) == {beta}
+    model = shared_model(state, plan)
+    for platform in platforms:
+        view = other_catalogues_of(platform, platforms, state, secret, plan=plan)
+        assert cross_choice(scenario, state, platform, view, model).beta == beta
 
 
 def test_pricing_leaves_no_trace_on_disk(

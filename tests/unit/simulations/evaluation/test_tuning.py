@@ -9,7 +9,6 @@ import pytest
 from common.contributions.run_plan import read_plan
 from simulations.engine.datasets import make_platforms
 from simulations.engine.federate import simulation_secret
-from simulations.evaluation import cross_weights as tuning
 from simulations.evaluation.cross_weights import smallest_of_the_best, tune_weights
 from tests.private_support import private_scenario
 from tests.support import small_plan
@@ -51,7 +50,7 @@ def test_a_third_axis_is_chosen_by_the_same_rule() -> None:
 
 @pytest.mark.parametrize("linear", [None, {"regularization": 3.0}])
 def test_the_item_item_models_weight_is_tuned_where_the_plan_has_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linear: dict[str, float] | None
+    tmp_path: Path, linear: dict[str, float] | None
 ) -> None:
     plan = read_plan(small_plan(rounds=2).model_dump() | {"linear": linear})
     cross = {"betas": [0.0, 0.5], "attribute_weights": [0.0, 1.0], "linear_weights": [0.0, 1.0, 2.0], "tuning_draws": 1}
@@ -62,9 +61,8 @@ def test_the_item_item_models_weight_is_tuned_where_the_plan_has_one(
         seen.append(grids)
         return grids.shape[1] - 1, 0, 1
 
-    monkeypatch.setattr(tuning, "smallest_of_the_best", chosen)
     platforms = make_platforms(scenario)
-    found = tune_weights(platforms, scenario, simulation_secret(scenario.seed))
+    found = tune_weights(platforms, scenario, simulation_secret(scenario.seed), choose=chosen)
     expected = {"attribute_weight": 0.0, "beta": 0.5} | ({} if linear is None else {"linear_weight": 2.0})
     assert found
     assert all(weights == expected for weights in found.values())
@@ -85,5 +83,5 @@ def test_the_item_item_models_weight_is_tuned_where_the_plan_has_one(
         )
         for p in platforms
     ]
-    tune_weights(shuffled, scenario, simulation_secret(scenario.seed))
+    tune_weights(shuffled, scenario, simulation_secret(scenario.seed), choose=chosen)
     assert np.array_equal(seen[1], grids)

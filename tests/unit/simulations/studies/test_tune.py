@@ -34,29 +34,23 @@ def parabola(scenario: Scenario, platforms: Any) -> dict[str, float]:
     return {"a": 1.0 - abs(model.regularization - 5.0) / 100.0, "b": 0.5 if model.dimension == 4 else 0.1}
 
 
-@pytest.fixture
-def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tune, "validation_metric", parabola)
-
-
 def names_of(folder: Path) -> dict[str, Any]:
     return cast("dict[str, Any]", json.loads((folder / "tried.json").read_text()))
 
 
 def search(folder: Path, trials: int, scenario: Scenario, **more: Any) -> Tuning:
-    return tune.tune(scenario, trials=trials, folder=folder, **more)
+    return tune.tune(scenario, trials=trials, folder=folder, **({"measure": parabola} | more))
 
 
-def test_no_trial_looks_at_test_interactions_or_hidden_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_trial_looks_at_test_interactions_or_hidden_items(tmp_path: Path) -> None:
     """Whoever reads test or hidden interactions meets None."""
     scenario = scenario_of(tmp_path, search=SEARCH)
 
     def blind(scenario: Scenario) -> list[SimulatedPlatform]:
         return [replace(one, test=cast("Any", None), hidden=None) for one in make_platforms(scenario)]
 
-    seen = search(tmp_path / "seeing", 2, scenario)
-    monkeypatch.setattr(tune, "make_platforms", blind)
-    unseen = search(tmp_path / "blind", 2, scenario)
+    seen = search(tmp_path / "seeing", 2, scenario, measure=validation_metric)
+    unseen = search(tmp_path / "blind", 2, scenario, measure=validation_metric, cut=blind)
     assert seen.best is not None
     assert unseen.best is not None
     assert (seen.best.value, seen.best.settings) == (unseen.best.value, unseen.best.settings)
@@ -85,8 +79,7 @@ def test_the_metric_is_that_of_validation_users(tmp_path: Path) -> None:
     assert validation_metric(scenario, spoilt) != found
 
 
-@pytest.mark.usefixtures("fast")
-def test_a_search_that_was_killed_ends_like_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_was_killed_ends_like_one_that_was_not(tmp_path: Path) -> None:
     scenario = scenario_of(tmp_path, search=SEARCH)
     whole = search(tmp_path / "whole", 14, scenario)
 
@@ -98,10 +91,8 @@ def test_a_search_that_was_killed_ends_like_one_that_was_not(tmp_path: Path, mon
             raise KeyboardInterrupt
         return parabola(scenario, platforms)
 
-    monkeypatch.setattr(tune, "validation_metric", dies)
     with pytest.raises(KeyboardInterrupt):
-        search(tmp_path / "killed", 14, scenario)
-    monkeypatch.setattr(tune, "validation_metric", parabola)
+        search(tmp_path / "killed", 14, scenario, measure=dies)
     told: list[Tried] = []
     resumed = search(tmp_path / "killed", 14, scenario, on_trial=told.append)
     assert [one.number for one in told] == [-1, *range(4, 14)]
@@ -116,7 +107,6 @@ def test_a_search_that_was_killed_ends_like_one_that_was_not(tmp_path: Path, mon
     assert whole.best.settings == resumed.best.settings
 
 
-@pytest.mark.usefixtures("fast")
 def test_the_search_finds_the_better_half_and_says_how_to_set_it(tmp_path: Path) -> None:
     scenario = scenario_of(tmp_path, search=SEARCH)
     tuning = search(tmp_path / "out", 20, scenario)
@@ -130,7 +120,6 @@ def test_the_search_finds_the_better_half_and_says_how_to_set_it(tmp_path: Path)
     assert tuning.table.row_count == 21
 
 
-@pytest.mark.usefixtures("fast")
 def test_the_folder_of_another_search_is_refused(tmp_path: Path) -> None:
     search(tmp_path / "out", 1, scenario_of(tmp_path, search=SEARCH))
     for other in (
@@ -141,16 +130,13 @@ def test_the_folder_of_another_search_is_refused(tmp_path: Path) -> None:
             search(tmp_path / "out", 2, other)
 
 
-def test_an_untrainable_setting_counts_as_failed_and_search_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_untrainable_setting_counts_as_failed_and_search_goes_on(tmp_path: Path) -> None:
     def diverges(scenario: Scenario, platforms: Any) -> dict[str, float]:
         if scenario.plan.model.dimension == 2:
             raise ContractError("a score is NaN")
         return parabola(scenario, platforms)
 
-    monkeypatch.setattr(tune, "validation_metric", diverges)
-    tuning = search(tmp_path / "out", 8, scenario_of(tmp_path, search=SEARCH))
+    tuning = search(tmp_path / "out", 8, scenario_of(tmp_path, search=SEARCH), measure=diverges)
     tried = names_of(tmp_path / "out")["tried"]
     assert {one["error"] for one in tried if one["settings"]["plan.model.dimension"] == 2} == {"a score is NaN"}
     assert len(tried) == 8
@@ -163,7 +149,6 @@ def private(tmp_path: Path, **changes: Any) -> Scenario:
     return scenario_of(tmp_path, plan=plan.model_dump(mode="json") | {"platforms": 2}, **changes)
 
 
-@pytest.mark.usefixtures("fast")
 def test_under_privacy_the_cost_is_stated_and_must_be_accepted(tmp_path: Path) -> None:
     scenario = private(tmp_path, search=SEARCH)
     with pytest.raises(PrivacyError, match=r"5 × 3 = 15 .*--accept-cost"):
@@ -256,7 +241,6 @@ def test_the_command_prints_what_was_tried_and_how_to_run_the_best(
     assert "trial 1" in output
 
 
-@pytest.mark.usefixtures("fast")
 def test_later_trials_are_better_than_those_drawn_at_random(tmp_path: Path) -> None:
     search(tmp_path / "out", 30, scenario_of(tmp_path, search=SEARCH))
     values = [one["value"] for one in names_of(tmp_path / "out")["tried"]]

@@ -15,11 +15,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import client.data.reading.records
-import client.data.reading.text
 from client.data.cleaning import load_platform_data
 from client.data.reading.dialect import find_dialect
 from client.data.reading.reader import read_items, read_users, scan_interactions
+from client.data.reading.records import LARGEST_RECORD
 from client.data.reading.text import scan_text
 from common.config.data import DataConfig, FileConfig, InteractionsConfig, ItemsConfig, UsersConfig
 from common.config.loader import parse_model
@@ -28,10 +27,12 @@ from common.errors import DataError
 Row = tuple[str, ...]
 
 
-def rows_of(path: Path, *, kind: str = "csv", size: int = 1 << 20, **settings: Any) -> list[Row]:
+def rows_of(
+    path: Path, *, kind: str = "csv", size: int = 1 << 20, largest: int = LARGEST_RECORD, **settings: Any
+) -> list[Row]:
     """The fields as text, an empty one as ""; without the line numbers."""
     dialect = find_dialect(path, FileConfig(**settings), kind, "interactions")
-    frame = scan_text(path, dialect, "line", size).collect(engine="streaming").drop("line")
+    frame = scan_text(path, dialect, "line", size, largest=largest).collect(engine="streaming").drop("line")
     return [tuple(field or "" for field in row) for row in frame.rows()]
 
 
@@ -193,7 +194,7 @@ def test_one_users_quotes_leave_other_histories_alone(tmp_path: Path) -> None:
 def test_records_are_counted_apart_from_the_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.csv", "user,item\nann,1\nbob,2\ncy,3\n")
     parse = pl.read_csv
-    monkeypatch.setattr(client.data.reading.text.pl, "read_csv", lambda *given, **more: parse(*given, **more)[:-1])
+    monkeypatch.setattr(pl, "read_csv", lambda *given, **more: parse(*given, **more)[:-1])
     with pytest.raises(DataError, match="lines 2 to 4 hold 3 records, of which 2 were read"):
         scan_interactions(InteractionsConfig(path=path)).collect()
 
@@ -213,10 +214,9 @@ def test_missing_fields_at_a_lines_end_are_empty(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_whose_quote_never_closes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client.data.reading.records, "_LARGEST_RECORD", 1 << 20)
+def test_a_file_whose_quote_never_closes_is_given_up(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", 'a,b\n1,"2\n' + "1,2\n" * 600_000)
-    assert refusal(path, size=1 << 18).startswith(
+    assert refusal(path, size=1 << 18, largest=1 << 20).startswith(
         "line 2 has a quote that opens a field and is not closed before 1 MiB"
     )
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
-from client.training.kernels.systems import Entries, Kernels, RowSystems
+from client.training.kernels.systems import Entries, Kernels, RowSystems, gram
 from client.training.trainer import Anchor, ItemStatistics
 from common.linalg import initial_item_factors, scaled_ridge
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from client.data.dataset import UserItemMatrix
@@ -25,22 +27,28 @@ class _AlternatingLeastSquares:
     def __init__(self, config: FactorizationConfig, kernels: Kernels) -> None:
         self.config = config
         self.kernels = kernels
-        self._transposed: tuple[weakref.ref[UserItemMatrix], Entries] | None = None
+        self._made: dict[str, tuple[weakref.ref[UserItemMatrix], Entries]] = {}
 
     def _entry_values(self, matrix: UserItemMatrix) -> NDArray[np.float32]:
         """float32 ``[nnz]``: what the entries stand for, weights or ratings."""
         return matrix.values
 
     def _by_item(self, matrix: UserItemMatrix) -> Entries:
-        """The matrix by columns; indices are users, weights and targets the entry values. Kept while the matrix is."""
-        if self._transposed is None or self._transposed[0]() is not matrix:
-            shape = (matrix.n_users, matrix.n_items)
-            rows = sp.csr_array((self._entry_values(matrix), matrix.indices, matrix.indptr), shape)
-            columns = rows.tocsc()
-            users = columns.indices.astype(np.int32, copy=False)
-            entries = Entries(columns.indptr.astype(np.int64, copy=False), users, columns.data, columns.data)
-            self._transposed = (weakref.ref(matrix), entries)
-        return self._transposed[1]
+        """The matrix by columns; indices are users, weights the entry values, targets 1. Kept while the matrix is."""
+        return self._kept("columns", matrix, self._columns)
+
+    def _columns(self, matrix: UserItemMatrix) -> Entries:
+        shape = (matrix.n_users, matrix.n_items)
+        columns = sp.csr_array((self._entry_values(matrix), matrix.indices, matrix.indptr), shape).tocsc()
+        users = columns.indices.astype(np.int32, copy=False)
+        return Entries(columns.indptr.astype(np.int64, copy=False), users, columns.data, None)
+
+    def _kept(self, name: str, matrix: UserItemMatrix, make: Callable[[UserItemMatrix], Entries]) -> Entries:
+        """What ``make`` makes of the matrix, the same object as long as the matrix is the same."""
+        kept = self._made.get(name)
+        if kept is None or kept[0]() is not matrix:
+            kept = self._made[name] = (weakref.ref(matrix), make(matrix))
+        return kept[1]
 
     def _solve(self, systems: RowSystems, warm_start: NDArray[np.float32] | None) -> NDArray[np.float32]:
         if warm_start is None or self.config.solver == "cholesky":
@@ -52,7 +60,7 @@ class _AlternatingLeastSquares:
         return scaled_ridge(self.config.regularization, sums, self.config.regularization_exponent)
 
     def _item_ridge(self, matrix: UserItemMatrix, unobserved_weight: float) -> NDArray[np.float64]:
-        sums = matrix.item_counts() + unobserved_weight * matrix.n_users
+        sums = np.diff(self._by_item(matrix).indptr) + unobserved_weight * matrix.n_users
         return scaled_ridge(
             self.config.item_regularization or self.config.regularization, sums, self.config.regularization_exponent
         )
@@ -120,11 +128,13 @@ class ImplicitTrainer(_AlternatingLeastSquares):
         return recency_weights(matrix, self.config.recency_boost, self.config.recency_span)
 
     def _user_entries(self, matrix: UserItemMatrix) -> Entries:
-        return Entries(matrix.indptr, matrix.indices, self._entry_values(matrix), np.ones_like(matrix.values))
+        return self._kept("rows", matrix, self._rows)
+
+    def _rows(self, matrix: UserItemMatrix) -> Entries:
+        return Entries(matrix.indptr, matrix.indices, self._entry_values(matrix), None)
 
     def _item_entries(self, matrix: UserItemMatrix) -> Entries:
-        by_item = self._by_item(matrix)
-        return Entries(by_item.indptr, by_item.indices, by_item.weights, np.ones_like(by_item.weights))
+        return self._by_item(matrix)
 
     def _systems(
         self, entries: Entries, factors: NDArray[np.float32], ridge: NDArray[np.float64], anchor: Anchor | None
@@ -132,7 +142,7 @@ class ImplicitTrainer(_AlternatingLeastSquares):
         return RowSystems(
             entries=entries,
             factors=factors,
-            base=self.config.unobserved_weight * gram(factors),
+            base=self.config.unobserved_weight * self.kernels.gram(factors),
             ridge=ridge,
             shape=np.ones(factors.shape[1]) if anchor is None else anchor.shape,
             anchors=None if anchor is None else anchor.item_factors,
@@ -210,7 +220,7 @@ class ExplicitTrainer(_AlternatingLeastSquares):
 
     def _item_entries(self, matrix: UserItemMatrix, user_factors: NDArray[np.float32]) -> Entries:
         by_item = self._by_item(matrix)
-        targets = by_item.targets - np.float32(self.global_mean) - user_factors[by_item.indices, -1]
+        targets = by_item.weights - np.float32(self.global_mean) - user_factors[by_item.indices, -1]
         return Entries(by_item.indptr, by_item.indices, np.ones_like(targets), targets)
 
     def _systems(
@@ -241,15 +251,6 @@ def recency_weights(matrix: UserItemMatrix, boost: float, span: float) -> NDArra
 def rating_sum_and_count(matrix: UserItemMatrix) -> tuple[float, int]:
     """Sum and number of a platform's ratings; the global mean μ is the ratio of their sums over platforms."""
     return float(matrix.values.sum(dtype=np.float64)), matrix.nnz
-
-
-def gram(factors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """FᵀF of float32 ``[n, p]`` in float64 ``[p, p]``, a block of rows at a time."""
-    total = np.zeros((factors.shape[1], factors.shape[1]))
-    for start in range(0, len(factors), 65_536):
-        block = factors[start : start + 65_536].astype(np.float64)
-        total += block.T @ block
-    return total
 
 
 def _with_one(factors: NDArray[np.float32]) -> NDArray[np.float32]:

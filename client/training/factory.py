@@ -90,7 +90,12 @@ def _numba_kernels() -> Kernels:
 
 
 def _cuda_kernels(device: str) -> Kernels:
-    from client.training.kernels.cuda_kernels import CudaKernels
+    try:
+        from client.training.kernels.cuda_kernels import CudaKernels
+    except (ImportError, AttributeError) as error:  # a NumPy that numba's CUDA package is not made for, say
+        raise ConfigError(
+            f"model.backend: numba's CUDA package cannot be imported ({error}); install crossfed[cuda] with its constraints"
+        ) from None
 
     kernels = CudaKernels(device)
     check_kernels(kernels)

@@ -48,13 +48,15 @@ def bench_gpu(sizes: tuple[Size, ...] = (ML_1M, LARGE), dimensions: tuple[int, .
 
     Returns:
         ``device``, ``copy_gb_s`` (device to device, bytes read and written) and one entry of ``runs`` a size, dimension and
-        solver: ``gpu`` and ``cpu`` (seconds, the best of repeats, transfers to and from the device included), ``ratio``,
-        ``bandwidth_share`` (bytes that the factors and entries of an iteration come to, each entry's factor read once, a
-        second, over ``copy_gb_s``) and ``difference`` (largest of the users' factors, relative to the largest factor).
+        solver: ``gpu`` and ``cpu`` (seconds, the best of repeats; factors go to the device and back, entries are there since
+        the first iteration, ``gpu_first``, which compiles as well), ``ratio``, ``kernels`` (seconds of each kernel),
+        ``bandwidth_share`` and ``kernels_bandwidth_share`` (bytes that the factors and entries of an iteration come to, each
+        entry's factor read once, a second, over ``copy_gb_s``) and ``difference`` (largest of the users' factors, relative to
+        the largest factor).
     """
     if not cuda_usable():
         return {"device": None, "runs": [], "reason": "no NVIDIA GPU that numba can use: not measured"}
-    gpu, cpu = CudaKernels(), NumbaKernels()
+    gpu, cpu = _TimedKernels(), NumbaKernels()
     check_kernels(gpu)
     copied = _copy_gb_s()
     runs = []
@@ -78,41 +80,80 @@ def drawn(size: Size) -> UserItemMatrix:
     return UserItemMatrix(indptr, indices, ones, np.arange(len(indices)), size.items)
 
 
+class _TimedKernels(CudaKernels):
+    """Notes how long each kernel took, once :meth:`watched` is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._events: list[tuple[str, Any, Any]] | None = None
+
+    def watched(self, run: Callable[[], object]) -> dict[str, float]:
+        """Seconds by kernel of what ``run`` does."""
+        self._events = []
+        run()
+        cuda.synchronize()
+        seconds: dict[str, float] = {}
+        for name, start, stop in self._events:
+            seconds[name] = seconds.get(name, 0.0) + start.elapsed_time(stop) / 1000
+        self._events = None
+        return seconds
+
+    def _launch(self, kernel: Any, blocks: int, threads: int, shared: int, *arguments: Any) -> None:
+        if self._events is None:
+            super()._launch(kernel, blocks, threads, shared, *arguments)
+            return
+        start, stop = cuda.event(), cuda.event()
+        start.record()
+        super()._launch(kernel, blocks, threads, shared, *arguments)
+        stop.record()
+        self._events.append((kernel.py_func.__name__, start, stop))
+
+
 def _compared(
     matrix: UserItemMatrix,
     size: Size,
     dimension: int,
     solver: str,
-    contenders: tuple[Kernels, Kernels],
+    contenders: tuple[_TimedKernels, Kernels],
     repeats: int,
     copied: float,
 ) -> dict[str, Any]:
     config = FactorizationConfig.model_validate(
         {"dimension": dimension, "regularization": 10.0, "unobserved_weight": 0.3, "solver": solver}
     )
+    on_gpu, on_cpu = (_iteration(matrix, config, kernels) for kernels in contenders)
+    on_cpu(matrix.select_users(np.arange(1)))  # compiles
+    first, _ = _timed(on_gpu, matrix)
     seconds: list[list[float]] = [[], []]
-    solved: list[NDArray[np.float32]] = []
     for _ in range(repeats):
-        solved = []
-        for kernels, times in zip(contenders, seconds, strict=True):
-            iterate = _iteration(matrix, config, kernels)
-            iterate(matrix.select_users(np.arange(1)))  # compiles
-            start = time.perf_counter()
-            solved.append(iterate(matrix))
-            times.append(time.perf_counter() - start)
-    gpu, cpu = min(seconds[0]), min(seconds[1])
+        solved = [_timed(iterate, matrix) for iterate in (on_gpu, on_cpu)]
+        for times, (taken, _factors) in zip(seconds, solved, strict=True):
+            times.append(taken)
+    watched = contenders[0].watched(lambda: on_gpu(matrix))
+    gpu, cpu, within = min(seconds[0]), min(seconds[1]), sum(watched.values())
     touched = 2 * matrix.nnz * (4 * dimension + 12) + 8 * dimension * (matrix.n_users + matrix.n_items)
-    scale = float(np.abs(solved[1]).max())
+    ours, theirs = (factors for _taken, factors in solved)
     return {
         "interactions": size.interactions,
         "dimension": dimension,
         "solver": solver,
         "gpu": gpu,
+        "gpu_first": first,
         "cpu": cpu,
         "ratio": gpu / cpu,
+        "kernels": watched,
         "bandwidth_share": touched / gpu / 1e9 / copied,
-        "difference": float(np.abs(solved[0] - solved[1]).max()) / scale,
+        "kernels_bandwidth_share": touched / max(within, 1e-9) / 1e9 / copied,
+        "difference": float(np.abs(ours - theirs).max() / np.abs(theirs).max()),
     }
+
+
+def _timed(
+    iterate: Callable[[UserItemMatrix], NDArray[np.float32]], matrix: UserItemMatrix
+) -> tuple[float, NDArray[np.float32]]:
+    start = time.perf_counter()
+    factors = iterate(matrix)
+    return time.perf_counter() - start, factors
 
 
 def _iteration(
@@ -144,4 +185,5 @@ def _copy_gb_s(size: int = 2**28) -> float:
 
 if __name__ == "__main__":
     smoke = "--smoke" in sys.argv
-    say_json(bench_gpu((SMOKE,), (4,)) if smoke else bench_gpu())
+    one = {"ml1m": (ML_1M,), "large": (LARGE,)}.get(sys.argv[1] if len(sys.argv) > 1 else "", (ML_1M, LARGE))
+    say_json(bench_gpu((SMOKE,), (4,)) if smoke else bench_gpu(one))

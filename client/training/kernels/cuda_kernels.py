@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import cuda
 from numba.core.errors import NumbaPerformanceWarning
 
-from client.training.kernels.cuda_rows import (
-    PANEL_ROWS,
-    cg_rows,
-    cholesky_rows,
-    squared_error_rows,
-    statistics_rows,
-)
-from client.training.kernels.systems import warn_of_failures, zero_unsound_rows
+from client.training.kernels.cuda_cg import THREADS, cg_kernel, squared_error_rows
+from client.training.kernels.cuda_exact import CHUNK, SHARED_BYTES, exact_kernels
+from client.training.kernels.cuda_placing import PlacedEntries, RowBatch
+from client.training.kernels.systems import warn_of_failures
 from common.errors import ConfigError
 from common.linalg import packed_size
 
@@ -26,13 +24,12 @@ if TYPE_CHECKING:
 
     from client.training.kernels.systems import Entries, RowSystems
 
-_THREADS = 128
-_SHARED_BYTES = 48 * 1024
-"""What every device gives a block without being asked for more."""
+_MOST_BLOCKS = 2**16
 _SCRATCH_BYTES = 2**28
-_MAX_BLOCKS = 4096
 _CHUNK_BYTES = 2**30
-"""Results of the sums that lie on the device at a time."""
+"""Results of the sums, and sums of pieces, that lie on the device at a time."""
+_KEPT_BYTES = 2**33
+"""Entries that stay on the device between calls."""
 
 
 def cuda_usable() -> bool:
@@ -50,7 +47,8 @@ class CudaKernels:
 
     Args:
         device: as ``model.device``; ``auto`` and ``gpu`` take the first.
-        threads: of a block; a power of two.
+        threads: of a block, a power of two; None takes as many as the width asks for.
+        chunk: entries of a row that one block takes at most.
 
     Raises:
         ConfigError: there is no such GPU, or its driver or compiler cannot be used.
@@ -58,7 +56,7 @@ class CudaKernels:
 
     name = "cuda"
 
-    def __init__(self, device: str = "auto", threads: int = _THREADS) -> None:
+    def __init__(self, device: str = "auto", threads: int | None = None, chunk: int = CHUNK) -> None:
         if device == "cpu" or not cuda_usable():
             raise ConfigError(
                 "model.backend is cuda, but there is no NVIDIA GPU that it can use; check the driver, install "
@@ -69,7 +67,33 @@ class CudaKernels:
             raise ConfigError(f"model.device is {device!r}, but there are {len(cuda.gpus)} GPU(s); set it to auto")
         self._number = number
         self._threads = threads
+        self._chunk = chunk
+        self._placed: weakref.WeakKeyDictionary[Entries, PlacedEntries] = weakref.WeakKeyDictionary()
+        self._held: tuple[weakref.ref[NDArray[np.float32]], Any] | None = None
         self.device = f"gpu:{number}"
+
+    def gram(self, factors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """FᵀF, summed on the device in pieces and these in order; the factors stay there for the solver that follows."""
+        n, p = factors.shape
+        loops = exact_kernels(p, self._threads)
+        _check_fits(loops.shared, p)
+        starts = np.arange(0, n, self._chunk)
+        with self._on_device():
+            on_device = cuda.to_device(np.ascontiguousarray(factors))
+            self._held = (weakref.ref(factors), on_device)
+            pieces = cuda.device_array((len(starts), loops.sum_size), np.float64)
+            if n:
+                ones = cuda.to_device(np.ones(n, dtype=np.float32))
+                self._launch(
+                    loops.sum_pieces, min(len(starts), _MOST_BLOCKS), loops.threads, loops.shared,
+                    cuda.to_device(starts), cuda.to_device(np.minimum(starts + self._chunk, n)),
+                    cuda.to_device(np.arange(n, dtype=np.int32)), ones, ones, on_device, pieces,
+                )  # fmt: skip
+            total = pieces.copy_to_host().sum(axis=0)
+        rows = np.split(total, np.cumsum(np.arange(p + 1, 1, -1))[:-1])
+        upper = np.vstack([np.concatenate([np.zeros(i), row[:-1]]) for i, row in enumerate(rows)])
+        whole: NDArray[np.float64] = upper + np.triu(upper, 1).T
+        return whole
 
     def solve_cholesky(self, systems: RowSystems) -> NDArray[np.float32]:
         entries, p = systems.entries, systems.factors.shape[1]
@@ -77,23 +101,21 @@ class CudaKernels:
         unsound = np.zeros(entries.n_rows, dtype=np.uint8)
         if not entries.n_rows:
             return out
-        tiles, pitch, shared = _panel_layout(p)
-        blocks = _blocks(entries.n_rows, 8 * pitch * pitch)
-        with cuda.gpus[self._number], warnings.catch_warnings():
-            warnings.simplefilter("ignore", NumbaPerformanceWarning)
+        loops = exact_kernels(p, self._threads)
+        _check_fits(loops.shared, p)
+        with self._on_device():
+            placed = self._place(entries)
+            factors = self._factors_on_device(systems.factors)
+            base, ridge, shape = (cuda.to_device(part) for part in (systems.base, systems.ridge, systems.shape))
+            anchors = cuda.to_device(_anchors(systems))
             on_device, failed = cuda.device_array_like(out), cuda.to_device(unsound)
-            cholesky_rows[blocks, self._threads, 0, shared](
-                *_entries_on_device(entries),
-                cuda.to_device(np.ascontiguousarray(systems.factors)),
-                cuda.to_device(systems.base),
-                cuda.to_device(systems.ridge),
-                cuda.to_device(systems.shape),
-                cuda.to_device(_anchors(systems)),
-                cuda.to_device(tiles),
-                cuda.device_array((blocks, pitch, pitch), np.float64),
-                on_device,
-                failed,
-            )
+            for batch in placed.batches(_CHUNK_BYTES // (8 * loops.sum_size)):
+                pieces = self._sum_pieces(placed, batch, factors)
+                blocks = self._blocks(len(batch.rows), loops)
+                self._launch(
+                    loops.solve_rows, blocks, loops.threads, loops.shared, batch.rows, batch.of_pieces, pieces,
+                    *placed.arrays, factors, base, ridge, shape, anchors, _scratch(blocks, loops), on_device, failed,
+                )  # fmt: skip
             on_device.copy_to_host(out)
             failed.copy_to_host(unsound)
         warn_of_failures(int(unsound.sum()), entries.n_rows)
@@ -101,27 +123,36 @@ class CudaKernels:
 
     def solve_cg(self, systems: RowSystems, warm_start: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
         entries, p = systems.entries, systems.factors.shape[1]
-        out = np.array(warm_start, dtype=np.float32, order="C")
+        out = np.empty((entries.n_rows, p), dtype=np.float32)
+        unsound = np.zeros(entries.n_rows, dtype=np.uint8)
         if not entries.n_rows:
             return out
-        shared = 4 * (5 * p + self._threads)
-        if shared > _SHARED_BYTES:
-            raise ConfigError(f"model.dimension: factors of width {p} do not fit a block of the GPU; lower it")
-        with cuda.gpus[self._number], warnings.catch_warnings():
-            warnings.simplefilter("ignore", NumbaPerformanceWarning)
-            on_device = cuda.to_device(out)
-            cg_rows[_blocks(entries.n_rows, 1), self._threads, 0, shared](
-                *_entries_on_device(entries),
-                cuda.to_device(np.ascontiguousarray(systems.factors)),
-                cuda.to_device(systems.base.astype(np.float32)),
-                cuda.to_device(systems.ridge.astype(np.float32)),
-                cuda.to_device(systems.shape.astype(np.float32)),
-                cuda.to_device(_anchors(systems)),
-                steps,
-                on_device,
-            )
+        exact, loop = exact_kernels(p, self._threads), cg_kernel(p, self._threads)
+        if loop is None:
+            raise _too_wide(p)
+        _check_fits(exact.shared, p)
+        with self._on_device():
+            placed = self._place(entries)
+            factors = self._factors_on_device(systems.factors)
+            bases = cuda.to_device(systems.base.astype(np.float32)[None])
+            base = cuda.to_device(systems.base)
+            ridge, shape = (cuda.to_device(part.astype(np.float32)) for part in (systems.ridge, systems.shape))
+            anchors, failed = cuda.to_device(_anchors(systems)), cuda.to_device(unsound)
+            on_device = cuda.to_device(np.ascontiguousarray(warm_start, dtype=np.float32))
+            for batch in placed.batches(_CHUNK_BYTES // (8 * exact.sum_size)):
+                data = (bases, cuda.device_array((0, p), np.float32))
+                if batch.n_pieces:
+                    pieces = self._sum_pieces(placed, batch, factors)
+                    data = tuple(cuda.device_array((len(batch.rows), *left), np.float32) for left in ((p, p), (p,)))
+                    blocks = self._blocks(len(batch.rows), exact)
+                    self._launch(exact.write_systems, blocks, THREADS, 0, batch.of_pieces, pieces, base, *data)
+                self._launch(
+                    loop.solve_rows, min(len(batch.rows), _MOST_BLOCKS), loop.threads, loop.shared, batch.rows,
+                    *placed.arrays, factors, *data, ridge, shape, anchors, steps, on_device, failed,
+                )  # fmt: skip
             on_device.copy_to_host(out)
-        zero_unsound_rows(out)
+            failed.copy_to_host(unsound)
+        warn_of_failures(int(unsound.sum()), entries.n_rows)
         return out
 
     def statistics(
@@ -130,27 +161,24 @@ class CudaKernels:
         p = factors.shape[1]
         packed = np.empty((entries.n_rows, packed_size(p)), dtype=np.float32)
         rhs = np.empty((entries.n_rows, p), dtype=np.float32)
-        tiles, pitch, shared = _panel_layout(p)
-        with cuda.gpus[self._number], warnings.catch_warnings():
-            warnings.simplefilter("ignore", NumbaPerformanceWarning)
-            if entries.n_rows:
-                indptr, *values = _entries_on_device(entries)
-                of_factors, of_tiles = cuda.to_device(np.ascontiguousarray(factors)), cuda.to_device(tiles)
-            rows = max(1, _CHUNK_BYTES // (4 * packed.shape[1]))
+        loops = exact_kernels(p, self._threads)
+        _check_fits(loops.shared, p)
+        rows = max(1, _CHUNK_BYTES // (4 * packed.shape[1]))
+        with self._on_device():
+            placed = self._place(entries) if entries.n_rows else None
+            of_factors = cuda.to_device(np.ascontiguousarray(factors))
             for start in range(0, entries.n_rows, rows):
                 stop = min(start + rows, entries.n_rows)
-                blocks = _blocks(stop - start, 8 * pitch * pitch)
                 sums = cuda.device_array((stop - start, packed.shape[1]), np.float32)
                 sides = cuda.device_array((stop - start, p), np.float32)
-                statistics_rows[blocks, self._threads, 0, shared](
-                    indptr[start : stop + 1],
-                    *values,
-                    of_factors,
-                    of_tiles,
-                    cuda.device_array((blocks, pitch, pitch), np.float64),
-                    sums,
-                    sides,
-                )
+                assert placed is not None
+                for batch in placed.batches(_CHUNK_BYTES // (8 * loops.sum_size), start, stop):
+                    pieces = self._sum_pieces(placed, batch, of_factors)
+                    blocks = self._blocks(len(batch.rows), loops)
+                    self._launch(
+                        loops.write_statistics, blocks, loops.threads, loops.shared, batch.rows, batch.of_pieces,
+                        pieces, *placed.arrays, of_factors, start, _scratch(blocks, loops), sums, sides,
+                    )  # fmt: skip
                 sums.copy_to_host(packed[start:stop])
                 sides.copy_to_host(rhs[start:stop])
         return packed, rhs
@@ -159,11 +187,15 @@ class CudaKernels:
         errors = np.zeros(entries.n_rows)
         if not entries.n_rows:
             return 0.0
-        with cuda.gpus[self._number], warnings.catch_warnings():
-            warnings.simplefilter("ignore", NumbaPerformanceWarning)
+        threads = self._threads or THREADS
+        with self._on_device():
             on_device = cuda.to_device(errors)
-            squared_error_rows[math.ceil(entries.n_rows / self._threads), self._threads](
-                *_entries_on_device(entries),
+            self._launch(
+                squared_error_rows,
+                min(entries.n_rows, _MOST_BLOCKS),
+                threads,
+                8 * threads,
+                *self._place(entries).arrays,
                 cuda.to_device(np.ascontiguousarray(row_factors)),
                 cuda.to_device(np.ascontiguousarray(factors)),
                 on_device,
@@ -171,27 +203,61 @@ class CudaKernels:
             on_device.copy_to_host(errors)
         return float(errors.sum())
 
+    def _launch(self, kernel: Any, blocks: int, threads: int, shared: int, *arguments: Any) -> None:
+        """Start one kernel; all of them go through here."""
+        kernel[blocks, threads, 0, shared](*arguments)
 
-def _panel_layout(p: int) -> tuple[NDArray[np.int32], int, int]:
-    """The corners of the tiles on and above the diagonal, int32 ``[t, 2]``; the pitch; bytes of shared memory."""
-    pitch = 4 * math.ceil(p / 4)
-    rows, columns = np.triu_indices(pitch // 4)
-    shared = 8 * (PANEL_ROWS * pitch + PANEL_ROWS + pitch)
-    if shared > _SHARED_BYTES:
-        raise ConfigError(f"model.dimension: factors of width {p} do not fit a block of the GPU; lower it")
-    return 4 * np.column_stack([rows, columns]).astype(np.int32), pitch, shared
+    def _sum_pieces(self, placed: PlacedEntries, batch: RowBatch, factors: Any) -> Any:
+        """The sums of a batch's pieces on the device, float64 ``[pieces, sum]``."""
+        loops = exact_kernels(factors.shape[1], self._threads)
+        pieces = cuda.device_array((batch.n_pieces, loops.sum_size), np.float64)
+        if batch.n_pieces:
+            self._launch(
+                loops.sum_pieces, min(batch.n_pieces, _MOST_BLOCKS), loops.threads, loops.shared,
+                batch.starts, batch.stops, *placed.arrays[1:], factors, pieces,
+            )  # fmt: skip
+        return pieces
+
+    def _place(self, entries: Entries) -> PlacedEntries:
+        """The entries on the device, where they stay as long as ``entries`` does, up to a limit."""
+        placed = self._placed.get(entries)
+        if placed is None:
+            placed = PlacedEntries(entries, self._chunk)
+            if placed.n_bytes + sum(other.n_bytes for other in self._placed.values()) <= _KEPT_BYTES:
+                self._placed[entries] = placed
+        return placed
+
+    def _factors_on_device(self, factors: NDArray[np.float32]) -> Any:
+        """The factors there: those of the Gram matrix just before, once, since the caller may write to them later."""
+        held, self._held = self._held, None
+        if held is not None and held[0]() is factors:
+            return held[1]
+        return cuda.to_device(np.ascontiguousarray(factors))
+
+    def _blocks(self, rows: int, loops: Any) -> int:
+        """Blocks of the grid: one a row, as many as their scratch memory allows."""
+        most = _SCRATCH_BYTES // (8 * loops.sum_size) if loops.scratch else _MOST_BLOCKS
+        return max(1, min(rows, most))
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        with cuda.gpus[self._number], warnings.catch_warnings():
+            warnings.simplefilter("ignore", NumbaPerformanceWarning)
+            warnings.filterwarnings("ignore", message=".*Grid size .* under-utilization")  # numba-cuda's own class
+            yield
 
 
-def _blocks(rows: int, scratch_bytes: int) -> int:
-    """Blocks of the grid: one a row, as many as their scratch memory allows."""
-    return max(1, min(rows, _MAX_BLOCKS, _SCRATCH_BYTES // scratch_bytes))
+def _scratch(blocks: int, loops: Any) -> Any:
+    return cuda.device_array((blocks if loops.scratch else 1, loops.sum_size), np.float64)
 
 
-def _entries_on_device(entries: Entries) -> tuple[Any, Any, Any, Any]:
-    indptr = cuda.to_device(np.ascontiguousarray(entries.indptr))
-    indices = cuda.to_device(np.ascontiguousarray(entries.indices))
-    weights = cuda.to_device(np.ascontiguousarray(entries.weights))
-    return indptr, indices, weights, cuda.to_device(np.ascontiguousarray(entries.targets))
+def _check_fits(shared: int, p: int) -> None:
+    if shared > SHARED_BYTES:
+        raise _too_wide(p)
+
+
+def _too_wide(p: int) -> ConfigError:
+    return ConfigError(f"model.dimension: factors of width {p} do not fit a block of the GPU; lower it")
 
 
 def _anchors(systems: RowSystems) -> NDArray[np.float32]:

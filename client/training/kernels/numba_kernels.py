@@ -10,7 +10,7 @@ import numpy as np
 
 from client.training.kernels.numba_cg import cg_blocks, squared_error_blocks
 from client.training.kernels.numba_exact import MAX_WIDTH, cholesky_blocks, statistics_blocks
-from client.training.kernels.systems import warn_of_failures, zero_unsound_rows
+from client.training.kernels.systems import gram, warn_of_failures, zero_unsound_rows
 from common.errors import ConfigError
 from common.linalg import packed_size
 
@@ -36,6 +36,9 @@ class NumbaKernels:
     """:class:`client.training.kernels.systems.Kernels` on the CPU's cores (``NUMBA_NUM_THREADS`` bounds how many)."""
 
     name = "numba"
+
+    def gram(self, factors: NDArray[np.float32]) -> NDArray[np.float64]:
+        return gram(factors)
 
     def solve_cholesky(self, systems: RowSystems) -> NDArray[np.float32]:
         entries, p = systems.entries, _checked_width(systems.factors)
@@ -100,7 +103,7 @@ class NumbaKernels:
 def _arrays(
     entries: Entries,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-    return entries.indptr, entries.indices, entries.weights, entries.targets
+    return entries.indptr, entries.indices, entries.weights, entries.targets_or_ones()
 
 
 def _checked_width(factors: NDArray[np.float32]) -> int:

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from client.training.kernels.systems import Kernels
 
 _WIDTH = 6
-_LENGTHS = (0, 1, 7, 40)
+_LENGTHS = (0, 1, 7, 40, 3000)
+"""The last is long enough to be cut into pieces."""
 
 
 def check_kernels(kernels: Kernels) -> None:
-    """Compare a backend's exact solutions with NumPy's on four rows, and a row's with the same row's alone, to the bit.
+    """Compare a backend's exact solutions with NumPy's on a few rows, and a row's with the same row's alone, to the bit.
 
     Raises:
         ConfigError: they differ, so the device or its compiler computes something else than it should.
@@ -58,7 +59,7 @@ def _row_alone(systems: RowSystems, row: int) -> RowSystems:
     entries = systems.entries
     inside = slice(int(entries.indptr[row]), int(entries.indptr[row + 1]))
     indptr = np.array([0, inside.stop - inside.start], dtype=np.int64)
-    alone = Entries(indptr, entries.indices[inside], entries.weights[inside], entries.targets[inside])
+    alone = Entries(indptr, entries.indices[inside], entries.weights[inside], entries.targets_or_ones()[inside])
     return RowSystems(alone, systems.factors, systems.base, systems.ridge[row : row + 1], systems.shape)
 
 
@@ -68,4 +69,4 @@ def _solved_by_numpy(systems: RowSystems, row: int) -> NDArray[np.floating]:
     f = systems.factors[entries.indices[inside]].astype(np.float64)
     weighted = f * entries.weights[inside, None]
     left = systems.base + np.diag(systems.ridge[row] * systems.shape) + weighted.T @ f
-    return np.linalg.solve(left, weighted.T @ entries.targets[inside])
+    return np.linalg.solve(left, weighted.T @ entries.targets_or_ones()[inside])

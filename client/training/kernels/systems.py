@@ -26,17 +26,23 @@ class Entries:
         indptr: int64 ``[n + 1]``.
         indices: int32 ``[nnz]``; the row of ``factors`` that each entry meets.
         weights: float32 ``[nnz]``; w_e ≥ 0.
-        targets: float32 ``[nnz]``; y_e.
+        targets: float32 ``[nnz]``; y_e. None: all are 1.
+
+    Arrays are not written to once they are here: a backend may keep its own copy as long as the entries live.
     """
 
     indptr: NDArray[np.int64]
     indices: NDArray[np.int32]
     weights: NDArray[np.float32]
-    targets: NDArray[np.float32]
+    targets: NDArray[np.float32] | None
 
     @property
     def n_rows(self) -> int:
         return len(self.indptr) - 1
+
+    def targets_or_ones(self) -> NDArray[np.float32]:
+        """float32 ``[nnz]``: the targets, made where they are 1."""
+        return np.ones_like(self.weights) if self.targets is None else self.targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +75,10 @@ class Kernels(Protocol):
 
     name: str
 
+    def gram(self, factors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """FᵀF of float32 ``[n, p]`` in float64 ``[p, p]``, for the systems that are solved next with these factors."""
+        ...
+
     def solve_cholesky(self, systems: RowSystems) -> NDArray[np.float32]:
         """The exact minimisers, float32 ``[n, p]``, accumulated and factorised in float64."""
         ...
@@ -89,6 +99,15 @@ class Kernels(Protocol):
     def squared_error(self, entries: Entries, row_factors: NDArray[np.float32], factors: NDArray[np.float32]) -> float:
         """Σ_e w_e (y_e − x_rᵀf_e)² over all rows, summed in float64."""
         ...
+
+
+def gram(factors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """FᵀF of float32 ``[n, p]`` in float64 ``[p, p]``, a block of rows at a time."""
+    total = np.zeros((factors.shape[1], factors.shape[1]))
+    for start in range(0, len(factors), 65_536):
+        block = factors[start : start + 65_536].astype(np.float64)
+        total += block.T @ block
+    return total
 
 
 def zero_unsound_rows(solved: NDArray[np.float32]) -> None:

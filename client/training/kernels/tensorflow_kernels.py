@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from client.training.kernels.devices import choose_device, visible_gpus
-from client.training.kernels.systems import Entries, RowSystems, zero_unsound_rows
+from client.training.kernels.systems import Entries, RowSystems, gram, zero_unsound_rows
 from common.linalg import packed_size
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _padded(entries: Entries, rows: NDArray[np.intp], length: int) -> tuple[NDAr
     return (
         np.where(inside, entries.indices[places], 0).astype(np.int32),
         np.where(inside, entries.weights[places], 0.0).astype(np.float32),
-        np.where(inside, entries.targets[places], 0.0).astype(np.float32),
+        np.where(inside, 1.0 if entries.targets is None else entries.targets[places], 0.0).astype(np.float32),
     )
 
 
@@ -141,6 +141,9 @@ class TensorFlowKernels:
         self._cg = _traced(_cg_step, tf.float32, matrix32, matrix32, matrix32, matrix32, tf.TensorSpec([], tf.int32))
         self._statistics = _traced(_statistics_step, tf.float64)
         self._squared_error = _traced(_squared_error_step, tf.float64, matrix64)
+
+    def gram(self, factors: NDArray[np.float32]) -> NDArray[np.float64]:
+        return gram(factors)
 
     def solve_cholesky(self, systems: RowSystems) -> NDArray[np.float32]:
         out = np.zeros((systems.entries.n_rows, systems.factors.shape[1]), dtype=np.float32)

@@ -29,7 +29,8 @@ from client.training.kernels.systems import Entries, RowSystems
 def close(a, b):
     np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
 
-gpu, cpu, rng = CudaKernels(threads=2), NumbaKernels(), np.random.default_rng(1)
+# The third row, of 18 entries, goes in three pieces.
+gpu, cpu, rng = CudaKernels(threads=2, chunk=8), NumbaKernels(), np.random.default_rng(1)
 indptr = np.array([0, 0, 3, 21, 22], np.int64)
 entries = Entries(indptr, rng.integers(0, 9, 22).astype(np.int32), rng.random(22).astype(np.float32),
                   rng.normal(size=22).astype(np.float32))
@@ -40,23 +41,30 @@ systems = RowSystems(entries, factors, base, ridge, rng.random(5) + 0.5, anchors
 exact = gpu.solve_cholesky(systems)
 close(exact, cpu.solve_cholesky(systems))
 start = rng.normal(size=(4, 5)).astype(np.float32)
-close(gpu.solve_cg(systems, start, 2), cpu.solve_cg(systems, start, 2))
+by_steps = gpu.solve_cg(systems, start, 2)
+close(by_steps, cpu.solve_cg(systems, start, 2))
 for ours, theirs in zip(gpu.statistics(entries, factors), cpu.statistics(entries, factors)):
     close(ours, theirs)
+close(gpu.gram(start), start.T.astype(float) @ start)
 close(gpu.squared_error(entries, exact, factors), cpu.squared_error(entries, exact, factors))
 
 # A row that is not positive definite is zero and changes no other, which are as they were, to the bit.
-broken = RowSystems(entries, factors, base, np.array([0.5, 0.5, -1e6, 0.5]), np.ones(5))
+broken = RowSystems(entries, factors, base, np.array([0.5, -1e6, 0.5, 0.5]), np.ones(5))
 sound = RowSystems(entries, factors, base, np.full(4, 0.5), np.ones(5))
 with_broken, without = gpu.solve_cholesky(broken), gpu.solve_cholesky(sound)
-assert not with_broken[2].any() and without[2].any()
-kept = [0, 1, 3]
+assert not with_broken[1].any() and without[1].any()
+kept = [0, 2, 3]
 assert with_broken[kept].tobytes() == without[kept].tobytes()
 
-# Nor does it matter which rows are beside it.
-alone = Entries(np.array([0, 1], np.int64), entries.indices[21:], entries.weights[21:], entries.targets[21:])
-one = gpu.solve_cholesky(RowSystems(alone, factors, base, np.array([0.5]), np.ones(5)))
-assert one.tobytes() == without[3:].tobytes()
+# Nor does it matter which rows are beside it, be it whole or in pieces.
+for row in (1, 2):
+    inside = slice(indptr[row], indptr[row + 1])
+    of_row = np.array([0, inside.stop - inside.start], np.int64)
+    alone = Entries(of_row, entries.indices[inside], entries.weights[inside], entries.targets[inside])
+    one = gpu.solve_cholesky(RowSystems(alone, factors, base, np.array([0.5]), np.ones(5)))
+    assert one.tobytes() == without[row : row + 1].tobytes()
+    same = RowSystems(alone, factors, base, ridge[row : row + 1], systems.shape, anchors[row : row + 1])
+    assert gpu.solve_cg(same, start[row : row + 1], 2).tobytes() == by_steps[row : row + 1].tobytes()
 """
 
 

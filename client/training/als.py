@@ -44,7 +44,7 @@ class _AlternatingLeastSquares:
         return Entries(columns.indptr.astype(np.int64, copy=False), users, columns.data, None)
 
     def _kept(self, name: str, matrix: UserItemMatrix, make: Callable[[UserItemMatrix], Entries]) -> Entries:
-        """What ``make`` makes of the matrix, the same object as long as the matrix is the same."""
+        """The entries that ``make`` makes of the matrix; the same object as long as the matrix is the same."""
         kept = self._made.get(name)
         if kept is None or kept[0]() is not matrix:
             kept = self._made[name] = (weakref.ref(matrix), make(matrix))

@@ -41,6 +41,7 @@ from client.privacy.outbox import Outbox
 from client.privacy.protocol_state import ProtocolState
 from client.privacy.secure_sum.masking import MaskedContribution
 from client.privacy.secure_sum.member import SecureMember
+from client.training.engine import Engine, LocalEngine
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
@@ -84,6 +85,7 @@ class PlatformAgent:
         secure_member: its part in the secure sum, where the plan has one.
         builder: builds the platform's own model; in the caller of :meth:`wait_built` unless given.
         texts: turns titles and texts into vectors; None without a text encoder.
+        engine: sums over the platform's users; those of ``data``, in this process, unless given.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class PlatformAgent:
         secure_member: SecureMember | None = None,
         builder: ModelBuilder | None = None,
         texts: TextVectors | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.name = name
         self.plan = plan
@@ -107,7 +110,7 @@ class PlatformAgent:
         self._secret = secret
         self._outbox = outbox
         self._secure_member = secure_member
-        context = PlatformContext(name, plan, data, store.root, texts)
+        context = PlatformContext(name, plan, data, engine or LocalEngine(data), store.root, texts)
         self._contributors = make_contributors(context)
         personalizer = Personalizer(name, data, plan.model, personalization, texts)
         self._finisher = Finisher(

@@ -4,6 +4,7 @@
     ├── ConfigError            a YAML file, an option or a --set override is wrong
     │   └── PlanMismatchError     … or the plan of a run is not the one that a platform agreed to
     ├── DataError              an input file cannot be used as it is
+    │   └── EmptyDataError        … as cleaning leaves nothing of it
     ├── CatalogueError         item keys, digests, cards or the vocabulary do not fit
     │   └── SecretMismatchError   two platforms made their digests with different secrets
     ├── ContractError          an array or request that the contract does not declare
@@ -54,6 +55,10 @@ class DataError(CrossfedError):
     """An input file cannot be used; the message names file, line or column."""
 
     code = "data"
+
+
+class EmptyDataError(DataError):
+    """Cleaning leaves nothing of an input file; the message says which rule dropped how much."""
 
 
 class CatalogueError(CrossfedError):

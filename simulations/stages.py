@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from client.contributions.factors import make_contributor
 from client.privacy.declared_users import check_declared_users
+from client.training.engine import LocalEngine
 from common.config.federation import FederationPlan
 from common.contributions.run_plan import RunPlan, read_plan
 from common.errors import ConfigError, PrivacyError, SecureSumError
@@ -46,7 +47,7 @@ def check_platforms(scenario: Scenario, platforms: Sequence[SimulatedPlatform]) 
             try:
                 if platform.training.shared.any():
                     check_declared_users(platform.training.train.n_users, plan)
-                make_contributor(plan, platform.training)
+                make_contributor(plan, LocalEngine(platform.training))
             except PrivacyError as error:
                 raise ConfigError(f"{at}: platform {platform.name}: {_own_keys(error)}") from error
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from client.contributions.membership import Membership
 from client.data.training import TrainingData
+from client.training.engine import Engine
 from common.config.federation import FederationPlan
 from common.contributions.kind import ContributionKind
 from common.contributions.registry import half, kinds_by_wire_name
@@ -30,6 +31,7 @@ class PlatformContext:
         platform: its name.
         plan: the public parameters, from the platform's own configuration.
         data: the platform's.
+        engine: sums over its users.
         folder: where a contributor keeps what must outlive the process.
         texts: from public texts to vectors ``[n, d]``; None without a text encoder.
     """
@@ -37,6 +39,7 @@ class PlatformContext:
     platform: str
     plan: FederationPlan
     data: TrainingData
+    engine: Engine
     folder: Path
     texts: Callable[[Sequence[str]], NDArray[np.float32]] | None = None
     _made: dict[Callable[[PlatformContext], Any], Any] = field(default_factory=dict, repr=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from logging import getLogger
 from typing import Protocol
 
@@ -10,18 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.contributions.contributor import Contributor, PlatformContext
+from client.contributions.factor_sums import PlainCounts, PlainStatistics, PrivateCounts, PrivateStatistics
 from client.contributions.membership import Membership
-from client.data.dataset import UserItemMatrix
-from client.data.recorded import bounded_weights
-from client.data.split import EvaluationSlice
-from client.data.training import TrainingData
-from client.scoring.evaluation import evaluate
-from client.scoring.scorer import SolvedFactorScorer
-from client.training.als import rating_sum_and_count
-from client.training.factory import make_row_kernels, make_trainer
-from client.training.trainer import Trainer
+from client.training.engine import Engine
 from common.config.federation import FederationPlan
-from common.config.model import FactorizationConfig
 from common.contributions.factors import PlainMechanism, UserLevelMechanism
 from common.contributions.kind import ContributionKind
 from common.contributions.race_kind import plan_asked
@@ -49,54 +40,26 @@ class PlainContributor:
 
     Args:
         plan: public parameters.
-        data: the platform's.
+        engine: sums over the platform's users.
     """
 
-    def __init__(self, plan: FederationPlan, data: TrainingData) -> None:
+    def __init__(self, plan: FederationPlan, engine: Engine) -> None:
         self._plan = plan
-        self._data = data
-        self._matrix = data.train.select_items(data.shared_columns)
+        self._engine = engine
         self._mechanism = PlainMechanism()
-        self._trainer: tuple[FactorizationConfig, float, Trainer] | None = None
 
     def counts(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
-        value_sum, interactions = rating_sum_and_count(self._matrix)
-        totals = np.array([self._matrix.n_users, interactions, value_sum], dtype=np.float64)
-        arrays = {"item_counts": self._matrix.item_counts().astype(np.float64), "totals": totals}
-        return self._mechanism.release("counts", request.server_round, arrays)
+        return self._mechanism.release("counts", request.server_round, self._engine.sum(PlainCounts()))
 
     def statistics(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
-        trainer = self._trainer_at(plan_asked(self._plan, request).training, value_mean_of(request))
-        items = request.arrays["item_parameters"][membership.shared_positions]
-        # Conjugate gradients start from zero, so that a round's sums depend on data and request alone: what is asked
-        # again, after a restart too, is answered alike.
-        users = trainer.solve_users(self._matrix, items, np.zeros((self._matrix.n_users, trainer.width), np.float32))
-        sums = trainer.item_statistics(self._matrix, users)
-        arrays: dict[str, NDArray[np.floating]] = {
-            "gram": sums.gram_packed,
-            "rhs": sums.rhs,
-            "user_gram": sums.user_gram,
-            "objective": np.array([trainer.objective(self._matrix, users, items)]),
-            "evaluation": self._validation_recall(trainer, items),
-        }
-        return self._mechanism.release("statistics", request.server_round, arrays)
-
-    def _trainer_at(self, model: FactorizationConfig, global_mean: float) -> Trainer:
-        """One for all rounds: it keeps the matrix by columns."""
-        if self._trainer is None or self._trainer[:2] != (model, global_mean):
-            self._trainer = model, global_mean, make_trainer(model, global_mean=global_mean)
-        return self._trainer[2]
-
-    def _validation_recall(self, trainer: Trainer, items: NDArray[np.float32]) -> NDArray[np.float64]:
-        """float64 ``[2]``: sum of Recall@20 over the validation users, on shared items, and how many they are."""
-        if self._plan.model.feedback == "explicit" or not self._plan.evaluate_rounds:
-            return np.zeros(2)
-        columns, held_out = self._data.shared_columns, self._data.validation
-        history = held_out.history.select_items(columns)
-        users = trainer.solve_users(history, items)
-        on_shared = EvaluationSlice(held_out.users, history, held_out.truth.select_items(columns))
-        measured = evaluate(SolvedFactorScorer(users, items), on_shared, metrics=("recall@20",), depth=20)
-        return np.array([measured.values["recall@20"].sum(), len(measured.users)])
+        measured = self._plan.model.feedback == "implicit" and self._plan.evaluate_rounds
+        sums = PlainStatistics(
+            plan_asked(self._plan, request).training,
+            value_mean_of(request),
+            request.arrays["item_parameters"][membership.shared_positions],
+            metrics=("recall@20",) if measured else (),
+        )
+        return self._mechanism.release("statistics", request.server_round, self._engine.sum(sums))
 
 
 class PrivateContributor:
@@ -108,71 +71,66 @@ class PrivateContributor:
 
     Args:
         plan: public parameters, from the platform's own configuration.
-        data: the platform's.
+        engine: sums over the platform's users.
         mechanism: holds the run's releases and their noise.
 
     Raises:
         PrivacyError: δ is too large for the public bound on users.
+        ConfigError: the engine cannot solve users one by one.
     """
 
-    def __init__(self, plan: FederationPlan, data: TrainingData, mechanism: UserLevelMechanism) -> None:
-        shared = data.train.select_items(data.shared_columns)
-        shared = replace(shared, values=bounded_weights(shared.values))
-        self._matrix = shared if len(data.shared_columns) else shared.select_users(np.zeros(0, dtype=np.int64))
+    def __init__(self, plan: FederationPlan, engine: Engine, mechanism: UserLevelMechanism) -> None:
         if max(plan.delta, mechanism.plan.delta) > 1 / plan.privacy.user_bound:
             raise PrivacyError("privacy.delta: is above 1/user_bound; agree on a smaller one")
         self._plan = plan
-        kernels = make_row_kernels(plan.training)
-        _log.info("users are solved one by one by the %s kernels", kernels.name)
-        self._trainer = make_trainer(plan.training, kernels=kernels)
-        self._release_plan = mechanism.plan
+        self._engine = engine
         self._mechanism = mechanism
+        _log.info("users are solved one by one by the %s kernels", engine.solver(plan.training))
 
     def counts(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
-        matrix = self._laid_out(membership)
-        return self._mechanism.counts(matrix.indptr, matrix.indices, n_items=matrix.n_items)
+        return self._mechanism.release_counts(
+            self._engine.sum(PrivateCounts(self._mechanism, *self._columns(membership)))
+        )
 
     def statistics(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
-        parameters = self._release_plan.parameters
+        parameters = self._mechanism.plan.parameters
         weights = item_weights(
             request.arrays["item_counts"],
             kept_items=parameters.kept_items,
             popularity_exponent=parameters.popularity_exponent,
         )
-        positions = membership.shared_positions
-        kept = np.flatnonzero(weights[positions] > 0)
-        users = self._trainer.solve_users(
-            self._matrix.select_items(kept), request.arrays["item_parameters"][positions[kept]]
-        )
-        matrix = self._laid_out(membership)
-        return self._mechanism.statistics(
+        shared = membership.shared_positions
+        sums = PrivateStatistics(
+            self._mechanism,
+            *self._columns(membership),
             request.server_round,
-            matrix.indptr,
-            matrix.indices,
-            users,
-            weights if self._dense else weights[positions],
+            self._plan.training,
+            request.arrays["item_parameters"][shared],
+            weights if self._dense else weights[shared],
         )
+        return self._mechanism.release_statistics(request.server_round, self._engine.sum(sums))
 
     @property
     def _dense(self) -> bool:
         # Under secure summation every platform adds noise to every item, so that who contributed to one does not show.
         return self._plan.secure_sum
 
-    def _laid_out(self, membership: Membership) -> UserItemMatrix:
-        """Shared interactions in columns of the vocabulary, or of the own shared items where each adds all noise."""
-        return membership.on_vocabulary(self._matrix) if self._dense else self._matrix
+    def _columns(self, membership: Membership) -> tuple[NDArray[np.int32] | None, int]:
+        """Sums are in columns of the vocabulary, or of the own shared items where each platform adds all noise."""
+        shared = membership.shared_positions
+        return (shared, len(membership.owners)) if self._dense else (None, len(shared))
 
 
-def make_contributor(plan: FederationPlan, data: TrainingData) -> FactorContributor:
+def make_contributor(plan: FederationPlan, engine: Engine) -> FactorContributor:
     """The contributor for the plan's mode of privacy."""
     if plan.private:
-        return PrivateContributor(plan, data, UserLevelMechanism(RunPlan.of(plan).release_plan()))
-    return PlainContributor(plan, data)
+        return PrivateContributor(plan, engine, UserLevelMechanism(RunPlan.of(plan).release_plan()))
+    return PlainContributor(plan, engine)
 
 
 def factor_contributor(context: PlatformContext) -> FactorContributor:
     """The platform's, which counts and statistics share."""
-    return make_contributor(context.plan, context.data)
+    return make_contributor(context.plan, context.engine)
 
 
 class CountsContributor(Contributor):

@@ -66,12 +66,40 @@ def load_before_count_filters(
     Guarantees: with a catalogue from the items file, a user's history depends on that file and the user's rows and recorded
     events only.
     """
+    source = open_source(config)
+    catalogue = catalogue_from_file(config.items, platform) if config.items.path is not None else None
+    return clean(source, config, catalogue, platform=platform, recorded=recorded, excluded=excluded)
+
+
+def open_source(config: DataConfig) -> InteractionsFile:
+    """The interactions file, opened.
+
+    Raises:
+        DataError: it cannot be used.
+    """
     source = open_interactions(config.interactions)
     if config.feedback == "explicit" and source.value_column is None:
         raise DataError(
             f"{source.table.path}: feedback: explicit needs a column of ratings; set interactions.value_column"
         )
-    catalogue = catalogue_from_file(config.items, platform) if config.items.path is not None else None
+    return source
+
+
+def clean(
+    source: InteractionsFile,
+    config: DataConfig,
+    catalogue: Catalogue | None,
+    *,
+    platform: str | None = None,
+    recorded: RecordedEvents = NO_EVENTS,
+    excluded: Exclusions = NOBODY,
+) -> PlatformData:
+    """As :func:`load_before_count_filters`, of files that are open already: all users of them, or those of some users.
+
+    Raises:
+        EmptyDataError: nothing is left.
+        DataError: a file cannot be used.
+    """
     judged = JudgedRows.of(source, recorded, config, catalogue, platform, excluded)
     log, users, item_ids = judged.survey()
     if catalogue is None:

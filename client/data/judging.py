@@ -24,7 +24,7 @@ from client.data.recognise import (
 from client.data.recorded import FIRST_ROW, LARGEST_VALUE, RecordedEvents
 from client.data.report import EXAMPLES, Dropped, Place, nothing_left
 from common.config.data import DataConfig
-from common.errors import DataError
+from common.errors import EmptyDataError
 
 
 @dataclass
@@ -62,10 +62,10 @@ class CleaningLog:
             found = [int(self.sequences[row - FIRST_ROW]) for row in found]
         self.dropped.append(Dropped(reason, rows, tuple(found), asked=asked, recorded=recorded))
 
-    def nothing_left(self) -> DataError:
+    def nothing_left(self) -> EmptyDataError:
         """The error where no row stays."""
         dropped = tuple(self.dropped)
-        return DataError(nothing_left(self.source, self.rows_read, dropped, notes=self.notes, place=self.place))
+        return EmptyDataError(nothing_left(self.source, self.rows_read, dropped, notes=self.notes, place=self.place))
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class JudgedRows:
         """First pass over the file: what goes and why; users (``user_row``, ``user``) and item ids by their first row.
 
         Raises:
-            DataError: no row stays.
+            EmptyDataError: no row stays.
         """
         gone = self.frame.filter(pl.col("reason").is_not_null())
         floats = [spelt_as_float(column, self.frame).alias(column) for column in ("given_user", "given_item")]

@@ -8,6 +8,7 @@ from logging import getLogger
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from client.agent import PlatformAgent
 from client.contributions.run_file import TOWERS_FILE, VOCABULARY_FILE, RunFile
@@ -27,11 +28,13 @@ from client.privacy.declared_users import check_declared_users, tell_of_declarat
 from client.privacy.outbox import Outbox
 from client.privacy.secure_sum.member import SecureMember
 from client.recommend.feedback_file import FEEDBACK_LOG, read_events
+from client.sharding.platform import make_engine, sampled_training_data
 from client.steering.hidden import HiddenItems
 from client.text.cache import CACHE_FOLDER, VectorCache
 from client.text.encoder import TextEncoder
 from client.text.registry import load_encoder
 from client.text.vectors import text_vectors
+from client.training.engine import Engine, LocalEngine
 from common.config.loader import load_yaml_model
 from common.deploy.provisioning import Pins
 from common.deploy.roles import PlatformConfig
@@ -55,7 +58,7 @@ def load_platform_data(config: PlatformConfig) -> PlatformData:
     data = cleaning.load_platform_data(
         config.data,
         platform=config.name,
-        recorded=_recorded(config),
+        recorded=recorded_events(config),
         excluded=read_exclusions(config.state / "store"),
     )
     items, notes = describe_items(data.items, config.catalogue.describe)
@@ -63,12 +66,16 @@ def load_platform_data(config: PlatformConfig) -> PlatformData:
 
 
 def load_training_data(config: PlatformConfig) -> TrainingData:
-    """Read, clean and split a platform's data; what cleaning dropped is in the operator's log.
+    """Read, clean and split a platform's data; what cleaning dropped is in the operator's log. Of shards, a sample.
 
     Raises:
         ConfigError: the cleaning rules do not go with user-level privacy.
         DataError: a file cannot be used.
     """
+    hidden = HiddenItems(config.state / "store").current()
+    if config.training.engine == "ray":
+        check_privacy_of_data(config)
+        return sampled_training_data(config, hidden)
     data = load_platform_data(config)
     log_report(data.report)
     train, validation = hold_out(data.interactions, data.user_ids, config)
@@ -79,7 +86,7 @@ def load_training_data(config: PlatformConfig) -> TrainingData:
         items=data.items,
         train=train,
         validation=validation,
-        shared=shared_items(data.items, config.catalogue, HiddenItems(config.state / "store").current()),
+        shared=shared_items(data.items, config.catalogue, hidden),
         cards_shared=config.catalogue.cards,
         users=data.users,
     )
@@ -110,14 +117,15 @@ def make_agent(config: PlatformConfig, data: TrainingData, builder: ModelBuilder
         builder: builds its own models; one for all agents of a process, so that they are built one after another.
 
     Raises:
-        ConfigError: a key, the federation secret, a pin or the plan's text encoder is missing.
+        ConfigError: a key, the federation secret, a pin, the plan's text encoder or the cluster is missing.
         PrivacyError: this platform declares too few or too many users to contribute.
         LedgerError: the books are damaged, or kept under another budget.
     """
     texts = text_vectors(text_encoder(config), text_cache(config))
+    engine: Engine = make_engine(config, data) if config.training.engine == "ray" else LocalEngine(data)
     if data.shared.any():
         check_declared_users(config.declared_users, config.plan)
-        tell_of_declaration(config.declared_users, data.train.n_users, config.plan)
+        tell_of_declaration(config.declared_users, engine.n_users, config.plan)
     keys = KeyFolder(config.keys)
     make_folder(config.state, mode=0o700)
     for problem in unusable_run_files(config):
@@ -135,6 +143,7 @@ def make_agent(config: PlatformConfig, data: TrainingData, builder: ModelBuilder
         personalization=config.personalization,
         builder=builder,
         texts=texts,
+        engine=engine,
     )
 
 
@@ -197,18 +206,24 @@ def hold_out(
     matrix: UserItemMatrix, user_ids: Sequence[str], config: PlatformConfig
 ) -> tuple[UserItemMatrix, EvaluationSlice]:
     """Keep a share of some users' entries back to choose models on; nothing is kept for a test."""
-    withheld = withheld_by_user(
+    withheld = withheld_of(matrix, user_ids, config)
+    train, truth = matrix.select_entries(~withheld), matrix.select_entries(withheld)
+    return train, EvaluationSlice(np.flatnonzero(truth.row_lengths), train, truth)
+
+
+def withheld_of(matrix: UserItemMatrix, user_ids: Sequence[str], config: PlatformConfig) -> NDArray[np.bool_]:
+    """Bool ``[nnz]``: which entries are kept back; each user's alone decide it."""
+    return withheld_by_user(
         matrix,
         user_ids,
         key=f"{config.name} {config.seed}",
         users_share=config.validation_users,
         share=config.validation_share,
     )
-    train, truth = matrix.select_entries(~withheld), matrix.select_entries(withheld)
-    return train, EvaluationSlice(np.flatnonzero(truth.row_lengths), train, truth)
 
 
-def _recorded(config: PlatformConfig) -> RecordedEvents:
+def recorded_events(config: PlatformConfig) -> RecordedEvents:
+    """Events that were recorded since the files were written."""
     path = config.state / "store" / FEEDBACK_LOG
     return read_events(path, EventRules.of(config.data)) if path.exists() else NO_EVENTS
 

@@ -1,13 +1,15 @@
-"""Configures what a platform decides for itself: what it shares, and how its own model is built."""
+"""Configures what a platform decides for itself: what it shares, how its own model is built, and where its users are."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from common.config.attributes import AttributeRules, DescribedAttributes, check_rules
 from common.config.base import FrozenModel
+from common.config.loader import ConfigPath
 from common.config.ranker import RankerConfig
 
 
@@ -71,6 +73,25 @@ class PersonalizationConfig(FrozenModel):
     """The ranking stage; the verdict decides whether it serves."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seeds local training; the platform's name is mixed in."""
+
+
+class EngineConfig(FrozenModel):
+    """``training`` of ``platform.yaml``."""
+
+    model_config = ConfigDict(validate_default=True, revalidate_instances="always")
+
+    engine: Literal["local", "ray"] = "local"
+    """local: this process holds all users; ray: a Ray cluster streams them from shards on disk, and this process holds none
+    but a sample. Needs ``pip install 'crossfed[ray]'`` here and the same environment on the cluster's machines."""
+    address: str = "auto"
+    """Of the cluster: auto, the one that runs on this machine; or HOST:PORT of its head."""
+    shards: ConfigPath = Path("shards")
+    """Folder that ``crossfed-client data partition`` writes, and all machines of the cluster see under the same path."""
+    block_users: Annotated[int, Field(ge=1)] = 16_384
+    """How many users a worker has in memory at a time. Without privacy another number rounds sums otherwise."""
+    sample_users: Annotated[int, Field(ge=100)] = 50_000
+    """About how many users, drawn by a hash, the agent holds to build and judge its own models on; nothing that leaves
+    depends on them."""
 
 
 def shipped_weights(config: PersonalizationConfig, *, private: bool) -> tuple[float, float]:

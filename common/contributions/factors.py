@@ -22,25 +22,17 @@ bound, and nothing is clipped after noise. Privacy of the discrete noise:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.contributions.user_sums import UserSums
 from common.errors import PrivacyError
 from common.privacy.contribution import PrivatizedContribution, Release, ReleasedArray
 from common.privacy.minting import mint
 from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise, ReleasePlan
-from common.privacy.postprocess import isometric_scale
-from common.privacy.quantise import SHRINK, toward_zero
 from common.privacy.sampler import NoiseSource, SystemNoise, discrete_gaussian
-
-_EXACT_FLOAT = 2.0**53
-_SMALLEST_WEIGHT = 1e-100
-"""Squares of smaller item weights lose digits, and with them a user's weights their norm."""
 
 
 class PlainMechanism:
@@ -63,12 +55,13 @@ class PlainMechanism:
         )
 
 
-class UserLevelMechanism:
+class UserLevelMechanism(UserSums):
     """Releases counts and statistics of one platform's users under a :class:`ReleasePlan`.
 
     Guarantees:
         Everything released over the plan's rounds together is (ε, δ)-DP for every user of this platform, provided that
         of arrays in ``masked`` only the sum with the shares of at least ``shares`` honest platforms is seen.
+        Pickled, it is its :class:`UserSums` alone: where users are summed elsewhere, noise is still added here.
 
     Args:
         plan: public; the same on all platforms of a secure sum.
@@ -76,33 +69,27 @@ class UserLevelMechanism:
     """
 
     def __init__(self, plan: ReleasePlan, noise: NoiseSource | None = None) -> None:
-        self._plan = plan
+        super().__init__(plan)
         self._noise = SystemNoise() if noise is None else noise
 
-    @property
-    def plan(self) -> ReleasePlan:
-        return self._plan
+    def __reduce__(self) -> tuple[type[UserSums], tuple[ReleasePlan]]:
+        return UserSums, (self._plan,)
 
     def counts(self, indptr: NDArray[np.int64], indices: NDArray[np.int32], *, n_items: int) -> PrivatizedContribution:
-        """Release how many users have each item, and how many users there are.
-
-        Args:
-            indptr: int64 ``[n + 1]``, row ``u`` is ``indptr[u]:indptr[u + 1]``.
-            indices: int32 ``[nnz]``, items of the union vocabulary, unique within a row.
-            n_items: m, the vocabulary's size; every item gets noise, had or not.
+        """Release :meth:`count_sums`; every item gets noise, had or not.
 
         Returns:
-            Array ``counts``, int64 ``[m + 1]``, the last entry being the number of users.
+            Array ``counts``, int64 ``[m + 1]``.
 
         Raises:
             PrivacyError: the rows are not valid.
         """
-        lengths = _checked_lengths(indptr, indices, n_items)
+        return self.release_counts(self.count_sums(indptr, indices, n_items=n_items))
+
+    def release_counts(self, sums: Mapping[str, NDArray[np.int64]]) -> PrivatizedContribution:
+        """Release ``sums``: those of :meth:`count_sums` over all users, or added up over parts of them."""
         noise = self._plan.counts
-        per_user = toward_zero(self._count_weights(lengths) / noise.grid_step)
-        sums = _exact_sums(indices, np.repeat(per_user, lengths), n_items)
-        users = len(lengths) * int(SHRINK / noise.grid_step)
-        arrays = {"counts": self._add_noise(np.append(sums, users), noise)}
+        arrays = {"counts": self._add_noise(_whole(sums["counts"]), noise)}
         release = Release(kind="counts", mechanism="gaussian", noise_multiplier=noise.noise_multiplier)
         return self._contribution("counts", 0, arrays, {"counts": noise}, (release,))
 
@@ -114,74 +101,22 @@ class UserLevelMechanism:
         user_factors: NDArray[np.float32],
         item_weights: NDArray[np.float64],
     ) -> PrivatizedContribution:
-        """Release one round's sums over users.
+        """Release :meth:`statistics_sums`, whose arrays and errors it has."""
+        sums = self.statistics_sums(server_round, indptr, indices, user_factors, item_weights)
+        return self.release_statistics(server_round, sums)
 
-        Args:
-            server_round: 1 … T of the plan.
-            indptr: int64 ``[n + 1]``.
-            indices: int32 ``[nnz]``, items of the union vocabulary, unique within a row.
-            user_factors: float32 ``[n, d]``; row ``u`` must depend on user ``u``'s history and released values alone. A
-                row that is not finite counts as no contribution: a refusal would tell that its user is there.
-            item_weights: float64 ``[m]``, ĉ_i^(−q), 0 for items that are not kept; from released counts, never from own
-                ones (:func:`common.privacy.postprocess.item_weights`). A user without kept items contributes nothing.
-
-        Returns:
-            ``item_vectors`` int64 ``[m, d]``; ``user_gram`` int64 ``[d(d+1)/2]``; under ``item_gram`` also
-            ``item_grams`` int64 ``[m, d(d+1)/2]``; triangles with off-diagonals times √2.
+    def release_statistics(self, server_round: int, sums: Mapping[str, NDArray[np.int64]]) -> PrivatizedContribution:
+        """Release ``sums``: those of :meth:`statistics_sums` over all users, or added up over parts of them.
 
         Raises:
-            PrivacyError: a round beyond the plan, rows or weights that are not valid, factors of another form.
+            PrivacyError: a round beyond the plan.
         """
-        if not 1 <= server_round <= len(self._plan.rounds):
-            raise PrivacyError(f"server_round {server_round}: the plan has rounds 1 to {len(self._plan.rounds)} only")
-        noise = self._plan.rounds[server_round - 1]
-        lengths = _checked_lengths(indptr, indices, len(item_weights))
-        if user_factors.ndim != 2 or len(user_factors) != len(lengths):
-            raise PrivacyError(f"user_factors: must be a matrix with one row for each of {len(lengths)} users")
-        valid = (item_weights == 0) | (item_weights >= _SMALLEST_WEIGHT) & (item_weights <= 1 / _SMALLEST_WEIGHT)
-        if not valid.all():
-            raise PrivacyError(f"item_weights: must be 0 or lie between {_SMALLEST_WEIGHT} and {1 / _SMALLEST_WEIGHT}")
-        entries = self._weighted_entries(indices, lengths, item_weights)
-        sound = np.isfinite(user_factors).all(axis=1, keepdims=True)
-        factors = self._clip(np.where(sound, user_factors, 0.0).astype(np.float64))
-        factors *= entries.contributing(len(lengths))[:, None]
-        sums = {
-            "item_vectors": entries.sums(factors.T, noise.item_vectors.grid_step),
-            "user_gram": np.array(
-                [toward_zero(column / noise.user_gram.grid_step).sum() for column in _gram_columns(factors)]
-            ),
-        }
+        noise = self.round_noise(server_round)
         noises = {"item_vectors": noise.item_vectors, "user_gram": noise.user_gram}
         if noise.item_grams is not None:
-            sums["item_grams"] = entries.sums(_gram_columns(factors), noise.item_grams.grid_step)
             noises["item_grams"] = noise.item_grams
-        arrays = {name: self._add_noise(sums[name], noises[name]) for name in sums}
+        arrays = {name: self._add_noise(_whole(sums[name]), noises[name]) for name in noises}
         return self._contribution("statistics", server_round, arrays, noises, noise.releases())
-
-    def _count_weights(self, lengths: NDArray[np.int64]) -> NDArray[np.float64]:
-        """min(1, √(K/n_u)) for each user."""
-        limit = self._plan.parameters.max_count_contribution
-        return np.minimum(1.0, np.sqrt(limit / np.maximum(lengths, 1))) * SHRINK
-
-    def _clip(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Rows scaled to an L2 norm of at most Γ."""
-        clip_norm = self._plan.parameters.clip_norm * SHRINK
-        norms = np.linalg.norm(factors, axis=1, keepdims=True)
-        return np.asarray(factors * np.minimum(1.0, clip_norm / np.maximum(norms, np.finfo(np.float64).tiny)))
-
-    def _weighted_entries(
-        self, indices: NDArray[np.int32], lengths: NDArray[np.int64], item_weights: NDArray[np.float64]
-    ) -> _WeightedEntries:
-        """The kept entries with w_ui = √B·a_i / √(Σ_{j∈Ω_u} a_j²), where Ω_u are the kept items of u."""
-        users = np.repeat(np.arange(len(lengths)), lengths)
-        raw = item_weights[indices]
-        totals = np.bincount(users, weights=raw * raw, minlength=len(lengths))
-        scale = np.zeros(len(lengths))
-        norm = math.sqrt(self._plan.parameters.weight_total) * SHRINK
-        np.divide(norm, np.sqrt(totals), out=scale, where=totals > 0)
-        kept = raw > 0
-        users = users[kept]
-        return _WeightedEntries(indices[kept], users, raw[kept] * scale[users], len(item_weights))
 
     def _add_noise(self, sums: NDArray[np.int64], noise: GaussianNoise) -> NDArray[np.int64]:
         """``sums`` plus this platform's share: a discrete Gaussian of σ = 2^16 grid steps on *every* entry."""
@@ -207,56 +142,8 @@ class UserLevelMechanism:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _WeightedEntries:
-    """Kept (user, item) pairs with their weights, by which rows of users are summed into items."""
-
-    items: NDArray[np.int32]
-    users: NDArray[np.int64]
-    weights: NDArray[np.float64]
-    n_items: int
-
-    def contributing(self, n_users: int) -> NDArray[np.bool_]:
-        """Bool ``[n]``: the users with a kept item."""
-        return np.bincount(self.users, minlength=n_users) > 0
-
-    def sums(self, columns: Iterable[NDArray[np.float64]], grid_step: float) -> NDArray[np.int64]:
-        """int64 ``[m, width]``: Σ w_ui·row_u per item, each product quantised toward zero before it is added.
-
-        ``columns`` are the columns of the users' rows, float64 ``[n]`` each: one at a time, to hold memory at O(nnz).
-        """
-        summed = (
-            _exact_sums(self.items, toward_zero(self.weights * (column / grid_step)[self.users]), self.n_items)
-            for column in columns
-        )
-        return np.stack(list(summed), axis=1)
-
-
-def _gram_columns(factors: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
-    """Columns (float64 ``[n]``) of the users' packed u uᵀ, off-diagonal entries times √2 (isometric to Frobenius)."""
-    d = factors.shape[1]
-    for (row, column), scale in zip(combinations_with_replacement(range(d), 2), isometric_scale(d), strict=True):
-        yield factors[:, row] * factors[:, column] * scale
-
-
-def _exact_sums(indices: NDArray[np.int32], steps: NDArray[np.int64], n_items: int) -> NDArray[np.int64]:
-    """int64 ``[m]``: whole numbers summed by item. Exact, as no partial sum can reach 2^53 in a 64-bit float."""
-    if len(steps) and float(np.abs(steps).max()) * len(steps) >= _EXACT_FLOAT:
-        sums = np.zeros(n_items, dtype=np.int64)
-        np.add.at(sums, indices, steps)
-        return sums
-    return np.bincount(indices, weights=steps, minlength=n_items).astype(np.int64)
-
-
-def _checked_lengths(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_items: int) -> NDArray[np.int64]:
-    """Row lengths, after checking what the sensitivity rests on: rows in order, items in range and unique in a row."""
-    lengths = np.diff(indptr)
-    if len(indptr) < 1 or indptr[0] != 0 or (lengths < 0).any() or indptr[-1] != len(indices):
-        raise PrivacyError("indptr: must rise from 0 to the number of entries")
-    if len(indices) and (indices.min() < 0 or indices.max() >= n_items):
-        raise PrivacyError(f"indices: items must lie in 0..{n_items - 1}")
-    cells = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths) * n_items + indices
-    cells.sort()
-    if (cells[1:] == cells[:-1]).any():
-        raise PrivacyError("indices: an item occurs twice in a row; clean the interactions first")
-    return lengths
+def _whole(sums: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Raises: PrivacyError where sums are no whole numbers, which alone are exact in any order."""
+    if sums.dtype != np.int64:
+        raise PrivacyError(f"sums: must be int64 grid steps, not {sums.dtype}")
+    return sums

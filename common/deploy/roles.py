@@ -15,7 +15,7 @@ from common.config.data import DataConfig, check_feedback
 from common.config.federation import FederationPlan
 from common.config.loader import ConfigPath
 from common.config.passport import PassportConfig
-from common.config.platform import CatalogueConfig, PersonalizationConfig
+from common.config.platform import CatalogueConfig, EngineConfig, PersonalizationConfig
 from common.config.serving import HttpConfig, ServingLimits, SteeringConfig
 from common.config.text import TextModelConfig
 from common.contributions.run_plan import CheckedPlan
@@ -256,6 +256,8 @@ class PlatformConfig(_Deployed):
     """Sizes and limits of that service."""
     steering: SteeringConfig = SteeringConfig()
     """How lists are made beyond their order by score."""
+    training: EngineConfig = EngineConfig()
+    """What users are summed over by: this process, or a Ray cluster."""
     passport: PassportConfig = PassportConfig()
     """What a person may carry to another platform, and bring from one."""
     metrics_port: Port | None = None
@@ -273,6 +275,27 @@ class PlatformConfig(_Deployed):
         check_described(self.catalogue.describe, kinds, "catalogue.describe")
         check_rules(self.steering.never.where, kinds, "steering.never.where", "plan.attributes")
         return self
+
+    @model_validator(mode="after")
+    def _engine_can_do_it(self) -> Self:
+        if self.training.engine == "ray" and (found := self._beyond_shards()):
+            raise ValueError(
+                f"training.engine: ray does not go with {', '.join(found)}; leave it out, or set engine: local"
+            )
+        return self
+
+    def _beyond_shards(self) -> list[str]:
+        """Key paths of what needs all users in one process, or was not made for shards."""
+        data, plan = self.data, self.plan
+        asked = {
+            "plan.towers": plan.towers is not None,
+            "plan.linear": plan.linear is not None,
+            "passport": self.passport.issue or self.passport.redeem,
+            "data.retention_days (give the partition command a file without older rows)": data.retention_days
+            is not None,
+        }
+        needed = [f"data.{name}" for name in data.settings_that_depend_on_other_users()]
+        return [name for name, found in asked.items() if found] + needed
 
     @model_validator(mode="after")
     def _budget_pays_for_a_run(self) -> Self:

@@ -21,6 +21,7 @@ from client.data.dataset import UserItemMatrix
 from client.deploy import loading
 from client.privacy.outbox import Outbox
 from client.privacy.protocol_state import ProtocolState
+from client.training.engine import LocalEngine
 from common.contributions import cooccurrence
 from common.contributions.cooccurrence import CooccurrenceMechanism
 from common.contributions.factors import UserLevelMechanism
@@ -163,7 +164,8 @@ def _wrong_weights() -> Patches:
 
     def of_own_counts(self: PrivateContributor, request: Any, membership: Any) -> Any:
         own = np.ones(len(membership.owners))
-        own[membership.shared_positions] += self._matrix.item_counts()
+        assert isinstance(self._engine, LocalEngine)
+        own[membership.shared_positions] += self._engine.users.bounded.item_counts()
         return statistics(self, replace(request, arrays={**request.arrays, "item_counts": own}), membership)
 
     return [(PrivateContributor, "statistics", of_own_counts)]

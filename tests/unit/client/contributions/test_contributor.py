@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from client.contributions.factors import PlainContributor, PrivateContributor, make_contributor
 from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
+from client.training.engine import LocalEngine
 from client.training.factory import make_trainer
 from common.config.model import FactorizationConfig
 from common.contributions.factor_kinds import StatisticsKind
@@ -40,7 +41,7 @@ def data_of(rows: list[list[int]]) -> TrainingData:
 
 
 def contributor_of(rows: list[list[int]], plan: Any = PLAN) -> PrivateContributor:
-    return PrivateContributor(plan, data_of(rows), Noiseless(RunPlan.of(plan).release_plan()))
+    return PrivateContributor(plan, LocalEngine(data_of(rows)), Noiseless(RunPlan.of(plan).release_plan()))
 
 
 class Everything:
@@ -104,7 +105,7 @@ def test_what_users_contribute_adds_up_to_the_last_grid_step(
 @pytest.mark.parametrize("backend", ["tensorflow", "auto"])
 def test_users_are_solved_one_at_a_time_on_every_backend(backend: str) -> None:
     plan = PLAN.model_copy(update={"model": PLAN.model.model_copy(update={"backend": backend, "device": "auto"})})
-    assert contributor_of([[0, 1], [2]], plan)._trainer.kernels.name == "numba"
+    assert LocalEngine(data_of([[0, 1], [2]])).solver(plan.training) == "numba"
 
 
 @settings(deadline=None, max_examples=25)
@@ -201,7 +202,7 @@ def test_items_that_are_not_kept_have_no_say() -> None:
 @pytest.mark.parametrize("users", [1, 49, 50, 51, 100, 101])
 def test_making_a_contributor_does_not_depend_on_the_number_of_users(users: int) -> None:
     plan = private_plan(minimum_users=50, user_bound=100)
-    contributor = make_contributor(plan, data_of([[0, 1]] * users))
+    contributor = make_contributor(plan, LocalEngine(data_of([[0, 1]] * users)))
     assert contributor.counts(request(0), MEMBERSHIP).arrays["counts"].shape == (len(KEYS) + 1,)
 
 
@@ -209,14 +210,14 @@ def test_a_delta_above_one_over_the_public_bound_is_refused() -> None:
     plan = private_plan()
     loose = replace(RunPlan(plan).release_plan(), delta=0.011)
     with pytest.raises(PrivacyError, match=r"privacy\.delta: is above 1/user_bound"):
-        PrivateContributor(plan, data_of([[0]] * 10), UserLevelMechanism(loose))
-    assert PrivateContributor(plan, data_of([[0]] * 10), UserLevelMechanism(replace(loose, delta=0.01)))
+        PrivateContributor(plan, LocalEngine(data_of([[0]] * 10)), UserLevelMechanism(loose))
+    assert PrivateContributor(plan, LocalEngine(data_of([[0]] * 10)), UserLevelMechanism(replace(loose, delta=0.01)))
 
 
 def test_a_platform_that_shares_nothing_is_never_too_small() -> None:
     plan = private_plan(minimum_users=50)
     data = replace_shared(data_of([[0, 1]] * 3), np.zeros(len(KEYS), dtype=bool))
-    contributor = PrivateContributor(plan, data, Noiseless(RunPlan.of(plan).release_plan()))
+    contributor = PrivateContributor(plan, LocalEngine(data), Noiseless(RunPlan.of(plan).release_plan()))
     assert contributor.counts(request(0), reader()).arrays["counts"].tolist() == [0] * 9
     released = contributor.statistics(request(1), reader())
     assert not any(array.any() for array in released.arrays.values())
@@ -258,7 +259,7 @@ def test_the_releases_of_all_requests_are_those_of_the_run() -> None:
 def test_only_training_interactions_and_shared_items_count() -> None:
     shared = np.array([True] * 4 + [False] * 4)
     data = replace_shared(data_of([[0, 5, 6], [7], [1, 2]]), shared)
-    contributor = PrivateContributor(PLAN, data, Noiseless(RunPlan.of(PLAN).release_plan()))
+    contributor = PrivateContributor(PLAN, LocalEngine(data), Noiseless(RunPlan.of(PLAN).release_plan()))
 
     class Half(Everything):
         shared_positions = np.arange(4, dtype=np.int32)
@@ -277,8 +278,9 @@ def test_no_weight_of_an_interaction_makes_a_round_fail(seed: int) -> None:
     weights = 10.0 ** np.where(rng.random(10) < 0.5, rng.uniform(-30, -20, 10), rng.uniform(30, 38.4, 10))
     weights *= rng.choice([1.0, 1.0, -1.0, 0.0, np.nan], 10)
     heavy = replace(data.train, values=weights.astype(np.float32))
-    contributor = PrivateContributor(PLAN, replace(data, train=heavy), Noiseless(RunPlan.of(PLAN).release_plan()))
-    trained = contributor._matrix.values
+    engine = LocalEngine(replace(data, train=heavy))
+    contributor = PrivateContributor(PLAN, engine, Noiseless(RunPlan.of(PLAN).release_plan()))
+    trained = engine.users.bounded.values
     assert trained.min() >= np.float32(1e-3)
     assert trained.max() <= np.float32(1e3)
     # The largest parameters that are admitted, nearly on one line.
@@ -305,26 +307,26 @@ def test_exact_sums_depend_on_data_and_request_alone(model: dict[str, Any]) -> N
 
     plan = small_plan(model={"dimension": 3} | model, evaluate_rounds=False)
     rows = [[0, 1, 2, 5], [2, 3], [], [7, 1]]
-    used = PlainContributor(plan, data_of(rows))
+    used = PlainContributor(plan, LocalEngine(data_of(rows)))
     used.statistics(asked(1, 3.0), MEMBERSHIP)
     for seed, mean in ((2, 3.0), (3, 2.5)):
         mine = used.statistics(asked(seed, mean), MEMBERSHIP).arrays
-        theirs = PlainContributor(plan, data_of(rows)).statistics(asked(seed, mean), MEMBERSHIP).arrays
+        theirs = PlainContributor(plan, LocalEngine(data_of(rows))).statistics(asked(seed, mean), MEMBERSHIP).arrays
         assert {name: array.tobytes() for name, array in mine.items()} == {
             name: array.tobytes() for name, array in theirs.items()
         }
 
 
 def test_the_mode_of_privacy_decides_who_contributes() -> None:
-    assert type(make_contributor(small_plan(), data_of([[0]]))) is PlainContributor
-    assert type(make_contributor(private_plan(), data_of([[0]]))) is PrivateContributor
+    assert type(make_contributor(small_plan(), LocalEngine(data_of([[0]])))) is PlainContributor
+    assert type(make_contributor(private_plan(), LocalEngine(data_of([[0]])))) is PrivateContributor
     for plan, mechanism in ((small_plan(), "none"), (private_plan(), "gaussian")):
         released = [release for kind in kinds_of(plan) for release in kind.run_releases(plan)]
         assert {release.mechanism for release in released} == {mechanism}
 
 
 def test_noise_comes_from_the_operating_system_and_is_new_every_time() -> None:
-    contributor = make_contributor(PLAN, data_of([[0, 1], [2]]))
+    contributor = make_contributor(PLAN, LocalEngine(data_of([[0, 1], [2]])))
     one, two = (contributor.statistics(request(), MEMBERSHIP).arrays["item_vectors"] for _ in range(2))
     assert np.count_nonzero(one == two) < 3
 

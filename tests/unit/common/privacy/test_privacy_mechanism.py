@@ -238,7 +238,7 @@ def test_the_number_of_users_is_released_with_noise_too() -> None:
 
 
 def test_sums_too_large_for_exact_floats_are_added_as_integers() -> None:
-    from common.contributions.factors import _exact_sums
+    from common.contributions.user_sums import _exact_sums
 
     steps = np.array([2**52, 2**52, 1], dtype=np.int64)
     assert _exact_sums(np.zeros(3, dtype=np.int32), steps, 1).tolist() == [2**53 + 1]

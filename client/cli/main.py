@@ -10,6 +10,7 @@ import typer
 
 from client.cli.ask import add_commands as add_ask_commands
 from client.cli.console import console
+from client.cli.data import data
 from client.cli.deploy import add_commands as add_deploy_commands
 from client.cli.items import items
 from client.cli.models import models
@@ -50,7 +51,7 @@ app = typer.Typer(
         earlier version or compares two; export writes the deep model for plain Keras; privacy shows the budget and what was
         spent of it; egress shows what has left the platform; passport issues and redeems what a person carries from platform
         to platform; person shows what is held of somebody, erases it, and takes objections; console shows the platform in a
-        browser.
+        browser; data divides the users into shards, for training on a cluster.
         """
     ),
     no_args_is_help=True,
@@ -63,6 +64,7 @@ app.add_typer(budget, name="privacy")
 add_officer_commands(budget)
 app.add_typer(passport, name="passport")
 app.add_typer(person, name="person")
+app.add_typer(data, name="data")
 app.add_typer(items, name="items")
 app.add_typer(models, name="models")
 add_deploy_commands(app)

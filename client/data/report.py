@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -81,6 +81,18 @@ class CleaningReport:
             "notes": list(self.notes),
             "warning": self.warning,
         }
+
+    @classmethod
+    def of_dict(cls, content: Mapping[str, Any]) -> CleaningReport:
+        """The report that :meth:`as_dict` was made of."""
+        dropped = (
+            Dropped(
+                one["reason"], one["rows"], tuple(one["example_rows"]), asked=one["asked"], recorded=one["recorded"]
+            )
+            for one in content["dropped"]
+        )
+        names = ("source", "rows_read", "rows_kept", "users", "items", "recorded", "place")
+        return cls(dropped=tuple(dropped), notes=tuple(content["notes"]), **{name: content[name] for name in names})
 
     @property
     def warning(self) -> str | None:

@@ -180,7 +180,7 @@ def _data(config: PlatformConfig) -> Finding:
             check_declared_users(config.declared_users, config.plan)
         except CrossfedError as error:
             return Finding("wrong", "data", str(error))
-        problem = declaration_problem(config.declared_users, len(data.user_ids), config.plan)
+        problem = declaration_problem(config.declared_users, report.users, config.plan)
         if problem is not None:
             return Finding("wrong", "data", problem)
     return Finding("ok" if report.warning is None else "note", "data", report.render())

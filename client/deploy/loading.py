@@ -28,7 +28,7 @@ from client.privacy.declared_users import check_declared_users, tell_of_declarat
 from client.privacy.outbox import Outbox
 from client.privacy.secure_sum.member import SecureMember
 from client.recommend.feedback_file import FEEDBACK_LOG, read_events
-from client.sharding.platform import make_engine, sampled_training_data
+from client.sharding.platform import make_engine, sampled_platform_data
 from client.steering.hidden import HiddenItems
 from client.text.cache import CACHE_FOLDER, VectorCache
 from client.text.encoder import TextEncoder
@@ -48,34 +48,32 @@ _log = getLogger(__name__)
 def load_platform_data(config: PlatformConfig) -> PlatformData:
     """Read and clean a platform's data: its files, and what users did since, as if that stood at the file's end.
 
-    Who was erased or has objected is left out, whatever the files hold.
+    Who was erased or has objected is left out, whatever the files hold. Where users are in shards, a sample of them is
+    loaded, with the report of all.
 
     Raises:
         ConfigError: the cleaning rules do not go with user-level privacy.
         DataError: a file cannot be used.
     """
     check_privacy_of_data(config)
-    data = cleaning.load_platform_data(
-        config.data,
-        platform=config.name,
-        recorded=recorded_events(config),
-        excluded=read_exclusions(config.state / "store"),
-    )
+    excluded = read_exclusions(config.state / "store")
+    if config.training.engine == "ray":
+        data = sampled_platform_data(config, excluded)
+    else:
+        data = cleaning.load_platform_data(
+            config.data, platform=config.name, recorded=recorded_events(config), excluded=excluded
+        )
     items, notes = describe_items(data.items, config.catalogue.describe)
     return replace(data, items=items, report=data.report.with_notes(f"items file: {note}" for note in notes))
 
 
 def load_training_data(config: PlatformConfig) -> TrainingData:
-    """Read, clean and split a platform's data; what cleaning dropped is in the operator's log. Of shards, a sample.
+    """Read, clean and split a platform's data; what cleaning dropped is in the operator's log.
 
     Raises:
         ConfigError: the cleaning rules do not go with user-level privacy.
         DataError: a file cannot be used.
     """
-    hidden = HiddenItems(config.state / "store").current()
-    if config.training.engine == "ray":
-        check_privacy_of_data(config)
-        return sampled_training_data(config, hidden)
     data = load_platform_data(config)
     log_report(data.report)
     train, validation = hold_out(data.interactions, data.user_ids, config)
@@ -86,7 +84,7 @@ def load_training_data(config: PlatformConfig) -> TrainingData:
         items=data.items,
         train=train,
         validation=validation,
-        shared=shared_items(data.items, config.catalogue, hidden),
+        shared=shared_items(data.items, config.catalogue, HiddenItems(config.state / "store").current()),
         cards_shared=config.catalogue.cards,
         users=data.users,
     )

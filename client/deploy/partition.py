@@ -74,7 +74,7 @@ def partition_users(
     report = _together(reports, len(catalogue.items))
     if not report.rows_kept:
         raise DataError(f"{report.render()}\nnothing is left; check the columns and the cleaning rules")
-    return writer.finish(), report
+    return writer.finish(report.as_dict()), report
 
 
 @contextmanager

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from client.data.dataset import ItemTable
-from client.data.describe import describe_items
+from client.data.dataset import ItemTable, PlatformData
 from client.data.items import Catalogue, catalogue_from_file
-from client.data.reading.exclusions import read_exclusions
-from client.data.training import TrainingData, shared_items
+from client.data.reading.exclusions import Exclusions, read_exclusions
+from client.data.report import CleaningReport
+from client.data.training import TrainingData
 from client.sharding.shards import ShardedUsers, digest_of_source
 from client.training.engine import Engine
 from common.deploy.roles import PlatformConfig
-from common.errors import DataError
 
 
 def catalogue_of(config: PlatformConfig) -> Catalogue:
@@ -38,28 +37,24 @@ def open_shards(config: PlatformConfig, items: ItemTable) -> ShardedUsers:
     return ShardedUsers.open(config.training.shards, source_of(config, items))
 
 
-def sampled_training_data(config: PlatformConfig, hidden: frozenset[str] = frozenset()) -> TrainingData:
+def sampled_platform_data(config: PlatformConfig, excluded: Exclusions) -> PlatformData:
     """The catalogue, and a sample of the users: what the platform's own models are built and judged on.
 
     Args:
         config: the platform's, with ``training.engine: ray``.
-        hidden: keys of items that are not shared.
+        excluded: who is left out.
 
     Raises:
         DataError: the items file or the shards cannot be used.
     """
-    items, _ = describe_items(catalogue_of(config).items, config.catalogue.describe)
-    rows = open_shards(config, items).sample(config.training.sample_users, read_exclusions(config.state / "store"))
-    if rows.train.nnz == 0:
-        raise DataError(f"{config.training.shards}: no interaction is left to train on")
-    return TrainingData(
-        user_ids=rows.user_ids,
-        items=items,
-        train=rows.train,
-        validation=rows.validation,
-        shared=shared_items(items, config.catalogue, hidden),
-        cards_shared=config.catalogue.cards,
-    )
+    items = catalogue_of(config).items
+    users = open_shards(config, items)
+    rows = users.sample(config.training.sample_users, excluded)
+    report = CleaningReport.of_dict(users.report)
+    if rows.known.n_users < users.n_users:
+        note = f"this process holds a sample of {rows.known.n_users:,} users; the cluster sums over all of them"
+        report = report.with_notes([note])
+    return PlatformData(rows.user_ids, items, rows.known, config.data.feedback, None, report)
 
 
 def make_engine(config: PlatformConfig, data: TrainingData) -> Engine:

@@ -132,6 +132,9 @@ def connect(config: EngineConfig) -> Any:
         ConfigError: Ray is not installed, or there is no cluster at the address.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # what Ray is going over to, and warns of until then
     try:
         import ray
         import ray.util.scheduling_strategies

@@ -12,8 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,13 +47,18 @@ class UserRows:
 
     Attributes:
         user_ids: one per row. Private.
-        train: n × m_own.
-        validation: what is held back of the same users.
+        known: n × m_own.
+        withheld: bool ``[nnz]``: which of it is held back for validation.
     """
 
     user_ids: tuple[str, ...]
-    train: UserItemMatrix
-    validation: EvaluationSlice
+    known: UserItemMatrix
+    withheld: NDArray[np.bool_]
+
+    def split(self) -> tuple[UserItemMatrix, EvaluationSlice]:
+        """What is trained on, and what is held back to choose models."""
+        train, truth = self.known.select_entries(~self.withheld), self.known.select_entries(self.withheld)
+        return train, EvaluationSlice(np.flatnonzero(truth.row_lengths), train, truth)
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,14 @@ class ShardedUsers:
         shards: in order.
         n_items: m_own, columns of the catalogue.
         made_from: digest of catalogue and settings.
+        report: what cleaning dropped, as :meth:`CleaningReport.as_dict` has it.
     """
 
     folder: Path
     shards: tuple[Shard, ...]
     n_items: int
     made_from: str
+    report: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def n_users(self) -> int:
@@ -97,7 +104,7 @@ class ShardedUsers:
             if content["format"] != _FORMAT:
                 raise DataError(f"{path}: is of another version of crossfed; {_AGAIN}")
             shards = tuple(Shard(**shard) for shard in content["shards"])
-            found = cls(folder, shards, int(content["n_items"]), str(content["made_from"]))
+            found = cls(folder, shards, int(content["n_items"]), str(content["made_from"]), dict(content["report"]))
         except FileNotFoundError:
             raise DataError(
                 f"{path}: there is no such file (training.shards); run crossfed-client data partition"
@@ -149,13 +156,13 @@ class ShardedUsers:
             n_items=self.n_items,
         )
         withheld = _flat(frame, "withheld", np.bool_)
-        train, truth = known.select_entries(~withheld), known.select_entries(withheld)
         gone = excluded.mask(user_ids) if len(excluded) else None
         if gone is not None and gone.any():
             kept = np.flatnonzero(~gone)
             user_ids = tuple(user_ids[user] for user in kept)
-            train, truth = train.select_users(kept), truth.select_users(kept)
-        return UserRows(user_ids, train, EvaluationSlice(np.flatnonzero(truth.row_lengths), train, truth))
+            withheld = withheld[~gone[known.entry_users()]]
+            known = known.select_users(kept)
+        return UserRows(user_ids, known, withheld)
 
 
 def _flat(frame: pl.DataFrame, column: str, dtype: type[np.generic]) -> NDArray[Any]:
@@ -213,14 +220,15 @@ class ShardWriter:
             ) from None
         self._shards.append(Shard(name, frame.height, known.nnz))
 
-    def finish(self) -> ShardedUsers:
+    def finish(self, report: Mapping[str, Any]) -> ShardedUsers:
         """Make the new shards the folder's; those before the last are removed, as a run may still read the last."""
         before = self._manifest()
-        made = ShardedUsers(self.folder, tuple(self._shards), self._n_items, self._made_from)
+        made = ShardedUsers(self.folder, tuple(self._shards), self._n_items, self._made_from, report)
         content = {
             "format": _FORMAT,
             "n_items": self._n_items,
             "made_from": self._made_from,
+            "report": report,
             "shards": [asdict(shard) for shard in self._shards],
         }
         write_atomically(self.folder / MANIFEST, json.dumps(content, indent=1).encode())

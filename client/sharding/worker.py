@@ -57,7 +57,7 @@ def sum_of_shard(source: ShardSource, what: UserSum, shard: int) -> PartialSum:
 
     def blocks() -> Any:
         for rows in source.users.blocks(shard, source.block_users, source.excluded):
-            yield what.of(UserBlock(rows.train, rows.validation, source.shared_columns, cpu_kernels))
+            yield what.of(UserBlock(*rows.split(), source.shared_columns, cpu_kernels))
 
     return _told_by_kind(lambda: PartialSum(added(blocks()), rounding()), f"shard {shard}")
 
@@ -89,11 +89,13 @@ def cpu_kernels(model: FactorizationConfig, alone: bool) -> Kernels:
     return NumbaKernels()
 
 
-@lru_cache(maxsize=1)
 def rounding() -> str:
-    """Hex digest of this crossfed's version and of the solutions of known systems, which another kind of machine rounds
-    otherwise.
-    """
+    """Hex digest of crossfed's version and of known systems' solutions, which another kind of machine rounds otherwise."""
+    return _rounding()
+
+
+@lru_cache(maxsize=1)
+def _rounding() -> str:
     kernels, rng = cpu_kernels(FactorizationConfig(), True), np.random.default_rng(0)
     found = hashlib.sha256(version("crossfed").encode())
     for width in (8, 33, 64):

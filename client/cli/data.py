@@ -18,7 +18,8 @@ data = typer.Typer(no_args_is_help=True, help="A platform's data as its training
 def partition(
     config: Annotated[Path, typer.Option("--config", "-c", help="platform.yaml.", dir_okay=False, exists=True)],
     shards: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="How many; one for two million rows unless given.")
+        int | None,
+        typer.Option(min=1, max=100_000, help="How many; unless given, one for two million rows, at least 16."),
     ] = None,
 ) -> None:
     """Clean the data and divide the users into shards, for training on a Ray cluster (training.engine: ray).

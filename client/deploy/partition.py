@@ -29,6 +29,7 @@ from common.errors import ConfigError, DataError, EmptyDataError
 from common.files import make_folder
 
 _ROWS_OF_SHARD: Final = 2_000_000
+_LEAST_SHARDS: Final = 16
 _MOST_SHARDS: Final = 1024
 _NOTHING_LEFT: Final = "of users of whose shard nothing is left"
 
@@ -40,7 +41,7 @@ def partition_users(
 
     Args:
         config: the platform's; ``training.shards`` names the folder.
-        shards: how many; None: one for two million rows, up to 1,024.
+        shards: how many; None: one for two million rows, 16 at least and 1,024 at most.
         tell: told how far it is.
 
     Returns:
@@ -55,7 +56,7 @@ def partition_users(
         raise ConfigError(f"{', '.join(f'data.{one}' for one in found)}: shards are cleaned one by one; leave it out")
     source, catalogue = open_source(config.data), catalogue_of(config)
     rows = int(source.table.collect(source.frame.select(pl.len()))[0].item())
-    count = shards or max(1, min(_MOST_SHARDS, -(-rows // _ROWS_OF_SHARD)))
+    count = shards or min(_MOST_SHARDS, max(_LEAST_SHARDS, -(-rows // _ROWS_OF_SHARD)))
     recorded, excluded = recorded_events(config), read_exclusions(config.state / "store")
     writer = ShardWriter(config.training.shards, len(catalogue.items), source_of(config, catalogue.items))
     reports = []

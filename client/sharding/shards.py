@@ -56,7 +56,7 @@ class UserRows:
     withheld: NDArray[np.bool_]
 
     def split(self) -> tuple[UserItemMatrix, EvaluationSlice]:
-        """What is trained on, and what is held back to choose models."""
+        """Divide into what is trained on, and what is held back to choose models."""
         train, truth = self.known.select_entries(~self.withheld), self.known.select_entries(self.withheld)
         return train, EvaluationSlice(np.flatnonzero(truth.row_lengths), train, truth)
 

@@ -1,4 +1,4 @@
-"""What every engine must do, each in turn: sums over all users, however these are divided and whatever goes on meanwhile."""
+"""Every engine in turn: sums over all users, however these are divided and whatever goes on meanwhile."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def _locally(folder: Path, millions: int) -> dict[str, Any]:
 def _timed(engine: Engine, config: PlatformConfig) -> dict[str, float]:
     plan = config.plan
     mechanism = UserLevelMechanism(RunPlan.of(plan).release_plan())
-    items = np.random.default_rng(0).normal(size=(ITEMS, DIMENSION)).astype(np.float32) / 10
+    items = np.random.default_rng(0).normal(scale=0.1, size=(ITEMS, DIMENSION)).astype(np.float32)
     asked: dict[str, UserSum] = {
         "counts": PrivateCounts(mechanism, None, ITEMS),
         "round": PrivateStatistics(mechanism, None, ITEMS, 1, plan.training, items, np.ones(ITEMS)),

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.dataset import UserItemMatrix
 from client.data.recorded import Event, EventRules
 from client.recommend.answers import Bars, Scope
 from client.recommend.lists import ListMaker
@@ -20,6 +21,9 @@ from client.recommend.mixing import Mixing
 from client.recommend.recommender import Recommender
 from client.recommend.scopes import ItemScope
 from client.steering.steering import AS_CONFIGURED
+
+Histories = Mapping[str, UserItemMatrix]
+"""Histories by scope, each in its columns; rows are the model's."""
 
 _WIDTH: Final = 64
 """Size of a group of scores of which only the largest is looked at first."""
@@ -69,36 +73,48 @@ class BatchLists:
         scopes = {"own": recommender.own, "cross": recommender.cross}
         self._scopes = {name: scopes[name] for name in names if len(scopes[name].linear)}
         self._keys = {name: np.array(one.items.keys, dtype=object) for name, one in self._scopes.items()}
-        model = recommender.model
-        self._histories = {"own": model.histories, "cross": model.on_vocabulary(model.histories)}
         self._mixing = recommender.mixings[0] if len(self._scopes) == 2 else Mixing()
-        self._together = lists.plain and all(one.stage is None for one in self._scopes.values())
+        self._together = bool(self._scopes) and lists.plain and all(one.stage is None for one in self._scopes.values())
 
-    def of(self, users: Sequence[str]) -> tuple[BlockLists, int]:
-        """The lists of ``users``, in their order, and how many of them nobody knows."""
-        recommender = self._recommender
-        rows = np.array([recommender.row_of(user) for user in users], dtype=np.int64)
+    def histories_of(self, rows: NDArray[np.int64]) -> Histories:
+        """Of the model's users ``rows`` alone, in each scope's columns: a copy for everybody would grow with them."""
+        histories = self._recommender.model.histories.only_users(rows[rows >= 0])
+        return {
+            name: histories if name == "own" else self._recommender.model.on_vocabulary(histories)
+            for name in self._scopes
+        }
+
+    def of(self, users: Sequence[str], rows: NDArray[np.int64], histories: Histories) -> BlockLists:
+        """The lists of ``users``, in their order.
+
+        Args:
+            users: ids as they are compared; each has a row or recorded events.
+            rows: int64 ``[b]``: of each in the model; −1 where it has none.
+            histories: of these and perhaps more users, by :meth:`histories_of`.
+        """
         changed = np.array([user in self._events for user in users], dtype=np.bool_)
-        known = (rows >= 0) | changed
-        blank = np.zeros(len(users), dtype=np.bool_)
-        blank[rows >= 0] = recommender.model.histories.row_lengths[rows[rows >= 0]] == 0
-        together = known & ~changed & ~blank & self._together
+        indptr = self._recommender.model.histories.indptr
+        # Row −1 reads some other user's length here; who has no row has events, and is answered alone.
+        blank = indptr[rows + 1] == indptr[rows]
+        together = (rows >= 0) & ~changed & ~blank & self._together
         places = np.flatnonzero(together)
         parts = []
         if len(places):
-            lists, flat = self._by_product(places, rows[places])
+            lists, flat = self._by_product(places, rows[places], histories)
             parts.append(lists)
             together[flat] = False
-        parts += [self._alone(int(place), users[int(place)]) for place in np.flatnonzero(known & ~together)]
-        return _in_order(parts), int((~known).sum())
+        parts += [self._alone(int(place), users[int(place)], int(rows[place])) for place in np.flatnonzero(~together)]
+        return _in_order(parts)
 
-    def _by_product(self, places: NDArray[np.int64], rows: NDArray[np.int64]) -> tuple[BlockLists, NDArray[np.int64]]:
+    def _by_product(
+        self, places: NDArray[np.int64], rows: NDArray[np.int64], histories: Histories
+    ) -> tuple[BlockLists, NDArray[np.int64]]:
         """The lists of the model's users ``rows``, and the places of those whom a scope's scores tell nothing of."""
         bars = self._lists.bars(self._recommender)
         users, scores, keys = [], [], []
         flat = np.zeros(len(rows), dtype=np.bool_)
         for name, scope in self._scopes.items():
-            whose, columns, found, telling_nothing = self._best(name, scope, rows, bars)
+            whose, columns, found, telling_nothing = self._best(name, scope, rows, histories[name], bars)
             flat |= telling_nothing
             users.append(whose)
             keys.append(self._keys[name][columns])
@@ -113,24 +129,24 @@ class BatchLists:
         return lists, places[flat]
 
     def _best(
-        self, name: str, scope: ItemScope, rows: NDArray[np.int64], bars: Bars
+        self, name: str, scope: ItemScope, rows: NDArray[np.int64], histories: UserItemMatrix, bars: Bars
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
         """Whose, columns and scores of the best, and bool ``[b]``: whose scores are all the same."""
-        scores, offsets = scope.linear.without_offsets(self._histories[name], rows)
+        scores, offsets = scope.linear.without_offsets(histories, rows)
         flat = _flat(scores)
         scores[flat] = -np.inf
         barred, _ = bars.of(name)
         if barred is not None:
             scores[:, barred] = -np.inf
         if name == "own":
-            seen = self._histories[name].select_users(rows)
+            seen = histories.select_users(rows)
             scores[seen.entry_users(), seen.indices] = -np.inf
         whose, columns = best_of_each(scores, self._k)
         return whose, columns, (scores[whose, columns] + offsets[whose]).astype(np.float64), flat
 
-    def _alone(self, place: int, user: str) -> BlockLists:
+    def _alone(self, place: int, user: str, row: int) -> BlockLists:
         recommender = self._recommender
-        history = recommender.history_of(user, self._events.get(user, ()), self._rules)
+        history = recommender.history_at(None if row < 0 else row, self._events.get(user, ()), self._rules)
         found = self._lists.recommend(
             recommender, recommender.prepare(history), self._k, self._scope, asked=AS_CONFIGURED
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -17,8 +17,8 @@ import polars as pl
 
 from client.batch.blocks import BatchLists, BlockLists
 from client.batch.parts import PartedFile
+from client.batch.users import AskedUsers, Everybody, ListedUsers, SomeUsers
 from client.data.reading.exclusions import read_exclusions
-from client.data.reading.identifiers import identifier
 from client.data.recorded import Event, EventRules
 from client.personalization.store import PlatformStore
 from client.recommend.answers import Scope
@@ -28,7 +28,6 @@ from client.recommend.recommender import Recommender
 from client.scoring.topk import block_rows
 from client.steering.hidden import HiddenItems
 from common.config.serving import SteeringConfig
-from common.errors import DataError
 
 _PART_USERS: Final = 5_000
 _TELL_SECONDS: Final = 1.0
@@ -89,39 +88,68 @@ def recommend_to_file(
     """
     store = PlatformStore(job.store)
     version, signature = store.current(), store.signature()
-    recommender = Recommender(store.load())
+    users, unknown = write_lists(
+        job,
+        signature,
+        Recommender(store.load()),
+        tell,
+        threads=threads,
+        part_users=part_users,
+        tell_seconds=tell_seconds,
+    )
+    return BatchDone(users, unknown, version)
+
+
+def write_lists(
+    job: BatchJob,
+    signature: Sequence[object],
+    recommender: Recommender,
+    tell: Callable[[str], None],
+    *,
+    threads: int | None = None,
+    part_users: int = _PART_USERS,
+    tell_seconds: float = _TELL_SECONDS,
+) -> tuple[int, int]:
+    """Write the lists of a loaded model: how many users have one, and how many of those asked for nobody knows.
+
+    Guarantees: what it holds beside the model and recorded events does not grow with the number of users, but for the place of
+    each one's row (16 bytes).
+    """
     rules = job.rules
     if rules.meaning is None:
         rules = replace(rules, meaning="weight" if recommender.implicit else "rating")
-    events = _events(job.store, rules)
-    hidden = HiddenItems(job.store)
+    events, hidden = _events(job.store, rules), HiddenItems(job.store)
     lists = BatchLists(recommender, ListMaker(job.steering, hidden), job.k, job.scope, events, rules)
-    users = [*dict.fromkeys(_asked(job, recommender, events))]
-    made_from = _made_from(job, signature, users, hidden.current(), events)
-    unknown, started, told, since = 0, time.monotonic(), 0.0, 0
-    with PartedFile(job.output, made_from) as file:
-        numbers = range(max(1, -(-len(users) // part_users)))
-        for number in numbers:
-            some = users[number * part_users : (number + 1) * part_users]
-            unknown += sum(not _known(user, recommender, events) for user in some)
-            if not file.has(number):
-                file.write(number, _part(lists, some, recommender, threads))
-                since += len(some)
+    asked: AskedUsers = (
+        Everybody(recommender, events) if job.users is None else ListedUsers(job.users, recommender, events)
+    )
+    total, written, since, count = len(asked), 0, 0, 0
+    started, told = time.monotonic(), 0.0
+    with PartedFile(job.output, _made_from(job, signature, asked, hidden.current(), events, part_users)) as file:
+        for count, some in enumerate(asked.parts(part_users), 1):
+            written += len(some.ids)
+            if not file.has(count - 1):
+                file.write(count - 1, _part(lists, some, recommender, threads or os.cpu_count()))
+                since += len(some.ids)
             if (now := time.monotonic()) - told > tell_seconds:
-                told, done = now, min(len(users), (number + 1) * part_users)
-                tell(f"{done:,} of {len(users):,} users, {since / max(now - started, 1e-9):,.0f} a second")
-        file.finish(len(numbers))
-    return BatchDone(len(users) - unknown, unknown, version)
+                told = now
+                tell(f"{some.asked:,} of {total:,} users, {since / max(now - started, 1e-9):,.0f} a second")
+        if not count:
+            count = 1
+            file.write(0, _frame([], _EMPTY))
+        file.finish(count)
+    return written, asked.unknown
 
 
-def _part(lists: BatchLists, users: Sequence[str], recommender: Recommender, threads: int | None) -> pl.DataFrame:
+def _part(lists: BatchLists, some: SomeUsers, recommender: Recommender, threads: int | None) -> pl.DataFrame:
     """Blocks side by side: their products let go of the interpreter."""
     # A product packs the items once, whatever the number of users: more of them cost less each.
     step = max(16, 2 * block_rows(max(len(recommender.own.linear), len(recommender.cross.linear))))
-    blocks = [users[start : start + step] for start in range(0, len(users), step)]
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        found = [one for one, _ in pool.map(lists.of, blocks)]
-    return pl.concat([_frame(block, one) for block, one in zip(blocks, found, strict=True)] or [_frame([], _EMPTY)])
+    blocks = [slice(start, start + step) for start in range(0, len(some.ids), step)]
+    histories = lists.histories_of(some.rows)
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda block: lists.of(some.ids[block], some.rows[block], histories), blocks)
+        return pl.concat([_frame(some.ids[block], one) for block, one in zip(blocks, found, strict=True)])
 
 
 def _frame(users: Sequence[str], found: BlockLists) -> pl.DataFrame:
@@ -137,23 +165,6 @@ def _frame(users: Sequence[str], found: BlockLists) -> pl.DataFrame:
 
 
 _EMPTY = BlockLists(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), (), np.zeros(0, dtype=np.float32))
-
-
-def _known(user: str, recommender: Recommender, events: Mapping[str, tuple[Event, ...]]) -> bool:
-    return user in events or recommender.row_of(user) >= 0
-
-
-def _asked(job: BatchJob, recommender: Recommender, events: Mapping[str, tuple[Event, ...]]) -> Iterator[str]:
-    if job.users is None:
-        known = [identifier(user) or user for user in recommender.model.user_ids]
-        yield from known
-        yield from sorted(events.keys() - set(known))
-        return
-    try:
-        with job.users.open(encoding="utf-8-sig") as lines:
-            yield from (user for line in lines if (user := identifier(line)) is not None)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{job.users}: cannot be read as UTF-8 text with one user id a line ({error})") from None
 
 
 def _events(store: Path, rules: EventRules) -> dict[str, tuple[Event, ...]]:
@@ -172,10 +183,14 @@ def _events(store: Path, rules: EventRules) -> dict[str, tuple[Event, ...]]:
 def _made_from(
     job: BatchJob,
     signature: Sequence[object],
-    users: Sequence[str],
+    asked: AskedUsers,
     hidden: frozenset[str],
     events: Mapping[str, tuple[Event, ...]],
+    part_users: int,
 ) -> dict[str, Any]:
     """A change of any of it changes lists; ids stand in it as one digest."""
-    content = repr((signature, users, sorted(hidden), sorted(events.items()), job.k, job.scope, job.steering))
-    return {"format": 1, "digest": sha256(content.encode("utf-8", "surrogatepass")).hexdigest()}
+    content = repr((signature, asked.digest(), sorted(hidden), job.k, job.scope, job.steering, part_users))
+    digest = sha256(content.encode("utf-8", "surrogatepass"))
+    for user in sorted(events):
+        digest.update(repr((user, events[user])).encode("utf-8", "surrogatepass"))
+    return {"format": 2, "digest": digest.hexdigest()}

@@ -86,6 +86,13 @@ class UserItemMatrix:
         entries = np.arange(indptr[-1]) + np.repeat(self.indptr[users] - indptr[:-1], lengths)
         return UserItemMatrix(indptr, self.indices[entries], self.values[entries], self.times[entries], self.n_items)
 
+    def only_users(self, users: NDArray[np.integer]) -> UserItemMatrix:
+        """The same n × m with the entries of the rows ``users`` (int ``[k]``) alone: all others are empty."""
+        chosen = np.unique(users)
+        picked, lengths = self.select_users(chosen), np.zeros(self.n_users, dtype=np.int64)
+        lengths[chosen] = picked.row_lengths
+        return replace(picked, indptr=np.concatenate([[0], np.cumsum(lengths)]))
+
     def select_items(self, items: NDArray[np.integer]) -> UserItemMatrix:
         """The columns ``items`` (int ``[k]``, unique), in that order, as an n × k matrix."""
         position = np.full(self.n_items, -1, dtype=np.int32)

@@ -153,6 +153,10 @@ class Recommender:
         row = self._users.get(identifier(user_id) or "")
         if row is None and not events:
             raise DataError("this platform does not know that user; check the id, or recommend for a history instead")
+        return self.history_at(row, events, rules)
+
+    def history_at(self, row: int | None, events: Sequence[Event] = (), rules: EventRules = ANY_EVENT) -> History:
+        """The same for a row of the model; None: nobody that it knows."""
         histories = self.model.histories
         known = slice(0, 0) if row is None else slice(histories.indptr[row], histories.indptr[row + 1])
         return replace(self._with_events(known, events, rules), user=row)

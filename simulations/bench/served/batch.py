@@ -6,8 +6,10 @@ history, and what it writes is on disk. Further figures leave out the writing, a
 
 from __future__ import annotations
 
+import json
 import os
-import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from client.batch.blocks import BatchLists
-from client.batch.run import BatchJob, recommend_to_file
+from client.batch.run import BatchJob, recommend_to_file, write_lists
 from client.data.recorded import EventRules
 from client.personalization.store import PlatformStore
 from client.recommend.lists import ListMaker
@@ -25,6 +27,7 @@ from common.config.serving import SteeringConfig
 from simulations.engine.random_model import random_platform_model
 
 Figures = dict[str, Any]
+SIZES = (20_000, 60_000, 200_000)
 
 
 def bench_batch(
@@ -53,12 +56,11 @@ def bench_batch(
             steering=SteeringConfig(), rules=EventRules(meaning="weight"),
         )  # fmt: skip
         lists = BatchLists(recommender, ListMaker(), k, "own", {}, EventRules(meaning="weight"))
-        ids = list(model.user_ids)
         for _ in range(turns):
             seconds["implicit"].append(_seconds(lambda: other.recommend(everybody, histories, N=k)))
             solving = _seconds(lambda: other.recommend(some, histories[some], N=k, recalculate_user=True))
             seconds["implicit_solving"].append(solving * users / len(some))
-            seconds["batch"].append(_seconds(lambda: _in_memory(lists, ids, cores)))
+            seconds["batch"].append(_seconds(lambda: _in_memory(lists, model.user_ids, cores)))
             seconds["batch_to_file"].append(_seconds(lambda: recommend_to_file(job, lambda _: None)))
     rates = {f"{name}_users_a_second": users / float(np.median(taken)) for name, taken in seconds.items()}
     return {
@@ -75,32 +77,45 @@ def bench_batch(
     }
 
 
-def bench_batch_memory(*, items: int = 5_000, dimension: int = 32) -> Figures:
-    """Peak resident MiB of the batch beyond the loaded model, for 20,000 and for 80,000 users."""
+def bench_batch_memory(*, items: int = 5_000, dimension: int = 32, sizes: tuple[int, ...] = SIZES) -> Figures:
+    """Peak resident MiB of the batch beyond the loaded model, by number of users, each in a process of its own."""
     figures: Figures = {}
-    for users in (20_000, 80_000):
+    for users in sizes:
         with tempfile.TemporaryDirectory() as folder:
             model = random_platform_model(
                 np.random.default_rng(0), own=items, foreign=items // 5, unshared=0, users=users, dimension=dimension,
                 verdict="local", history=10,
             )  # fmt: skip
             PlatformStore(Path(folder) / "store").commit(model)
-            job = BatchJob(
-                store=Path(folder) / "store", output=Path(folder) / "recs.parquet", users=None, k=10, scope="all",
-                steering=SteeringConfig(), rules=EventRules(meaning="weight"),
-            )  # fmt: skip
-            before = _peak_mib()
-            recommend_to_file(job, lambda _: None)
-            figures[f"users_{users}_mib"] = _peak_mib() - before
-    return figures
+            command = [sys.executable, "-m", "simulations.bench.served.batch", folder]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            figures[f"users_{users}"] = json.loads(done.stdout)
+    peaks = [figures[f"users_{users}"]["peak_mib"] for users in sizes]
+    return figures | {"peak_last_over_first": peaks[-1] / peaks[0]}
 
 
-def _in_memory(lists: BatchLists, ids: list[str], threads: int) -> None:
+def _memory_of(folder: Path) -> Figures:
+    """MiB of the loaded model, and how much more is held at most while the lists are written."""
+    job = BatchJob(
+        store=folder / "store", output=folder / "recs.parquet", users=None, k=10, scope="all",
+        steering=SteeringConfig(), rules=EventRules(meaning="weight"),
+    )  # fmt: skip
+    before = _resident_mib("VmRSS")
+    recommender = Recommender(PlatformStore(job.store).load())
+    loaded = _resident_mib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    write_lists(job, (1,), recommender, lambda _: None, os.cpu_count(), 5_000)
+    return {"model_mib": loaded - before, "peak_mib": _resident_mib("VmHWM") - loaded}
+
+
+def _in_memory(lists: BatchLists, ids: tuple[str, ...], threads: int) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    step = 160
+    rows = np.arange(len(ids))
+    histories = lists.histories_of(rows)
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(lists.of, [ids[start : start + step] for start in range(0, len(ids), step)]):
+        blocks = [slice(start, start + 160) for start in range(0, len(ids), 160)]
+        for _ in pool.map(lambda block: lists.of(ids[block], rows[block], histories), blocks):
             pass
 
 
@@ -110,5 +125,10 @@ def _seconds(call: Any) -> float:
     return time.perf_counter() - started
 
 
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _resident_mib(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+if __name__ == "__main__":
+    print(json.dumps(_memory_of(Path(sys.argv[1])) if len(sys.argv) > 1 else bench_batch_memory(), indent=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.batch.blocks import best_of_each
-from client.batch.run import BatchJob, recommend_to_file
+from client.batch.run import BatchJob, recommend_to_file, write_lists
 from client.data.dataset import UserItemMatrix
 from client.data.recorded import EventRules
 from client.personalization.store import PlatformStore
@@ -128,6 +129,38 @@ def test_the_users_of_a_file_and_nobody_else(store, tmp_path):
     (tmp_path / "ids.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"ids\.txt: cannot be read"):
         recommend_to_file(asked, lambda _: None)
+
+
+def test_what_is_held_does_not_grow_with_the_users(tmp_path):
+    held = {}
+    for users in (500, 5_000):
+        model = random_platform_model(
+            np.random.default_rng(0), own=60, foreign=40, unshared=5, users=users, verdict="local", dimension=4
+        )
+        PlatformStore(tmp_path / str(users)).commit(model)
+        asked = job(tmp_path / str(users), output=tmp_path / f"{users}.parquet")
+        recommender = Recommender(PlatformStore(asked.store).load())
+        lists = tmp_path / f"{users}.txt"
+        lists.write_text("\n".join(model.user_ids))
+        for name, wanted in (("everybody", asked), ("of a file", replace(asked, users=lists))):
+            recommender.row_of("")  # makes the index that the service has, too
+            for _ in range(2):  # what is made once and kept is no part of it
+                tracemalloc.start()
+                write_lists(wanted, (users, name), recommender, lambda _: None, threads=1, part_users=250)
+                held[name, users] = tracemalloc.get_traced_memory()[1]
+                tracemalloc.stop()
+    # Two numbers say where a user's row is; a set of ids or histories in another form would take 100 bytes and more.
+    assert (held["everybody", 5_000] - held["everybody", 500]) / 4_500 < 24, held
+    assert (held["of a file", 5_000] - held["of a file", 500]) / 4_500 < 24, held
+
+
+def test_two_spellings_of_an_older_model_are_one_user(store):
+    model = PlatformStore(store).load()
+    PlatformStore(store).commit(replace(model, user_ids=("7.0", "7", *model.user_ids[2:])))
+    asked = job(store, scope="own")
+    lists = written(asked)
+    assert list(lists) == ["7", *EVERYBODY[2:]]
+    same(lists, served(asked, list(lists)))
 
 
 def made_parts(asked: BatchJob) -> dict[str, int]:

@@ -89,9 +89,7 @@ ENTRIES: dict[str, Entry] = {
     "batch": Entry(
         "served.batch:bench_batch", "lists for everybody, to a file, beside implicit's batch recommend: users a second"
     ),
-    "batch-memory": Entry(
-        "served.batch:bench_batch_memory", "lists for everybody: memory beyond the model, 20,000 to 200,000 users"
-    ),
+    "batch-memory": Entry("served.batch:bench_batch_memory", "lists for everybody: memory beyond the model"),
     "serving-implicit": Entry("serving:bench_implicit", "one user's list against implicit in process"),
     "sequence": Entry(
         "sequence:bench_sequence", "ML-1M leave-last-out, full ranking: a Transformer, pooled and federated", "folder"

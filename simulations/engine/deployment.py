@@ -1,13 +1,12 @@
 """A whole federation as real processes on loopback: what the demo shows and what the deployment's tests start.
 
-Provisioning goes the way that operators go (init, invite, join, admit, pin, secret), and the processes are started by the
-commands that they use. All of them end with this process, whatever ends it.
+Provisioning goes the way that operators go (init, join, roster, sign, admit), and the processes are started by the commands
+that they use. All of them end with this process, whatever ends it.
 """
 
 from __future__ import annotations
 
 import csv
-import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,17 +19,16 @@ import yaml
 
 from client.data.training import TrainingData
 from client.deploy.join import JoinedPlatform, join_federation
-from client.keys import KeyFolder
+from client.deploy.sign import look_at_roster, sign_roster
 from client.service.client import RecommenderClient
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
-from common.deploy.provisioning import Pins
 from common.deploy.roles import AggregatorConfig, PlatformConfig
 from common.deploy.supervise import BackOff, Program, Supervisor
 from common.errors import FederationError, PlatformError
-from server.deploy.admission import AdmissionBook
 from server.deploy.aggregator import control_of
-from server.deploy.provisioning import AggregatorFolder, initialise, invite
+from server.deploy.provisioning import AggregatorFolder, initialise
+from server.deploy.roster import admit_roster, make_roster
 from server.deploy.runs import FAILED, FINISHED, RunFolder, RunStatus
 
 AGGREGATOR = "aggregator"
@@ -73,6 +71,11 @@ class LocalFederation:
     def config(self) -> AggregatorConfig:
         """The aggregator's configuration."""
         return load_yaml_model(self.aggregator.config, AggregatorConfig)
+
+    @property
+    def invitation(self) -> Path:
+        """For all platforms."""
+        return self.aggregator.folder / f"{self.config.plan.federation}.invitation"
 
     def platform_config(self, name: str) -> PlatformConfig:
         """A platform's configuration."""
@@ -170,11 +173,11 @@ def provision(
     host: str = "127.0.0.1",
     tell: Callable[[str], None] = lambda text: None,
 ) -> LocalFederation:
-    """Set up an aggregator and its platforms, as their operators would.
+    """Set up an aggregator and its platforms, as their operators would: one invitation, one roster that all sign.
 
     Args:
         folder: made; must not hold a federation yet.
-        plan: what all agree to.
+        plan: what all agree to; the number of platforms is that of ``files``, unless it says another.
         files: each platform's data, by name.
         settings: further keys of every ``platform.yaml``.
         host: at which platforms reach the aggregator.
@@ -182,12 +185,13 @@ def provision(
     """
     folder.mkdir(parents=True, exist_ok=True)
     address = f"{host}:{free_port()}"
-    tell(f"crossfed-server init aggregator --address {address} --federation {plan.federation} --platforms {len(files)}")
+    tell(
+        f"crossfed-server init {AGGREGATOR} --address {address} --federation {plan.federation} --platforms {len(files)}"
+    )
     made = LocalFederation(folder, initialise(folder / AGGREGATOR, plan, address, superlink_port=free_port()))
     for name, data in files.items():
         _join(made, name, data, settings or {}, tell)
-    _pin_all(made, tell)
-    _share_secret(made, tell)
+    _agree(made, tell)
     return made
 
 
@@ -234,13 +238,14 @@ def free_port() -> int:
 def _join(
     made: LocalFederation, name: str, data: PlatformFiles, settings: Mapping[str, Any], tell: Callable[[str], None]
 ) -> None:
-    invitation = made.folder / f"{name}.invitation"
-    tell(f"crossfed-server invite {name}")
-    invite(made.config, name, invitation)
-    tell(f"crossfed-client join {name}.invitation {name} --interactions FILE --items FILE --namespace {data.namespace}")
+    tell(
+        f"crossfed-client join {made.invitation.name} {name} --name {name} --interactions FILE --items FILE "
+        f"--namespace {data.namespace}"
+    )
     joined = join_federation(
-        invitation,
+        made.invitation,
         made.folder / name,
+        name=name,
         interactions=data.interactions,
         items=data.items,
         namespace=data.namespace,
@@ -248,29 +253,22 @@ def _join(
     )
     content = yaml.safe_load(joined.config.read_text()) | dict(settings)
     joined.config.write_text(yaml.safe_dump(content, sort_keys=False))
-    tell(f'crossfed-server admit {name}.registration.json --fingerprint "{joined.registration.fingerprint}"')
-    AdmissionBook(made.config.platforms).admit(joined.registration, made.config.plan.federation)
     made.platforms[name] = joined
 
 
-def _pin_all(made: LocalFederation, tell: Callable[[str], None]) -> None:
-    for name, joined in made.platforms.items():
-        for other, theirs in made.platforms.items():
-            if other != name:
-                tell(f"crossfed-client pin {other}.registration.json --config {name}/platform.yaml")
-                pins = Pins(load_yaml_model(joined.config, PlatformConfig).pins)
-                pins.pin(theirs.registration, theirs.registration.fingerprint)
-
-
-def _share_secret(made: LocalFederation, tell: Callable[[str], None]) -> None:
-    first, *others = made.platforms
-    giver = KeyFolder(made.platform_config(first).keys)
-    tell(f"crossfed-client secret new --config {first}/platform.yaml")
-    giver.new_secret()
-    for name in others:
-        tell(f"crossfed-client secret seal {name}; crossfed-client secret import {name}.sealed")
-        own, config = made.platforms[name].registration, made.platform_config(name)
-        sealed = made.folder / f"{name}.sealed"
-        sealed.write_bytes(giver.seal_secret(made.platforms[first].registration, own))
-        KeyFolder(config.keys).open_secret(sealed, own, Pins(config.pins).all())
-        os.chmod(sealed, 0o600)  # noqa: PTH101 -- as a careful operator would keep it
+def _agree(made: LocalFederation, tell: Callable[[str], None]) -> None:
+    """Put the roster together, have all sign what they heard from the others, and admit all of it."""
+    aggregator = f"--config {AGGREGATOR}/{made.aggregator.config.name}"
+    registrations = [joined.config.parent / f"{name}.registration.json" for name, joined in made.platforms.items()]
+    tell(f"crossfed-server roster {' '.join(path.name for path in registrations)} {aggregator}")
+    roster, path = make_roster(made.aggregator.config, registrations)
+    # The keeper signs first: it makes the secret that it seals for the others.
+    signing, secrets = [roster.keeper, *(name for name in roster.names if name != roster.keeper)], None
+    for name in signing:
+        others = "" if secrets is None else f" --secrets {secrets.name}"
+        tell(f"crossfed-client sign {path.name} --config {name}/platform.yaml{others}")
+        view = look_at_roster(path, made.platforms[name].config)
+        signed = sign_roster(view, roster.fingerprint, secrets=secrets)
+        secrets = signed.secrets or secrets
+    tell(f"crossfed-server admit {path.name} {aggregator}")
+    admit_roster(made.config, roster, roster.fingerprint)

@@ -166,7 +166,7 @@ def test_a_revoked_platform_is_out_until_it_is_admitted_again(federation: LocalF
     joined = federation.platforms["b"]
     (joined.config.parent / "courier" / "node.key").unlink()
     again = join_federation(
-        federation.folder / "b.invitation", joined.config.parent, interactions=federation.folder.parent / "b.csv"
+        federation.invitation, joined.config.parent, name="b", interactions=federation.folder.parent / "b.csv"
     )
     book.admit(again.registration, PLAN.federation)
     federation.wait_online(2, deadline=240)

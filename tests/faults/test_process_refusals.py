@@ -87,7 +87,7 @@ def test_a_live_supernode_refuses_another_authoritys_certificate(federation: Loc
 
 def test_a_node_key_that_nobody_admitted_is_refused(federation: LocalFederation, tmp_path: Path) -> None:
     stranger = join_federation(
-        federation.folder / "b.invitation", tmp_path / "stranger", interactions=federation.folder.parent / "b.csv"
+        federation.invitation, tmp_path / "stranger", name="b", interactions=federation.folder.parent / "b.csv"
     )
     key = stranger.config.parent / "courier" / "node.key"
     own = federation.platform_config("b")

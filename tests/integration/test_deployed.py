@@ -5,10 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import ssl
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,17 +17,21 @@ import numpy as np
 import pytest
 
 from client.app import make_courier
+from client.console.places import platform_console
 from client.deploy.loading import load_training_data, make_agent
 from client.remote import RemoteAgent
 from common.contributions.run_plan import read_plan
+from common.web.console.serving import ConsoleServer
 from common.wire.exchange import AgentRequest
+from server.console.places import aggregator_console
 from server.deploy.aggregator import begin_run
-from server.deploy.runs import RunFolder, RunStatus
+from server.deploy.runs import RunFolder, RunStatus, read_runs
 from server.federation.checkpoint import CheckpointStore
 from server.federation.state import FederationState
 from server.strategy import FederatedFactorization
 from simulations.engine.deployment import AGGREGATOR, LocalFederation, PlatformFiles, provision, wait_for
 from simulations.engine.grid import InlineGrid
+from tests.support.visits import ConsoleVisit
 
 PLAN = read_plan(
     {
@@ -250,6 +255,80 @@ def test_the_history_says_what_happened(deployed: Deployed) -> None:
     assert (entry["name"], entry["state"], len(entry["rounds"])) == (deployed.run.name, "finished", 2)
     table = CliRunner().invoke(app, ["status", "--config", config]).stdout
     assert "finished, 2 rounds" in table
+
+
+@contextmanager
+def consoles(deployed: Deployed) -> Iterator[tuple[ConsoleVisit, ConsoleVisit]]:
+    """The aggregator's and platform a's, as their commands serve them."""
+    federation = deployed.federation
+    aggregator, platform = federation.aggregator.config, federation.platforms["a"].config
+    with (
+        ConsoleServer(lambda port: aggregator_console(aggregator, port)) as one,
+        ConsoleServer(lambda port: platform_console(platform, port)) as other,
+    ):
+        yield ConsoleVisit(one), ConsoleVisit(other)
+
+
+def test_a_run_is_started_and_followed_in_the_consoles(deployed: Deployed) -> None:
+    federation = deployed.federation
+    agent = deployed.process_ids["b"]
+    assert agent is not None
+    with consoles(deployed) as (aggregator, platform):
+        assert "SuperLink: answers" in aggregator.see()
+        assert "version 1" in platform.see()
+        os.kill(agent, signal.SIGSTOP)  # platform b's agent says nothing, and its SuperNode stays connected
+        try:
+            assert re.search("about to begin|running", aggregator.send("/"))
+            # Platform a has joined and b has not: b is late, and a's own console shows the run.
+            wait_for(lambda: re.search(r"\bb late", aggregator.see()) is not None, "b to be late", 120)
+            assert re.search(r"\ba (answered|late)", aggregator.see())
+        finally:
+            os.kill(agent, signal.SIGCONT)
+        name = read_runs(federation.config.state)[0][-1].name
+        run = federation.wait_run(name)
+        assert run.state == "finished", run.error
+        assert f"{name} finished 2 of 2 rounds" in aggregator.see()
+        assert f"Rounds of {name}" in aggregator.see(f"/runs?run={name}")
+        wait_for(lambda: "version 2" in platform.see(), "the second version", 60)
+        overview, left = platform.see(), platform.see("/privacy")
+        assert "2 of 2 rounds" in overview
+        assert "agent: answers" in overview
+        for kind in ("join", "counts", "statistics", "finish"):
+            assert kind in left, kind
+        assert re.search(r"\b1 20\S+ \S+ UTC .* serves", platform.send("/models", version="1"))
+        platform.send("/models", version="2")
+        with federation.recommender("a") as recommender:
+            recommender.record_feedback("a-0", "imdb:29", event_id="seen in the console")
+        assert "today: 1" in platform.see()
+        tried = platform.send("/try", user="a-0", k="3", scope="cross")
+        assert "As the running recommender answers now." in tried
+        assert "a-0" not in tried
+
+
+def test_the_console_says_why_a_run_failed(deployed: Deployed) -> None:
+    federation = deployed.federation
+    path = federation.platforms["b"].config
+    before, log = path.read_text(), federation.folder / "logs" / "b.log"
+
+    def reload(text: str) -> None:
+        path.write_text(text)
+        seen = log.read_text().count("reloaded; the next run uses it")
+        os.kill(deployed.process_ids["b"] or 0, signal.SIGHUP)
+        wait_for(lambda: log.read_text().count("reloaded; the next run uses it") > seen, "the reload", 60)
+
+    reload(before.replace("rounds: 2", "rounds: 3"))  # b agrees to another plan, and refuses this one
+    try:
+        with consoles(deployed) as (aggregator, platform):
+            aggregator.send("/")
+            name = read_runs(federation.config.state)[0][-1].name
+            assert federation.wait_run(name).state == "failed"
+            shown = aggregator.see(f"/runs?run={name}")
+            assert "Why it failed: 1 platforms" in shown
+            assert "the quorum (min_platforms) is 2" in shown
+            assert re.search(r"with a code: b '[\w-]+'", shown), shown
+            assert "version 2" in platform.see()
+    finally:
+        reload(before)
 
 
 def test_a_hangup_reloads_and_a_termination_ends_cleanly(deployed: Deployed) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from client.contributions.run_file import TOWERS_FILE
 from client.keys import KeyFolder, make_keys
@@ -53,12 +56,25 @@ def platform_with_persons(folder: Path) -> PlatformConfig:
 
 
 def holding(folder: Path, user: str) -> list[str]:
-    """Files below ``folder`` in which the bytes of an id are, names included."""
+    """Files below ``folder`` in which the bytes of an id are, names included: in any encoding, packed files unpacked."""
+    wanted = [user.encode(encoding) for encoding in ("utf-8", "utf-16-le", "utf-32-le")]
     return [
         str(path.relative_to(folder))
         for path in sorted(folder.rglob("*"))
-        if user in path.name or (path.is_file() and user.encode() in path.read_bytes())
+        if user in path.name or (path.is_file() and any(word in part for part in _contents(path) for word in wanted))
     ]
+
+
+def _contents(path: Path) -> list[bytes]:
+    found = [path.read_bytes()]
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            found += [archive.read(name) for name in archive.namelist()]
+    elif found[0][:2] == b"\x1f\x8b":
+        found.append(gzip.decompress(found[0]))
+    elif found[0][:4] == b"PAR1":
+        found += [str(pl.read_parquet(path).rows()).encode()]
+    return found
 
 
 def _redeem(platform: PlatformConfig) -> None:

@@ -87,6 +87,8 @@ def recommend_to_file(
         StoreError: there is no model, or the file cannot be written.
     """
     store = PlatformStore(job.store)
+    if (oldest := job.rules.oldest(time.time())) is not None:
+        store.forget_older(oldest)
     version, signature = store.current(), store.signature()
     users, unknown = write_lists(
         job,
@@ -175,8 +177,10 @@ def _events(store: Path, rules: EventRules) -> dict[str, tuple[Event, ...]]:
     recorded, excluded = read_events(path, rules), read_exclusions(store)
     found: defaultdict[str, list[Event]] = defaultdict(list)
     rows = zip(recorded.user_ids, recorded.item_keys, recorded.values.tolist(), recorded.times.tolist(), strict=True)
+    oldest = rules.oldest(time.time())
     for user, key, value, at in rows:
-        found[user].append(Event(key, value, at))
+        if oldest is None or at >= oldest:
+            found[user].append(Event(key, value, at))
     return {user: tuple(events) for user, events in found.items() if user not in excluded}
 
 

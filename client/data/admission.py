@@ -17,11 +17,9 @@ from client.data.reading.files import TableFile, open_table
 from client.data.reading.marks import is_marked
 from client.data.reading.names import USER_NAMES
 from client.data.reading.reader import InteractionsFile
-from client.data.recorded import FIRST_ROW
+from client.data.recorded import FIRST_ROW, EventRules
 from common.config.data import DataConfig, MarkConfig
 from common.errors import DataError
-
-_DAY = 86_400
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def _rules_of_retention(source: InteractionsFile, config: DataConfig) -> list[Ru
             f"{source.table.path}: retention_days needs to know when things happened, and there is no such column; set "
             "interactions.time_column"
         )
-    oldest = int(time.time()) - config.retention_days * _DAY
+    oldest = EventRules.of(config).oldest(time.time())
     return [
         Rule(
             f"older than {config.retention_days} days, or without a time (retention_days)",

@@ -27,6 +27,7 @@ SMALLEST_WEIGHT: Final = 1e-3
 """A weight is above 0; one below this counts as this."""
 FIRST_ROW: Final = 1 << 31
 """Row number of the first recorded event beside a file's rows, which are fewer."""
+DAY_SECONDS: Final = 86_400
 _LARGEST_JUDGED: Final = 1e30
 _LATEST_TIME: Final = 10**11
 """Seconds since 1970 in the year 5138; milliseconds in 1973."""
@@ -77,6 +78,7 @@ class EventRules:
         keep_first: whether the first of a user's events with an item counts, and not the last.
         max_history: ``cleaning.max_history``.
         by_order: whether times of the files are positions, to which seconds do not compare: recorded events are later.
+        retention_days: for how many days an interaction is kept; None: without a limit.
     """
 
     meaning: Literal["weight", "judged", "rating"] | None = None
@@ -86,6 +88,7 @@ class EventRules:
     keep_first: bool = False
     max_history: int | None = None
     by_order: bool = False
+    retention_days: int | None = None
 
     @classmethod
     def of(cls, data: DataConfig) -> EventRules:
@@ -100,7 +103,12 @@ class EventRules:
             keep_first=cleaning.duplicates == "first",
             max_history=cleaning.max_history,
             by_order=data.interactions.time_format == "order",
+            retention_days=data.retention_days,
         )
+
+    def oldest(self, now: float) -> int | None:
+        """The time of the oldest interaction that is still kept (seconds since 1970); None: all are."""
+        return None if self.retention_days is None else int(now) - self.retention_days * DAY_SECONDS
 
     def value_of(self, given: float | None) -> float:
         """The value of an event that arrives, ``given`` or, where the application sent none, what it must mean.

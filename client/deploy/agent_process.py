@@ -34,7 +34,7 @@ from client.deploy.supernode import courier_programs
 from client.keys import node_public_key
 from client.passport.desk import PassportDesk
 from client.person.erasure import Erasures
-from client.person.watch import ChangeWatch
+from client.person.watch import ChangeWatch, Days
 from client.personalization.model_builder import ModelBuilder
 from client.personalization.store import PlatformStore
 from client.service.agent_service import SocketWatch, serve_agent
@@ -172,6 +172,8 @@ class PlatformProcess:
         self._agent, self._used = ReloadableAgent(agent), (config, data)
         stack.callback(ChangeWatch(exclusions, self._leave_out, seen=excluded).stop)
         stack.callback(ChangeWatch(hidden, self._share_otherwise, seen=concealed).stop)
+        if config.data.retention_days is not None:
+            stack.callback(ChangeWatch(Days(), self._read_again, poll_seconds=60.0).stop)
         server = serve_agent(
             MeasuredAgent(self._agent, metrics), config.name, config.socket.path, mode=socket_mode(config.socket)
         )
@@ -225,6 +227,18 @@ class PlatformProcess:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
         _log.info("the exclusion list has changed; the next run uses it")
+
+    def _read_again(self) -> None:
+        """Make the next run without what has become older than the platform keeps it; the configuration stays as it was."""
+        with self._changing:
+            assert self._used is not None
+            config, _ = self._used
+            try:
+                self._offer(config, load_training_data(config))
+            except CrossfedError as error:
+                _log.error(
+                    "what is older than retention_days goes on being used, as the data cannot be read: %s", error
+                )
 
     def _share_otherwise(self) -> None:
         """Make the next run without the items that are hidden now, and with those that are no longer."""

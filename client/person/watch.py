@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from logging import getLogger
 from typing import Protocol
 
+from client.data.recorded import DAY_SECONDS
 from common.errors import StoreError
 
 _log = getLogger(__name__)
@@ -19,6 +21,14 @@ class Stamped(Protocol):
     def stamp(self) -> tuple[object, ...]:
         """Another value whenever it was."""
         ...
+
+
+class Days:
+    """A stamp that is another one every day: data with a limit of age are read again then."""
+
+    def stamp(self) -> tuple[object, ...]:
+        """The day, UTC."""
+        return (int(time.time() // DAY_SECONDS),)
 
 
 class ChangeWatch:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 import client.scoring.described  # noqa: F401 -- its parts are stored
 from client.data.reading.exclusions import ExclusionBook
 from client.personalization.platform_model import PlatformModel
-from client.personalization.stored_model import FORMAT, model_of, without_rows, write_model
+from client.personalization.stored_model import FORMAT, model_of, without_older, without_rows, write_model
 from client.versions.experiment import ExperimentFile
 from common.deploy.locks import held
 from common.errors import NewerStoreError, StoreError
@@ -134,6 +134,31 @@ class PlatformStore:
                 shutil.rmtree(left_over)
             for version in self.versions():
                 changed += self._forget_in(self._versions / f"{version:06d}")
+        return changed
+
+    def forget_older(self, oldest: int) -> int:
+        """Take interactions before ``oldest`` (seconds since 1970) out of all versions; how many had any. Safe to repeat.
+
+        What a version has learned of all users together stays: it is not any one's.
+
+        Raises:
+            StoreError: a version cannot be read or written; all others are done.
+        """
+        changed, problem = 0, None
+        if not self.versions():
+            return 0
+        with self._writing("crossfed, keeping within retention_days"):
+            for folder in (self._versions / f"{version:06d}" for version in self.versions()):
+                try:
+                    manifest, arrays = self._files_of(folder)
+                    kept = without_older(arrays, oldest, manifest)
+                    if kept is not None:
+                        write_atomically(folder / "arrays.npz", archive(kept))
+                        changed += 1
+                except StoreError as error:
+                    problem = error
+        if problem is not None:
+            raise problem
         return changed
 
     def stored_ids(self, version: int) -> tuple[str, ...]:

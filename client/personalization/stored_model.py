@@ -37,15 +37,32 @@ def without_rows(
     arrays: Mapping[str, NDArray[Any]], gone: NDArray[np.bool_], manifest: Mapping[str, Any]
 ) -> dict[str, NDArray[Any]]:
     """The arrays of a version with the rows of some users emptied, and all others where they were."""
-    histories = UserItemMatrix(
-        arrays["indptr"], arrays["indices"], arrays["values"], arrays["times"], manifest["n_items"]
-    )
-    kept = histories.select_entries(~gone[histories.entry_users()])
-    found = dict(arrays) | {name: getattr(kept, name) for name in ("indptr", "indices", "values", "times")}
+    histories = _histories(arrays, manifest)
+    found = _with_entries(arrays, histories, ~gone[histories.entry_users()])
     for name, array in arrays.items():
         if name == "tower_profile" or name.startswith(f"{_TOWER_VALUE}{USER_ROWS}"):
             found[name] = np.where(gone[:, None], np.zeros_like(array), array)
     return found
+
+
+def without_older(
+    arrays: Mapping[str, NDArray[Any]], oldest: int, manifest: Mapping[str, Any]
+) -> dict[str, NDArray[Any]] | None:
+    """The arrays of a version with the interactions before ``oldest`` left out; None where there are none."""
+    histories = _histories(arrays, manifest)
+    kept = histories.times >= oldest
+    return None if kept.all() else _with_entries(arrays, histories, kept)
+
+
+def _histories(arrays: Mapping[str, NDArray[Any]], manifest: Mapping[str, Any]) -> UserItemMatrix:
+    return UserItemMatrix(arrays["indptr"], arrays["indices"], arrays["values"], arrays["times"], manifest["n_items"])
+
+
+def _with_entries(
+    arrays: Mapping[str, NDArray[Any]], histories: UserItemMatrix, kept: NDArray[np.bool_]
+) -> dict[str, NDArray[Any]]:
+    entries = histories.select_entries(kept)
+    return dict(arrays) | {name: getattr(entries, name) for name in ("indptr", "indices", "values", "times")}
 
 
 def write_model(folder: Path, model: PlatformModel) -> None:

@@ -17,7 +17,7 @@ from types import TracebackType
 
 from client.data.reading.exclusions import ExclusionBook
 from client.data.reading.identifiers import identifier, required_identifier, required_key
-from client.data.recorded import Event, EventRules, RecordedEvents
+from client.data.recorded import Event, EventRules, RecordedEvents, in_seconds
 from client.recommend.feedback_file import FeedbackEvent, LogContent, header, line_of, read_log, recorded_events
 from client.recommend.quarantine import forget_set_aside, quarantine_of, set_aside
 from common.errors import ContractError, StoreError
@@ -166,7 +166,7 @@ class FeedbackLog:
             StoreError: a file cannot be rewritten; it is as it was.
         """
         same = identifier(user_id)
-        self._forget(lambda user: user == same)
+        self._forget(lambda event: _user_of(event) == same)
 
     def forget_excluded(self) -> None:
         """Erase all events of whoever is left out now, and what a crash left beside the log. Safe to repeat.
@@ -176,11 +176,19 @@ class FeedbackLog:
         """
         excluded = self._exclusions.current()
         if len(excluded):
-            self._forget(lambda user: user in excluded)
+            self._forget(lambda event: _user_of(event) in excluded)
 
-    def _forget(self, gone: Callable[[str], bool]) -> None:
-        if any(gone(event.user_id) for event in list(self._known.values())):
-            self._rewrite(lambda event: not gone(event.user_id))
+    def forget_older(self, oldest: int) -> None:
+        """Erase all events before ``oldest`` (seconds since 1970), those that were set aside too. Safe to repeat.
+
+        Raises:
+            StoreError: a file cannot be rewritten; it is as it was.
+        """
+        self._forget(lambda event: in_seconds(event.time) < oldest)
+
+    def _forget(self, gone: Callable[[FeedbackEvent], bool]) -> None:
+        if any(gone(event) for event in list(self._known.values())):
+            self._rewrite(lambda event: not gone(event))
         try:
             with self._writing:
                 for left_over in self.path.parent.glob(f".{self.path.name}*"):
@@ -266,6 +274,10 @@ class FeedbackLog:
     def _add(self, event: FeedbackEvent) -> None:
         self._known[event.event_id] = event
         self._by_user[event.user_id] = (*self._by_user.get(event.user_id, ()), event.event)
+
+
+def _user_of(event: FeedbackEvent) -> str:
+    return identifier(event.user_id) or event.user_id
 
 
 def _locked(path: Path) -> int:

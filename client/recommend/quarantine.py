@@ -1,7 +1,7 @@
 """Sets damaged events of a feedback log aside in a file, so that nothing is lost and nobody edits the log by hand.
 
 A line each, the newest last: the reason, a tab, and the line as it was (or a line of the one event). Read-only for people and
-tools; crossfed itself only adds to it, and takes out of it what a user asks to erase.
+tools; crossfed itself only adds to it, and takes out of it what a user asks to erase and what is older than the platform keeps.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from client.data.reading.identifiers import identifier
-from client.recommend.feedback_file import SetAside, parsed_line
+from client.recommend.feedback_file import FeedbackEvent, SetAside, parsed_line
 from common.files import sync_folder, write_atomically
 
 
@@ -43,8 +42,8 @@ def set_aside(log: Path, entries: Sequence[SetAside]) -> Path:
     return path
 
 
-def forget_set_aside(log: Path, gone: Callable[[str], bool]) -> None:
-    """Erase the events of users who are ``gone``, and every line that is too damaged to tell whose it is.
+def forget_set_aside(log: Path, gone: Callable[[FeedbackEvent], bool]) -> None:
+    """Erase the events that are ``gone``, and every line that is too damaged to tell whose or how old it is.
 
     Raises:
         StoreError: the file cannot be rewritten.
@@ -63,6 +62,6 @@ def forget_set_aside(log: Path, gone: Callable[[str], bool]) -> None:
         path.unlink()
 
 
-def _may_be_of(line: bytes, gone: Callable[[str], bool]) -> bool:
+def _may_be_of(line: bytes, gone: Callable[[FeedbackEvent], bool]) -> bool:
     events = parsed_line(line)
-    return events is None or any(gone(identifier(event.user_id) or event.user_id) for event in events)
+    return events is None or any(gone(event) for event in events)

@@ -29,6 +29,7 @@ from common.config.serving import ServingConfig
 from common.errors import CrossfedError, StoreError
 
 _log = getLogger(__name__)
+_RETENTION_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +132,7 @@ class ServingModel:
         self._on_problems = on_problems
         self._seen: tuple[object, ...] | None = None
         self._excluded_seen: tuple[object, ...] = ()
+        self._aged_next = 0.0
         self._snapshot: Snapshot | None = None
         self._compared: tuple[Experiment, Snapshot] | None = None
         self._noted: ShownUsers | None = None
@@ -204,13 +206,14 @@ class ServingModel:
             StoreError: none can be loaded; what served goes on serving.
         """
         with self._loading:
+            aged = self._keep_within_retention()
             seen = self._store.signature()
             if seen == self._seen:
                 return False
             excluded = self._store.exclusions_stamp()
-            anew = excluded != self._excluded_seen
-            if anew:
+            if left_out := excluded != self._excluded_seen:
                 self.feedback.forget_excluded()
+            anew = aged or left_out
             misnamed = self._store.misnamed()
             problems = [] if misnamed is None else [misnamed]
             loaded = self._newest_sound(problems, anew=anew)
@@ -222,6 +225,20 @@ class ServingModel:
         if loaded is not None:
             self._on_change(loaded)
         return loaded is not None
+
+    def _keep_within_retention(self) -> bool:
+        """Let go of what is older than the platform keeps it, once an hour; whether a version had such interactions."""
+        now = time.time()
+        oldest = self.feedback.rules.oldest(now)
+        if oldest is None or now < self._aged_next:
+            return False
+        self._aged_next = now + _RETENTION_SECONDS
+        try:
+            self.feedback.forget_older(oldest)
+            return self._store.forget_older(oldest) > 0
+        except StoreError as error:
+            _log.error("what is older than retention_days could not be taken out: %s", error)
+            return True
 
     def _compare(self, problems: list[str], *, anew: bool) -> None:
         """Take up, or let go of, the challenger of an experiment. Adds to ``problems``."""

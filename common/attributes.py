@@ -16,6 +16,7 @@ import base64
 import binascii
 import json
 import math
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
@@ -42,6 +43,20 @@ LARGEST_CARD: Final = 98_304
 """Bytes of a sealed card; a larger one, which no platform makes, is not opened."""
 _VECTOR: Final = "f2"
 _LARGEST_WHOLE: Final = 1 << 1000
+
+
+def nfc(text: str) -> str:
+    """A letter with its accent as one character, however it was typed."""
+    return unicodedata.normalize("NFC", text)
+
+
+def folded(value: str) -> str:
+    """A category's value as it is compared: neither letter case nor the way an accent was typed counts.
+
+    >>> folded("CAFÉ")
+    'café'
+    """
+    return nfc(value).casefold()
 
 
 def fits(kind: AttributeKind, value: object) -> bool:

@@ -15,57 +15,64 @@ from client.cli.ask import recommendation_table
 from client.privacy.report import egress_dicts
 from common.contributions.run_plan import read_plan
 from common.deploy.console import PlainConsole
-from common.errors import CrossfedError, FederationError
+from common.errors import ConfigError, CrossfedError, FederationError
 from server.deploy.aggregator import begin_run
 from server.deploy.runs import FINISHED
 from simulations.engine.datasets import make_platforms
 from simulations.engine.deployment import LocalFederation, provision, write_files
 from simulations.output import own_folder
-from simulations.scenarios.scenario import load_scenario
+from simulations.scenarios.scenario import Scenario, load_scenario
 
 _EPSILON = 3.0
 _SHOWN_ITEMS = 5
+_FEWEST = 3
 # Small enough to build three platforms' own models at once on two cores.
 _SETTINGS = {"personalization": {"tuning_candidates": 2, "blend_weights": [1.0]}}
 
 
-def run_demo(console: PlainConsole, folder: Path | None = None) -> None:
-    """Run the demo; its files go to ``folder``, which stays, or to a temporary one, which does not.
+def run_demo(console: PlainConsole, folder: Path | None = None, scenario: str = "quickstart") -> None:
+    """Run the demo with a scenario's data; its files go to ``folder``, which stays, or to a temporary one, which does not.
 
     Raises:
         CrossfedError: something did not work; the logs are shown.
     """
     if folder is not None:
         with own_folder(folder):
-            _demonstrate(console, folder)
+            _demonstrate(console, folder, scenario)
         return
     place = Path(tempfile.mkdtemp(prefix="crossfed-demo-"))
     try:
-        _demonstrate(console, place)
+        _demonstrate(console, place, scenario)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _demonstrate(console: PlainConsole, place: Path) -> None:
+def _demonstrate(console: PlainConsole, place: Path, scenario: str) -> None:
     started = time.monotonic()
-    federation = _provision(console, place)
+    federation = _provision(console, place, load_scenario(scenario))
     _run(console, federation)
     console.print(f"\n{time.monotonic() - started:.0f} s; all processes have ended", style="green")
 
 
-def _provision(console: PlainConsole, place: Path) -> LocalFederation:
-    scenario = load_scenario("quickstart")
+def _provision(console: PlainConsole, place: Path, scenario: Scenario) -> LocalFederation:
     platforms = make_platforms(scenario)
     plan = read_plan(
         {
             "federation": "demo",
             "platforms": len(platforms),
             "min_platforms": len(platforms),
+            "attributes": scenario.plan.attributes.kinds,
             "privacy": {"mode": "user", "epsilon": _EPSILON, "noise": "secure_sum", "user_bound": 2000},
         }
     )
+    if len(platforms) < _FEWEST:
+        raise ConfigError(
+            f"--scenario {scenario.name}: a secure sum takes {_FEWEST} platforms, here are {len(platforms)}"
+        )
+    namespace = platforms[0].training.items.keys[0].partition(":")[0]
     files = {
-        platform.name: write_files(place / "data" / platform.name, platform.training, "imdb") for platform in platforms
+        platform.name: write_files(place / "data" / platform.name, platform.training, namespace)
+        for platform in platforms
     }
     console.rule("setting up")
     return provision(place, plan, files, _SETTINGS, tell=lambda text: console.print(f"$ {text}", style="dim"))

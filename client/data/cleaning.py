@@ -7,6 +7,7 @@ since the file was written goes through all of it as if it stood at the file's e
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +33,7 @@ def load_platform_data(
     config: DataConfig,
     *,
     platform: str | None = None,
+    described: Collection[str] = (),
     recorded: RecordedEvents = NO_EVENTS,
     excluded: Exclusions = NOBODY,
 ) -> PlatformData:
@@ -43,6 +45,7 @@ def load_platform_data(
     Args:
         config: files, columns and rules.
         platform: the platform's name, the namespace of items that have no public id.
+        described: columns of the items file that ``catalogue.describe`` names.
         recorded: what users did since the interactions file was written.
         excluded: whose rows and events are left out, as if they were in no file.
 
@@ -50,7 +53,9 @@ def load_platform_data(
         DataError: a file cannot be used, or cleaning leaves nothing; says which rule dropped what.
         ConfigError: items need keys of the platform's own and it has no usable name.
     """
-    data = load_before_count_filters(config, platform=platform, recorded=recorded, excluded=excluded)
+    data = load_before_count_filters(
+        config, platform=platform, described=described, recorded=recorded, excluded=excluded
+    )
     return filter_by_counts(data, config.cleaning)
 
 
@@ -58,6 +63,7 @@ def load_before_count_filters(
     config: DataConfig,
     *,
     platform: str | None = None,
+    described: Collection[str] = (),
     recorded: RecordedEvents = NO_EVENTS,
     excluded: Exclusions = NOBODY,
 ) -> PlatformData:
@@ -67,7 +73,9 @@ def load_before_count_filters(
     events only.
     """
     source = open_source(config)
-    catalogue = catalogue_from_file(config.items, platform) if config.items.path is not None else None
+    catalogue = None
+    if config.items.path is not None:
+        catalogue = catalogue_from_file(config.items, platform, described)
     return clean(source, config, catalogue, platform=platform, recorded=recorded, excluded=excluded)
 
 

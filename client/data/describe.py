@@ -20,6 +20,7 @@ from common.attributes import (
     AttributeKind,
     Value,
     bounded,
+    nfc,
     vector_of,
 )
 from common.config.attributes import DescribeConfig
@@ -96,7 +97,7 @@ def _categories(column: pl.Series, config: DescribeConfig, where: str) -> tuple[
         inner = column.dtype.inner
         if inner.is_nested():
             raise DataError(f"{where} holds lists of lists; give one list of texts an item, or kind: vector")
-        given = [None if own is None else [str(one) for one in own if one is not None] for own in column.to_list()]
+        given = [None if own is None else [nfc(str(one)) for one in own if one is not None] for own in column.to_list()]
     else:
         given = [None if text is None else text.split(config.separator) for text in _texts(column, where)]
     several, long = 0, 0
@@ -173,11 +174,13 @@ def _numbers_in(value: Any, where: str) -> np.ndarray[Any, np.dtype[np.float64]]
 
 
 def _texts(column: pl.Series, where: str) -> list[str | None]:
-    """Texts without blanks around them; None where there is none."""
+    """Texts in form NFC without blanks around them; None where there is none."""
     if column.dtype.is_nested() or column.dtype == pl.Binary:
         raise DataError(f"{where} holds {column.dtype} and no text; give another column, or another kind")
     name = column.name
-    stripped = column.to_frame().select(as_text(name, column.dtype).str.strip_chars())[name].to_list()
+    stripped = (
+        column.to_frame().select(as_text(name, column.dtype).str.normalize("NFC").str.strip_chars())[name].to_list()
+    )
     return [text.strip() or None if text else None for text in stripped]
 
 

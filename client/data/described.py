@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.attributes import ALWAYS, AttributeKind, Value, from_json, numbers_of, to_json, values_of
+from common.attributes import ALWAYS, AttributeKind, Value, folded, from_json, numbers_of, to_json, values_of
 from common.config.attributes import AttributeRule
 
 
@@ -121,8 +121,8 @@ class Described:
             # What is not told is NaN, which no comparison holds for.
             low = -np.inf if rule.at_least is None else rule.at_least
             return np.asarray((numbers >= low) & (numbers <= (np.inf if rule.at_most is None else rule.at_most)))
-        wanted, barred = ({value.casefold() for value in values} for values in (rule.any_of, rule.none_of))
-        told = [{value.casefold() for value in values} for values in self.values(name)]
+        wanted, barred = ({folded(value) for value in values} for values in (rule.any_of, rule.none_of))
+        told = [{folded(value) for value in values} for values in self.values(name)]
         return np.array([(not wanted or bool(wanted & own)) and not barred & own for own in told], dtype=np.bool_)
 
     def to_json(self) -> dict[str, Any]:

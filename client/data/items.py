@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -39,7 +39,7 @@ class Catalogue:
     notes: tuple[str, ...]
 
 
-def catalogue_from_file(config: ItemsConfig, platform: str | None) -> Catalogue:
+def catalogue_from_file(config: ItemsConfig, platform: str | None, described: Collection[str] = ()) -> Catalogue:
     """The catalogue as the items file has it; no interaction is looked at (soundness rule 1).
 
     Items with the same key are one item: the interactions of both ids go to one column, the first one's title stays.
@@ -47,12 +47,13 @@ def catalogue_from_file(config: ItemsConfig, platform: str | None) -> Catalogue:
     Args:
         config: the file and its columns.
         platform: the platform's name, the namespace of keys of its own; needed where an item has no public id.
+        described: columns that ``catalogue.describe`` names.
 
     Raises:
         DataError: the file cannot be used.
         ConfigError: a key of the platform's own is needed, and its name is missing or no namespace.
     """
-    rows = read_items(config)
+    rows = read_items(config, described)
     notes = [f"items file: {note}" for note in rows.table.notes]
     frame, attributes = rows.frame, rows.attributes
     keyless = 0 if rows.public_column is None else frame["public"].null_count()

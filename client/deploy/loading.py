@@ -61,7 +61,11 @@ def load_platform_data(config: PlatformConfig) -> PlatformData:
         data = sampled_platform_data(config, excluded)
     else:
         data = cleaning.load_platform_data(
-            config.data, platform=config.name, recorded=recorded_events(config), excluded=excluded
+            config.data,
+            platform=config.name,
+            described=config.catalogue.described_columns,
+            recorded=recorded_events(config),
+            excluded=excluded,
         )
     items, notes = describe_items(data.items, config.catalogue.describe)
     return replace(data, items=items, report=data.report.with_notes(f"items file: {note}" for note in notes))

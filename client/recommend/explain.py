@@ -18,6 +18,7 @@ from client.data.described import Described, eighth_of, eighths_of
 from client.recommend.answers import Reason
 from client.scoring.linear_form import LinearScope
 from client.scoring.part import UserHistory
+from common.attributes import folded
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +101,12 @@ class OwnValues:
     def of(cls, own: Described) -> OwnValues:
         """Of the platform's items."""
         eighths = {name: eighths_of(own.numbers(name)) for name in own.of_kind("number")}
-        folded = {
-            name: [frozenset(value.casefold() for value in values) for values in told]
+        of_items = {
+            name: [frozenset(folded(value) for value in values) for values in told]
             for name, told in _named(own, eighths).items()
         }
-        counts = {name: Counter(v for values in told for v in values) for name, told in folded.items()}
-        return cls(folded, counts, eighths)
+        counts = {name: Counter(v for values in told for v in values) for name, told in of_items.items()}
+        return cls(of_items, counts, eighths)
 
     def values(self, item: Described) -> dict[str, Sequence[str]]:
         """Values by attribute of a described item."""
@@ -124,7 +125,7 @@ class OwnValues:
         found: list[tuple[float, Reason]] = []
         for name, told in self.of_items.items():
             for value in item.get(name, ()):
-                same = value.casefold()
+                same = folded(value)
                 count = sum(same in told[column] for column in columns)
                 expected = len(columns) * self.counts[name][same] / len(told)
                 if count > expected:

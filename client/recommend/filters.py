@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from client.data.described import Described
 from client.recommend.answers import NO_FILTER, AttributeCondition, ItemFilter
+from common.attributes import folded
 from common.errors import ContractError
 
 T = TypeVar("T")
@@ -84,7 +85,7 @@ class AttributeIndex:
     def _having(self, rows: Mapping[str, NDArray[np.int32]], values: Sequence[str]) -> NDArray[np.bool_]:
         mask = np.zeros(len(self._sorted_keys), dtype=np.bool_)
         for value in values:
-            mask[rows.get(value.casefold(), [])] = True
+            mask[rows.get(folded(value), [])] = True
         return mask
 
     @staticmethod
@@ -131,5 +132,5 @@ def _rows_by_value(values: Sequence[Sequence[str]]) -> dict[str, NDArray[np.int3
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for row, own in enumerate(values):
         for value in own:
-            rows[value.casefold()].append(row)
+            rows[folded(value)].append(row)
     return {value: np.array(found, dtype=np.int32) for value, found in rows.items()}

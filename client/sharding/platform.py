@@ -18,7 +18,7 @@ def catalogue_of(config: PlatformConfig) -> Catalogue:
     Raises:
         DataError: the file cannot be used.
     """
-    return catalogue_from_file(config.data.items, config.name)
+    return catalogue_from_file(config.data.items, config.name, config.catalogue.described_columns)
 
 
 def source_of(config: PlatformConfig, items: ItemTable) -> str:

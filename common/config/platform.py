@@ -31,6 +31,11 @@ class CatalogueConfig(FrozenModel):
     number}``, or ``{maker: {kind: category, column: author}}`` where the column is called otherwise here. Title and genres
     always are. What is not named here never leaves."""
 
+    @property
+    def described_columns(self) -> frozenset[str]:
+        """The columns of the items file that ``describe`` names."""
+        return frozenset(own.column or name for name, own in self.describe.items())
+
     @model_validator(mode="after")
     def _filters_by_what_is_described(self) -> Self:
         kinds = {name: own.kind for name, own in self.describe.items()}

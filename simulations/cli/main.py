@@ -234,14 +234,17 @@ def audit(
 @app.command()
 def demo(
     output: Annotated[Path | None, typer.Option(help="Folder that stays afterwards. Default: a temporary one.")] = None,
+    scenario: Annotated[
+        str, typer.Option(help="Whose data: a name, or the path of your YAML; three platforms or more.")
+    ] = "quickstart",
 ) -> None:
-    """Run an aggregator and three platforms as real processes on this machine: TLS, keys, privacy, secure sum.
+    """Run an aggregator and a scenario's platforms as real processes on this machine: TLS, keys, privacy, secure sum.
 
     Two rounds; then what each platform recommends from the others' catalogues, and what left. Takes about three minutes.
     """
     from simulations.demo import run_demo
 
-    run_demo(PlainConsole(), output)
+    run_demo(PlainConsole(), output, scenario)
 
 
 @app.command()

@@ -175,7 +175,8 @@ def _separate(sources: tuple[PlatformSource, ...], rng: np.random.Generator) -> 
     """Platforms with data of their own; from some, a share of what others also have is hidden."""
     loaded = {}
     for index, source in enumerate(sources):
-        data = load_before_count_filters(source.data, platform=source.name)
+        described = source.catalogue.described_columns
+        data = load_before_count_filters(source.data, platform=source.name, described=described)
         items = with_descriptions(data.items, source.descriptions, f"platforms.{index}.descriptions")
         loaded[source.name] = _described(replace(data, items=items), source.catalogue, f"platforms.{index}.catalogue")
     parts = []
@@ -196,7 +197,8 @@ def _described(data: PlatformData, catalogue: CatalogueConfig, at: str) -> Platf
 
 def _partitioned(source: PartitionSource, rng: np.random.Generator) -> list[_Part]:
     """One data set's users over platforms; each platform has a part of the items."""
-    data = load_before_count_filters(source.data, platform="partition")
+    described = source.catalogue.described_columns
+    data = load_before_count_filters(source.data, platform="partition", described=described)
     items = with_descriptions(data.items, source.descriptions, "partition.descriptions")
     data = _described(replace(data, items=items), source.catalogue, "partition.catalogue")
     users = users_of_platforms(source, data, rng)

@@ -21,6 +21,7 @@ from client.data.training import TrainingData
 from client.deploy.join import JoinedPlatform, join_federation
 from client.deploy.sign import look_at_roster, sign_roster
 from client.service.client import RecommenderClient
+from common.attributes import Value, numbers_of
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.deploy.roles import AggregatorConfig, PlatformConfig
@@ -43,13 +44,17 @@ class PlatformFiles:
 
     Attributes:
         interactions: CSV with user_id, item_id and value.
-        items: CSV with item_id, title and genres.
+        items: CSV with item_id, title, genres, and what ``describe`` names.
         namespace: of the item ids.
+        describe: ``catalogue.describe`` of its configuration.
+        genre_separator: between the genres of an item.
     """
 
     interactions: Path
     items: Path
     namespace: str
+    describe: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    genre_separator: str = "|"
 
 
 @dataclass
@@ -196,22 +201,43 @@ def provision(
 
 
 def write_files(folder: Path, data: TrainingData, namespace: str) -> PlatformFiles:
-    """A platform's data as CSV files, its item keys without their namespace."""
+    """A platform's data as CSV files, its item keys without their namespace; all that it tells of its items is in them."""
     folder.mkdir(parents=True, exist_ok=True)
     ids = [key.removeprefix(f"{namespace}:") for key in data.items.keys]
-    files = PlatformFiles(folder / "interactions.csv", folder / "items.csv", namespace)
+    told = data.items.described
+    describe, columns = dict[str, dict[str, str]](), dict[str, list[str]]()
+    for name, kind in told.kinds.items():
+        separator = _separator(told.values(name)) if kind == "categories" else ""
+        columns[name] = [_cell(value, separator) for value in told.columns[name]]
+        # A column of any name may be what the plan calls otherwise; no attribute's name can be that of the id.
+        describe[name] = {"kind": kind, "column": f"about {name}", **({"separator": separator} if separator else {})}
+    genres = describe.pop("genres")
+    del describe["title"]
+    files = PlatformFiles(folder / "interactions.csv", folder / "items.csv", namespace, describe, genres["separator"])
     known = data.known
-    with files.interactions.open("w", newline="") as file:
+    with files.interactions.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("user_id", "item_id"))
         pairs = zip(known.entry_users(), known.indices, strict=True)
         writer.writerows((data.user_ids[user], ids[item]) for user, item in pairs)
-    with files.items.open("w", newline="") as file:
+    with files.items.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("item_id", "title", "genres"))
-        rows = zip(ids, data.items.titles, data.items.genres, strict=True)
-        writer.writerows((key, title, "|".join(genres)) for key, title, genres in rows)
+        writer.writerow(("item_id", "title", "genres", *(own["column"] for own in describe.values())))
+        writer.writerows(zip(ids, *columns.values(), strict=True))
     return files
+
+
+def _separator(values: Sequence[Sequence[str]]) -> str:
+    """One that no value holds."""
+    letters = {letter for own in values for value in own for letter in value}
+    return next(mark for mark in ("|", ";", "¦", "‖", "\x1f") if mark not in letters)
+
+
+def _cell(value: Value | None, separator: str) -> str:
+    """As the reader takes the value from a file."""
+    if isinstance(value, bytes):
+        return " ".join(repr(number) for number in numbers_of(value).tolist())
+    return "" if value is None else separator.join(value) if isinstance(value, tuple) else str(value)
 
 
 def wait_for(done: Callable[[], bool], what: str, deadline: float) -> None:
@@ -252,6 +278,10 @@ def _join(
         ports=(free_port(), free_port()),
     )
     content = yaml.safe_load(joined.config.read_text()) | dict(settings)
+    if data.describe:
+        content["catalogue"] = {**content.get("catalogue", {}), "describe": {**data.describe}}
+    if data.genre_separator != "|":
+        content["data"]["items"]["genre_separator"] = data.genre_separator
     joined.config.write_text(yaml.safe_dump(content, sort_keys=False))
     made.platforms[name] = joined
 

@@ -19,6 +19,7 @@ import pytest
 from client.app import make_courier
 from client.console.places import platform_console
 from client.deploy.loading import load_training_data, make_agent
+from client.recommend.answers import AttributeCondition, ItemFilter
 from client.remote import RemoteAgent
 from common.contributions.run_plan import read_plan
 from common.web.console.serving import ConsoleServer
@@ -41,6 +42,13 @@ PLAN = read_plan(
         "rounds": 2,
         "tolerance": 0,
         "model": {"dimension": 4},
+        "attributes": {
+            "maker": "category",
+            "topics": "categories",
+            "year": "number",
+            "blurb": "text",
+            "cover": "vector",
+        },
         "privacy": {"mode": "none"},
     }
 )
@@ -59,16 +67,24 @@ class Deployed:
 
 
 def make_files(folder: Path, name: str, offset: int) -> PlatformFiles:
-    """Users with two tastes; items ``offset`` … ``offset + ITEMS``, half of them on both platforms."""
+    """Users with two tastes; items ``offset`` … ``offset + ITEMS``, half of them on both platforms, described in all kinds."""
     rng = np.random.default_rng(offset)
-    files = PlatformFiles(folder / f"{name}.csv", folder / f"{name}-items.csv", "imdb")
+    describe = {
+        "maker": {"kind": "category", "column": f"{name} author"},
+        "topics": {"kind": "categories", "column": "tags", "separator": ";"},
+        **{own: {"kind": kind} for own, kind in (("year", "number"), ("blurb", "text"), ("cover", "vector"))},
+    }
+    files = PlatformFiles(folder / f"{name}.csv", folder / f"{name}-items.csv", "imdb", describe)
     rows = ["user_id,item_id"]
     for user in range(USERS):
         liked = rng.permutation([item for item in range(ITEMS) if item % 2 == user % 2])[:8]
         rows += [f"{name}-{user},{offset + item}" for item in liked]
     files.interactions.write_text("\n".join(rows) + "\n")
-    lines = [f"{offset + item},Film {offset + item}" for item in range(ITEMS)]
-    files.items.write_text("\n".join(["item_id,title", *lines]) + "\n")
+    lines = [
+        f"{n},Film {n},制作者 {n % 3},t{n % 2};every,{1990 + n},About {n},{n} 1" for n in range(offset, offset + ITEMS)
+    ]
+    heading = f"item_id,title,{name} author,tags,year,blurb,cover"
+    files.items.write_text("\n".join([heading, *lines]) + "\n", encoding="utf-8")
     return files
 
 
@@ -112,6 +128,30 @@ def test_the_platforms_own_service_recommends_other_platforms_items(deployed: De
     assert len(found) == 5
     assert all(item.platforms == ("b",) for item in found)
     assert all(int(item.key.partition(":")[2]) >= ITEMS for item in found)
+
+
+def test_a_deployed_platform_filters_and_explains_by_any_attribute(deployed: Deployed) -> None:
+    with deployed.federation.recommender("a") as recommender:
+        found = {}
+        for scope in ("own", "cross"):
+            conditions = (
+                AttributeCondition("maker", any_of=("制作者 1",)),
+                AttributeCondition("topics", any_of=("t1",)),
+                AttributeCondition("year", at_least=1990.0 + (0 if scope == "own" else ITEMS)),
+            )
+            wanted = ItemFilter(attributes=conditions)
+            found[scope] = recommender.recommend("a-0", 30, scope, exclude_seen=False, wanted=wanted)
+        reasons = {
+            reason.attribute
+            for item in found["cross"]
+            for reason in recommender.explain("a-1", item.key).reasons
+        }  # fmt: skip
+    for scope, first in (("own", 0), ("cross", ITEMS)):
+        numbers = {int(item.key.partition(":")[2]) for item in found[scope]}
+        last = ITEMS if scope == "own" else ITEMS + ITEMS // 2
+        assert numbers == {n for n in range(first, last) if n % 3 == 1 and n % 2 == 1}
+        assert all(item.attributes["maker"] == ("制作者 1",) for item in found[scope])
+    assert "topics" in reasons
 
 
 def ask(port: int, ca: Path, method: str, path: str, body: bytes = b"") -> int:

@@ -43,8 +43,8 @@ def identifiers(column: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def texts(column: str, dtype: pl.DataType) -> pl.Expr:
-    """A column's free text without blanks around it, null where there is none; whole numbers without ``.0``."""
-    text = as_text(column, dtype).str.strip_chars()
+    """A column's free text in form NFC without blanks around it, null where there is none; whole numbers without ``.0``."""
+    text = as_text(column, dtype).str.normalize("NFC").str.strip_chars()
     return pl.when(text != "").then(text)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -67,13 +67,16 @@ class TableFile:
         """Return what ``row`` counts."""
         return "row" if self.dialect is None else "line"
 
-    def column(self, given: str | None, guesses: Sequence[str], *, setting: str) -> str | None:
+    def column(
+        self, given: str | None, guesses: Sequence[str], *, setting: str, taken: Collection[str] = ()
+    ) -> str | None:
         """The file's name of a column.
 
         Args:
             given: the name from the configuration, or None to guess.
             guesses: well-known names, the likeliest first; capitals, blanks, ``_`` and RecBole's types are ignored.
             setting: the configuration's key path, for messages.
+            taken: columns that are something else, so that none of them is a guess.
 
         Returns:
             the column, or None where none is given and no guess fits.
@@ -82,7 +85,7 @@ class TableFile:
             DataError: a column is given that the file has not.
         """
         if given is None:
-            by_plain_name = {plain(name): name for name in reversed(self.schema)}
+            by_plain_name = {plain(name): name for name in reversed(self.schema) if name not in taken}
             return next((by_plain_name[guess] for guess in map(plain, guesses) if guess in by_plain_name), None)
         for name in self.schema:
             if given in (name, name.partition(":")[0]):

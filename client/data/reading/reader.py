@@ -166,8 +166,12 @@ class ItemRows:
     without_id: int
 
 
-def read_items(config: ItemsConfig) -> ItemRows:
+def read_items(config: ItemsConfig, described: Collection[str] = ()) -> ItemRows:
     """Read the items file.
+
+    Args:
+        config: where it is.
+        described: columns that have a name of their own: none of them is guessed to hold the title or the genres.
 
     Raises:
         DataError: the file is missing, empty or damaged, a column cannot be found, or no row has an id.
@@ -180,8 +184,8 @@ def read_items(config: ItemsConfig) -> ItemRows:
     id_column = table.column(config.id_column, ITEM_NAMES, setting="items.id_column") or public
     if id_column is None:
         id_column = table.required_column(None, (), setting="items.id_column")
-    title = table.column(config.title_column, TITLE_NAMES, setting="items.title_column")
-    genres = table.column(config.genres_column, GENRE_NAMES, setting="items.genres_column")
+    title = table.column(config.title_column, TITLE_NAMES, setting="items.title_column", taken=described)
+    genres = table.column(config.genres_column, GENRE_NAMES, setting="items.genres_column", taken=described)
     for column, name in ((id_column, "id"), (public, "key"), (title, "title")):
         if column is not None:
             table.check_type(column, _IDS, setting=f"items.{name}_column")
@@ -248,7 +252,8 @@ def _genres(column: str | None, table: TableFile, separator: str) -> pl.Expr:
         parts = pl.col(column).cast(pl.List(pl.String))
     else:
         parts = pl.col(column).cast(pl.String).str.split(separator)
-    stripped = parts.list.eval(pl.element().str.strip_chars())
+    # A letter with its accent is one character, however it was typed: names meet over platforms.
+    stripped = parts.list.eval(pl.element().str.normalize("NFC").str.strip_chars())
     named = stripped.list.eval(pl.element().filter(~pl.element().is_in(_NO_GENRE) & pl.element().is_not_null()))
     return named.fill_null([])
 

@@ -29,7 +29,7 @@ from common.attributes import (
     numbers_of,
 )
 from common.catalogue import ItemCard
-from common.config.attributes import DescribeConfig
+from common.config.attributes import AttributeRule, DescribeConfig
 from common.config.platform import CatalogueConfig
 from common.errors import DataError
 from tests.support import SECRET
@@ -74,6 +74,15 @@ def test_each_kind_is_read_and_columns_may_have_other_names() -> None:
     assert found.texts("blurb") == ("On Winter", "", "")
     assert found.vectors("cover").tolist() == [[1.0, 2.0], [0.0, 0.0], [3.0, 4.5]]
     assert found.row(1) == {}
+
+
+def test_an_accent_is_the_same_however_it_was_typed() -> None:
+    items = table(maker=["Cafe\u0301", "Café"], topics=[["e\u0301"], ["é"]], blurb=["nin\u0303o", "niño"])
+    found, _ = described(items, maker="category", topics="categories", blurb="text")
+    for name in ("maker", "topics", "blurb"):
+        assert found.columns[name][0] == found.columns[name][1]
+    rule = AttributeRule(any_of=("CAFE\u0301",))
+    assert found.passing("maker", rule).all()
 
 
 def test_columns_that_are_not_declared_are_not_described() -> None:
@@ -228,6 +237,19 @@ def test_a_platform_describes_what_the_plan_names_alone(tmp_path: Path) -> None:
         CatalogueConfig.model_validate({"describe": {"title": "text"}})
     with pytest.raises(ValidationError, match="separator: is for kind: categories"):
         CatalogueConfig.model_validate({"describe": {"maker": {"kind": "text", "separator": ";"}}})
+
+
+@pytest.mark.parametrize("column", ["tags", "category", "Name"])
+def test_a_described_column_is_not_guessed_to_be_another(tmp_path: Path, column: str) -> None:
+    plan = {"federation": "films", "platforms": 2, "privacy": {"mode": "none"}, "attributes": {"topics": "categories"}}
+    describe = {"topics": {"kind": "categories", "column": column, "separator": ";"}}
+    platform = config(tmp_path, plan=plan, catalogue={"describe": describe})
+    (tmp_path / "films.csv").write_text(
+        f"item_id,{column},genre\n" + "".join(f"{item},a;b{item},Drama\n" for item in range(5))
+    )
+    cards = [card for card in load_training_data(platform).cards() if card]
+    assert [dict(card.attributes) for card in cards] == [{"topics": ("a", f"b{item}")} for item in range(5)]
+    assert {card.genres for card in cards} == {("Drama",)}
 
 
 def test_a_deployed_platform_reads_and_seals_what_it_declares(tmp_path: Path) -> None:

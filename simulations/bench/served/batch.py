@@ -104,7 +104,7 @@ def _memory_of(folder: Path) -> Figures:
     recommender = Recommender(PlatformStore(job.store).load())
     loaded = _resident_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    write_lists(job, (1,), recommender, lambda _: None, os.cpu_count(), 5_000)
+    write_lists(job, (1,), recommender, lambda _: None)
     return {"model_mib": loaded - before, "peak_mib": _resident_mib("VmHWM") - loaded}
 
 

@@ -47,7 +47,7 @@ class CrossChoice:
             return self.configured(data), None
         parts = self.catalogues.parts(data)
         known = without_own(self.shared, parts) if self.without_own is None else self.without_own
-        chosen = choose_blend(parts, self.shared, known, rng, level=config.verdict_level)
+        chosen = choose_blend(parts, self.shared, known, rng, level=config.cross_level)
         if chosen is None:
             return self.configured(data), None
         blend, verdict = chosen

@@ -30,6 +30,7 @@ _FEWEST_TOGETHER, _MOST_PAIRS = 10, 256
 """Common items that have two features, so that what both together say can be learned; and how many such pairs, at most."""
 _PENALTIES = 10.0 ** np.arange(0, 3.51, 0.5)
 _LEAST_RATE = 1e-9
+NEAR_FACTORS = "near factors"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,8 +74,8 @@ class CrossParts:
         return [fit_nearest_texts(vectors, vectors, name=name) for name, vectors in self.described.near.items()]
 
     def popularity(self) -> PriorPart:
-        """The rate on the other platforms."""
-        return PriorPart("popularity", self.log_rate.astype(np.float32))
+        """How many users of the other platforms have each item, as told: what needs no model at all."""
+        return PriorPart("popularity", np.log(np.maximum(self.foreign_counts, 0.0) + 0.5).astype(np.float32))
 
     def fitted(self, readable: NDArray[np.integer], histories: UserItemMatrix, shared: FactorModel) -> list[Part]:
         """All scorers, as if the platform had the items ``readable`` alone.
@@ -87,7 +88,11 @@ class CrossParts:
         common = readable[self.others[readable]]
         counts = histories.item_counts().astype(np.float64)
         features, rate = self._features, self.log_rate
-        parts: list[Part] = [self.popularity(), shared_on_vocabulary(shared, readable.astype(np.int32))]
+        parts: list[Part] = [
+            PriorPart("popularity", rate.astype(np.float32)),
+            shared_on_vocabulary(shared, readable.astype(np.int32)),
+            near_factors(shared, readable),
+        ]
         told = np.column_stack([features, self.described.text_features])
         demand = _demand(told, counts, readable)
         if told.shape[1]:
@@ -117,6 +122,24 @@ class CrossParts:
             parts.append(place_among(tastes, common, both, regularization=max(_RIDGES), name="tastes of pairs"))
         parts += [category_part(name, has, readable) for name, has in self.described.has.items()]
         return parts + self._near
+
+
+def near_factors(shared: FactorModel, readable: NDArray[np.integer]) -> CountedPart:
+    """Items whose shared factors point where those of single items of a history do.
+
+    A user's factor is a mean of what the user likes: who likes two unlike things gets what lies between. This counts what is
+    near to either.
+
+    Args:
+        shared: factors over the vocabulary.
+        readable: int: the items that histories may hold.
+    """
+    vectors = shared.item_parameters.astype(np.float64)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0).astype(np.float32)
+    known = np.zeros_like(unit)
+    known[readable] = unit[readable]
+    return fit_nearest_texts(known, unit, name=NEAR_FACTORS)
 
 
 def _pairs(features: NDArray[np.float64], rate: NDArray[np.float64], rows: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -16,13 +16,13 @@ import scipy.optimize
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.personalization.cross_parts import CrossParts
+from client.personalization.cross_parts import NEAR_FACTORS, CrossParts
 from client.personalization.platform_model import CrossVerdict
 from client.scoring.blend import Blend
 from client.scoring.factors import FactorModel
 from client.scoring.part import Part
 from client.scoring.scorer import z
-from common.metrics import paired_bootstrap
+from common.metrics import two_way_interval
 
 _FOLDS = 5
 _USERS = 400
@@ -44,11 +44,13 @@ class Fold:
         features: float32 ``[u, c, k]``: standardised scores of each of k scorers.
         truth: bool ``[u, c]``.
         users: int ``[u]``.
+        items: int ``[c]``: positions of the hidden items.
     """
 
     features: NDArray[np.float32]
     truth: NDArray[np.bool_]
     users: NDArray[np.integer]
+    items: NDArray[np.integer]
 
 
 def choose_blend(
@@ -67,7 +69,7 @@ def choose_blend(
         without_own: float32 ``[m, row]``: item parameters; own users have no say in those of own items. With their say in
             them the shared factors would look better than they are: None leaves these out.
         rng: deals items and users out to folds.
-        level: coverage of the two-sided interval whose lower end must exceed 0, as of the verdict on own items.
+        level: coverage of the two-sided interval whose lower end must exceed 0, for other users and other items.
 
     Returns:
         None where the platform has too little in common with others to validate on.
@@ -78,27 +80,30 @@ def choose_blend(
     if len(common) < _FEWEST_ITEMS or users < _FEWEST_USERS:
         return None
     weights = conditional_logit(folds)
-    n_foreign = int(data.others.sum() - len(common))
-    alone = np.zeros(len(names))
-    alone[names.index("popularity")] = 1.0
+    depth = _LIST / max(int(data.others.sum()) - len(common), 1)
     # Each fold by weights that its items had no say in.
     blended = [
-        (fold, conditional_logit([other for other in folds if other is not fold], start=weights)) for fold in folds
+        fold.features
+        @ conditional_logit([other for other in folds if other is not fold], start=weights).astype(np.float32)
+        for fold in folds
     ]
-    reached = _by_user([(fold, _values(fold, own, n_foreign)) for fold, own in blended])
-    popular = _by_user([(fold, _values(fold, alone, n_foreign)) for fold in folds])
-    interval = paired_bootstrap(reached, popular, rng, level=level)
+    popularity = data.popularity()
+    alone = [np.broadcast_to(popularity.of_items[fold.items], fold.truth.shape) for fold in folds]
+    reached, popular = _found(folds, blended, depth), _found(folds, alone, depth)
+    interval = two_way_interval(
+        popular.users, popular.items, popular.shares, reached.found.astype(float) - popular.found, level=level
+    )
     better = interval.lower > 0
     verdict = CrossVerdict(
         name="blend" if better else "popularity",
         metric=f"recall@{_LIST}",
         users=users,
-        popularity_mean=float(popular.mean()),
-        chosen_mean=float((reached if better else popular).mean()),
+        popularity_mean=popular.recall,
+        chosen_mean=(reached if better else popular).recall,
         interval=(interval.lower, interval.upper),
     )
     if not better:
-        return Blend(weights={"popularity": 1.0}, parts=(data.popularity(),)), verdict
+        return Blend(weights={popularity.name: 1.0}, parts=(popularity,)), verdict
     weight_of = dict(zip(names, weights, strict=True))
     parts = _named(data.fitted(data.own, data.histories, shared), names)
     return _blend(parts, np.array([weight_of[part.name] for part in parts])), verdict
@@ -163,7 +168,7 @@ def _folds(
     for parts, items, histories, judging, having in fitted:
         if len(judging):
             features = _standardised(_named(parts, names), items, histories, judging)
-            folds.append(Fold(features, _dense(having.select_users(judging)), judging))
+            folds.append(Fold(features, _dense(having.select_users(judging)), judging, items))
     return folds, names
 
 
@@ -173,7 +178,7 @@ def _named(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
 
 def _judged(parts: Sequence[Part], without_own: NDArray[np.float32] | None) -> list[Part]:
     """Those that own items can tell the worth of."""
-    return [part for part in parts if without_own is not None or part.name != "shared"]
+    return [part for part in parts if without_own is not None or part.name not in {"shared", NEAR_FACTORS}]
 
 
 def _standardised(
@@ -188,22 +193,41 @@ def _dense(matrix: UserItemMatrix) -> NDArray[np.bool_]:
     return dense
 
 
-def _values(fold: Fold, weights: NDArray[np.float64], n_foreign: int) -> NDArray[np.float64]:
-    """float64 ``[u]``: recall where the list is as large a share of the candidates as 20 are of the others' items."""
-    n_items = fold.truth.shape[1]
-    depth = int(np.clip(round(_LIST * n_items / max(n_foreign, 1)), min(_SHORTEST, n_items), _LIST))
-    scores = fold.features @ weights.astype(np.float32)
-    # Of equal scores those that nobody wanted come first, as in every evaluation.
-    order = np.lexsort((fold.truth, -scores), axis=1)[:, :depth]
-    found = np.take_along_axis(fold.truth, order, axis=1).sum(axis=1)
-    return np.asarray(found / np.minimum(fold.truth.sum(axis=1), depth), dtype=np.float64)
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What a ranking found of all that the folds' users had.
+
+    Attributes:
+        users, items: int ``[n]``: of each interaction.
+        shares: float64 ``[n]``: what finding it adds to the recall, a mean over users of means over folds.
+        found: bool ``[n]``.
+    """
+
+    users: NDArray[np.integer]
+    items: NDArray[np.integer]
+    shares: NDArray[np.float64]
+    found: NDArray[np.bool_]
+
+    @property
+    def recall(self) -> float:
+        return float(self.shares @ self.found)
 
 
-def _by_user(values: Sequence[tuple[Fold, NDArray[np.float64]]]) -> NDArray[np.float64]:
-    """float64 ``[n]``: each user's mean over the folds, in order of user."""
-    users, place = np.unique(np.concatenate([fold.users for fold, _ in values]), return_inverse=True)
-    reached = np.concatenate([of_fold for _, of_fold in values])
-    return np.asarray(np.bincount(place, reached, len(users)) / np.bincount(place, minlength=len(users)))
+def _found(folds: Sequence[Fold], scores: Sequence[NDArray[np.float32]], depth: float) -> _Found:
+    """By lists that are as large a share (``depth``) of the candidates as 20 are of the others' items."""
+    judged, times = np.unique(np.concatenate([fold.users for fold in folds]), return_counts=True)
+    parts = []
+    for fold, scored in zip(folds, scores, strict=True):
+        n_items = fold.truth.shape[1]
+        length = int(np.clip(round(depth * n_items), min(_SHORTEST, n_items), _LIST))
+        # Of equal scores those that nobody wanted come first, as in every evaluation.
+        listed = np.zeros(fold.truth.shape, dtype=np.bool_)
+        np.put_along_axis(listed, np.lexsort((fold.truth, -scored), axis=1)[:, :length], True, axis=1)
+        rows, columns = np.nonzero(fold.truth)
+        folds_of = times[np.searchsorted(judged, fold.users)]
+        shares = 1.0 / (np.minimum(fold.truth.sum(axis=1), length) * folds_of * len(judged))
+        parts.append((fold.users[rows], fold.items[columns], shares[rows], listed[rows, columns]))
+    return _Found(*(np.concatenate(of_folds) for of_folds in zip(*parts, strict=True)))
 
 
 def _blend(parts: Sequence[Part], weights: NDArray[np.float64]) -> Blend:

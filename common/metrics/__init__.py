@@ -1,6 +1,7 @@
 """How well a ranked list fits what users held back, and how sure that figure is.
 
-:mod:`common.metrics.ranking` has one value per user and metric, :mod:`common.metrics.bootstrap` means and intervals.
+:mod:`common.metrics.ranking` has one value per user and metric, :mod:`common.metrics.bootstrap` means and intervals over users,
+:mod:`common.metrics.two_way` over users and items.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from common.metrics.ranking import (
     reciprocal_rank,
     rmse,
 )
+from common.metrics.two_way import two_way_interval
 
 __all__ = [
     "METRICS",
@@ -47,4 +49,5 @@ __all__ = [
     "reciprocal_rank",
     "rmse",
     "summarise",
+    "two_way_interval",
 ]

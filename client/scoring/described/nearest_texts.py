@@ -35,11 +35,13 @@ def fit_nearest_texts(
         raise ContractError(f"vectors of {history_vectors.shape[1]} and of {item_vectors.shape[1]} numbers")
     scored = item_vectors.astype(np.float32).T
     kept = min(neighbours, scored.shape[1])
-    blocks = [
-        _nearest(history_vectors[start : start + _BLOCK].astype(np.float32) @ scored, kept)
-        for start in range(0, len(history_vectors), _BLOCK)
-    ]
     shape = len(history_vectors), len(item_vectors)
+    blocks = [
+        _nearest(some.astype(np.float32) @ scored, kept)
+        if some.any()
+        else sp.csr_array((len(some), shape[1]), dtype=np.float32)
+        for some in (history_vectors[start : start + _BLOCK] for start in range(0, shape[0], _BLOCK))
+    ]
     near = sp.csr_array(sp.vstack(blocks)) if blocks else sp.csr_array(np.zeros(shape, np.float32))
     return CountedPart(name, near, sp.csr_array(sp.eye_array(shape[1], dtype=np.float32)))
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import log_softmax
 
 from client.data.dataset import ItemDescriptions, UserItemMatrix
-from client.personalization.cross_parts import CrossParts, users_of_owners
+from client.personalization.cross_parts import CrossParts, near_factors, users_of_owners
 from client.personalization.described import DescribedItems
 from client.personalization.item_cold import Fold, choose_blend, conditional_logit
 from client.personalization.leave_out import without_own
@@ -87,7 +87,7 @@ def test_the_logit_finds_the_weights_that_drew_the_choices() -> None:
     features = rng.standard_normal((4000, 12, 3)).astype(np.float32)
     true = np.array([1.5, 0.0, 0.7])
     chosen = (features @ true + rng.gumbel(size=(4000, 12))).argmax(axis=1)
-    folds = [Fold(features, np.arange(12) == chosen[:, None], np.arange(4000))]
+    folds = [Fold(features, np.arange(12) == chosen[:, None], np.arange(4000), np.arange(12))]
     weights = conditional_logit(folds)
     assert weights == pytest.approx(true, abs=0.12)
     assert (weights >= 0).all()
@@ -97,7 +97,11 @@ def test_the_logit_is_at_the_top_of_the_likelihood_as_scipy_says_it() -> None:
     rng = np.random.default_rng(1)
     features = rng.standard_normal((200, 8, 2)).astype(np.float32)
     truth = rng.random((200, 8)) < 0.2
-    folds = [Fold(features[:90], truth[:90], np.arange(90)), Fold(features[90:], truth[90:], np.arange(110))]
+    items = np.arange(8)
+    folds = [
+        Fold(features[:90], truth[:90], np.arange(90), items),
+        Fold(features[90:], truth[90:], np.arange(110), items),
+    ]
 
     def likelihood(w: np.ndarray) -> float:
         return float(log_softmax(features @ w, axis=1)[truth].mean() - 1e-3 * w @ w)
@@ -115,7 +119,7 @@ def test_makers_are_found_to_matter_and_the_hidden_items_agree() -> None:
     blend, verdict = found
     assert verdict.name == "blend"
     assert verdict.interval[0] > 0
-    assert blend.weights["maker"] > 0.1
+    assert blend.weights["maker"] > 0.05
     kept = {part.name: part for part in blend.parts}
     users, foreign = np.arange(300), np.arange(OWN, M)
     scores = sum(
@@ -165,6 +169,28 @@ def test_popularity_serves_unless_the_blend_is_surely_better() -> None:
             assert verdict.chosen_mean == verdict.popularity_mean
         names.append(verdict.name)
     assert names.count("popularity") >= 2
+
+
+def test_popularity_that_serves_is_what_was_told() -> None:
+    data, here, there, _ = world(1, loyal=0.0)
+    apart = replace(data, foreign_users=np.where(np.arange(M) % 2 == 0, 500.0, 50.0))
+    found = chosen(apart, here, there, level=0.9999)
+    assert found is not None
+    blend, verdict = found
+    assert verdict.name == "popularity"
+    (part,) = blend.parts
+    scores = part.scores(data.histories, np.arange(1))[0]
+    assert np.array_equal(np.argsort(-scores, kind="stable"), np.argsort(-data.foreign_counts, kind="stable"))
+
+
+def test_who_likes_two_unlike_things_is_near_to_either() -> None:
+    one, other = np.eye(2)
+    vectors = np.array([one, other, one, (one + other) / 2, -one, one])
+    shared = FactorModel(item_parameters=vectors.astype(np.float32), config=CONFIG.model_copy(update={"dimension": 2}))
+    history = matrix_of(np.array([[True, True, False, False, False, True]]))
+    scores = near_factors(shared, np.array([0, 1])).scores(history, np.arange(1))[0]
+    assert scores[2] > scores[3] > scores[4] == 0
+    assert scores[2] == pytest.approx(np.log(2.0)), "an item that may not be read adds nothing"
 
 
 def test_interactions_with_items_the_platform_lacks_are_not_read() -> None:
@@ -242,5 +268,5 @@ def test_factors_that_own_users_cannot_be_taken_out_of_are_left_out() -> None:
     assert without_own(shared, data) is None
     found = choose_blend(data, shared, None, np.random.default_rng(0), level=0.6)
     assert found is not None
-    assert "shared" not in found[0].weights
+    assert not {"shared", "near factors"} & set(found[0].weights)
     assert found[1].name == "blend"

@@ -79,7 +79,7 @@ class Membership:
         return cls(
             platforms=platforms,
             owners=owners,
-            vocabulary=_describe(cards, data, own),
+            vocabulary=described_vocabulary(cards, data, own),
             cards=cards,
             own_positions=own,
             shared_positions=shared,
@@ -140,7 +140,9 @@ def _open_cards(arrays: Arrays, secret: FederationSecret, kinds: Mapping[str, At
     )
 
 
-def _describe(cards: ItemDescriptions, data: TrainingData, own_positions: NDArray[np.int32]) -> ItemDescriptions:
+def described_vocabulary(
+    cards: ItemDescriptions, data: TrainingData, own_positions: NDArray[np.int32]
+) -> ItemDescriptions:
     """The own description where there is one, else the card's, else blank."""
     keys, genres = list(cards.keys), list(cards.genres)
     titles = [t if k else _UNDESCRIBED for k, t in zip(cards.keys, cards.titles, strict=True)]

@@ -195,7 +195,7 @@ def _dense(matrix: UserItemMatrix) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What a ranking found of all that the folds' users had.
+    """Holds what a ranking found of all that the folds' users had.
 
     Attributes:
         users, items: int ``[n]``: of each interaction.

@@ -86,7 +86,7 @@ class Personalizer:
     def build(self, view: FederationView) -> PlatformModel:
         """Train the platform's own models, choose between them and the shared one, and put it all together."""
         if self._config.content:
-            view = replace(view, shared=_placed(view.shared, view.vocabulary, self._texts))
+            view = replace(view, shared=placed_by_content(view.shared, view.vocabulary, self._texts))
         local = self._own.local()
         possible = self._config.anchored and (view.own_positions >= 0).any()
         anchored = self._own.anchored(view.shared, view.own_positions) if possible else None
@@ -221,7 +221,7 @@ class Personalizer:
         )
 
 
-def _placed(shared: FactorModel, vocabulary: ItemDescriptions, texts: TextVectors | None) -> FactorModel:
+def placed_by_content(shared: FactorModel, vocabulary: ItemDescriptions, texts: TextVectors | None) -> FactorModel:
     """``shared`` with items that nobody has interacted with where what is described of them places them."""
     titles = [title if key else "" for key, title in zip(vocabulary.keys, vocabulary.titles, strict=True)]
     described = DescribedItems(titles, vocabulary.genres, further=vocabulary.further, texts=texts)

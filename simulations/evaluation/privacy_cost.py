@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from client.contributions.membership import described_vocabulary
 from client.personalization.cross_choice import CrossChoice
 from client.personalization.other_catalogues import OtherCatalogues
 from client.personalization.own_models import platform_rng
+from client.personalization.personalize import placed_by_content
 from client.scoring.blend import Blend
 from client.scoring.factors import FactorModel, shared_on_own
 from client.scoring.scorer import PopularityScorer, Scorer
@@ -109,8 +111,9 @@ def measure_point(
         if platform.hidden is not None:
             task = CrossPlatformTask.of(platform, platform.hidden, state, secret)
             view = other_catalogues_of(platform, platforms, state, secret, plan=plan, texts=texts)
-            blend = cross_choice(scenario, state, platform, view, model)
-            final = task.blended(model, blend, view.demand(platform.training))
+            held = held_model(scenario, platform, view, model)
+            blend = cross_choice(scenario, state, platform, view, held)
+            final = task.blended(held, blend, view.demand(platform.training))
             cross[platform.name] = _cross(evaluator, task, model, final)
     privacy = plan.privacy if plan.private else None
     return PrivacyCost(
@@ -121,10 +124,20 @@ def measure_point(
     )
 
 
+def held_model(
+    scenario: Scenario, platform: SimulatedPlatform, view: OtherCatalogues, model: FactorModel
+) -> FactorModel:
+    """The shared factors as the platform holds them: items without any are placed by their descriptions, as its agent does."""
+    if not scenario.personalization.content:
+        return model
+    described = described_vocabulary(view.cards, platform.training, view.own_positions)
+    return placed_by_content(model, described, view.texts)
+
+
 def cross_choice(
     scenario: Scenario, state: FederationState, platform: SimulatedPlatform, view: OtherCatalogues, model: FactorModel
 ) -> Blend:
-    """Return what the platform would rank the others' items by, of ``view`` and ``model``; it has no deep model here."""
+    """Return what the platform would rank the others' items by, of ``view`` and its :func:`held_model`; it has no deep one."""
     # As the platform's agent is configured.
     config = scenario.personalization.model_copy(update={"seed": scenario.seed})
     item_item = None if state.linear is None else scorer_of(state.linear[platform.name], len(state.vocabulary))

@@ -12,7 +12,7 @@ from simulations.engine.datasets import make_platforms
 from simulations.engine.federate import make_agents, run_federation, simulation_secret
 from simulations.evaluation.measure import shared_model
 from simulations.evaluation.other_catalogues import other_catalogues_of
-from simulations.evaluation.privacy_cost import cross_choice, private_plan
+from simulations.evaluation.privacy_cost import cross_choice, held_model, private_plan
 from simulations.scenarios.scenario import load_scenario
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,7 +34,8 @@ def test_the_price_takes_the_road_of_the_agents_finish(tmp_path: Path, noise: st
     for platform, agent in zip(platforms, agents, strict=True):
         model = agent.store.load()
         view = other_catalogues_of(platform, platforms, outcome.state, secret, plan=scenario.plan)
-        blend = cross_choice(scenario, outcome.state, platform, view, shared_model(outcome.state, scenario.plan))
+        held = held_model(scenario, platform, view, shared_model(outcome.state, scenario.plan))
+        blend = cross_choice(scenario, outcome.state, platform, view, held)
         assert dict(blend.weights) == pytest.approx(dict(model.cross.weights), rel=1e-3, abs=1e-4)
         assert model.cross.beta == blend.beta
         assert [part.name for part in blend.parts] == [part.name for part in model.cross.parts]

@@ -27,7 +27,7 @@ from simulations.engine.federate import scenario_texts, simulation_secret
 from simulations.evaluation.measure import CrossPlatformTask, Evaluator, shared_model, train_ceiling
 from simulations.evaluation.other_catalogues import other_catalogues_of
 from simulations.evaluation.pooled import without_privacy
-from simulations.evaluation.privacy_cost import cross_choice, private_plan, train_shared
+from simulations.evaluation.privacy_cost import cross_choice, held_model, private_plan, train_shared
 from simulations.scenarios.scenario import Scenario, load_scenario
 
 Figures = dict[str, dict[str, Any]]
@@ -89,10 +89,11 @@ def _measured(scenario: Scenario, platforms: list[SimulatedPlatform], with_ceili
             continue
         task = CrossPlatformTask.of(platform, platform.hidden, state, secret)
         view = other_catalogues_of(platform, platforms, state, secret, plan=plan, texts=texts)
-        blend = cross_choice(scenario, state, platform, view, model)
+        held = held_model(scenario, platform, view, model)
+        blend = cross_choice(scenario, state, platform, view, held)
         scorers = {
             "popularity": PopularityScorer(task.foreign_popularity),
-            "served": task.blended(model, blend, view.demand(platform.training)),
+            "served": task.blended(held, blend, view.demand(platform.training)),
         }
         held_out = task.slice_of(task.truth)
         of = {part: evaluator.per_user(one, held_out, task.candidates, (METRIC,)) for part, one in scorers.items()}

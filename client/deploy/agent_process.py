@@ -184,7 +184,7 @@ class PlatformProcess:
             tracing = None
             if traces is not None:
                 tracing = stack.enter_context(tracing_to(traces.endpoint, "crossfed-recommender"))
-            self._recommender = _serve_recommender(config, registry, tracing)
+            self._recommender = serve_of_platform(config, registry, tracing)
             self._recommender.agent_reachable(True)
             stack.callback(self._recommender.stop)
             _log.info("recommender at %s", self._recommender.target)
@@ -349,11 +349,19 @@ def read_token(path: Path | None) -> str | None:
     return token
 
 
-def _serve_recommender(
-    config: PlatformConfig, registry: CollectorRegistry, tracing: Tracing | None = None
+def serve_of_platform(
+    config: PlatformConfig, registry: CollectorRegistry, tracing: Tracing | None = None, *, read_only: bool = False
 ) -> RecommenderServer:
+    """Serve the platform's model as ``recommender`` and ``steering`` say.
+
+    Args:
+        config: the platform's.
+        registry: of metrics.
+        tracing: where spans go.
+        read_only: as one of several recommenders: without feedback and passports, which the agent's own takes.
+    """
     settings = config.recommender
-    tls = None
+    passports, tls = config.passport.issue or config.passport.redeem, None
     if settings.certificate is not None and settings.key is not None:
         tls = TlsFiles(settings.certificate, settings.key)
     return serve_recommender(
@@ -369,5 +377,6 @@ def _serve_recommender(
         ),
         rules=EventRules.of(config.data),
         metrics=ServingMetrics(registry, tracing),
-        passports=PassportDesk.of(config) if config.passport.issue or config.passport.redeem else None,
+        passports=PassportDesk.of(config) if passports and not read_only else None,
+        read_only=read_only,
     )

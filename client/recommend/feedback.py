@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from logging import getLogger
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from client.data.reading.exclusions import ExclusionBook
 from client.data.reading.identifiers import identifier, required_identifier, required_key
@@ -58,6 +59,8 @@ class FeedbackLog:
     Raises:
         StoreError: another process writes it, it cannot be opened, or it is something else.
     """
+
+    writes: Final = True
 
     def __init__(self, path: Path, rules: EventRules | None = None, exclusions: ExclusionBook | None = None) -> None:
         self.path = path

@@ -11,15 +11,20 @@ may have.
 from __future__ import annotations
 
 import json
+import math
+import threading
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from logging import getLogger
 from pathlib import Path
+from typing import Final
 
+from client.data.reading.exclusions import ExclusionBook
 from client.data.reading.identifiers import identifier, item_key
 from client.data.recorded import Event, EventRules, RecordedEvents, columns_of, in_seconds
-from common.errors import StoreError
+from common.errors import ContractError, StoreError
 
 _log = getLogger(__name__)
 
@@ -196,3 +201,79 @@ def _normalised(event: FeedbackEvent) -> FeedbackEvent:
     assert user is not None
     assert key is not None
     return FeedbackEvent(event.sequence, event.event_id, user, key, event.value, in_seconds(event.time))
+
+
+class FeedbackReader:
+    """What another process records, for a recommender that only reads: it writes nothing, and takes no events.
+
+    The file is looked at once a second at most, and read again where it has changed; reading takes a tenth of the time at most,
+    so that of a long log events are seen later.
+
+    Args:
+        path: of the log; it may not be there yet.
+        rules: what an event must be.
+        clock: seconds.
+    """
+
+    writes: Final = False
+
+    def __init__(
+        self, path: Path, rules: EventRules | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.path, self.rules = path, EventRules() if rules is None else rules
+        self._exclusions = ExclusionBook(path.parent)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._next = -math.inf
+        self._stamp: tuple[int, int, int] | None = None
+        self._by_user: dict[str, tuple[Event, ...]] = {}
+
+    def events_of(self, user_id: str) -> tuple[Event, ...]:
+        """A user's events, in order of recording. The same tuple until there is another event."""
+        if self._clock() >= self._next and self._lock.acquire(blocking=False):
+            try:
+                self._look()
+            finally:
+                self._lock.release()
+        return self._by_user.get(identifier(user_id) or "", ())
+
+    def record(self, event_id: str, user_id: str, item_key: str, value: float, time: int) -> tuple[int, bool]:
+        """Raises: ContractError, whatever the event is."""
+        raise ContractError("this recommender only reads; send feedback to the platform's recommender that records it")
+
+    def forget_excluded(self) -> None:
+        """Know no event of whoever is left out now.
+
+        Raises:
+            StoreError: the list of exclusions cannot be read.
+        """
+        with self._lock:
+            self._by_user = self._allowed(self._by_user)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _look(self) -> None:
+        began = self._clock()
+        try:
+            status = self.path.stat()
+            stamp = status.st_ino, status.st_mtime_ns, status.st_size
+            if stamp != self._stamp:
+                found: dict[str, list[Event]] = {}
+                for event in read_log(self.path, self.rules).events:
+                    found.setdefault(event.user_id, []).append(event.event)
+                kept, self._stamp = self._by_user, stamp
+                events = {user: tuple(those) for user, those in found.items()}
+                self._by_user = self._allowed(
+                    {user: kept[user] if kept.get(user) == those else those for user, those in events.items()}
+                )
+        except FileNotFoundError:
+            self._by_user, self._stamp = {}, None
+        except (OSError, StoreError) as error:
+            _log.error("recorded feedback cannot be read, what was known of it stays: %s", error)
+        now = self._clock()
+        self._next = now + max(1.0, 10 * (now - began))
+
+    def _allowed(self, by_user: Mapping[str, tuple[Event, ...]]) -> dict[str, tuple[Event, ...]]:
+        excluded = self._exclusions.current()
+        return {user: events for user, events in by_user.items() if user not in excluded}

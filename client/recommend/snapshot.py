@@ -20,6 +20,7 @@ from client.data.reading.identifiers import required_identifier
 from client.data.recorded import Event, EventRules
 from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
+from client.recommend.feedback_file import FeedbackReader
 from client.recommend.index import ApproximateIndex, recall_against_exact
 from client.recommend.process import collector_paused
 from client.recommend.recommender import PreparedHistory, Recommender
@@ -117,7 +118,7 @@ class ServingModel:
     def __init__(
         self,
         store: PlatformStore,
-        feedback: FeedbackLog,
+        feedback: FeedbackLog | FeedbackReader,
         config: ServingConfig,
         *,
         on_change: Callable[[Snapshot | None], None] = lambda _: None,
@@ -254,7 +255,7 @@ class ServingModel:
             problems.append(f"the challenger of an experiment: {error}")
             self._compared = self._noted = None
             return
-        if experiment.kind == "split":
+        if experiment.kind == "split" and self.feedback.writes:
             self._noted = ShownUsers(self._store.experiments.shown_path, experiment)
         self._compared = experiment, challenger
 

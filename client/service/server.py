@@ -20,6 +20,7 @@ from client.passport.desk import PassportDesk
 from client.passport.serving import PassportServing
 from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
+from client.recommend.feedback_file import FEEDBACK_LOG, FeedbackReader
 from client.recommend.lists import ListMaker
 from client.recommend.process import limit_blas_threads, prefer_short_waits
 from client.recommend.snapshot import ServingModel
@@ -128,6 +129,7 @@ def serve_recommender(
     rules: EventRules | None = None,
     metrics: ServingMetrics | None = None,
     passports: PassportDesk | None = None,
+    read_only: bool = False,
 ) -> RecommenderServer:
     """Serve the model in ``store_root``, now or as soon as there is one; the caller stops the server.
 
@@ -141,6 +143,8 @@ def serve_recommender(
         rules: what recorded events must be; unless given, what the model that serves needs.
         metrics: where requests are counted.
         passports: issues and redeems passports; the server closes its books.
+        read_only: write nothing in the store's folder and refuse feedback: one of several recommenders of one store, which
+            sees what the one that records has recorded.
 
     Raises:
         ConfigError: the address can be reached from other hosts and TLS or the token is missing, the certificate
@@ -154,7 +158,8 @@ def serve_recommender(
     limit_blas_threads()
     prefer_short_waits()
     told = ServiceHealth(counts)
-    log = FeedbackLog(store_root / "feedback.log" if feedback is None else feedback, rules)
+    path = store_root / FEEDBACK_LOG if feedback is None else feedback
+    log = FeedbackReader(path, rules) if read_only else FeedbackLog(path, rules)
     model = ServingModel(
         PlatformStore(store_root),
         log,

@@ -120,7 +120,7 @@ def write_lists(
     rules = job.rules
     if rules.meaning is None:
         rules = replace(rules, meaning="weight" if recommender.implicit else "rating")
-    events, hidden = _events(job.store, rules), HiddenItems(job.store)
+    events, hidden = recorded_of(job.store, rules), HiddenItems(job.store)
     lists = BatchLists(recommender, ListMaker(job.steering, hidden), job.k, job.scope, events, rules)
     asked: AskedUsers = (
         Everybody(recommender, events) if job.users is None else ListedUsers(job.users, recommender, events)
@@ -131,7 +131,7 @@ def write_lists(
         for count, some in enumerate(asked.parts(part_users), 1):
             written += len(some.ids)
             if not file.has(count - 1):
-                file.write(count - 1, _part(lists, some, recommender, threads or os.cpu_count()))
+                file.write(count - 1, part_of_lists(lists, some, recommender, threads or os.cpu_count()))
                 since += len(some.ids)
             if (now := time.monotonic()) - told > tell_seconds:
                 told = now
@@ -143,8 +143,8 @@ def write_lists(
     return written, asked.unknown
 
 
-def _part(lists: BatchLists, some: SomeUsers, recommender: Recommender, threads: int | None) -> pl.DataFrame:
-    """Blocks side by side: their products let go of the interpreter."""
+def part_of_lists(lists: BatchLists, some: SomeUsers, recommender: Recommender, threads: int | None) -> pl.DataFrame:
+    """The lists of some users, blocks of them side by side: their products let go of the interpreter."""
     # A product packs the items once, whatever the number of users: more of them cost less each.
     step = max(16, 2 * block_rows(max(len(recommender.own.linear), len(recommender.cross.linear))))
     blocks = [slice(start, start + step) for start in range(0, len(some.ids), step)]
@@ -169,7 +169,7 @@ def _frame(users: Sequence[str], found: BlockLists) -> pl.DataFrame:
 _EMPTY = BlockLists(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), (), np.zeros(0, dtype=np.float32))
 
 
-def _events(store: Path, rules: EventRules) -> dict[str, tuple[Event, ...]]:
+def recorded_of(store: Path, rules: EventRules) -> dict[str, tuple[Event, ...]]:
     """Return what users did since training, of those who are not left out."""
     path = store / FEEDBACK_LOG
     if not path.exists():

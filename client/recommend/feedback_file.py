@@ -242,13 +242,17 @@ class FeedbackReader:
         raise ContractError("this recommender only reads; send feedback to the platform's recommender that records it")
 
     def forget_excluded(self) -> None:
-        """Know no event of whoever is left out now.
+        """Know no event of whoever is left out now, nor any that is too old.
 
         Raises:
             StoreError: the list of exclusions cannot be read.
         """
         with self._lock:
             self._by_user = self._allowed(self._by_user)
+
+    def forget_older(self, oldest: int) -> None:
+        """Know no event before ``oldest``; what is older than ``rules`` keep is not read anyhow."""
+        self.forget_excluded()
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -275,5 +279,9 @@ class FeedbackReader:
         self._next = now + max(1.0, 10 * (now - began))
 
     def _allowed(self, by_user: Mapping[str, tuple[Event, ...]]) -> dict[str, tuple[Event, ...]]:
-        excluded = self._exclusions.current()
-        return {user: events for user, events in by_user.items() if user not in excluded}
+        excluded, oldest = self._exclusions.current(), self.rules.oldest(time.time())
+        allowed = {user: events for user, events in by_user.items() if user not in excluded}
+        if oldest is None:
+            return allowed
+        recent = {user: tuple(one for one in events if one.time >= oldest) for user, events in allowed.items()}
+        return {user: allowed[user] if recent[user] == allowed[user] else recent[user] for user in allowed}

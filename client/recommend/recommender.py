@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.dataset import UserItemMatrix
 from client.data.reading.identifiers import identifier, item_key
 from client.data.recorded import ANY_EVENT, Event, EventRules
 from client.personalization.platform_model import PlatformModel
@@ -106,6 +108,14 @@ class Recommender:
         self.own = own_scope(model, approximate_above=approximate_above)
         self.cross = cross_scope(model, approximate_above=approximate_above)
         self.similarity = ItemSimilarity(model)
+
+    def over(self, user_ids: Sequence[str], histories: UserItemMatrix) -> Recommender:
+        """The same for other users than the model knows, one id per row of ``histories`` (n × m_own)."""
+        self.mixings  # noqa: B018 -- of the model's users, so that lists do not depend on who is asked for with whom
+        other = copy.copy(self)
+        other.__dict__.pop("_users", None)
+        other.model = replace(self.model, user_ids=tuple(user_ids), histories=histories)
+        return other
 
     @cached_property
     def _users(self) -> dict[str, int]:

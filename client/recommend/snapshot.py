@@ -214,7 +214,8 @@ class ServingModel:
             excluded = self._store.exclusions_stamp()
             if left_out := excluded != self._excluded_seen:
                 self.feedback.forget_excluded()
-            anew = aged or left_out
+            # A reader does not know why a file has changed: somebody may have been taken out of the version that serves.
+            anew = aged or left_out or not self.feedback.writes
             misnamed = self._store.misnamed()
             problems = [] if misnamed is None else [misnamed]
             loaded = self._newest_sound(problems, anew=anew)
@@ -231,7 +232,7 @@ class ServingModel:
         """Let go of what is older than the platform keeps it, once an hour; whether a version had such interactions."""
         now = time.time()
         oldest = self.feedback.rules.oldest(now)
-        if oldest is None or now < self._aged_next:
+        if oldest is None or now < self._aged_next or not self.feedback.writes:
             return False
         self._aged_next = now + _RETENTION_SECONDS
         try:

@@ -7,7 +7,10 @@ from client.data.items import Catalogue, catalogue_from_file
 from client.data.reading.exclusions import Exclusions, read_exclusions
 from client.data.report import CleaningReport
 from client.data.training import TrainingData
+from client.sharding.cluster import RayCluster
+from client.sharding.ray_engine import RayEngine
 from client.sharding.shards import ShardedUsers, digest_of_source
+from client.sharding.worker import ShardSource
 from client.training.engine import Engine
 from common.deploy.roles import PlatformConfig
 
@@ -64,13 +67,18 @@ def make_engine(config: PlatformConfig, data: TrainingData) -> Engine:
         ConfigError: there is no cluster.
         DataError: the shards cannot be used.
     """
-    from client.sharding.ray_engine import RayEngine
-    from client.sharding.worker import ShardSource
+    return RayEngine(RayCluster(config.training), source_of_shards(config, data))
 
-    source = ShardSource(
+
+def source_of_shards(config: PlatformConfig, data: TrainingData) -> ShardSource:
+    """Tell workers what to read: the shards, what is shared, and who is left out now.
+
+    Raises:
+        DataError: the shards cannot be used.
+    """
+    return ShardSource(
         users=open_shards(config, data.items),
         shared_columns=data.shared_columns,
         excluded=read_exclusions(config.state / "store"),
         block_users=config.training.block_users,
     )
-    return RayEngine(config.training, source)

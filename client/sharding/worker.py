@@ -59,7 +59,7 @@ def sum_of_shard(source: ShardSource, what: UserSum, shard: int) -> PartialSum:
         for rows in source.users.blocks(shard, source.block_users, source.excluded):
             yield what.of(UserBlock(*rows.split(), source.shared_columns, cpu_kernels))
 
-    return _told_by_kind(lambda: PartialSum(added(blocks()), rounding()), f"shard {shard}")
+    return told_by_kind(lambda: PartialSum(added(blocks()), rounding()), f"shard {shard}")
 
 
 def sum_of_sums(*parts: PartialSum) -> PartialSum:
@@ -70,7 +70,7 @@ def sum_of_sums(*parts: PartialSum) -> PartialSum:
     """
     if len({part.rounding for part in parts}) > 1:
         raise InternalError(ROUND_DIFFERENTLY)
-    return PartialSum(_told_by_kind(lambda: added(part.sums for part in parts), "sum"), parts[0].rounding)
+    return PartialSum(told_by_kind(lambda: added(part.sums for part in parts), "sum"), parts[0].rounding)
 
 
 ROUND_DIFFERENTLY = (
@@ -110,7 +110,8 @@ def _rounding() -> str:
     return found.hexdigest()
 
 
-def _told_by_kind(make: Callable[[], T], of: str) -> T:
+def told_by_kind(make: Callable[[], T], of: str) -> T:
+    """What ``make`` makes. Whatever it meets besides crossfed's own errors is told by its kind, and ``of`` what it was."""
     try:
         return make()
     except CrossfedError as error:

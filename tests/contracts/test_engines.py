@@ -11,7 +11,8 @@ import pytest
 
 from client.contributions.factor_sums import PlainCounts, PlainStatistics, PrivateCounts, PrivateStatistics
 from client.deploy.loading import load_training_data
-from client.sharding.platform import make_engine
+from client.sharding.platform import make_engine, source_of_shards
+from client.sharding.ray_engine import RayEngine
 from client.training.engine import Engine, LocalEngine
 from common.config.model import FactorizationConfig
 from common.contributions.factors import UserLevelMechanism
@@ -20,7 +21,7 @@ from common.deploy.roles import PlatformConfig
 from common.errors import InternalError
 from simulations.engine.cluster import local_cluster
 from tests.private_support import private_plan
-from tests.support.sharded import N_ITEMS, DiesOnce, Tells, at, local_engine, partitioned, sharded_config
+from tests.support.sharded import N_ITEMS, DiesOnce, InlineCluster, Tells, at, local_engine, partitioned, sharded_config
 
 PLAN = private_plan(noise="per_platform")
 MODEL = FactorizationConfig(dimension=3, regularization=2.0, unobserved_weight=0.2, backend="numba")
@@ -99,6 +100,15 @@ class TestLocalEngine(EngineContract):
     @pytest.fixture
     def engine(self, config: PlatformConfig) -> Engine:
         return local_engine(config)
+
+
+class TestShards(EngineContract):
+    """The engine of shards, but for Ray."""
+
+    @pytest.fixture
+    def engine(self, config: PlatformConfig) -> Engine:
+        cluster: Any = InlineCluster()
+        return RayEngine(cluster, source_of_shards(config, load_training_data(config)))
 
 
 class TestRayEngine(EngineContract):

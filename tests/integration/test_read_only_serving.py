@@ -51,9 +51,7 @@ def reading_process(store: PlatformStore) -> Iterator[httpx.Client]:
 
 
 def files_in(folder: Path) -> dict[str, tuple[int, int]]:
-    return {
-        str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file()
-    }
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*") if path.is_file()}
 
 
 def listed(asked: httpx.Client, user: str) -> tuple[int, list[str]]:

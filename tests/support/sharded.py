@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,3 +86,32 @@ class Tells:
 
     def of(self, users: UserBlock) -> Sums:
         raise RuntimeError(f"person-7 has {users.shared.indices.tolist()}")
+
+
+class InlineCluster:
+    """A cluster of no machine: work is done at once, by whoever asks; ``done`` is what it was asked."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[str, Any]] = []
+
+    def put(self, value: Any) -> Any:
+        return pickle.loads(pickle.dumps(value))
+
+    def get(self, refs: Any) -> Any:
+        return refs
+
+    def task(self, function: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            self.done.append((function.__name__, arguments[-1]))
+            return function(*arguments)
+
+        return run
+
+    def on_every_machine(self, function: Any) -> list[Any]:
+        return [function(), function()]
+
+    def few_at_a_time(self, refs: Any) -> Any:
+        return refs
+
+    def told_plainly(self) -> Any:
+        return nullcontext()

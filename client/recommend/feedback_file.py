@@ -204,7 +204,7 @@ def _normalised(event: FeedbackEvent) -> FeedbackEvent:
 
 
 class FeedbackReader:
-    """What another process records, for a recommender that only reads: it writes nothing, and takes no events.
+    """Reads what another process records, for a recommender that only reads: it writes nothing, and takes no events.
 
     The file is looked at once a second at most, and read again where it has changed; reading takes a tenth of the time at most,
     so that of a long log events are seen later.

@@ -38,7 +38,7 @@ class RayCluster:
         return self._ray.put(value)
 
     def get(self, refs: Any) -> Any:
-        """What tasks have made; use it within :meth:`told_plainly`."""
+        """Wait for what tasks make; use it within :meth:`told_plainly`."""
         return self._ray.get(refs)
 
     def task(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +47,7 @@ class RayCluster:
         return remote
 
     def on_every_machine(self, function: Callable[[], Any]) -> list[Any]:
-        """What ``function`` returns on each machine that has workers.
+        """Return what ``function`` does on each machine that has workers.
 
         Raises:
             ConfigError: none has.

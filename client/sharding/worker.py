@@ -111,7 +111,7 @@ def _rounding() -> str:
 
 
 def told_by_kind(make: Callable[[], T], of: str) -> T:
-    """Return what ``make`` makes; whatever it meets besides crossfed's own errors is told by its kind, and ``of`` what it was."""
+    """Return what ``make`` makes; whatever it meets besides crossfed's own errors is told by its kind, and of what."""
     try:
         return make()
     except CrossfedError as error:

@@ -24,7 +24,7 @@ from keras import layers, ops
 
 from client.personalization.platform_model import PlatformModel
 from client.towers.content_export import content_contract, content_tower
-from client.towers.layers import Values, block, embedding, norm, with_weights
+from client.towers.layers import Values, block, embedding, norm, pointwise_block, with_weights
 from client.towers.stored import TowerModel
 from common.config.towers import SequenceConfig
 from common.contributions.tower_variables import ITEM_ROWS, tower_variables
@@ -46,7 +46,7 @@ def export_model(model: PlatformModel, folder: Path) -> list[Path]:
     if towers.config.sequence.kind == "none":
         raise ConfigError(
             "plan.towers.sequence.kind: none: user vectors are made of private rows alone, which are not exported; "
-            "take mean, gru or transformer and train again"
+            "take mean, gru, transformer or hstu and train again"
         )
     try:
         return _write(model, towers, folder)
@@ -108,10 +108,16 @@ def _sequence(config: SequenceConfig, values: Values, x: Any, lengths: Any, plac
     if config.kind == "gru":
         weights = (values["gru_kernel"], values["gru_recurrent_kernel"], values["gru_bias"])
         return with_weights(layers.GRU(d, return_sequences=True, name="gru"), *weights)(x)
-    from_end = ops.clip(config.length - lengths + places, 0, config.length - 1)
-    x = x * d**0.5 + embedding("positions", values["positions"])(from_end)
+    x = x * d**0.5
+    if config.positions != "none":
+        counted = config.length - lengths + places if config.positions == "end" else places
+        x = x + embedding("positions", values["positions"])(ops.clip(counted, 0, config.length - 1))
     for number in range(config.blocks):
-        x = block(f"block{number}", config.heads, values, x, d, causal=True)
+        name = f"block{number}"
+        if config.kind == "hstu":
+            x = pointwise_block(name, values, x, places, config.length)
+        else:
+            x = block(name, config.heads, values, x, d, causal=True)
     return norm("final_norm", values, x)
 
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 from numpy.typing import NDArray
 
+from client.towers.backends.functions import input_gradients
 from client.towers.features import ItemFeatures
 from client.towers.two_tower import TwoTower
 
-Scores = Callable[[Sequence[tf.Tensor]], tf.Tensor]
+Scores = Callable[[Sequence[Any]], Any]
 
 ID_ROW = "id"
 """The part of an item's vector that is its own, beside those of its attributes."""
@@ -87,8 +89,8 @@ def integrated_gradients(
     """
     x = [np.asarray(one, dtype=np.float32) for one in inputs]
     start = [np.zeros_like(one) for one in x] if baselines is None else [np.asarray(b, np.float32) for b in baselines]
-    ends = scores([tf.constant(np.stack([b, one])) for b, one in zip(start, x, strict=True)])
-    baseline, value = (float(one) for one in np.asarray(ends))
+    ends = scores([ops.convert_to_tensor(np.stack([b, one])) for b, one in zip(start, x, strict=True)])
+    baseline, value = (float(one) for one in ops.convert_to_numpy(ends))
     while True:
         found = IntegratedGradients(
             parts=_integrate(scores, x, start, nodes), value=value, baseline=baseline, nodes=nodes
@@ -120,17 +122,17 @@ def attribute_product(
     embedded = np.zeros((width, model.config.dimension), dtype=np.float32)
     embedded[:n] = read[len(read) - n :]
 
-    def scores(inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+    def scores(inputs: Sequence[Any]) -> Any:
         of_history, of_item = inputs
         batch = int(of_history.shape[0])
         places = np.where(np.arange(width) < n, np.arange(width) + width * np.arange(batch)[:, None], -1)
         users = model.user_vectors(
-            tf.fill([batch], user),
-            tf.constant(places, dtype=tf.int32),
-            tf.fill([batch], n),
-            tf.reshape(of_history, [batch * width, -1]),
+            ops.full((batch,), user, dtype="int32"),
+            ops.convert_to_tensor(places, dtype="int32"),
+            ops.full((batch,), n, dtype="int32"),
+            ops.reshape(of_history, (batch * width, -1)),
         )
-        return tf.reduce_sum(users * tf.reduce_sum(of_item, axis=1), axis=1)
+        return ops.sum(users * ops.sum(of_item, axis=1), axis=1)
 
     found = integrated_gradients(scores, [embedded, np.stack([*parts.values()])])
     history = np.zeros(len(read))
@@ -158,7 +160,7 @@ def explain_score(
         user: as in :func:`attribute_product`.
     """
     known = np.flatnonzero(np.asarray(history) >= 0)
-    vectors = np.asarray(model.item_vectors())
+    vectors = ops.convert_to_numpy(model.item_vectors())
     names, parts = _item_parts(model, features, item, vectors[item])
     found = attribute_product(
         model, vectors[np.asarray(history)[known]], dict(zip(names, parts, strict=True)), user=user
@@ -174,7 +176,7 @@ def _item_parts(
     """Names of the parts of an item's vector, and the parts float32 ``[parts, d]``, which add up to ``whole``."""
     names, parts = [], []
     for feature, reader in zip(features.features, model.content.readers, strict=True):
-        encoded = np.asarray(reader(tf.constant(feature.values[item : item + 1])))[0]
+        encoded = ops.convert_to_numpy(reader(ops.convert_to_tensor(feature.values[item : item + 1])))[0]
         names.append(feature.config.attribute)
         parts.append(encoded if feature.present[item] else np.zeros_like(whole))
     rest = whole - np.sum(parts, axis=0) if parts else whole
@@ -191,14 +193,9 @@ def _integrate(
     for first in range(0, nodes, _AT_ONCE):
         some, of_some = alphas[first : first + _AT_ONCE], weights[first : first + _AT_ONCE]
         path = [
-            tf.constant((b + some.reshape(-1, *[1] * one.ndim) * (one - b)).astype(np.float32))
+            (b + some.reshape(-1, *[1] * one.ndim) * (one - b)).astype(np.float32)
             for b, one in zip(start, x, strict=True)
         ]
-        with tf.GradientTape() as tape:
-            for one in path:
-                tape.watch(one)
-            total = tf.reduce_sum(scores(path))
-        gradients = tape.gradient(total, path, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        for place, gradient in enumerate(gradients):
-            means[place] += np.tensordot(of_some, np.asarray(tf.convert_to_tensor(gradient), dtype=np.float64), axes=1)
+        for place, gradient in enumerate(input_gradients(scores, path)):
+            means[place] += np.tensordot(of_some, gradient.astype(np.float64), axes=1)
     return [(one.astype(np.float64) - b) * mean for one, b, mean in zip(x, start, means, strict=True)]

@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 from numpy.typing import NDArray
 
@@ -30,8 +29,10 @@ class ContentEncoder(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(name="content")
         self._features = features.features
         self.empty = not self._features
-        self.inputs = [tf.constant(feature.values) for feature in self._features]
-        self._present = [tf.constant(feature.present[:, None].astype("float32")) for feature in self._features]
+        self.inputs = [ops.convert_to_tensor(feature.values) for feature in self._features]
+        self._present = [
+            ops.convert_to_tensor(feature.present[:, None].astype("float32")) for feature in self._features
+        ]
         self.readers = [_Reader(feature.config, config.dimension) for feature in self._features]
 
     @property
@@ -43,14 +44,14 @@ class ContentEncoder(keras.layers.Layer):  # type: ignore[misc]
             if feature.config.kind == "numeric"
         }
 
-    def of_rows(self, rows: Any) -> tf.Tensor:
+    def of_rows(self, rows: Any) -> Any:
         """float32 ``[r, d]`` of the items ``rows`` (int32 ``[r]``) alone."""
         total = 0.0
         for reader, own, present in zip(self.readers, self.inputs, self._present, strict=True):
-            total = total + tf.gather(present, rows) * reader(tf.gather(own, rows))
+            total = total + ops.take(present, rows, axis=0) * reader(ops.take(own, rows, axis=0))
         return total
 
-    def call(self, inputs: Any = None, training: bool = False) -> tf.Tensor:
+    def call(self, inputs: Any = None, training: bool = False) -> Any:
         """float32 ``[items, d]``.
 
         Args:

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions, ItemTable
@@ -24,6 +23,9 @@ from client.towers.texts import TextVectors, projected_texts
 from common.attributes import ALWAYS
 from common.config.towers import EncoderConfig
 from common.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _log = getLogger(__name__)
 _NGRAM = 3
@@ -262,6 +264,8 @@ def profile_matrix(users: pl.DataFrame, names: Sequence[str]) -> NDArray[np.floa
         users: a row a user.
         names: of its columns.
     """
+    import polars as pl
+
     parts: list[NDArray[np.float32]] = []
     for name in names:
         column = users[name]
@@ -277,6 +281,8 @@ def profile_matrix(users: pl.DataFrame, names: Sequence[str]) -> NDArray[np.floa
 
 def _standardised(column: pl.Series) -> NDArray[np.float32]:
     """float32 ``[n]``: mean 0 and deviation 1 over who has a number, 0 for who has none."""
+    import polars as pl
+
     numbers = column.cast(pl.Float64).fill_null(np.nan).to_numpy()
     known = np.isfinite(numbers)
     values = np.clip(numbers[known], -_LARGEST, _LARGEST)

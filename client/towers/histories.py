@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,21 @@ class Windows:
         """The windows ``chosen`` (int ``[k]``)."""
         return Windows(
             self.users[chosen], self.items[chosen], self.targets[chosen], self.lengths[chosen], self.values[chosen]
+        )
+
+    def histories(self) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Items and lengths."""
+        return self.items, self.lengths
+
+    def filled(self, size: int) -> Windows:
+        """The same with empty windows of somebody unknown behind them, ``size`` in all."""
+        more = ((0, size - len(self)), (0, 0))
+        return Windows(
+            np.pad(self.users, more[0], constant_values=-1),
+            np.pad(self.items, more, constant_values=PADDING),
+            np.pad(self.targets, more, constant_values=PADDING),
+            np.pad(self.lengths, more[0]),
+            np.pad(self.values, more),
         )
 
 
@@ -99,3 +115,72 @@ def recent_targets(matrix: UserItemMatrix, length: int, rows: NDArray[np.int32],
     lengths = np.clip(matrix.row_lengths[users] - 1, 0, length)
     starts = matrix.indptr[np.asarray(users) + 1] - 1 - lengths
     return _windows(matrix, users, np.maximum(starts, 0), lengths, length, rows, with_targets=True)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchTargets:
+    """One training step's windows, and the targets in them one after another.
+
+    Attributes:
+        windows: of b users.
+        places: int32 ``[t]``: user · L + position of each target.
+        targets: int32 ``[t]``: rows.
+        values: float32 ``[t]``.
+        weights: float32 ``[t]``: what a target's loss counts, times ``total``.
+        total: float32: what the weighted losses' sum is divided by.
+        counted: float32 ``[t]``: 1, and 0 for what only fills up.
+        count: how many are 1.
+    """
+
+    windows: Windows
+    places: NDArray[np.int32]
+    targets: NDArray[np.int32]
+    values: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    total: NDArray[np.float32]
+    counted: NDArray[np.float32]
+    count: int
+
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """The arrays that a step computes with, in the order of its arguments."""
+        of_users = self.windows.users, self.windows.items, self.windows.lengths
+        return *of_users, self.places, self.targets, self.values, self.weights, self.total, self.counted
+
+
+_SHAPES = 8
+"""Numbers of targets that batches are filled up to, where each shape costs a compilation."""
+
+
+def batch_targets(batch: Windows, size: int | None, weigh: Literal["users", "targets"]) -> BatchTargets:
+    """The targets of ``batch``.
+
+    Args:
+        batch: of at least one user with a target.
+        size: users that every batch is filled up to with nobody, and its targets to one of few numbers; None fills nothing.
+        weigh: users: every user's mean loss counts alike, however long the history is; targets: every target does.
+    """
+    users, known = len(batch), batch.targets != PADDING
+    rows, count = np.nonzero(known)[0], int(known.sum())
+    share = (
+        np.float32(1.0) / batch.lengths[rows].astype(np.float32)
+        if weigh == "users"
+        else np.ones(count, dtype=np.float32)
+    )
+    total = max(users, 1) if weigh == "users" else max(count, 1)
+    places = np.flatnonzero(known).astype(np.int32)
+    fill = 0
+    if size is not None:
+        batch = batch.filled(size)
+        step = max(1, size * batch.items.shape[1] // _SHAPES)
+        fill = -(-count // step) * step - count
+    ones = np.ones(count, dtype=np.float32)
+    return BatchTargets(
+        windows=batch,
+        places=np.pad(places, (0, fill)),
+        targets=np.pad(batch.targets.ravel()[places], (0, fill)),
+        values=np.pad(batch.values.ravel()[places], (0, fill)),
+        weights=np.pad(share, (0, fill)),
+        total=np.array(total, dtype=np.float32),
+        counted=np.pad(ones, (0, fill)),
+        count=count,
+    )

@@ -13,11 +13,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.towers.histories import PADDING, Windows, training_windows
+from client.towers.backends.steps import make_step
+from client.towers.histories import Windows, batch_targets, training_windows
 from client.towers.losses import choice_losses, squared_losses
 from client.towers.two_tower import TwoTower
 from common.config.towers import TowerTraining
@@ -25,6 +26,9 @@ from common.contributions.tower_variables import ITEM_ROWS
 from common.contributions.update_kind import EXAMPLES, LOSS, ROW_POSITIONS, ROW_WEIGHTS
 from common.errors import TrainingError
 from common.privacy.contribution import ReleasedArray
+
+_NEVER_DECAYED = ["bias", "gamma", "beta"]
+"""Parts of the names of variables that weight decay leaves alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,16 +72,20 @@ class LocalTrainer:
     ) -> None:
         self._model, self._matrix, self._rows, self._training = model, matrix, rows, training
         self._rng = rng
-        self._catalogue = tf.constant(rows)
+        self._catalogue = ops.convert_to_tensor(rows)
         place = np.full(model.n_items, -1, dtype=np.int32)
         place[rows] = np.arange(len(rows), dtype=np.int32)
-        self._place = tf.constant(place)
+        self._place = ops.convert_to_tensor(place)
         self._variables = list(model.trainable_variables if variables is None else variables)
         self._mean = float(matrix.values.mean()) if matrix.nnz and training.loss == "squared" else 0.0
         # Clipped by norm: one unlucky batch must not undo a round.
-        self._optimizer = keras.optimizers.Adam(training.learning_rate, beta_2=beta_2, global_clipnorm=5.0)
+        self._optimizer = keras.optimizers.Adam(
+            training.learning_rate, beta_2=beta_2, global_clipnorm=5.0, weight_decay=training.weight_decay or None
+        )
+        self._optimizer.exclude_from_weight_decay(var_names=_NEVER_DECAYED)
         self._optimizer.build(self._variables)
-        self._anchor = [tf.Variable(tf.convert_to_tensor(v), trainable=False) for v in model.shared.values()]
+        with keras.device(model.device):
+            self._step = make_step(self._objective, self._variables, self._optimizer, self._others())
 
     def train(self, learning_rate: float | None = None, epochs: float | None = None) -> LocalResult:
         """Train for ``local_epochs`` passes.
@@ -90,8 +98,7 @@ class LocalTrainer:
         before = {name: np.asarray(variable).copy() for name, variable in kept.items()}
         if learning_rate is not None:
             self._optimizer.learning_rate = learning_rate
-        for anchor, variable in zip(self._anchor, self._model.shared.values(), strict=True):
-            anchor.assign(tf.convert_to_tensor(variable))
+        anchors = [np.asarray(variable).copy() for variable in self._model.shared.values()] if self._held else []
         touched = np.zeros(self._model.n_items, dtype=np.float32)
         left = self._training.local_epochs if epochs is None else epochs
         loss, examples = 0.0, 0
@@ -99,7 +106,7 @@ class LocalTrainer:
             windows = training_windows(self._matrix, self._model.config.sequence.length, self._rows, self._rng)
             examples = len(windows)
             order = self._rng.permutation(examples)[: max(1, math.ceil(min(left, 1.0) * examples))]
-            loss = self._pass(windows, order, touched)
+            loss = self._pass(windows, order, touched, anchors)
             left -= 1.0
             if not (math.isfinite(loss) and self._sound()):
                 # The optimiser's slots too: one that is not a number spoils every round to come.
@@ -136,6 +143,14 @@ class LocalTrainer:
             variable.assign(arrays[name])
         self._rng.bit_generator.state = facts["rng"]
 
+    @property
+    def _held(self) -> bool:
+        return self._training.proximal > 0
+
+    def _others(self) -> list[keras.Variable]:
+        trained = {id(variable) for variable in self._variables}
+        return [variable for variable in self._model.variables if id(variable) not in trained]
+
     def _kept(self) -> dict[str, Any]:
         """The optimiser's slots, the state of dropout, and every variable, by place."""
         whole = [*self._variables, *self._optimizer.variables, *self._model.non_trainable_variables]
@@ -145,22 +160,28 @@ class LocalTrainer:
         # The last step's loss is taken before its update.
         return all(bool(np.isfinite(np.asarray(variable)).all()) for variable in self._variables)
 
-    def _pass(self, windows: Windows, order: NDArray[np.int64], touched: NDArray[np.float32]) -> float:
-        total = weight = 0.0
+    def _pass(
+        self,
+        windows: Windows,
+        order: NDArray[np.int64],
+        touched: NDArray[np.float32],
+        anchors: list[NDArray[np.float32]],
+    ) -> float:
+        told: list[tuple[Any, int]] = []
         size = self._training.batch_users
         for start in range(0, len(order), size):
             batch = windows.rows(order[start : start + size])
             negatives = self._negatives()
-            with tf.device(self._model.device):
-                loss, targets = self._step(
-                    batch.users, batch.items, batch.targets, batch.lengths, batch.values, negatives, self._hidden()
-                )
-            count = float(targets)
-            total, weight = total + float(loss) * count, weight + count
+            targets = batch_targets(batch, size if self._step.fixed_shapes else None, self._training.weigh)
+            with keras.device(self._model.device):
+                loss = self._step(*targets.arrays(), negatives, self._hidden(), anchors)
+            told.append((loss, targets.count))
             for part in (batch.items, batch.targets):
                 touched += np.bincount(part[part >= 0], minlength=len(touched)).astype(np.float32)
             touched[negatives if len(negatives) else self._rows] += 1.0 / len(self._rows)
-        return total / weight if weight else 0.0
+        self._step.finish()
+        weight = sum(count for _, count in told)
+        return sum(float(loss) * count for loss, count in told) / weight if weight else 0.0
 
     def _negatives(self) -> NDArray[np.int32]:
         count = min(self._training.negatives, len(self._rows))
@@ -172,58 +193,63 @@ class LocalTrainer:
             return np.zeros(0, dtype=np.bool_)
         return self._rng.random(self._model.n_items) < rate
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def _step(
-        self, users: Any, items: Any, targets: Any, lengths: Any, values: Any, negatives: Any, hidden: Any
+    def _objective(
+        self,
+        users: Any,
+        items: Any,
+        lengths: Any,
+        places: Any,
+        targets: Any,
+        values: Any,
+        weights: Any,
+        total: Any,
+        counted: Any,
+        negatives: Any,
+        hidden: Any,
+        anchors: Any,
     ) -> tuple[Any, Any]:
-        with tf.GradientTape() as tape:
-            vectors = self._model.item_vectors(hidden if self._model.config.id_dropout else None, training=True)
-            out = self._model.prefix_vectors(users, items, lengths, vectors, training=True)
-            known = targets != PADDING
-            losses = self._losses(out[known], targets[known], values[known], vectors, negatives)
-            # A user counts once, however long the history is.
-            per_target = 1.0 / tf.cast(tf.repeat(lengths, lengths), tf.float32)
-            objective = tf.reduce_sum(losses * per_target) / tf.cast(tf.maximum(tf.shape(users)[0], 1), tf.float32)
-            objective += self._proximal()
-        gradients = tape.gradient(objective, self._variables)
-        found = [(g, v) for g, v in zip(gradients, self._variables, strict=True) if g is not None]
-        self._optimizer.apply(*zip(*found, strict=True))
-        return tf.reduce_mean(losses), tf.shape(losses)[0]
+        """The value that a step makes smaller, and the mean loss of its targets; arguments as :class:`BatchTargets` has them."""
+        vectors = self._model.item_vectors(hidden if self._model.config.id_dropout else None, training=True)
+        out = self._model.prefix_vectors(users, items, lengths, vectors, training=True)
+        known = ops.take(ops.reshape(out, (-1, self._model.config.dimension)), places, axis=0)
+        losses = self._losses(known, targets, values, vectors, negatives)
+        mean = ops.sum(losses * counted) / ops.maximum(ops.sum(counted), 1.0)
+        return ops.sum(losses * weights) / total + self._proximal(anchors), mean
 
     def _losses(self, out: Any, targets: Any, values: Any, vectors: Any, negatives: Any) -> Any:
-        training, chosen = self._training, tf.gather(vectors, targets)
+        training, chosen = self._training, ops.take(vectors, targets, axis=0)
         if training.loss == "squared":
             return squared_losses(out / training.temperature, chosen, values - self._mean)
         return choice_losses(
             training,
             out,
             targets=chosen,
-            labels=tf.gather(self._place, targets),
-            candidates=tf.gather(vectors, self._catalogue if training.negatives == 0 else negatives),
-            n_items=len(self._catalogue),
+            labels=ops.take(self._place, targets, axis=0),
+            candidates=ops.take(vectors, self._catalogue if training.negatives == 0 else negatives, axis=0),
+            n_items=len(self._rows),
         )
 
-    def _proximal(self) -> Any:
+    def _proximal(self, anchors: Sequence[Any]) -> Any:
         """μ/2·‖w − w_server‖² of FedProx (Li et al. 2020, eq. 2)."""
-        if self._training.proximal == 0:
+        if not self._held:
             return 0.0
-        pairs = zip(self._model.shared.values(), self._anchor, strict=True)
-        squares = [tf.reduce_sum(tf.square(tf.convert_to_tensor(v) - a)) for v, a in pairs]
-        return self._training.proximal / 2 * tf.add_n(squares)
+        pairs = zip(self._model.shared.values(), anchors, strict=True)
+        squares = [ops.sum(ops.square(ops.convert_to_tensor(v) - a)) for v, a in pairs]
+        return self._training.proximal / 2 * sum(squares[1:], squares[0])
 
 
 def scheduled_rate(training: TowerTraining, tower_round: int) -> float:
-    """The learning rate of a server round (1 … T): constant, a cosine to a tenth, or warmed up over a tenth of them.
+    """The learning rate of a server round (1 … T): constant, a cosine to a tenth, warmed up over a tenth of them, or both.
 
     >>> [round(scheduled_rate(TowerTraining(rounds=3, schedule="cosine"), t), 6) for t in (1, 2, 3)]
     [0.001, 0.00055, 0.0001]
     """
     rate, rounds = training.learning_rate, training.rounds
-    if training.schedule == "cosine":
+    if training.schedule in ("warmup", "warmup_cosine"):
+        rate *= min(1.0, tower_round / max(1, rounds // 10))
+    if training.schedule in ("cosine", "warmup_cosine"):
         progress = (tower_round - 1) / max(rounds - 1, 1)
-        return rate * (0.1 + 0.45 * (1 + math.cos(math.pi * progress)))
-    if training.schedule == "warmup":
-        return rate * min(1.0, tower_round / max(1, rounds // 10))
+        rate *= 0.1 + 0.45 * (1 + math.cos(math.pi * progress))
     return rate
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import tensorflow as tf
+from keras import ops
 
 from common.config.towers import TowerTraining
 
 
 def choice_losses(
     training: TowerTraining, outputs: Any, *, targets: Any, labels: Any, candidates: Any, n_items: int
-) -> tf.Tensor:
+) -> Any:
     """The configured loss of implicit feedback: what came next, among candidates.
 
     Args:
@@ -30,11 +30,11 @@ def choice_losses(
         return bpr_losses(outputs, targets, candidates)
     if training.negatives == 0:
         return full_softmax_losses(outputs, labels, candidates)
-    correction = tf.math.log(n_items / tf.cast(tf.shape(candidates)[0], tf.float32))
+    correction = ops.log(n_items / ops.cast(ops.shape(candidates)[0], "float32"))
     return softmax_losses(outputs, targets, candidates, correction)
 
 
-def softmax_losses(outputs: Any, targets: Any, candidates: Any, correction: float = 0.0) -> tf.Tensor:
+def softmax_losses(outputs: Any, targets: Any, candidates: Any, correction: float = 0.0) -> Any:
     """Cross-entropy of each target among the candidates.
 
     With uniformly drawn negatives log Q is one number, by which negatives' logits are raised to stand for all items that
@@ -49,24 +49,24 @@ def softmax_losses(outputs: Any, targets: Any, candidates: Any, correction: floa
     Returns:
         float32 ``[t]``.
     """
-    positive = tf.reduce_sum(outputs * targets, axis=1)
-    negative = tf.reduce_logsumexp(tf.matmul(outputs, candidates, transpose_b=True), axis=1) + correction
-    return tf.math.softplus(negative - positive)
+    positive = ops.sum(outputs * targets, axis=1)
+    negative = ops.logsumexp(ops.einsum("td,cd->tc", outputs, candidates), axis=1) + correction
+    return ops.softplus(negative - positive)
 
 
-def full_softmax_losses(outputs: Any, labels: Any, catalogue: Any) -> tf.Tensor:
+def full_softmax_losses(outputs: Any, labels: Any, catalogue: Any) -> Any:
     """Cross-entropy over the whole catalogue: float32 ``[t]`` from ``labels`` int32 ``[t]``, its rows."""
-    logits = tf.matmul(outputs, catalogue, transpose_b=True)
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    logits = ops.einsum("td,cd->tc", outputs, catalogue)
+    return ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 
-def bpr_losses(outputs: Any, targets: Any, candidates: Any) -> tf.Tensor:
+def bpr_losses(outputs: Any, targets: Any, candidates: Any) -> Any:
     """−log σ(positive − negative), mean over the negatives (Rendle et al. 2009): float32 ``[t]``."""
-    positive = tf.reduce_sum(outputs * targets, axis=1, keepdims=True)
-    negative = tf.matmul(outputs, candidates, transpose_b=True)
-    return tf.reduce_mean(tf.math.softplus(negative - positive), axis=1)
+    positive = ops.sum(outputs * targets, axis=1, keepdims=True)
+    negative = ops.einsum("td,cd->tc", outputs, candidates)
+    return ops.mean(ops.softplus(negative - positive), axis=1)
 
 
-def squared_losses(outputs: Any, targets: Any, values: Any) -> tf.Tensor:
+def squared_losses(outputs: Any, targets: Any, values: Any) -> Any:
     """(r − ⟨u, v⟩)² for ratings minus their mean: float32 ``[t]``."""
-    return tf.square(values - tf.reduce_sum(outputs * targets, axis=1))
+    return ops.square(values - ops.sum(outputs * targets, axis=1))

@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
+from client.towers.backends.functions import compiled, compiles_each_shape
 from client.towers.histories import recent
 from client.towers.two_tower import TwoTower
 
@@ -35,7 +36,8 @@ class TowerScorer:
     @cached_property
     def item_vectors(self) -> NDArray[np.float32]:
         """float32 ``[items, d]``: of all of the model's items."""
-        return np.asarray(self.model.item_vectors())
+        vectors: NDArray[np.float32] = ops.convert_to_numpy(self.model.item_vectors())
+        return vectors
 
     def user_vectors(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 ``[k, d]`` of the rows ``users`` of ``histories``, which are the platform's users in order."""
@@ -45,17 +47,16 @@ class TowerScorer:
         """float32 ``[k, d]`` of all rows of ``histories``, which are those of ``users``; −1 is somebody unknown."""
         known = histories.select_entries(self.rows[histories.indices] >= 0)
         windows = recent(known, max(self.model.config.sequence.length, 2), self.rows)
-        vectors, of_users = tf.constant(self.item_vectors), np.asarray(users, dtype=np.int32)
+        vectors, of_users = ops.convert_to_tensor(self.item_vectors), np.asarray(users, dtype=np.int32)
         encode = _encode(self.model)
+        fill = -len(of_users) % _BLOCK if compiles_each_shape() else 0
+        asked = np.pad(of_users, (0, fill), constant_values=-1), *windows.filled(len(of_users) + fill).histories()
         parts = [
-            np.asarray(
-                encode(
-                    of_users[s : s + _BLOCK], windows.items[s : s + _BLOCK], windows.lengths[s : s + _BLOCK], vectors
-                )
-            )
+            ops.convert_to_numpy(encode(*(one[s : s + _BLOCK] for one in asked), vectors))
             for s in range(0, len(of_users), _BLOCK)
         ]
-        return np.concatenate(parts) if parts else np.zeros((0, self.model.config.dimension), dtype=np.float32)
+        nothing = np.zeros((0, self.model.config.dimension), dtype=np.float32)
+        return np.concatenate([nothing, *parts])[: len(of_users)]
 
     def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 ``[k, m′]``."""
@@ -73,8 +74,8 @@ class TowerScorer:
 
 def _encode(model: TwoTower) -> Any:
     """The user tower as one compiled function, made once a model."""
-    compiled = getattr(model, "compiled_user_tower", None)
-    if compiled is None:
-        compiled = tf.function(model.user_vectors, reduce_retracing=True)
-        model.compiled_user_tower = compiled
-    return compiled
+    found = getattr(model, "compiled_user_tower", None)
+    if found is None:
+        found = compiled(model.user_vectors, model.variables)
+        model.compiled_user_tower = found
+    return found

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import tensorflow as tf
+from keras import ops
 from numpy.typing import NDArray
 
 from client.towers.attribution import ID_ROW, Attribution, attribute_product
+from client.towers.backends.functions import compiled
 from client.towers.features import ItemFeatures
 from client.towers.two_tower import TwoTower
 from common.config.towers import TowerConfig
@@ -42,13 +43,14 @@ class ServedTower:
         self.length = max(config.sequence.length, 2)
         """Most recent items that are read."""
         # One signature: a request never waits for a second trace.
-        self._encode = tf.function(
+        self._encode = compiled(
             self._model.user_vectors,
-            input_signature=[
-                tf.TensorSpec([1], tf.int32),
-                tf.TensorSpec([1, self.length], tf.int32),
-                tf.TensorSpec([1], tf.int32),
-                tf.TensorSpec([self.length, config.dimension], tf.float32),
+            self._model.variables,
+            signature=[
+                ((1,), "int32"),
+                ((1, self.length), "int32"),
+                ((1,), "int32"),
+                ((self.length, config.dimension), "float32"),
             ],
         )
 
@@ -59,12 +61,12 @@ class ServedTower:
         padded[: len(newest)] = newest
         places = np.where(np.arange(self.length) < len(newest), np.arange(self.length), -1)
         found = self._encode(
-            tf.constant([-1 if user is None else user], dtype=tf.int32),
-            tf.constant(places[None], dtype=tf.int32),
-            tf.constant([len(newest)], dtype=tf.int32),
-            tf.constant(padded),
+            np.array([-1 if user is None else user], dtype=np.int32),
+            places[None].astype(np.int32),
+            np.array([len(newest)], dtype=np.int32),
+            padded,
         )
-        vector: NDArray[np.float32] = np.asarray(found)[0]
+        vector: NDArray[np.float32] = ops.convert_to_numpy(found)[0]
         return vector
 
     def attribution(
@@ -90,6 +92,6 @@ def encoded_parts(model: TwoTower) -> dict[str, NDArray[np.float32]]:
     """float32 ``[items, d]`` by attribute: what each encoder adds to each item's vector, 0 where the attribute is missing."""
     content = model.content
     return {
-        reader.config.attribute: np.asarray(present * reader(values))
+        reader.config.attribute: ops.convert_to_numpy(present * reader(values))
         for reader, values, present in zip(content.readers, content.inputs, content._present, strict=True)
     }

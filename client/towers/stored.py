@@ -1,4 +1,4 @@
-"""A platform's finished deep model as the store keeps it: plain arrays; TensorFlow is loaded when it first scores.
+"""A platform's finished deep model as the store keeps it: plain arrays; Keras is loaded when it first scores.
 
 Content is folded into the item rows: what serves is a two-tower model whose item vectors are its rows, and the user
 tower. So it serves as factors do, and needs none of the attributes it was trained on. Since an item's vector is a sum,
@@ -57,9 +57,11 @@ class TowerModel:
     @classmethod
     def of(cls, model: TwoTower, own: NDArray[np.int32]) -> TowerModel:
         """Return what is kept of a trained model."""
+        from keras import ops
+
         from client.towers.served import encoded_parts
 
-        vectors = np.asarray(model.item_vectors())
+        vectors = ops.convert_to_numpy(model.item_vectors())
         user_tower = {
             name: np.asarray(variable).copy()
             for name, variable in {**model.shared, **model.private}.items()

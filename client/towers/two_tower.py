@@ -11,13 +11,13 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 from numpy.typing import NDArray
 
+from client.towers.backends.functions import chosen_device
 from client.towers.encoders import READER, ContentEncoder
 from client.towers.features import ItemFeatures
 from client.towers.sequence import SequenceEncoder
-from client.training.kernels.devices import choose_device, visible_gpus
 from common.config.towers import SequenceConfig, TowerConfig
 from common.contributions.tower_variables import ITEM_ROWS, tower_variables
 from common.errors import ContractError
@@ -57,13 +57,13 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         device: str = "auto",
     ) -> None:
         super().__init__(name="two_tower")
-        self.device = choose_device(device, visible_gpus())
+        self.device = chosen_device(device)
         # Seeds of its own: a serving process has other uses for the global generators.
         self._seed = seed
         self.config = config
         self.n_shared, self.n_items, self.n_users = n_shared, features.n_items, n_users
         self.profile_values = profile
-        with tf.device(self.device):
+        with keras.device(self.device):
             self._make_layers(config, features, profile)
             self._build()
         self.shared = self._check_declared()
@@ -81,7 +81,7 @@ class TwoTower(keras.Model):  # type: ignore[misc]
             if profile is not None and config.profile
             else None
         )
-        self._profile = None if profile is None else tf.constant(profile)
+        self._profile = None if profile is None else ops.convert_to_tensor(profile)
         self.adapter = (
             keras.layers.Dense(d, use_bias=False, kernel_initializer="zeros", name="adapter")
             if config.adapter
@@ -90,8 +90,8 @@ class TwoTower(keras.Model):  # type: ignore[misc]
 
     def _build(self) -> None:
         """Call every layer once, so that all variables are there."""
-        empty = tf.zeros((1, 2), dtype=tf.int32) - 1
-        self.user_vectors(tf.zeros(1, tf.int32), empty, tf.zeros(1, tf.int32), self.item_vectors())
+        empty = ops.zeros((1, 2), dtype="int32") - 1
+        self.user_vectors(ops.zeros(1, dtype="int32"), empty, ops.zeros(1, dtype="int32"), self.item_vectors())
         self.built = True
 
     def _check_declared(self) -> dict[str, keras.Variable]:
@@ -138,7 +138,7 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         """The shared variables' values, by name."""
         return {name: np.asarray(variable).copy() for name, variable in self.shared.items()}
 
-    def item_vectors(self, hidden_ids: Any = None, training: bool = False) -> tf.Tensor:
+    def item_vectors(self, hidden_ids: Any = None, training: bool = False) -> Any:
         """float32 ``[items, d]``: id row plus content.
 
         Args:
@@ -147,14 +147,14 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         """
         rows = self.private_rows.table
         if self.config.item_ids:
-            rows = tf.concat([tf.convert_to_tensor(self.item_rows), rows], axis=0)
+            rows = ops.concatenate([ops.convert_to_tensor(self.item_rows), rows], axis=0)
         else:
-            rows = tf.concat([tf.zeros((self.n_shared, self.config.dimension)), rows], axis=0)
+            rows = ops.concatenate([ops.zeros((self.n_shared, self.config.dimension)), rows], axis=0)
         if hidden_ids is not None:
-            rows = tf.where(hidden_ids[:, None], 0.0, rows)
+            rows = ops.where(hidden_ids[:, None], 0.0, rows)
         return rows if self.content.empty else rows + self.content(training=training)
 
-    def prefix_vectors(self, users: Any, items: Any, lengths: Any, vectors: Any, training: bool = False) -> tf.Tensor:
+    def prefix_vectors(self, users: Any, items: Any, lengths: Any, vectors: Any, training: bool = False) -> Any:
         """User vectors after every item of a window.
 
         Args:
@@ -167,28 +167,28 @@ class TwoTower(keras.Model):  # type: ignore[misc]
         Returns:
             float32 ``[b, L, d]``.
         """
-        known = tf.cast(items >= 0, tf.float32)[:, :, None]
-        read = tf.gather(vectors, tf.maximum(items, 0)) * known
+        known = ops.cast(items >= 0, "float32")[:, :, None]
+        read = ops.take(vectors, ops.maximum(items, 0), axis=0) * known
         silent = self.config.sequence.kind == "none"
-        out = tf.zeros_like(read) if silent else self.sequence(read, lengths, training=training)
+        out = ops.zeros_like(read) if silent else self.sequence(read, lengths, training=training)
         return self._personal(out, users)
 
-    def user_vectors(self, users: Any, items: Any, lengths: Any, vectors: Any) -> tf.Tensor:
+    def user_vectors(self, users: Any, items: Any, lengths: Any, vectors: Any) -> Any:
         """float32 ``[b, d]``: after the last item; of a user without history what is private of them, or zero."""
         out = self.prefix_vectors(users, items, lengths, vectors)
-        last = tf.gather(out, tf.maximum(lengths - 1, 0), batch_dims=1)
-        nothing = self._personal(tf.zeros_like(last)[:, None], users)[:, 0]
-        return tf.where((lengths > 0)[:, None], last, nothing)
+        last = ops.take_along_axis(out, ops.maximum(lengths - 1, 0)[:, None, None], axis=1)[:, 0]
+        nothing = self._personal(ops.zeros_like(last)[:, None], users)[:, 0]
+        return ops.where((lengths > 0)[:, None], last, nothing)
 
-    def _personal(self, out: Any, users: Any) -> tf.Tensor:
+    def _personal(self, out: Any, users: Any) -> Any:
         # User −1 is somebody unknown: without embedding and profile.
-        known, rows = tf.cast(users >= 0, tf.float32)[:, None, None], tf.maximum(users, 0)
+        known, rows = ops.cast(users >= 0, "float32")[:, None, None], ops.maximum(users, 0)
         if self.config.user_embedding:
-            out = out + known * tf.gather(self.users.table, rows)[:, None]
+            out = out + known * ops.take(self.users.table, rows, axis=0)[:, None]
         if self.profile is not None:
             # Chosen, not multiplied: what is read for nobody is another's row.
-            told = self.profile(tf.gather(self._profile, rows))[:, None]
-            out = out + tf.where(known > 0, told, tf.zeros_like(told))
+            told = self.profile(ops.take(self._profile, rows, axis=0))[:, None]
+            out = out + ops.where(known > 0, told, ops.zeros_like(told))
         return out if self.adapter is None else out + self.adapter(out)
 
 
@@ -197,7 +197,7 @@ class _Table(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(self, rows: int, width: int, name: str, initializer: Any) -> None:
         super().__init__(name=name)
-        self.table: Any = tf.zeros((0, width))
+        self.table: Any = ops.zeros((0, width))
         if rows:
             self.table = self.add_weight(shape=(rows, width), initializer=initializer, name="table")
 

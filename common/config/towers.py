@@ -49,14 +49,20 @@ class EncoderConfig(FrozenModel):
 class SequenceConfig(FrozenModel):
     """The encoder of a user's recent history."""
 
-    kind: Literal["none", "mean", "gru", "transformer"] = "transformer"
-    """none: no history; mean: the mean of its items; gru: a recurrent network; transformer: self-attention."""
+    kind: Literal["none", "mean", "gru", "transformer", "hstu"] = "transformer"
+    """none: no history; mean: the mean of its items; gru: a recurrent network; transformer: self-attention (Kang & McAuley
+    2018); hstu: pointwise attention with a gate and a bias by distance (Zhai et al. 2024)."""
     length: Annotated[int, Field(ge=1, le=1000)] = 50
     """Most recent items that are read."""
     blocks: Annotated[int, Field(ge=1, le=12)] = 2
-    """transformer: how many blocks, one above the other."""
+    """transformer, hstu: how many blocks, one above the other."""
     heads: Annotated[int, Field(ge=1, le=16)] = 2
-    """transformer: attention heads of a block."""
+    """transformer, hstu: attention heads of a block."""
+    feed_forward: Annotated[int, Field(ge=1, le=8)] = 1
+    """transformer: width of a block's feed-forward layer, as a multiple of ``dimension``."""
+    positions: Literal["end", "start", "none"] = "end"
+    """transformer, hstu: whether an item's place is counted from the end of the history, from its start, or not told; hstu
+    knows distances in any case."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the values that a training step sets to 0."""
 
@@ -72,8 +78,12 @@ class TowerTraining(FrozenModel):
     """Users of one training step."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """Of the platforms' own optimiser (Adam)."""
-    schedule: Literal["constant", "cosine", "warmup"] = "constant"
-    """Of the learning rate over the server rounds."""
+    schedule: Literal["constant", "cosine", "warmup", "warmup_cosine"] = "constant"
+    """Of the learning rate over the server rounds: cosine, down to a tenth; warmup, up over the first tenth of them."""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """A step takes this share, times the learning rate, off every value but biases and norms (Loshchilov & Hutter 2019)."""
+    weigh: Literal["users", "targets"] = "users"
+    """What counts alike in a training step: users, however long their histories are, or targets. Under privacy users do."""
     loss: Literal["sampled_softmax", "bpr", "squared"] = "sampled_softmax"
     """sampled_softmax: with log-Q correction (Yi et al. 2019); all items of the catalogue where ``negatives`` is 0."""
     negatives: Annotated[int, Field(ge=0, le=100_000)] = 0
@@ -142,7 +152,7 @@ class TowerConfig(FrozenModel):
             raise ValueError("item_ids: false needs encoders, or an item would have no vector")
         if self.sequence.kind == "none" and not (self.user_embedding or self.profile):
             raise ValueError("sequence.kind: none needs user_embedding or profile, or a user would have no vector")
-        if self.dimension % self.sequence.heads and self.sequence.kind == "transformer":
+        if self.dimension % self.sequence.heads and self.sequence.kind in ("transformer", "hstu"):
             raise ValueError("dimension must be a multiple of sequence.heads")
         return self
 
@@ -189,5 +199,5 @@ class TowerConfig(FrozenModel):
         if private and self.sequence.kind == "none":
             raise ValueError(
                 "towers.sequence.kind: none leaves a user embedding and profiles alone, which are private and stay as "
-                "they are while shared variables train under privacy; use mean, gru or transformer"
+                "they are while shared variables train under privacy; use mean, gru, transformer or hstu"
             )

@@ -122,14 +122,26 @@ def _attention(name: str, d: int, heads: int) -> list[SharedVariable]:
     return [*variables, out, SharedVariable(name=f"{name}_attention_output_bias", shape=(d,), initializer="zeros")]
 
 
-def _block(name: str, d: int, heads: int) -> list[SharedVariable]:
-    """One Transformer block: attention and a feed-forward layer of the same width (Kang & McAuley 2018)."""
+def _block(name: str, d: int, heads: int, feed_forward: int = 1) -> list[SharedVariable]:
+    """One Transformer block: attention and a feed-forward layer (Kang & McAuley 2018)."""
     return [
         *_norm(f"{name}_norm1", d),
         *_attention(f"{name}_attention", d, heads),
         *_norm(f"{name}_norm2", d),
-        *_dense(f"{name}_ffn1", d, d),
-        *_dense(f"{name}_ffn2", d, d),
+        *_dense(f"{name}_ffn1", d, feed_forward * d),
+        *_dense(f"{name}_ffn2", feed_forward * d, d),
+    ]
+
+
+def _hstu_block(name: str, d: int, sequence: SequenceConfig) -> list[SharedVariable]:
+    """One block of pointwise attention (Zhai et al. 2024, eq. 2 to 4)."""
+    distances = (sequence.heads, sequence.length)
+    return [
+        *_norm(f"{name}_norm1", d),
+        *_dense(f"{name}_mix", d, 4 * d),
+        SharedVariable(name=f"{name}_distances", shape=distances, initializer="normal"),
+        *_norm(f"{name}_norm2", d),
+        *_dense(f"{name}_out", d, d),
     ]
 
 
@@ -174,7 +186,12 @@ def _sequence_variables(sequence: SequenceConfig, d: int) -> list[SharedVariable
                 SharedVariable(name="gru_recurrent_kernel", shape=(d, 3 * d), initializer=_KERNEL),
                 SharedVariable(name="gru_bias", shape=(2, 3 * d), initializer="zeros"),
             ]
-        case "transformer":
+        case "transformer" | "hstu":
             positions = SharedVariable(name="positions", shape=(sequence.length, d), initializer="normal")
-            blocks = [v for b in range(sequence.blocks) for v in _block(f"block{b}", d, sequence.heads)]
-            return [positions, *blocks, *_norm("final_norm", d)]
+            names = [f"block{number}" for number in range(sequence.blocks)]
+            if sequence.kind == "hstu":
+                blocks = [v for name in names for v in _hstu_block(name, d, sequence)]
+            else:
+                blocks = [v for name in names for v in _block(name, d, sequence.heads, sequence.feed_forward)]
+            told = [] if sequence.positions == "none" else [positions]
+            return [*told, *blocks, *_norm("final_norm", d)]

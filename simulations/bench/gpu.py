@@ -1,11 +1,15 @@
 """The CUDA kernels against the CPU's, on this machine's first NVIDIA GPU: ``python -m simulations.bench.gpu``.
 
 Needs numba and its CUDA packages (``crossfed[cuda]``), neither TensorFlow nor a network nor data: interactions are drawn in
-the sizes of MovieLens-1M and of 20 million.
+the sizes of MovieLens-1M and of 20 million. A training step of the sequence model is timed with Keras on JAX or PyTorch,
+where one of them is there.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -183,7 +187,29 @@ def _copy_gb_s(size: int = 2**28) -> float:
     return 20 * size / (time.perf_counter() - start) / 1e9
 
 
+def sequence_step(*, smoke: bool = False) -> dict[str, Any]:
+    """A training step of the sequence model on the GPU and on the CPU, by the same code, in processes of their own.
+
+    Returns:
+        ``gpu`` and ``cpu``, each what :func:`simulations.bench.sequences.step.bench_step` gives, or why it failed, and
+        ``ratio``, the GPU's seconds over the CPU's.
+    """
+    found: dict[str, Any] = {}
+    for device in ("gpu", "cpu"):
+        command = [sys.executable, "-m", "simulations.bench.sequences.step", device, *(["--smoke"] if smoke else [])]
+        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        failed = {"failed": done.stderr[-500:]}
+        found[device] = failed if done.returncode else json.loads(done.stdout.splitlines()[-1])
+    times = [found[device].get("seconds") for device in ("gpu", "cpu")]
+    return {**found, "ratio": times[0] / times[1] if all(times) else None}
+
+
 if __name__ == "__main__":
     smoke = "--smoke" in sys.argv
-    one = {"ml1m": (ML_1M,), "large": (LARGE,)}.get(sys.argv[1] if len(sys.argv) > 1 else "", (ML_1M, LARGE))
-    say_json(bench_gpu((SMOKE,), (4,)) if smoke else bench_gpu(one))
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    one = {"ml1m": (ML_1M,), "large": (LARGE,)}.get(asked, (ML_1M, LARGE))
+    figures = {"device": None} if asked == "step" else bench_gpu((SMOKE,), (4,)) if smoke else bench_gpu(one)
+    if asked == "step" or (figures["device"] and asked not in ("ml1m", "large")):
+        figures["sequence_step"] = sequence_step(smoke=smoke)
+    say_json(figures)

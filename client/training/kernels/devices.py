@@ -1,10 +1,8 @@
-"""Which device TensorFlow computes on: what the configuration asks for, of what this machine has."""
+"""Which device is computed on: what the configuration asks for, of what this machine has."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import tensorflow as tf
 
 from common.errors import ConfigError
 
@@ -23,14 +21,14 @@ def choose_device(requested: str, gpus: Sequence[str]) -> str:
         return "/CPU:0"
     number = int(requested.partition(":")[2] or 0)
     if number >= len(gpus):
-        raise ConfigError(
-            f"model.device is {requested!r}, but TensorFlow sees {len(gpus)} GPU(s); set it to auto or cpu"
-        )
+        raise ConfigError(f"model.device is {requested!r}, but {len(gpus)} GPU(s) can be seen; set it to auto or cpu")
     return f"/GPU:{number}"
 
 
 def visible_gpus() -> list[str]:
     """The GPUs that TensorFlow sees, each set to allocate memory as needed instead of all at once."""
+    import tensorflow as tf
+
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         try:

@@ -51,7 +51,7 @@ def score(model: TwoTower, history: Sequence[int], item: int, user: int) -> floa
     return float(np.asarray(users)[0] @ np.asarray(vectors)[item])
 
 
-@pytest.mark.parametrize("kind", ["mean", "gru", "transformer"])
+@pytest.mark.parametrize("kind", ["mean", "gru", "transformer", "hstu"])
 @pytest.mark.parametrize(("item", "user"), [(5, 1), (8, -1)])
 def test_attributions_sum_to_the_score_above_the_baseline(kind: str, item: int, user: int) -> None:
     model, features = model_of(kind)

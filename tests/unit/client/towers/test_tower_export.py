@@ -28,7 +28,7 @@ from tests.support.towers import ENCODERS, LENGTH, platform
 
 # Keras' own, when it saves.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-KINDS = ("transformer", "gru", "mean")
+KINDS = ("transformer", "hstu", "gru", "mean")
 HISTORIES = ([], [3], [7, 1, 4], list(range(LENGTH)), [9, *range(20, 20 + LENGTH)])
 READER = """
 import json, sys, unicodedata, zlib

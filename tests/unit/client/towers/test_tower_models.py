@@ -21,7 +21,7 @@ from tests.support import matrix
 M, OWN, D, LENGTH, WIDTH = 12, 3, 4, 6, 4
 """Twelve items of the vocabulary, three of the platform's own behind them."""
 KINDS = ("multi_hot", "numeric", "text", "text_transformer", "image", "vector", "sentence", "text_vector")
-SEQUENCES = ("none", "mean", "gru", "transformer")
+SEQUENCES = ("none", "mean", "gru", "transformer", "hstu")
 
 
 def sequence_of(kind: str, **fields: Any) -> SequenceConfig:
@@ -143,7 +143,7 @@ def outputs(kind: str, items: list[int], width: int, users: int = -1) -> np.ndar
     )[0]
 
 
-@pytest.mark.parametrize("kind", ["mean", "gru", "transformer"])
+@pytest.mark.parametrize("kind", ["mean", "gru", "transformer", "hstu"])
 def test_what_comes_later_changes_no_earlier_output(kind: str) -> None:
     first, second = outputs(kind, [1, 2, 3, 4], LENGTH), outputs(kind, [1, 2, 3, 9], LENGTH)
     assert first[:3] == pytest.approx(second[:3], abs=1e-6)
@@ -152,7 +152,7 @@ def test_what_comes_later_changes_no_earlier_output(kind: str) -> None:
     assert (np.abs(first - changed)[:4].max(axis=1) > 1e-3).all(), "what came before changes every output"
 
 
-@pytest.mark.parametrize("kind", ["mean", "gru", "transformer"])
+@pytest.mark.parametrize("kind", ["mean", "gru", "transformer", "hstu"])
 def test_padding_changes_nothing(kind: str) -> None:
     narrow, wide = outputs(kind, [1, 2, 3], 3), outputs(kind, [1, 2, 3], LENGTH)
     assert narrow == pytest.approx(wide[:3], abs=1e-6)
@@ -188,7 +188,7 @@ def test_unknown_items_get_the_mean_score_and_are_skipped() -> None:
     assert TowerScorer(model, known).vectors_of(matrix([], 4), []).shape == (0, D)
 
 
-@pytest.mark.parametrize("kind", ["mean", "gru", "transformer"])
+@pytest.mark.parametrize("kind", ["mean", "gru", "transformer", "hstu"])
 def test_a_users_vector_is_the_output_after_the_last_item(kind: str) -> None:
     history = [3, 14, 0, 7]
     vector = TowerScorer(model_of(kind), ROWS).vectors_of(matrix([history], M + OWN), [2])[0]

@@ -180,9 +180,10 @@ def test_the_proximal_term_holds_weights_where_the_server_had_them() -> None:
 def test_the_proximal_term_is_half_mu_times_the_shared_distance() -> None:
     model = a_model(config_of("mean", user_embedding=True), n_users=40)
     trainer = trainer_of(model, matrix(chain(40, 5), N), proximal=0.3)
+    anchors = [np.asarray(variable).copy() for variable in model.shared.values()]
     model.shared["item_rows"].assign_add(np.full((N, D), 0.5))
     model.users.table.assign_add(np.full((40, D), 9.0))
-    assert float(trainer._proximal()) == pytest.approx(0.3 / 2 * N * D * 0.25)
+    assert float(trainer._proximal(anchors)) == pytest.approx(0.3 / 2 * N * D * 0.25)
 
 
 def test_schedules_of_the_learning_rate() -> None:

@@ -208,7 +208,7 @@ class LocalTrainer:
         hidden: Any,
         anchors: Any,
     ) -> tuple[Any, Any]:
-        """The value that a step makes smaller, and the mean loss of its targets; arguments as :class:`BatchTargets` has them."""
+        """The value that a step makes smaller, and the mean loss of its targets; arguments as in :class:`BatchTargets`."""
         vectors = self._model.item_vectors(hidden if self._model.config.id_dropout else None, training=True)
         out = self._model.prefix_vectors(users, items, lengths, vectors, training=True)
         known = ops.take(ops.reshape(out, (-1, self._model.config.dimension)), places, axis=0)

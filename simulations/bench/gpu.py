@@ -209,7 +209,8 @@ if __name__ == "__main__":
     smoke = "--smoke" in sys.argv
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
     one = {"ml1m": (ML_1M,), "large": (LARGE,)}.get(asked, (ML_1M, LARGE))
-    figures = {"device": None} if asked == "step" else bench_gpu((SMOKE,), (4,)) if smoke else bench_gpu(one)
+    sizes, dimensions = ((SMOKE,), (4,)) if smoke else (one, (64, 128))
+    figures: dict[str, Any] = {"device": None} if asked == "step" else bench_gpu(sizes, dimensions)
     if asked == "step" or (figures["device"] and asked not in ("ml1m", "large")):
         figures["sequence_step"] = sequence_step(smoke=smoke)
     say_json(figures)

@@ -44,8 +44,6 @@ def bench_step(device: str, *, smoke: bool = False, steps: int = 20) -> dict[str
         smoke: a model of no size, to see that it runs.
         steps: that are timed; the best of three runs.
     """
-    import keras
-
     from client.towers.features import ItemFeatures
     from client.towers.local_training import LocalTrainer
     from client.towers.two_tower import TwoTower
@@ -65,7 +63,7 @@ def bench_step(device: str, *, smoke: bool = False, steps: int = 20) -> dict[str
         started = time.perf_counter()
         loss = trainer.train(epochs=float(steps)).loss
         seconds.append((time.perf_counter() - started) / steps)
-    return {"backend": keras.backend.backend(), "device": model.device, "seconds": min(seconds), "loss": loss}
+    return {"backend": backend(), "device": model.device, "seconds": min(seconds), "loss": loss}
 
 
 if __name__ == "__main__":

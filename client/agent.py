@@ -132,7 +132,8 @@ class PlatformAgent:
             if contributor is None:
                 return self._answer(request, *self._answer_without_data(request))
             membership, sizes = self._joined(request), self._sizes(request, contributor.kind)
-            receipt = self._outbox.charge(request, contributor.kind.releases(self.plan, request.server_round))
+            releases = contributor.kind.releases(self.plan, request.server_round)
+            receipt = self._outbox.charge(request, releases, membership.digest)
             arrays = self._outbox.replay(receipt)
             if arrays is None:
                 with self._outbox.one_attempt(receipt):
@@ -215,9 +216,13 @@ class PlatformAgent:
             )
         self._check_size(len(request.arrays["digests"]), "the vocabulary")
         membership = self._member_of(platforms, request.arrays)
-        known = None if self._told is None or self._told[0] != request.run_id else self._told[1]
-        may_change = self._protocol.may_replace_vocabulary(self._outbox.run(request.run_id))
-        if known is not None and known.digest != membership.digest and not may_change:
+        known = None if self._told is None or self._told[0] != request.run_id else self._told[1].digest.hex()
+        run = self._outbox.run(request.run_id)
+        if self.plan.private and run is not None and run.vocabulary is not None:
+            # The ledger remembers it when another run was told one between; of an older version's runs it keeps none.
+            known = run.vocabulary
+        may_change = self._protocol.may_replace_vocabulary(run)
+        if known is not None and known != membership.digest.hex() and not may_change:
             raise OrderError("the run has another vocabulary, which everything that was released in it rests on")
         self._told = request.run_id, membership
         self._vocabulary_file.save(request.run_id, self.plan, {"platforms": platforms}, request.arrays)

@@ -17,7 +17,10 @@ from common.sealed.log import Entry
 
 @dataclass(frozen=True)
 class Charge:
-    """One entry of the ledger: the releases of one contribution. ``time`` is informative: entries order by number."""
+    """One entry of the ledger: the releases of one contribution. ``time`` is informative: entries order by number.
+
+    ``vocabulary`` is the digest, in hex, of the vocabulary that the contribution rests on; None of an older version's.
+    """
 
     sequence: int
     server_round: int
@@ -25,6 +28,7 @@ class Charge:
     request_digest: str
     mac: str
     time: str
+    vocabulary: str | None = None
 
     @property
     def mu(self) -> float:
@@ -50,6 +54,11 @@ class RunAccount:
     def unused(self) -> bool:
         """Open, and nothing was released under it: what it has reserved goes to the next run that joins."""
         return not (self.closed or self.charges)
+
+    @property
+    def vocabulary(self) -> str | None:
+        """The digest of the vocabulary that its releases rest on; None where nothing was released, or no digest was kept."""
+        return next((charge.vocabulary for charge in self.charges if charge.vocabulary is not None), None)
 
     @property
     def releases(self) -> list[Release]:
@@ -235,6 +244,7 @@ def charge_of(entry: Entry) -> Charge:
         content["request_digest"],
         entry.mac,
         content["time"],
+        content.get("vocabulary"),
     )
 
 

@@ -157,7 +157,14 @@ class BudgetLedger:
                 raise PrivacyError(f"run {run_id!r} was reserved with another plan; give the new plan a new run id")
         self._log.publish(_totals)
 
-    def charge(self, run_id: str, server_round: int, releases: Sequence[Release], request_digest: str) -> Receipt:
+    def charge(
+        self,
+        run_id: str,
+        server_round: int,
+        releases: Sequence[Release],
+        request_digest: str,
+        vocabulary: str | None = None,
+    ) -> Receipt:
         """Charge one contribution; committed, and its head kept by every witness, when this returns.
 
         A request identical in run, round, digest and releases returns the earlier receipt and costs nothing: whoever
@@ -169,6 +176,7 @@ class BudgetLedger:
             server_round: as in the request.
             releases: all that the contribution will reveal.
             request_digest: SHA-256, hex, of all that determines the request: broadcast, roster, options.
+            vocabulary: SHA-256, hex, of the vocabulary that it rests on, kept with the charge; None: none.
 
         Raises:
             BudgetExceededError: the run's own or the lifetime budget does not cover it; nothing was charged.
@@ -201,6 +209,7 @@ class BudgetLedger:
                         "releases": [release_to_json(release) for release in wanted],
                         "request_digest": request_digest,
                     }
+                    | ({} if vocabulary is None else {"vocabulary": vocabulary})
                 )
                 run.charges.append(charge_of(entry))
                 # An exception from here on undoes the entry: the transaction is rolled back.

@@ -89,13 +89,16 @@ class Outbox:
         """Where a run stands, by what it has paid; None where it was never joined."""
         return self.ledger.run(run_id)
 
-    def charge(self, request: AgentRequest, releases: Sequence[Release]) -> Receipt:
+    def charge(self, request: AgentRequest, releases: Sequence[Release], vocabulary: bytes | None = None) -> Receipt:
         """Pay for the answer to ``request``, durably. The same request again is not charged; another of its round is.
+
+        ``vocabulary`` is the digest of the one that the answer rests on.
 
         Raises:
             BudgetExceededError: the budget does not cover it; nothing was charged.
         """
-        return self.ledger.charge(request.run_id, request.server_round, releases, digest_of(request))
+        told = None if vocabulary is None else vocabulary.hex()
+        return self.ledger.charge(request.run_id, request.server_round, releases, digest_of(request), told)
 
     def replay(self, receipt: Receipt) -> Arrays | None:
         """Return what has left before under ``receipt``, the same bytes; None where nothing has.

@@ -289,6 +289,23 @@ def tell_another_vocabulary(asked: HandMade, name: str, what: str, code: str = "
     assert asked.ask(name, "vocabulary", config=parts["config"], arrays=arrays).code == code
 
 
+def test_a_run_between_two_messages_brings_no_second_vocabulary(tmp_path: Path) -> None:
+    """The file keeps the newest run's alone: the ledger says which one it was when something was released."""
+    plan = private_plan(noise="per_platform", budget=9.0)
+    asked = by_hand(private_platforms(), plan, tmp_path)
+    name = "platform-1"
+    assert asked.ask(name, "counts", 0).code == "ok"
+    first = asked.run_id
+    tell_another_vocabulary(asked, name, "digests", "out-of-order")
+    asked.run_id = "between"
+    assert asked.ask(name, "join", config={"plan": plan.model_dump(mode="json")}).code == "ok"
+    assert asked.ask(name, "vocabulary", **asked.vocabulary_parts()).code == "ok"
+    asked.run_id = first
+    for what in ("digests", "owners"):
+        tell_another_vocabulary(asked, name, what, "out-of-order")
+    assert asked.ask(name, "vocabulary", **asked.vocabulary_parts()).code == "ok"
+
+
 @pytest.mark.parametrize("what", ["item_counts", "item_parameters", "config", "owners", "digests"])
 def test_an_aggregator_that_tells_one_platform_otherwise_gets_no_sum(tmp_path: Path, what: str) -> None:
     """Else it could have platforms' totals in rows that it chooses; whatever it says of the vector it was sent."""

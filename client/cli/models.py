@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +11,9 @@ import typer
 
 from client.data.recorded import EventRules
 from client.personalization.store import PlatformStore
-from client.recommend.feedback_file import FEEDBACK_LOG, read_events
+from client.recommend.feedback_file import FEEDBACK_LOG, event_times
 from client.versions.experiment import Experiment, Kind
-from client.versions.outcomes import outcomes, read_shown
+from client.versions.outcomes import read_shown, told_outcomes
 from common.config.loader import load_yaml_model
 from common.deploy.console import PlainConsole, PlainTable, say, say_json
 from common.deploy.roles import PlatformConfig
@@ -138,17 +137,8 @@ def _store(platform: PlatformConfig) -> PlatformStore:
 
 def _outcomes(platform: PlatformConfig, experiment: Experiment) -> dict[str, Any]:
     store = _store(platform)
-    log, events = store.root / FEEDBACK_LOG, list[tuple[str, int]]()
-    if log.exists():
-        recorded = read_events(log, EventRules.of(platform.data))
-        events = list(zip(recorded.user_ids, recorded.times.tolist(), strict=True))
-    found, difference = outcomes(experiment, read_shown(store.experiments.shown_path), events)
-    versions = {"current": store.current(), "challenger": experiment.version}
-    return {
-        "since": experiment.since,
-        "variants": [asdict(one) | {"version": versions[one.variant]} for one in found.values()],
-        "difference": asdict(difference),
-    }
+    events = event_times(store.root / FEEDBACK_LOG, EventRules.of(platform.data))
+    return told_outcomes(experiment, store.current(), read_shown(store.experiments.shown_path), events)
 
 
 def _table(content: dict[str, Any]) -> PlainTable:

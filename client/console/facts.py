@@ -11,18 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from client.data.recorded import EventRules
+from client.data.recorded import DAY_SECONDS, EventRules
 from client.deploy.agent_process import listeners
 from client.personalization.store import PlatformStore
 from client.privacy.report import egress_dicts, privacy_dict
-from client.recommend.feedback_file import FEEDBACK_LOG, read_events
+from client.recommend.feedback_file import FEEDBACK_LOG, event_times
+from client.versions.outcomes import read_shown, told_outcomes
 from common.deploy.roles import PlatformConfig
 from common.errors import CrossfedError
 
 DAYS: Final = 7
 MESSAGES: Final = 100
 """How many of what left are shown on a page."""
-_DAY: Final = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,19 +141,27 @@ def progress(config: PlatformConfig) -> Progress | None:
     )
 
 
+def outcomes(config: PlatformConfig) -> dict[str, Any] | None:
+    """Return what came of the split that is going on, as ``crossfed-client models outcomes --json``; None without one."""
+    store = PlatformStore(config.state / "store")
+    experiment = store.experiments.current()
+    if experiment is None or experiment.kind != "split":
+        return None
+    events = event_times(store.root / FEEDBACK_LOG, EventRules.of(config.data))
+    return told_outcomes(experiment, store.current(), read_shown(store.experiments.shown_path), events)
+
+
 def feedback(config: PlatformConfig, now: float | None = None) -> list[tuple[float, int]]:
     """Events by day, the oldest of :data:`DAYS` days first: the day's beginning (UTC, seconds since 1970) and how many.
 
-    Only what is still in the log counts: a training takes events out once a model has learned them.
+    Only what is in the log counts, which loses what is erased or older than ``data.retention_days``.
     """
-    today = int((time.time() if now is None else now) // _DAY)
+    today = int((time.time() if now is None else now) // DAY_SECONDS)
     days = dict.fromkeys(range(today - DAYS + 1, today + 1), 0)
-    path = config.state / "store" / FEEDBACK_LOG
-    if path.exists():
-        for at in read_events(path, EventRules.of(config.data)).times.tolist():
-            if at // _DAY in days:
-                days[at // _DAY] += 1
-    return [(day * float(_DAY), count) for day, count in days.items()]
+    for _, at in event_times(config.state / "store" / FEEDBACK_LOG, EventRules.of(config.data)):
+        if at // DAY_SECONDS in days:
+            days[at // DAY_SECONDS] += 1
+    return [(day * float(DAY_SECONDS), count) for day, count in days.items()]
 
 
 def _entries(config: PlatformConfig) -> list[dict[str, Any]]:

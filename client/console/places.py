@@ -48,7 +48,8 @@ class PlatformPages:
 
     def models(self, visit: Visit) -> Shown:
         """The versions of the platform's model."""
-        return _shown("models.html", versions=facts.versions(self.config))
+        config = self.config
+        return _shown("models.html", versions=facts.versions(config), outcomes=facts.told(facts.outcomes, config))
 
     def roll_back(self, visit: Visit) -> Redirect:
         """Let another version serve, as ``crossfed-client models rollback`` does."""

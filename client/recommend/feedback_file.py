@@ -119,6 +119,18 @@ def read_events(path: Path, rules: EventRules) -> RecordedEvents:
     return recorded_events(found.events, found.following - 1)
 
 
+def event_times(path: Path, rules: EventRules) -> list[tuple[str, int]]:
+    """User id and time of every event of a log; none where there is no log.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    if not path.exists():
+        return []
+    recorded = read_events(path, rules)
+    return list(zip(recorded.user_ids, recorded.times.tolist(), strict=True))
+
+
 def recorded_events(events: Sequence[FeedbackEvent], through: int) -> RecordedEvents:
     """Events in columns; ``through`` is the last number given out."""
     return columns_of([(event.sequence, event.user_id, event.event) for event in events], through)

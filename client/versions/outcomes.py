@@ -13,10 +13,10 @@ import os
 import struct
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from logging import getLogger
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from client.versions.experiment import VARIANTS, Experiment, Variant
 from common.files import write_atomically
@@ -138,6 +138,26 @@ def outcomes(
             interval=wilson(acted, len(users)),
         )
     return found, newcombe(found["challenger"], found["current"])
+
+
+def told_outcomes(
+    experiment: Experiment, serving: int, shown: Iterable[tuple[Variant, int, bytes]], events: Iterable[tuple[str, int]]
+) -> dict[str, Any]:
+    """The same as JSON can hold it: ``since``, ``variants`` with the version of each, ``difference``.
+
+    Args:
+        experiment: whose.
+        serving: the version that ``current`` shows.
+        shown: as :func:`read_shown` gives it.
+        events: user id and time of every recorded event.
+    """
+    found, difference = outcomes(experiment, shown, events)
+    versions = {"current": serving, "challenger": experiment.version}
+    return {
+        "since": experiment.since,
+        "variants": [asdict(one) | {"version": versions[one.variant]} for one in found.values()],
+        "difference": asdict(difference),
+    }
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import yaml
 
 from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
+from client.versions.outcomes import ShownUsers
 from simulations.run import simulate
 from simulations.scenarios.scenario import Scenario
 
@@ -77,7 +78,18 @@ def platform_files(folder: Path) -> Path:
             log.record(
                 f"e{event}", a_user(home / "platform.yaml"), f"film:{event}", 1.0, int(time.time()) - event * 86_400
             )
+    split(store)
     return home / "platform.yaml"
+
+
+def split(store: PlatformStore) -> None:
+    """A split between the two versions, in which every other one of 40 users was shown a list by each."""
+    store.experiments.begin("split", 1, 0.5)
+    experiment = store.experiments.current()
+    assert experiment is not None
+    shown = ShownUsers(store.experiments.shown_path, experiment)
+    for user in store.load().user_ids[:40]:
+        shown.note(user, int(time.time()) - 3_600)
 
 
 def a_user(config: Path) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from client.cli.main import app
 from client.console import facts
 from client.console.places import PlatformPages
 from client.console.trying import Answer, Trial
@@ -13,6 +16,7 @@ from client.personalization.store import PlatformStore
 from client.privacy.report import egress_dicts, privacy_dict
 from client.service.client import RecommenderClient
 from client.service.server import serve_recommender
+from client.versions.outcomes import wilson
 from common.config.loader import load_yaml_model
 from common.config.serving import ServingConfig
 from common.deploy.roles import PlatformConfig
@@ -73,6 +77,19 @@ def test_versions_are_read_without_their_users(config: PlatformConfig) -> None:
     assert (newest.number, newest.serves, before.number, before.serves) == (2, True, 1, False)
     assert (newest.server_round, newest.verdict) == (model.server_round, model.verdict.name)
     assert MARK not in repr((newest, before))
+
+
+def test_outcomes_of_a_split_are_those_of_the_command(path: Path, config: PlatformConfig) -> None:
+    found = facts.outcomes(config)
+    assert found is not None
+    told = CliRunner().invoke(app, ["models", "outcomes", "--config", str(path), "--json"])
+    assert json.loads(told.stdout) == json.loads(json.dumps(found))
+    assert sum(one["users"] for one in found["variants"]) == 40
+    # One of the four events is of a user who was shown a list before it.
+    assert sum(one["acted"] for one in found["variants"]) == 1
+    for one in found["variants"]:
+        assert one["interval"] == pytest.approx(wilson(one["acted"], one["users"]))
+    assert MARK not in repr(found)
 
 
 def test_another_version_serves_at_a_click(path: Path, config: PlatformConfig) -> None:

@@ -20,7 +20,7 @@ MARKER = "crossfed-run.json"
 LOCK = "crossfed.lock"
 _OWN_FILES = frozenset({MARKER, LOCK, "audit.json"})
 # The checkpoints first: where removing is interrupted, nothing is left to go on from.
-_OF_A_RUN = ("aggregator", "platforms", "result.json", "privacy.md", "report.html")
+_OF_A_RUN = ("aggregator", "platforms", "result.json", "privacy.md", "report.html", "measured.npz")
 _MEND = "wait for its end, end it, or choose another folder with --output"
 
 Wait = Callable[[str], None]

@@ -37,6 +37,7 @@ from simulations.evaluation.measure import (
     shared_model,
     train_ceiling,
 )
+from simulations.evaluation.paired import Measured
 from simulations.evaluation.passports import measure_passports
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.evaluation.privacy_cost import privacy_cost_at
@@ -136,7 +137,9 @@ def _simulate(
     )
     observer.on_stage("measuring on test interactions")
     trained = scenario.model_copy(update={"plan": outcome.state.plan_of(scenario.plan)})
-    measured, pooled = _measure(trained, platforms, outcome, secret)
+    kept = Measured()
+    measured, pooled = _measure(trained, platforms, outcome, secret, kept)
+    kept.write(folder)
     passports: list[Block] = []
     if scenario.passport is not None:
         observer.on_stage("measuring what passports bring")
@@ -191,7 +194,11 @@ def _weights(
 
 
 def _measure(
-    scenario: Scenario, platforms: list[SimulatedPlatform], outcome: FederationOutcome, secret: FederationSecret
+    scenario: Scenario,
+    platforms: list[SimulatedPlatform],
+    outcome: FederationOutcome,
+    secret: FederationSecret,
+    kept: Measured,
 ) -> tuple[dict[str, Block], dict[str, Block]]:
     """Blocks by platform: of the federation's models, and of pooled training."""
     evaluator = Evaluator(scenario)
@@ -210,7 +217,7 @@ def _measure(
             "interactions": platform.interactions,
             "cleaning": platform.report.as_dict(),
             "verdict": _verdict(model.verdict.name, model.verdict.weight),
-            "own": measure_own(evaluator, platform, model),
+            "own": measure_own(evaluator, platform, model, kept),
             "cross": None,
         }
         pooled[platform.name] = measure_pooled(evaluator, platform, pooled_state, plan, secret)
@@ -224,7 +231,7 @@ def _measure(
                 if scenario.cross.ceiling
                 else (None, None)
             )
-            cross = measure_cross(evaluator, task, model.shared, model.cross_scorer(), ceiling, half)
+            cross = measure_cross(evaluator, task, model.shared, model.cross_scorer(), ceiling, half, kept)
             if scenario.plan.private:
                 exact = CrossPlatformTask.of(platform, platform.hidden, pooled_state, secret)
                 cross["shared_without_noise"] = measure_shared(evaluator, exact, shared_model(pooled_state, plan))

@@ -120,7 +120,9 @@ def _begin(config: Path, kind: Kind, version: int, share: float) -> None:
     platform = load_yaml_model(config, PlatformConfig)
     if kind == "split" and platform.passport.redeem:
         raise ConfigError(
-            "passport.redeem: what people bring is weighed for one version at a time; no split goes with it yet"
+            "passport.redeem: what people bring is weighed for one version at a time, so that a split would compare more than "
+            "the versions; set passport.redeem: false for as long as the split goes on, or compare by crossfed-client models "
+            "shadow"
         )
     store = _store(platform)
     store.load(version)

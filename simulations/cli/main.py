@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -132,11 +133,15 @@ def cross_validate(
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value, as for run.")] = None,
     data: Annotated[Path | None, typer.Option(help="As for run.")] = None,
     seed: Annotated[int | None, typer.Option(help="As for run.")] = None,
+    language: ReportLanguage = "en",
 ) -> None:
-    """Run a scenario once a fold, so that each interaction is tested once; print means and standard deviations."""
+    """Run a scenario once a fold, so that each interaction is tested once; means and deviations, and report.html."""
+    from simulations.report.page import write_report
+    from simulations.report.studies import write_folds_report
     from simulations.report.terminal import cleaning_text, fold_table
     from simulations.run import simulate
 
+    tongue = language_of(language)
     parent = output or default_folder(load_chosen(scenario, set_ or [], data, seed).name, "-folds")
     results = []
     console = PlainConsole()
@@ -146,8 +151,11 @@ def cross_validate(
             split = ["split.protocol=k-fold", f"split.folds={folds}", f"split.fold={fold}"]
             chosen = load_chosen(scenario, [*(set_ or []), *split], data, seed)
             results.append(simulate(chosen, parent / f"fold-{fold}"))
+            write_report(parent / f"fold-{fold}", language=tongue)
+        report = write_folds_report([result.content for result in results], parent, language=tongue)
     console.print(fold_table([result.content for result in results]))
     say(f"\n{cleaning_text(results[0].platforms)}")
+    say(f"to read: {report}")
 
 
 @app.command()
@@ -155,26 +163,31 @@ def sweep(
     scenario: Annotated[str, typer.Argument(help="A shipped scenario's name, or the path of your own YAML.")],
     epsilon: Annotated[str, typer.Option(help="The ε to try, with commas between.")] = "0.5,1,3,10",
     draws: Annotated[int, typer.Option(min=1, help="Noise draws at each ε.")] = 3,
-    output: Annotated[Path | None, typer.Option(help="Folder for sweep.json and sweep.png.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for sweep.json, sweep.png and report.html.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value, as for run.")] = None,
     data: Annotated[Path | None, typer.Option(help="As for run.")] = None,
     seed: Annotated[int | None, typer.Option(help="As for run.")] = None,
+    language: ReportLanguage = "en",
 ) -> None:
-    """Draw quality against ε: sweep.json and sweep.png.
+    """Draw quality against ε: sweep.json, sweep.png and report.html.
 
     Every point is a whole private federation with the defaults tuned for its ε; the bands are over noise draws.
 
     Example: crossfed-simulate sweep movies --data ~/datasets --epsilon 1,3,10
     """
-    from simulations.studies.sweep import run_sweep
+    from simulations.report.studies import write_sweep_report
+    from simulations.studies.sweep import SWEEP, run_sweep
 
+    tongue = language_of(language)
     chosen = load_chosen(scenario, set_ or [], data, seed)
     folder = output or default_folder(chosen.name, "-sweep")
     console = PlainConsole()
     with locked_folder(folder), console.stages() as tell:
         table = run_sweep(chosen, _epsilons(epsilon), draws=draws, folder=folder, on_stage=tell)
+        report = write_sweep_report(json.loads((folder / SWEEP).read_text()), folder, language=tongue)
     console.print(table)
-    say(f"\nwritten: {folder / 'sweep.json'}, {folder / 'sweep.png'}")
+    say(f"\nwritten: {folder / SWEEP}, {folder / 'sweep.png'}")
+    say(f"to read: {report}")
 
 
 @app.command()

@@ -54,10 +54,12 @@ def compare(
 
     Example: crossfed-simulate compare out/quickstart out/private --output out/compare.html
     """
-    from simulations.report.compare import compare_runs, comparison_table, write_comparison
+    from simulations.report.compare import compare_runs, comparison_table, paired_table, write_comparison
 
     found = compare_runs(run_folders)
     make_folder(output.parent)
     write_comparison(found, output, language=language_of(language))
     PlainConsole().print(comparison_table(found))
+    if found.paired:
+        PlainConsole().print(paired_table(found))
     say(f"written: {output}")

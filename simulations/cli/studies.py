@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from pathlib import Path
@@ -11,6 +12,8 @@ import typer
 
 from common.deploy.console import PlainConsole, say
 from common.errors import ConfigError
+from common.web.texts import language_of
+from simulations.cli.reading import ReportLanguage
 from simulations.output import default_folder, locked_folder
 from simulations.scenarios.scenario import Scenario, load_scenario
 
@@ -38,13 +41,14 @@ def load_chosen(name: str, overrides: list[str], data: Path | None, seed: int | 
 def tune(
     scenario: Annotated[str, typer.Argument(help="A shipped scenario's name, or the path of your own YAML.")],
     trials: Annotated[int, typer.Option(min=1, help="Settings to try, those of an earlier call included.")] = 30,
-    output: Annotated[Path | None, typer.Option(help="Folder for tune.db and tried.json.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for tune.db, tried.json and report.html.")] = None,
     accept_cost: Annotated[
         bool, typer.Option("--accept-cost", help="Under privacy: tune although each trial is a run that costs ε.")
     ] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override a value, as for run.")] = None,
     data: Annotated[Path | None, typer.Option(help="As for run.")] = None,
     seed: Annotated[int | None, typer.Option(help="As for run.")] = None,
+    language: ReportLanguage = "en",
 ) -> None:
     """Search settings of the plan on validation users: the scenario's search section, or a space that ships.
 
@@ -54,10 +58,12 @@ def tune(
 
     Example: crossfed-simulate tune movies --data ~/datasets --trials 50
     """
-    from simulations.studies.tune import as_overrides, cost_of
+    from simulations.report.studies import write_tuning_report
+    from simulations.studies.tune import TRIED, as_overrides, cost_of
     from simulations.studies.tune import tune as search
     from simulations.studies.tune_display import TrialDisplay
 
+    tongue = language_of(language)
     chosen = load_chosen(scenario, set_ or [], data, seed)
     folder = output or default_folder(chosen.name, "-tune")
     console = PlainConsole()
@@ -70,13 +76,15 @@ def tune(
             on_stage=display.on_stage,
             on_trial=display.on_trial,
         )
+        report = write_tuning_report(json.loads((folder / TRIED).read_text()), folder, language=tongue)
     console.print(tuning.table)
     if cost := cost_of(chosen, trials):
         console.print(f"{cost}.")
     if tuning.best is not None:
         settings = " ".join(f"--set {shlex.quote(override)}" for override in as_overrides(tuning.best.settings))
         say(f"best: crossfed-simulate run {shlex.quote(scenario)} {settings}")
-    say(f"written: {folder / 'tried.json'}")
+    say(f"written: {folder / TRIED}")
+    say(f"to read: {report}")
 
 
 def draw_item_map(

@@ -31,6 +31,7 @@ from common.metrics import METRICS, paired_bootstrap, rating_intervals, summaris
 from server.federation.state import FederationState
 from simulations.engine.datasets import HiddenItems, SimulatedPlatform
 from simulations.evaluation.groups import beyond_accuracy, group_blocks
+from simulations.evaluation.paired import Measured
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
 from simulations.scenarios.scenario import Scenario
 
@@ -87,7 +88,9 @@ class Evaluator:
         return {name: [part.mean, part.lower, part.upper] for name, part in intervals.items()}
 
 
-def measure_own(evaluator: Evaluator, platform: SimulatedPlatform, model: PlatformModel) -> Block:
+def measure_own(
+    evaluator: Evaluator, platform: SimulatedPlatform, model: PlatformModel, kept: Measured | None = None
+) -> Block:
     """Own items on the test slice: popularity, local, shared, final; and final against local, user by user."""
     scorers = {
         "popularity": model.own_popularity(),
@@ -96,6 +99,8 @@ def measure_own(evaluator: Evaluator, platform: SimulatedPlatform, model: Platfo
         "final": model.own_scorer(),
     }
     measured = {name: evaluator.per_user(scorer, platform.test) for name, scorer in scorers.items()}
+    if kept is not None:
+        kept.keep(platform.name, "own", measured)
     blocks = {name: evaluator.block(one) for name, one in measured.items()}
     if model.shared.config.feedback == "explicit":
         for name in ("local", "shared", "final"):
@@ -209,6 +214,7 @@ def measure_cross(
     final: Scorer,
     ceiling: FactorModel | None,
     scored_half: UserItemMatrix | None,
+    kept: Measured | None = None,
 ) -> Block:
     """Hidden items alone: foreign popularity, shared, final; and against the ceiling on one half of the truth."""
     scorers: dict[str, Scorer] = {
@@ -218,6 +224,8 @@ def measure_cross(
     }
     held_out = task.slice_of(task.truth)
     measured = {name: evaluator.per_user(scorer, held_out, task.candidates) for name, scorer in scorers.items()}
+    if kept is not None:
+        kept.keep(task.platform.name, "cross", measured)
     blocks: Block = {
         name: evaluator.block(one) | beyond_accuracy(one, task.foreign_popularity, task.population, task.candidates)
         for name, one in measured.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from markupsafe import Markup
 from common.deploy.console import PlainTable
 from common.errors import ConfigError
 from common.files import write_atomically
-from common.web.pages import Pages, figure, interval, share, size, stylesheet
+from common.web.pages import Pages, figure, interval, share, signed, size, stylesheet
 from common.web.texts import Language
+from simulations.evaluation.paired import paired_difference
 from simulations.report.drawing import dots
 from simulations.report.page import MERIT, PACKAGE, read_run
 
@@ -36,16 +37,37 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Paired:
+    """What a run serves less what the first one serves, user by user.
+
+    Attributes:
+        platform: whose users.
+        what: key of its text.
+        run: the other run's name.
+        mean, low, high: of the difference, and its 95 % interval.
+    """
+
+    platform: str
+    what: str
+    run: str
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Attributes:
     names: of the runs.
     lines: what is compared.
+    paired: differences from the first run, of those runs and platforms that measured the same users.
     differences: value in each run by configuration key, for the keys in which any two differ; None: a run does not say.
     """
 
     names: tuple[str, ...]
     lines: tuple[Line, ...]
     differences: Mapping[str, tuple[str, ...]] | None
+    paired: tuple[Paired, ...] = ()
 
 
 _MERITS = {
@@ -72,7 +94,23 @@ def compare_runs(runs: Sequence[Path]) -> Comparison:
     contents = [read_run(run) for run in runs]
     platforms = list(dict.fromkeys(name for content in contents for name in content["platforms"]))
     lines = [line for platform in platforms for line in _of_platform(platform, contents)]
-    return Comparison(names=_names(runs), lines=(*lines, *_of_runs(contents)), differences=_differences(contents))
+    return Comparison(
+        names=_names(runs),
+        lines=(*lines, *_of_runs(contents)),
+        differences=_differences(contents),
+        paired=tuple(_paired(runs, contents, platforms)),
+    )
+
+
+def paired_table(found: Comparison) -> PlainTable:
+    """For the terminal: differences from the first run over the same users."""
+    texts = Pages(PACKAGE).texts
+    title = f"{MERIT}, each run less {found.names[0]}, same users, 95 % interval"
+    table = PlainTable("platform", "what", "run", "difference", title=title, lined=True, padding=(0, 1, 0, 0))
+    for one in found.paired:
+        difference = f"{signed(one.mean)} ({signed(one.low)} to {signed(one.high)})"
+        table.add_row(one.platform, texts.say("en", f"line_{one.what}"), one.run, difference)
+    return table
 
 
 def comparison_table(found: Comparison) -> PlainTable:
@@ -115,6 +153,31 @@ def _figure(found: Comparison, what: str, pages: Pages, language: Language) -> M
         for place, name in enumerate(found.names)
     }
     return dots(what, [line.platform or "" for line in lines], series, pages.texts.say(language, "recall"))
+
+
+_DATA_KEYS = ("platforms", "partition")
+_SERVED = {"own": "own_served", "cross": "others_served"}
+
+
+def _paired(runs: Sequence[Path], contents: Sequence[Mapping[str, Any]], platforms: Sequence[str]) -> Iterator[Paired]:
+    names = _names(runs)
+    for platform in platforms:
+        for scope, what in _SERVED.items():
+            for other in range(1, len(runs)):
+                if not _same_test(contents[0], contents[other]):
+                    continue
+                found = paired_difference((runs[0], runs[other]), platform, scope)
+                if found is not None:
+                    mean, low, high = found
+                    yield Paired(platform=platform, what=what, run=names[other], mean=mean, low=low, high=high)
+
+
+def _same_test(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two runs test the same users on the same interactions: the same data, cut by the same seed and split."""
+    same = all(one[key] == other[key] for key in ("seed", "split", "protocol"))
+    if not same or "configuration" not in one or "configuration" not in other:
+        return False
+    return all(one["configuration"].get(key) == other["configuration"].get(key) for key in _DATA_KEYS)
 
 
 def _names(runs: Sequence[Path]) -> tuple[str, ...]:

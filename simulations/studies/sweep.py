@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Final
 
 from common.deploy.console import PlainTable
 from common.files import make_folder, write_atomically
@@ -17,6 +17,7 @@ from simulations.evaluation.pooled import without_privacy
 from simulations.evaluation.privacy_cost import PrivacyCost, measure_point, privacy_cost_at, train_shared
 from simulations.scenarios.scenario import Scenario
 
+SWEEP: Final = "sweep.json"
 Series = dict[str, list[dict[str, Any]]]
 
 
@@ -67,7 +68,7 @@ def run_sweep(
         "without_noise": exact.as_dict(),
         "points": [point.as_dict() for part in points.values() for point in part],
     }
-    write_atomically(folder / "sweep.json", json.dumps(content, indent=1).encode(), mode=0o644)
+    write_atomically(folder / SWEEP, json.dumps(content, indent=1).encode(), mode=0o644)
     _draw(folder / "sweep.png", scenario, series, exact)
     return _table(series, exact)
 

@@ -52,6 +52,7 @@ _PRIVATE_SPACE: dict[str, SearchParameter] = {
     "plan.rounds": SearchParameter(low=1, high=5),
 }
 
+TRIED = "tried.json"
 _NOT_JUDGED = ("plan.towers.", "plan.linear.")
 
 
@@ -166,7 +167,7 @@ def tune(
         on_stage(f"trial {number + 1} of {trials}")
         on_trial(_next(study, scenario, platforms, space, number, measure))
     tried = [Tried(**trial.user_attrs[_RESULT]) for trial in study.trials if _RESULT in trial.user_attrs]
-    _write(folder / "tried.json", scenario, space, cost, baseline, tried)
+    _write(folder / TRIED, scenario, space, cost, baseline, tried)
     return Tuning(table=_table(metric_of(scenario), baseline, tried, space), baseline=baseline, best=best_of(tried))
 
 

@@ -75,12 +75,19 @@ def test_cross_validation_runs_every_fold_and_prints_their_spread(
 ) -> None:
     quick = ["--set", "plan.rounds=1", "--set", "cross.ceiling=false", "--set", "cross.tune_beta=false"]
     arguments = ["cross-validate", str(scenario_file), "--folds", "3", "--output", str(tmp_path / "out"), *quick]
+    arguments += ["--language", "zh"]
     status, output, _ = run(monkeypatch, capsys, *arguments)
     assert status == 0
     results = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("fold-*/result.json"))]
     assert [(one["split"]["protocol"], one["split"]["fold"]) for one in results] == [("k-fold", f) for f in range(3)]
     finals = [one["platforms"]["big"]["own"]["final"]["recall@20"] for one in results]
     assert f"{sum(finals) / 3:.3f} ± " in output
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"{sum(finals) / 3:.3f} ± " in page
+    assert "实际使用" in page
+    for fold in range(3):
+        assert f'href="fold-{fold}/report.html"' in page
+        assert (tmp_path / "out" / f"fold-{fold}" / "report.html").exists()
 
 
 def test_a_run_leaves_other_files_of_its_folder_alone(

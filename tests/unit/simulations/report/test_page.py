@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from common.errors import ConfigError, DataError
+from common.files import archive, read_archive
 from simulations.cli.main import app
+from simulations.evaluation.paired import MEASURED
 from simulations.report.compare import compare_runs
 from simulations.report.page import write_report
 from simulations.run import simulate
@@ -164,6 +167,34 @@ def test_runs_stand_side_by_side(runs: list[Path], tmp_path: Path) -> None:
     assert differ["plan.rounds"] == ("3", "2")
     assert len(differ) == 1
     assert "配置的不同之处" in texts
+
+
+def test_runs_are_compared_user_by_user(runs: list[Path]) -> None:
+    found = compare_runs(runs).paired
+    assert {(one.platform, one.what) for one in found} >= {("small", "own_served"), ("small", "others_served")}
+    contents = [json.loads((run / "result.json").read_text()) for run in runs]
+    for one in found:
+        scope = "own" if one.what == "own_served" else "cross"
+        merits = [content["platforms"][one.platform][scope]["final"]["recall@20"] for content in contents]
+        assert one.mean == pytest.approx(merits[1] - merits[0], abs=1e-6)
+        assert one.low <= one.mean <= one.high
+        assert one.run == "two"
+
+
+def test_runs_of_other_test_users_are_not_paired(runs: list[Path], tmp_path: Path) -> None:
+    other = tmp_path / "two"
+    shutil.copytree(runs[1], other, ignore=shutil.ignore_patterns("platforms", "aggregator"))
+    content = json.loads((other / "result.json").read_text())
+    (other / "result.json").write_text(json.dumps(content | {"seed": content["seed"] + 1}))
+    assert compare_runs([runs[0], other]).paired == ()
+    (other / "result.json").write_text(json.dumps(content))
+    assert compare_runs([runs[0], other]).paired
+    # As of an earlier release, and as of other users.
+    kept = read_archive(other / MEASURED)
+    (other / MEASURED).unlink()
+    assert compare_runs([runs[0], other]).paired == ()
+    (other / MEASURED).write_bytes(archive({name: array[1:] for name, array in kept.items()}))
+    assert compare_runs([runs[0], other]).paired == ()
 
 
 def test_a_private_run_says_its_promise_and_no_objective(tmp_path: Path) -> None:

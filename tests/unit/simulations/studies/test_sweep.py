@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from statistics import fmean
 
@@ -8,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from simulations.evaluation.privacy_cost import PrivacyCost
+from simulations.report.studies import write_sweep_report
 from simulations.studies import sweep
 from simulations.studies.sweep import run_sweep
 from tests.private_support import private_plan, private_scenario
@@ -90,3 +92,17 @@ def test_a_picture_of_own_items_alone_can_be_drawn(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "out" / "sweep.json").read_text())
     assert content["without_noise"]["cross"] == {}
     assert (tmp_path / "out" / "sweep.png").exists()
+
+
+def test_the_page_has_the_table_and_one_figure_a_scope(swept: tuple[Path, list[str], str]) -> None:
+    folder, _, _ = swept
+    content = json.loads((folder / "sweep.json").read_text())
+    page = write_sweep_report(content, folder).read_text()
+    for name, block in content["without_noise"]["own"].items():
+        drawn = [point["own"][name]["recall@20"] for point in content["points"] if point["epsilon"] == 1.0]
+        assert f"{fmean(drawn):.3f} ({min(drawn):.3f}–{max(drawn):.3f})" in page
+        assert f"{block['recall@20']:.3f}" in page
+    assert page.count("<figure") == 2
+    assert "default-src 'none'" in page
+    assert "://" not in re.sub(r"http://www\.w3\.org/[\w/.#-]*", "", page)
+    assert "质量与 ε" in write_sweep_report(content, folder, language="zh").read_text()

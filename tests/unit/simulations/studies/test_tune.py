@@ -239,6 +239,9 @@ def test_the_command_prints_what_was_tried_and_how_to_run_the_best(
     assert all(f"--set {override}" in output.replace("'", "") for override in best["overrides"])
     assert "as it stands" in output
     assert "trial 1" in output
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(f"--set {override}" in page.replace("&#34;", '"') for override in best["overrides"])
+    assert page.count("<tr>") == 4, "a head, the scenario as it stands, two trials"
 
 
 def test_later_trials_are_better_than_those_drawn_at_random(tmp_path: Path) -> None:

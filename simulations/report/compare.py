@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """What a run serves less what the first one serves, user by user.
+    """Compares what a run serves with what the first one serves, user by user.
 
     Attributes:
         platform: whose users.

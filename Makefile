@@ -51,7 +51,7 @@ faults-books: setup
 	CROSSFED_KILLS=200 CROSSFED_FUZZ=100000 $(BIN)/pytest tests/faults/test_egress_fuzz.py tests/faults/test_ledger_kill.py
 
 faults-processes: setup
-	$(BIN)/pytest tests/faults/test_process_faults.py tests/faults/test_process_refusals.py tests/faults/test_demo_interrupt.py tests/faults/test_network_namespaces.py
+	$(BIN)/pytest tests/faults/test_process_faults.py tests/faults/test_process_refusals.py tests/faults/test_demo_interrupt.py tests/faults/test_network_namespaces.py tests/faults/test_ray_workers.py
 
 bench: setup
 	$(BIN)/crossfed-simulate bench

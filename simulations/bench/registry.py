@@ -40,6 +40,9 @@ ENTRIES: dict[str, Entry] = {
     "strong": Entry("als:strong_generalisation_quality", "ML-1M strong generalisation, against implicit", "ml1m"),
     "leave-one-out": Entry("als:leave_one_out_quality", "ML-1M leave-one-out, 99 negatives, HR@10, NDCG@10", "ml1m"),
     "large": Entry("large:large_synthetic", "20 M interactions on one platform, memory and time against implicit"),
+    "scale": Entry(
+        "scale.curve:bench_scale", "1 and 10 M interactions on a Ray cluster of two workers: seconds, memory"
+    ),
     "gpu": Entry("gpu:bench_gpu", "an ALS iteration on an NVIDIA GPU against this machine's CPU, where there is one"),
     "privacy": Entry("privacy.dp_quality:quality_by_epsilon", "ML-1M strong generalisation under privacy", "folder"),
     "quickstart": Entry("cross:bench_quickstart", "quickstart: cross-platform Recall@20 over popularity, five seeds"),

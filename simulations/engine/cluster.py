@@ -22,10 +22,11 @@ _PATIENCE_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """Where a cluster is, and the process that all of its others descend from."""
+    """Where a cluster is, the process that all of its others descend from, and the folder of its logs and sockets."""
 
     address: str
     pid: int
+    folder: Path
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def local_cluster(workers: int, *, store_bytes: int = 200 * 2**20) -> Iterator[L
             if head.poll() is not None or time.monotonic() - began > _PATIENCE_SECONDS:
                 raise FederationError(f"a Ray cluster does not start here: {log.read_text(errors='replace')[-500:]}")
             time.sleep(0.1)
-        yield LocalCluster(f"127.0.0.1:{port}", head.pid)
+        yield LocalCluster(f"127.0.0.1:{port}", head.pid, folder)
     finally:
         ray.shutdown()
         head.terminate()

@@ -19,7 +19,7 @@ from common.contributions.factors import UserLevelMechanism
 from common.contributions.run_plan import RunPlan
 from common.deploy.roles import PlatformConfig
 from common.errors import InternalError
-from simulations.engine.cluster import local_cluster
+from simulations.engine.cluster import LocalCluster, local_cluster
 from tests.private_support import private_plan
 from tests.support.sharded import N_ITEMS, DiesOnce, InlineCluster, Tells, at, local_engine, partitioned, sharded_config
 
@@ -60,9 +60,9 @@ def whole(config: PlatformConfig) -> LocalEngine:
 
 
 @pytest.fixture(scope="module")
-def cluster_engine(config: PlatformConfig) -> Iterator[Engine]:
-    with local_cluster(workers=2) as cluster:
-        yield make_engine(at(config, cluster.address), load_training_data(config))
+def cluster() -> Iterator[LocalCluster]:
+    with local_cluster(workers=2) as running:
+        yield running
 
 
 class EngineContract:
@@ -113,8 +113,8 @@ class TestShards(EngineContract):
 
 class TestRayEngine(EngineContract):
     @pytest.fixture
-    def engine(self, cluster_engine: Engine) -> Engine:
-        return cluster_engine
+    def engine(self, config: PlatformConfig, cluster: LocalCluster) -> Engine:
+        return make_engine(at(config, cluster.address), load_training_data(config))
 
     def test_a_killed_worker_changes_no_bit(self, engine: Engine, whole: LocalEngine, tmp_path: Path) -> None:
         mark = tmp_path / "mark"
@@ -128,3 +128,11 @@ class TestRayEngine(EngineContract):
             engine.sum(Tells())
         assert str(caught.value).endswith("a worker met RuntimeError")
         assert caught.value.__suppress_context__
+
+    def test_the_clusters_files_hold_no_id(self, engine: Engine, cluster: LocalCluster) -> None:
+        """The workers have read everybody by now, and one has met an error that names somebody."""
+        with pytest.raises(InternalError):
+            engine.sum(Tells())
+        logs = [path for path in cluster.folder.rglob("*") if path.is_file()]
+        assert any("worker" in path.name for path in logs)
+        assert [path.name for path in logs if b"person-" in path.read_bytes()] == []

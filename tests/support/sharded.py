@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,3 +116,25 @@ class InlineCluster:
 
     def told_plainly(self) -> Any:
         return nullcontext()
+
+
+@dataclass(frozen=True)
+class Slowly:
+    """Takes its time over each block, and leaves a file while it does that names the process."""
+
+    folder: Path
+    of_all: Any
+
+    def of(self, users: UserBlock) -> Sums:
+        mark = self.folder / f"{os.getpid()}.summing"
+        mark.touch()
+        threading.Event().wait(0.2)
+        found: Sums = self.of_all.of(users)
+        mark.unlink()
+        return found
+
+    @staticmethod
+    def pids(folder: Path) -> list[int]:
+        """Processes that are at it, and live."""
+        found = [int(mark.stem) for mark in folder.glob("*.summing")]
+        return [pid for pid in found if Path(f"/proc/{pid}").exists()]

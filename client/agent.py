@@ -111,7 +111,8 @@ class PlatformAgent:
         self._outbox = outbox
         self._secure_member = secure_member
         context = PlatformContext(name, plan, data, engine or LocalEngine(data), store.root, texts)
-        self._contributors = make_contributors(context)
+        self.contributors = make_contributors(context)
+        """What makes the platform's contributions, by the names that their messages have."""
         personalizer = Personalizer(name, data, plan.model, personalization, texts)
         self._finisher = Finisher(
             plan, outbox, builder or ModelBuilder(store), personalizer, context.once(tower_contributor)
@@ -128,7 +129,7 @@ class PlatformAgent:
         """
         try:
             self._admit(request)
-            contributor = self._contributors.get(request.kind)
+            contributor = self.contributors.get(request.kind)
             if contributor is None:
                 return self._answer(request, *self._answer_without_data(request))
             membership, sizes = self._joined(request), self._sizes(request, contributor.kind)
@@ -234,7 +235,7 @@ class PlatformAgent:
         return self._outbox.reply("secure_sum", {"message": message}, {}, self._sizes(request))
 
     def _check_size(self, n_items: int, of: str) -> None:
-        for contributor in self._contributors.values():
+        for contributor in self.contributors.values():
             contributor.check_size(n_items, of)
 
     def _mask(

@@ -18,7 +18,7 @@ Flower carries the messages. Its strategies do not fit: they send all nodes one 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from logging import getLogger
 
@@ -53,6 +53,7 @@ class FederatedFactorization:
         join_deadline: seconds to wait for all platforms of the plan to connect; then those that are there begin.
         names: admitted name by Flower node id, as :class:`PlatformExchange` takes it.
         on_waiting: told who is connected while the run waits for platforms, as :meth:`PlatformExchange.wait_for_nodes` does.
+        phases: the aggregator's halves of the plan's kinds, in order; unless given, those that the kinds name.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class FederatedFactorization:
         join_deadline: float = 300.0,
         names: Mapping[int, str] | None = None,
         on_waiting: Callable[[list[str], int], None] = lambda connected, wanted: None,
+        phases: Sequence[Phase] | None = None,
     ) -> None:
         self.plan = plan
         self._on_waiting = on_waiting
@@ -77,7 +79,7 @@ class FederatedFactorization:
         self._join_deadline = join_deadline
         self._names = names
         self._collector = make_collector(plan, checkpoints.folder)
-        self._phases = phases_of(plan)
+        self._phases = phases_of(plan) if phases is None else tuple(phases)
         self._exchange: PlatformExchange
 
     def start(self, grid: Grid) -> None:

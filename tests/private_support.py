@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from client.agent import PlatformAgent
+from client.contributions.contributor import Contributor
+from client.contributions.membership import Membership
 from client.data.training import TrainingData
 from client.privacy.budget import mu_squared
 from client.privacy.ledger import BudgetLedger
@@ -19,16 +20,21 @@ from client.privacy.outbox import Outbox
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.contributions.broadcast import card_arrays, round_context, vocabulary_arrays, vocabulary_digest
-from common.contributions.factors import UserLevelMechanism
+from common.contributions.kind import ContributionKind
 from common.contributions.masked_rounds import secure_rounds
 from common.contributions.run_plan import read_plan
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.lifetime import budget_policy
+from common.privacy.postprocess import ReleasedSums, item_factors
 from common.privacy.secure_sum import Roster, SecureSumRound, SecureSumServer
 from common.wire.exchange import AgentReply, AgentRequest, Arrays
+from server.aggregation.factor_phases import StatisticsPhase
+from server.aggregation.phase import Step, phases_of
 from server.aggregation.private_factors import SharedGramAggregation
+from server.federation.collect import Contribution
+from server.federation.state import FederationState
 from simulations.scenarios.scenario import Scenario
-from tests.support import agents_of, random_platforms
+from tests.support import agents_of, random_platforms, stand_in
 
 SIZES = (20, 12, 8, 6, 5)
 D = 3
@@ -74,11 +80,6 @@ def private_platforms(platforms: int = 3) -> dict[str, TrainingData]:
     return random_platforms(3, SIZES[:platforms])
 
 
-def without_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mechanism adds zeros: what is released are the clipped and quantised sums."""
-    monkeypatch.setattr(UserLevelMechanism, "_add_noise", lambda self, sums, noise: sums)
-
-
 def outbox_of(agent: PlatformAgent) -> Outbox:
     return agent._outbox
 
@@ -107,35 +108,53 @@ def lower_budget(agent: PlatformAgent, folder: Path, epsilon: float) -> None:
     BudgetLedger.open(folder / "platforms" / agent.name, lowered)
 
 
+class NotedStatistics(StatisticsPhase):
+    """Notes of each round the state before it and what was added up."""
+
+    def __init__(self, kind: ContributionKind, plan: FederationPlan) -> None:
+        super().__init__(kind, plan)
+        self.rounds: list[tuple[FederationState, list[Contribution]]] = []
+
+    def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Step:
+        self.rounds.append((state, list(contributions)))
+        return super().solve(state, self.rounds[-1][1])
+
+
 class Tap:
-    """Notes what mechanisms released before it was masked, and what the aggregator solved from."""
+    """Notes what mechanisms of ``agents`` released before it was masked, and what the aggregator added up.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    A federation has to be given :attr:`phases`.
+    """
+
+    def __init__(self, plan: FederationPlan, agents: Sequence[PlatformAgent]) -> None:
+        self._plan = plan
         self.released: list[PrivatizedContribution] = []
-        self.solved: list[Any] = []
-        make, sums = UserLevelMechanism._contribution, SharedGramAggregation._released
-        leave_out, leaving_out = SharedGramAggregation._without, list[bool]()
+        self.phases = [
+            NotedStatistics(one.kind, plan) if type(one) is StatisticsPhase else one for one in phases_of(plan)
+        ]
+        for agent in agents:
+            for kind in ("counts", "statistics"):
+                stand_in(agent, kind, self._release)
 
-        def released(mechanism: UserLevelMechanism, *arguments: Any) -> PrivatizedContribution:
-            contribution = make(mechanism, *arguments)
-            self.released.append(contribution)
-            return contribution
+    def _release(self, real: Contributor, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        self.released.append(real.make(request, membership))
+        return self.released[-1]
 
-        def solved(aggregation: SharedGramAggregation, *arguments: Any) -> Any:
-            if not leaving_out:
-                self.solved.append(arguments)
-            return sums(aggregation, *arguments)
+    @property
+    def solved(self) -> list[ReleasedSums]:
+        """What the solve of each round is given."""
+        noted = next(one for one in self.phases if isinstance(one, NotedStatistics))
+        return [self._sums(state, parts) for state, parts in noted.rounds]
 
-        def without(aggregation: SharedGramAggregation, *arguments: Any) -> Any:
-            leaving_out.append(True)
-            try:
-                return leave_out(aggregation, *arguments)
-            finally:
-                leaving_out.pop()
+    def _sums(self, state: FederationState, parts: Sequence[Contribution]) -> ReleasedSums:
+        given: list[ReleasedSums] = []
 
-        monkeypatch.setattr(UserLevelMechanism, "_contribution", released)
-        monkeypatch.setattr(SharedGramAggregation, "_without", without)
-        monkeypatch.setattr(SharedGramAggregation, "_released", solved)
+        def solve(sums: ReleasedSums, *rest: Any) -> NDArray[np.float64]:
+            given.append(sums)
+            return item_factors(sums, *rest)
+
+        SharedGramAggregation(self._plan, solve=solve).solve(state, parts)
+        return given[0]
 
     def of_round(self, server_round: int) -> list[PrivatizedContribution]:
         """In order of platform name, as the inline grid asks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -87,7 +87,7 @@ class Contributor(ABC):
         """
 
 
-def make_contributors(context: PlatformContext) -> Mapping[str, Contributor]:
+def make_contributors(context: PlatformContext) -> dict[str, Contributor]:
     """The contributors of the plan's kinds, by the names that their messages have."""
     return {
         name: half(kind.client_half, Contributor)(kind, context)

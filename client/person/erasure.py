@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -108,10 +108,14 @@ class Erasures:
     Args:
         config: the platform's.
         patience: seconds for which a step is waited for that a running recommender takes.
+        steps: of an erasure.
     """
 
-    def __init__(self, config: PlatformConfig, *, patience: float = _PATIENCE_SECONDS) -> None:
+    def __init__(
+        self, config: PlatformConfig, *, patience: float = _PATIENCE_SECONDS, steps: Sequence[Step] = STEPS
+    ) -> None:
         self._config = config
+        self._steps = tuple(steps)
         self._places = Places(config)
         self._folder = config.state / PERSONS_FOLDER
         self._patience = patience
@@ -135,7 +139,7 @@ class Erasures:
             StoreError: a step could not be taken. The job stays: `crossfed-client person resume` goes on.
         """
         content = _read_job(job)
-        for step in STEPS:
+        for step in self._steps:
             if step.name not in content["done"]:
                 self._take(step, content)
                 content["done"].append(step.name)
@@ -212,7 +216,7 @@ class Erasures:
             person=content["person"],
             asked=content["asked"],
             completed=_now(),
-            done=tuple(step.said for step in STEPS),
+            done=tuple(step.said for step in self._steps),
             own_files=files,
             not_undone=NOT_UNDONE,
             identity=identity.public.hex(),

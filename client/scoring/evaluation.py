@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from client.scoring.topk import block_rows, top_k
+from client.scoring.topk import SCORES_AT_ONCE, block_rows, top_k
 from common.errors import ConfigError, ContractError
 from common.metrics import METRICS, Judgement, judge, mae, per_user_metrics, rmse
 
@@ -55,6 +55,7 @@ def evaluate(
     protocol: EvaluationProtocol = "full",
     rng: np.random.Generator | None = None,
     draws: int = 1,
+    scores_at_once: int = SCORES_AT_ONCE,
 ) -> PerUserMetrics:
     """Rank items for each user of a slice and compare with what the user held back.
 
@@ -75,6 +76,7 @@ def evaluate(
         protocol: ``full`` or ``sampled-99``.
         rng: where sampled negatives come from; ``sampled-99`` needs it.
         draws: sets of negatives per user whose metrics are averaged; 1 in the papers.
+        scores_at_once: how many scores are held in memory, about.
 
     Raises:
         ConfigError: no such protocol or metric, ``sampled-99`` without ``rng`` or with draws < 1.
@@ -85,7 +87,8 @@ def evaluate(
     if candidates is not None:
         truth = truth.select_entries(candidates[truth.indices])
     users = held_out.users[truth.row_lengths[held_out.users] > 0]
-    blocks = _score_blocks(scorer, held_out.history, truth, users)
+    step = block_rows(truth.n_items, scores_at_once)
+    blocks = _score_blocks(scorer, held_out.history, truth, users, step)
     if protocol == "full":
         ranked = np.full((len(users), depth), -1, dtype=np.int32)
         for block in blocks:
@@ -137,7 +140,7 @@ def evaluate_ratings(scorer: Scorer, held_out: EvaluationSlice) -> RatingErrors:
     """
     users = held_out.users[held_out.truth.row_lengths[held_out.users] > 0]
     predicted, actual = [np.zeros(0, dtype=np.float32)], [np.zeros(0, dtype=np.float32)]
-    for block in _score_blocks(scorer, held_out.history, held_out.truth, users):
+    for block in _score_blocks(scorer, held_out.history, held_out.truth, users, block_rows(held_out.truth.n_items)):
         predicted.append(block.scores[block.truth.entry_users(), block.truth.indices])
         actual.append(block.truth.values)
     guesses, ratings = np.concatenate(predicted), np.concatenate(actual)
@@ -175,9 +178,8 @@ class _Block:
 
 
 def _score_blocks(
-    scorer: Scorer, history: UserItemMatrix, truth: UserItemMatrix, users: NDArray[np.int64]
+    scorer: Scorer, history: UserItemMatrix, truth: UserItemMatrix, users: NDArray[np.int64], step: int
 ) -> Iterator[_Block]:
-    step = block_rows(history.n_items)
     for start in range(0, len(users), step):
         some = users[start : start + step]
         scores = scorer.scores(history, some)
@@ -201,16 +203,33 @@ def _sampled_ranks(block: _Block, candidates: NDArray[np.bool_] | None, rng: np.
     """int64 ``[b]``: rank from 0 of each user's held-back item among 99 negatives; equal scores go before it."""
     if (block.truth.row_lengths != 1).any():
         raise ContractError("sampled-99 ranks one held-back item per user; use a leave-one-out split or protocol full")
-    # The 99 items with the highest of independent uniform numbers are a uniform sample without replacement.
-    lottery = rng.random(block.scores.shape, dtype=np.float32)
-    lottery[_mask(block.history) | _mask(block.truth)] = -np.inf
-    negatives, _ = top_k(lottery, _SAMPLED_NEGATIVES, candidates=candidates)
-    if (negatives < 0).any():
-        raise ContractError("a user has fewer than 99 items left to sample as negatives; use protocol full")
+    negatives = sampled_negatives(_mask(block.history) | _mask(block.truth), candidates, rng)
     held_back = np.take_along_axis(block.scores, block.truth.indices[:, None], axis=1)
     against = np.take_along_axis(block.scores, negatives, axis=1)
     ahead: NDArray[np.int64] = (against >= held_back).sum(axis=1, dtype=np.int64)
     return ahead
+
+
+def sampled_negatives(
+    known: NDArray[np.bool_], candidates: NDArray[np.bool_] | None, rng: np.random.Generator
+) -> NDArray[np.int32]:
+    """int32 ``[b, 99]``: items drawn uniformly without replacement for each of b users.
+
+    Args:
+        known: bool ``[b, m]``: what is never drawn for a user.
+        candidates: bool ``[m]``; only these are drawn; None: all.
+        rng: where they come from.
+
+    Raises:
+        ContractError: a user has fewer than 99 items left.
+    """
+    # The 99 items with the highest of independent uniform numbers are a uniform sample without replacement.
+    lottery = rng.random(known.shape, dtype=np.float32)
+    lottery[known] = -np.inf
+    negatives, _ = top_k(lottery, _SAMPLED_NEGATIVES, candidates=candidates)
+    if (negatives < 0).any():
+        raise ContractError("a user has fewer than 99 items left to sample as negatives; use protocol full")
+    return negatives
 
 
 def _metrics_of_ranks(ranks: NDArray[np.int64], depth: int, metrics: Sequence[str]) -> dict[str, NDArray[np.float64]]:

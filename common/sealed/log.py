@@ -19,6 +19,7 @@ import json
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -222,7 +223,7 @@ class SealedLog:
         return heads
 
     def insert(self, connection: sqlite3.Connection, sequence: int, previous: str, content: Content) -> Entry:
-        stamped = {**content, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        stamped = {**content, "time": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")}
         text = json.dumps(stamped, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
         mac = self._mac(sequence, previous, text)
         connection.execute("INSERT INTO entry VALUES (?, ?, ?)", (sequence, text, bytes.fromhex(mac)))

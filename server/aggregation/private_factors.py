@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -29,15 +29,20 @@ ALL_USERS = "all platforms"
 """Key of the number of users where only the sum over platforms is known."""
 
 
+SolveItems = Callable[..., NDArray[np.float64]]
+
+
 class SharedGramAggregation:
     """Item factors from released counts, item vectors and Gram matrices ("shared Gram"; see ``common.privacy.postprocess``).
 
     Args:
         plan: noise and factorisation.
+        solve: makes item factors of released sums.
     """
 
-    def __init__(self, plan: FederationPlan) -> None:
+    def __init__(self, plan: FederationPlan, *, solve: SolveItems = item_factors) -> None:
         self._plan = plan
+        self._item_factors = solve
         self._releases = RunPlan.of(plan).release_plan()
         self._features: NDArray[np.float64] | None = None
 
@@ -101,7 +106,7 @@ class SharedGramAggregation:
         released = self._released(state, vectors, sigma, grams, item_grams)
         # Noise may have left no Gram matrix a positive eigenvalue: such a round tells nothing of the users.
         told = released.user_gram.any()
-        factors = item_factors(released, self._plan.setting, self._features) if told else state.item_parameters
+        factors = self._item_factors(released, self._plan.setting, self._features) if told else state.item_parameters
         return Solved(
             item_parameters=np.where(shares[:, None] > 0, factors, state.item_parameters).astype(np.float32),
             platforms=tuple(sorted(platforms)),
@@ -136,7 +141,7 @@ class SharedGramAggregation:
             users = {other: number for other, number in state.user_counts.items() if other != name}
             seen = replace(state, item_counts=np.maximum(counts, 1.0), user_counts=users)
             released = self._released(seen, vectors, sigma, others, item_grams)
-            factors = item_factors(released, self._plan.setting, self._features, beside=everything)
+            factors = self._item_factors(released, self._plan.setting, self._features, beside=everything)
             solved[name] = np.where(left[:, None] > 0, factors, 0.0)[part.positions].astype(np.float32)
         return solved
 

@@ -197,6 +197,7 @@ def audit(
     inject: Annotated[
         str | None, typer.Option(help="A fault to put in, to see that it is caught: " + ", ".join(FAULTS) + ".")
     ] = None,
+    path: Annotated[bool, typer.Option(help="Also compare all that leaves with and without one person.")] = True,
     deep: Annotated[bool, typer.Option(help="Also audit the deep model's updates.")] = True,
     membership: Annotated[bool, typer.Option(help="Also attack released item factors.")] = True,
     passport: Annotated[bool, typer.Option("--passport", help="Also guess histories from passports.")] = False,
@@ -232,6 +233,7 @@ def audit(
                 epsilon,
                 runs=runs,
                 fault=_fault(inject),
+                path=path,
                 deep=deep,
                 membership=membership,
                 passport=passport,

@@ -27,6 +27,7 @@ from common.errors import PrivacyError, TrainingError
 from common.privacy.lifetime import budget_policy
 from common.privacy.secure_sum import PlatformIdentity
 from common.wire.exchange import AgentConnection, Json
+from server.aggregation.phase import Phase
 from server.federation.checkpoint import CheckpointStore
 from server.federation.exchange import Observer
 from server.federation.state import FederationState
@@ -174,6 +175,7 @@ def run_federation(
     keep_checkpoints: int = 3,
     ahead: int = 0,
     origin: Mapping[str, Json] | None = None,
+    phases: Sequence[Phase] | None = None,
 ) -> FederationOutcome:
     """Run the strategy over the agents to the end; resumes where ``folder`` holds a checkpoint of the same plan.
 
@@ -188,13 +190,14 @@ def run_federation(
         ahead: how many platforms of the inline backend work beside the one whose answer is awaited
             (:func:`platforms_ahead`).
         origin: what the run is started with, for its checkpoints.
+        phases: as the strategy takes them.
 
     Raises:
         FederationError: too few platforms answered.
         TrainingError: a platform's own model could not be built.
     """
     checkpoints = CheckpointStore(folder / CHECKPOINTS, keep=keep_checkpoints, origin=origin)
-    strategy = FederatedFactorization(plan, checkpoints, run_id=run_id, observer=observer)
+    strategy = FederatedFactorization(plan, checkpoints, run_id=run_id, observer=observer, phases=phases)
     started = time.perf_counter()
     if backend == "ray":
         from simulations.engine.ray_backend import run_on_ray

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,16 +165,13 @@ def test_the_canary_saturates_what_the_plan_claims(tmp_path: Path) -> None:
     assert abs(np.mean(ratios) - claimed**2) < 5 * claimed * np.sqrt(2 / 40)
 
 
-def test_a_report_holds_everything_and_names_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: PathReport
-) -> None:
-    from simulations.audit import command
-
-    monkeypatch.setattr(command, "audit_path", lambda *arguments, **options: path)
+def test_a_report_holds_everything_and_names_nobody(tmp_path: Path, path: PathReport) -> None:
     stages: list[str] = []
+    fault: Fault = "halved-sensitivity"
     report = run_audit(
-        2.0, runs=30, fault="halved-sensitivity", deep=False, membership=False, processes=1, on_stage=stages.append
+        2.0, runs=30, fault=fault, path=False, deep=False, membership=False, processes=1, on_stage=stages.append
     )
+    report = replace(report, path=path)
     assert report.flags
     write_report(report, tmp_path / "audit.json")
     content = json.loads((tmp_path / "audit.json").read_text())
@@ -205,19 +203,9 @@ def test_an_unknown_fault_is_refused_with_the_ones_there_are() -> None:
 
 
 @pytest.mark.parametrize(("inject", "status"), [(None, 0), ("skip-ledger", 1)])
-def test_the_command_exits_with_one_when_anything_is_flagged(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    sound: CanaryReport,
-    path: PathReport,
-    inject: str | None,
-    status: int,
-) -> None:
-    from simulations.audit import command
-
-    monkeypatch.setattr(command, "canary_test", lambda *arguments, **options: sound)
-    monkeypatch.setattr(command, "audit_path", lambda *arguments, **options: path)
-    arguments = ["audit", "--no-membership", "--no-deep", "--output", str(tmp_path / "deep" / "out")]
+def test_the_command_exits_with_one_when_anything_is_flagged(tmp_path: Path, inject: str | None, status: int) -> None:
+    arguments = ["audit", "--runs", "50", "--no-path", "--no-membership", "--no-deep"]
+    arguments += ["--output", str(tmp_path / "deep" / "out")]
     result = CliRunner().invoke(app, arguments + (["--inject", inject] if inject else []))
     assert result.exit_code == status, result.output
     assert json.loads((tmp_path / "deep" / "out" / "audit.json").read_text())["fault"] == inject

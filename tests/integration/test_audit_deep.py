@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from common.contributions.run_plan import RunPlan
-from common.contributions.updates import UpdateMechanism
 from common.privacy.accounting import subsampled_epsilon
 from simulations.audit.audited.faults import Fault, injected
 from simulations.audit.audited.files import CANARIES, population
@@ -46,24 +45,16 @@ def test_a_fault_of_the_noise_shows_in_updates(fault: Fault) -> None:
     assert any(flag.startswith("deep: the noise") for flag in flags), flags
 
 
-def test_users_who_take_part_more_often_than_is_paid_for_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    from common.contributions import updates
-
-    drawn = updates.bernoulli
-    monkeypatch.setattr(updates, "bernoulli", lambda count, rate, source: drawn(count, 1.01 * rate, source))
-    assert "deep: users do not take part at the declared sampling rate" in deep_test(1.0, runs=20).flags
-
-
-def test_gradients_that_depend_on_company_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A statistic over the batch, as batch normalisation has."""
-    quantised = UpdateMechanism._quantised
-
-    def centred(self: UpdateMechanism, part: object) -> object:
-        dense, rows = quantised(self, part)  # type: ignore[arg-type]
-        return dense - dense.mean(axis=0).astype(dense.dtype) // 2, rows
-
-    monkeypatch.setattr(UpdateMechanism, "_quantised", centred)
-    assert "deep: a user's gradient depends on who else takes part" in deep_test(1.0, runs=20).flags
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("oversampling", "deep: users do not take part at the declared sampling rate"),
+        ("company", "deep: a user's gradient depends on who else takes part"),
+    ],
+)
+def test_a_fault_of_sampling_or_gradients_shows(fault: Fault, said: str) -> None:
+    with injected(fault):
+        assert said in deep_test(1.0, runs=20).flags
 
 
 @pytest.mark.parametrize(("fault", "share"), [(None, 1.0), ("no-clipping", 5.0)])

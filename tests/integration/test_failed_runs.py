@@ -96,10 +96,7 @@ PLACES = {"counts": (0, 0), "cooccurrence": (0, 0), "statistics": (1, 2), "updat
 @pytest.fixture(scope="module", params=["secure_sum", "per_platform"])
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HandMade:
     """A federation of which only the handshake has taken place."""
-    with pytest.MonkeyPatch.context() as patch:
-        # The deep model's ε is not what is asked here, and an accountant takes seconds to load.
-        patch.setattr("client.contributions.towers._cost", lambda updates: 0.0)
-        return by_hand(private_platforms(), whole_plan(request.param), tmp_path_factory.mktemp(request.param))
+    return by_hand(private_platforms(), whole_plan(request.param), tmp_path_factory.mktemp(request.param))
 
 
 def well_formed(asked: HandMade, kind: str) -> Arrays:
@@ -150,8 +147,7 @@ def test_a_kind_that_the_plan_masks_or_does_not_is_no_other(whole: HandMade, pha
     assert charges_of(whole.agents["platform-0"]) == []
 
 
-def test_a_phase_that_is_over_is_charged_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("client.contributions.towers._cost", lambda updates: 0.0)
+def test_a_phase_that_is_over_is_charged_no_more(tmp_path: Path) -> None:
     asked = by_hand(private_platforms(), whole_plan("per_platform"), tmp_path)
     agent = asked.agents["platform-0"]
     charged = 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from client.agent import PlatformAgent
 from client.app import make_courier
@@ -19,6 +20,9 @@ from common.errors import FederationError, SecretMismatchError, StoreError, Trai
 from common.wire.exchange import AgentReply, AgentRequest
 from common.wire.messages import reply_of, request_content
 from server.federation.checkpoint import CheckpointStore
+from server.federation.state import RoundRecord
+from server.strategy import FederatedFactorization
+from simulations.engine.grid import InlineGrid
 from tests.support import (
     Tamper,
     Tampered,
@@ -277,40 +281,38 @@ def test_a_courier_answers_a_code_to_a_message_that_is_none_of_ours(record: str)
     assert reply_of(answer).code == "contract"
 
 
-def test_no_reply_holds_the_text_of_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_reply_holds_the_text_of_an_error(tmp_path: Path) -> None:
     platforms = random_platforms(2, SIZES)
     agents = agents_of(platforms, PLAN, tmp_path)
     breaking_down(agents[1], server_round=2)
-    seen: list[str] = []
-    monkeypatch.setattr("client.app.reply_content", lambda reply: _keep(seen, reply))
-    federate(agents, PLAN, tmp_path)
+    by_node, seen = dict(enumerate(agents, start=1)), list[str]()
+    courier = make_courier(lambda context: nullcontext(by_node[context.node_id]))
+
+    def listened_to(message: Message, context: Context) -> Message:
+        answer = courier(message, context)
+        content = answer.content
+        seen.append(repr({name: dict(record) for name, record in content.items() if name != "arrays"}))
+        seen.append(repr([bytes(array.data) for array in content.array_records["arrays"].values()]))
+        return answer
+
+    strategy = FederatedFactorization(PLAN, CheckpointStore(tmp_path / "aggregator"), run_id="run")
+    strategy.start(InlineGrid(listened_to, {node: {} for node in by_node}))
     assert len(seen) > 10
     for forbidden in ("person-1", "ratings.csv", str(tmp_path), "ZeroDivision"):
         assert not [text for text in seen if forbidden in text]
 
 
-def _keep(seen: list[str], reply: AgentReply) -> RecordDict:
-    from common.wire.messages import reply_content
-
-    content = reply_content(reply)
-    seen.append(repr({name: dict(record) for name, record in content.items() if name != "arrays"}))
-    seen.append(repr([bytes(array.data) for array in content.array_records["arrays"].values()]))
-    return content
-
-
 def test_a_full_disk_at_a_checkpoint_keeps_the_earlier_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = small_plan()
     agents = agents_of(random_platforms(2, SIZES), plan, tmp_path)
-    healthy = CheckpointStore.save
 
-    def save(self: CheckpointStore, state: Any, plan: Any) -> Path:
-        if state.server_round == 2:
-            monkeypatch.setattr("os.fsync", _no_space)
-        return healthy(self, state, plan)
+    class FullInRound2(Watch):
+        def on_round(self, record: RoundRecord) -> None:
+            if record.round == 2:
+                monkeypatch.setattr("os.fsync", _no_space)
 
-    monkeypatch.setattr(CheckpointStore, "save", save)
     with pytest.raises(StoreError, match=r"round-000002\.npz: cannot be written"):
-        federate(agents, plan, tmp_path)
+        federate(agents, plan, tmp_path, observer=FullInRound2())
     monkeypatch.undo()
     store = CheckpointStore(tmp_path / "aggregator" / "checkpoints")
     state = store.latest(plan)
@@ -323,19 +325,14 @@ def _no_space(descriptor: int) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_a_model_that_cannot_be_stored_is_the_operators_affair_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_cannot_be_stored_is_the_operators_affair_alone(tmp_path: Path) -> None:
     agents = agents_of(random_platforms(2, SIZES), PLAN, tmp_path)
-
-    def commit(model: Any) -> int:
-        with monkeypatch.context() as patch:
-            patch.setattr("os.fsync", _no_space)
-            return type(agents[0].store).commit(agents[0].store, model)
-
-    monkeypatch.setattr(agents[0].store, "commit", commit)
+    # A file stands where the versions of the model go.
+    versions = agents[0].store.root / "versions"
+    versions.parent.mkdir(exist_ok=True)
+    versions.write_text("")
     watch = Watch()
-    with pytest.raises(TrainingError, match=r"platform platform-0: .* could not be built: .*No space left"):
+    with pytest.raises(TrainingError, match=r"platform platform-0: .* could not be built: .*cannot be written"):
         federate(agents, PLAN, tmp_path, observer=watch)
     assert watch.failures == [], "no code of it crosses the wire"
     assert agents[1].store.current() == 1
@@ -343,7 +340,7 @@ def test_a_model_that_cannot_be_stored_is_the_operators_affair_alone(
         agents[0].store.load()
     outcome = read_outcome(agents[0].store.root)
     assert (outcome.state, outcome.attempts, outcome.run_id) == ("failed", 1, "simulation")
-    monkeypatch.undo()
+    versions.unlink()
     restarted = agents_of(random_platforms(2, SIZES), PLAN, tmp_path)[0]
     assert restarted.wait_built().state == "built", "what was acknowledged is built when the agent starts again"
     assert restarted.store.load().server_round == 3

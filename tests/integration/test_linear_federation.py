@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +14,15 @@ import pytest
 from pydantic import ValidationError
 
 from client.agent import PlatformAgent
+from client.contributions.contributor import Contributor
+from client.contributions.membership import Membership
 from client.data.training import TrainingData
 from client.privacy.budget import mu_squared
 from client.privacy.card import card_content, card_text
 from common.config.federation import FederationPlan
 from common.config.platform import PersonalizationConfig
-from common.contributions import cooccurrence
-from common.contributions.cooccurrence import CooccurrenceMechanism, users_from
+from common.contributions.cooccurrence import users_from
+from common.contributions.kind import ContributionKind
 from common.contributions.registry import kinds_by_wire_name
 from common.contributions.run_plan import RunPlan, read_plan
 from common.errors import ConfigError, StoreError
@@ -28,10 +30,12 @@ from common.linalg import pack_symmetric, packed_size
 from common.privacy.contribution import PrivatizedContribution
 from common.privacy.gdp import compose
 from common.wire.exchange import AgentRequest
-from server.aggregation.cooccurrence import aggregate_cooccurrence
+from server.aggregation.cooccurrence import CooccurrencePhase
+from server.aggregation.phase import phases_of
 from server.federation.checkpoint import CheckpointStore
 from server.federation.exchange import SilentObserver
 from server.federation.state import FederationState, RoundRecord
+from simulations.audit.audited.platforms import without_noise
 from simulations.engine.federate import FederationOutcome
 from tests.private_support import by_hand, charges_of, private_plan, private_platforms
 from tests.support import (
@@ -45,6 +49,7 @@ from tests.support import (
     federate,
     random_platforms,
     small_plan,
+    stand_in,
     with_array,
 )
 
@@ -134,44 +139,45 @@ def test_the_weights_rank_what_the_platform_serves(exact: Any) -> None:
     assert not np.allclose(with_linear[:, kept.foreign], without[:, kept.foreign])
 
 
-class MaskedTap:
-    """Notes what mechanisms released before it was masked, and what the aggregator got."""
+class Noted(CooccurrencePhase):
+    """Notes what the aggregator adds up."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.released: list[PrivatizedContribution] = []
+    def __init__(self, kind: ContributionKind, plan: FederationPlan) -> None:
+        super().__init__(kind, plan)
         self.received: list[Any] = []
-        make = CooccurrenceMechanism.release
 
-        def release(mechanism: CooccurrenceMechanism, *arguments: Any, **options: Any) -> PrivatizedContribution:
-            self.released.append(make(mechanism, *arguments, **options))
-            return self.released[-1]
+    def solve(self, state: FederationState, contributions: Any) -> Any:
+        self.received = list(contributions)
+        return super().solve(state, self.received)
 
-        def aggregate(plan: FederationPlan, state: FederationState, parts: Any) -> Any:
-            self.received = list(parts)
-            return aggregate_cooccurrence(plan, state, self.received)
 
-        monkeypatch.setattr(CooccurrenceMechanism, "release", release)
-        monkeypatch.setattr("server.aggregation.cooccurrence.aggregate_cooccurrence", aggregate)
+class MaskedTap:
+    """Notes what mechanisms of ``agents`` released before it was masked, and what the aggregator got."""
+
+    def __init__(self, plan: FederationPlan, agents: Sequence[PlatformAgent]) -> None:
+        self.released: list[PrivatizedContribution] = []
+        self.phases = [Noted(one.kind, plan) if type(one) is CooccurrencePhase else one for one in phases_of(plan)]
+        for agent in agents:
+            stand_in(agent, "cooccurrence", self._release)
+
+    def _release(self, real: Contributor, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        self.released.append(real.make(request, membership))
+        return self.released[-1]
+
+    @property
+    def received(self) -> list[Any]:
+        return next(one.received for one in self.phases if isinstance(one, Noted))
 
     def total(self, name: str) -> np.ndarray:
         """Return what the aggregator saw, all platforms together."""
         return np.sum([part.arrays[name] for part in self.received if name in part.arrays], axis=0)
 
 
-def silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The statistics' noise is zero; that of the counts, which choose the items, is left out too."""
-    monkeypatch.setattr(cooccurrence, "discrete_gaussian", lambda size, *_: np.zeros(size, dtype=np.int64))
-    monkeypatch.setattr(
-        "common.contributions.factors.discrete_gaussian", lambda size, *_: np.zeros(size, dtype=np.int64)
-    )
-
-
-def test_the_masked_sum_is_the_sum_of_releases_to_the_last_digit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tap, plan = MaskedTap(monkeypatch), private_linear_plan()
-    recorders = [Recorder(agent) for agent in agents_of(private_platforms(3), plan, tmp_path)]
-    federate(recorders, plan, tmp_path)
+def test_the_masked_sum_is_the_sum_of_releases_to_the_last_digit(tmp_path: Path) -> None:
+    plan = private_linear_plan()
+    agents = agents_of(private_platforms(3), plan, tmp_path)
+    tap, recorders = MaskedTap(plan, agents), [Recorder(agent) for agent in agents]
+    federate(recorders, plan, tmp_path, phases=tap.phases)
     assert [reply.arrays.keys() for reply in recorders[0].replies("masked_cooccurrence")] == [{"masked"}]
     assert len(tap.released) == 3
     for name in ("cooccurrence", "linear_users"):
@@ -199,12 +205,12 @@ def laid_out(tap: MaskedTap, plan: FederationPlan, state: FederationState) -> np
 
 
 @pytest.mark.parametrize("noise", ["per_platform", "secure_sum"])
-def test_masked_and_open_statistics_are_the_dense_sums_to_the_grid(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noise: str
-) -> None:
-    silent(monkeypatch)
-    tap, plan, platforms = MaskedTap(monkeypatch), private_linear_plan(noise), private_platforms(3)
-    state = federate(agents_of(platforms, plan, tmp_path), plan, tmp_path).state
+def test_masked_and_open_statistics_are_the_dense_sums_to_the_grid(tmp_path: Path, noise: str) -> None:
+    plan, platforms = private_linear_plan(noise), private_platforms(3)
+    agents = agents_of(platforms, plan, tmp_path)
+    tap = MaskedTap(plan, agents)
+    with without_noise():
+        state = federate(agents, plan, tmp_path, phases=tap.phases).state
     assert plan.linear is not None
     kept = plan.linear.columns(state.item_counts, state.vocabulary.ownership(), private=True)
     expected, users = np.zeros((len(kept), len(kept))), []
@@ -253,16 +259,15 @@ def test_a_private_run_charges_one_release_and_divides_the_rest(tmp_path: Path, 
     assert f"μ = {np.sqrt(0.6) * mu:.4f}" in text
 
 
-def test_a_platform_lost_after_masking_is_named_and_the_sum_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_platform_lost_after_masking_is_named_and_the_sum_stands(tmp_path: Path) -> None:
     content = private_linear_plan(privacy={"dropouts": 1}).model_dump()
-    plan, tap = read_plan(content | {"platforms": 4}), MaskedTap(monkeypatch)
+    plan = read_plan(content | {"platforms": 4})
+    made = agents_of(private_platforms(4), plan, tmp_path)
+    tap = MaskedTap(plan, made)
     agents = [
-        Tampered(agent, "masked_cooccurrence", failing()) if agent.name == "platform-3" else agent
-        for agent in agents_of(private_platforms(4), plan, tmp_path)
+        Tampered(agent, "masked_cooccurrence", failing()) if agent.name == "platform-3" else agent for agent in made
     ]
-    state = federate(agents, plan, tmp_path).state
+    state = federate(agents, plan, tmp_path, phases=tap.phases).state
     assert state.history[0].platforms == NAMES
     assert list(state.history[0].failed) == ["platform-3"]
     assert np.array_equal(

@@ -17,7 +17,8 @@ from common.contributions.factor_kinds import PARAMETERS_WITHOUT, parts_are_seen
 from common.linalg import solve_posdef
 from common.wire.exchange import AgentReply, AgentRequest
 from server.federation.state import FederationState
-from tests.private_support import private_plan, private_platforms, without_noise
+from simulations.audit.audited.platforms import without_noise
+from tests.private_support import private_plan, private_platforms
 from tests.support import Recorder, agents_of, federate, random_platforms, small_plan
 
 NAMES = ("platform-0", "platform-1", "platform-2")
@@ -93,12 +94,10 @@ def test_own_users_have_no_say_in_what_a_platform_is_told(tmp_path: Path) -> Non
     assert not np.allclose(told["platform-1"], again["platform-1"]), "others' users have"
 
 
-def test_noisy_parameters_without_own_are_post_processing_of_releases(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_noise(monkeypatch)
+def test_noisy_parameters_without_own_are_post_processing_of_releases(tmp_path: Path) -> None:
     plan = private_plan(noise="per_platform")
-    told, recorders, state = finishes(private_platforms(), plan, tmp_path)
+    with without_noise():
+        told, recorders, state = finishes(private_platforms(), plan, tmp_path)
     for name, recorder in zip(NAMES, recorders, strict=True):
         rows, shared = told[name], state.item_parameters[state.vocabulary.owners[name]]
         assert rows is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import common.sealed.log
 from client.agent import PlatformAgent
 from client.privacy.ledger import BudgetLedger
 from common.contributions.factors import PlainMechanism
@@ -139,14 +139,9 @@ def test_a_budget_of_two_runs_lets_two_runs_through(tmp_path: Path) -> None:
 
 
 def test_a_clock_that_moves_back_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Past(common.sealed.log.datetime):
-        @classmethod
-        def now(cls, tz: object = None) -> Past:
-            return cls(1970, 1, 1, tzinfo=common.sealed.log.UTC)
-
     plan = private_plan()
     agents = agents_of(private_platforms(), plan, tmp_path)
-    watch = Between(1, lambda: monkeypatch.setattr(common.sealed.log, "datetime", Past))
+    watch = Between(1, lambda: monkeypatch.setattr(time, "time", lambda: 0.0))
     state = federate(agents, plan, tmp_path, observer=watch).state
     assert [record.failed for record in state.history] == [{}, {}]
     for agent in agents:
@@ -454,15 +449,13 @@ def test_unknown_or_early_steps_of_the_secure_sum_are_refused(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("server_round", [0, 1])
-def test_losing_a_platform_after_masking_leaves_the_others_exact_sum(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server_round: int
-) -> None:
+def test_losing_a_platform_after_masking_leaves_the_others_exact_sum(tmp_path: Path, server_round: int) -> None:
     plan = private_plan(5, dropouts=1)
     agents = agents_of(private_platforms(5), plan, tmp_path)
-    tap = Tap(monkeypatch)
+    tap = Tap(plan, agents)
     kind = "masked_statistics" if server_round else "masked_counts"
     lost = Tampered(agents[2], kind, failing(), rounds=[server_round])
-    state = federate([*agents[:2], lost, *agents[3:]], plan, tmp_path).state
+    state = federate([*agents[:2], lost, *agents[3:]], plan, tmp_path, phases=tap.phases).state
     others = [index for index in range(5) if index != 2]
     noise = RunPlan.of(plan).release_plan()
     if server_round == 0:
@@ -472,9 +465,10 @@ def test_losing_a_platform_after_masking_leaves_the_others_exact_sum(
         assert sum(state.user_counts.values()) == expected[-1]
     else:
         parts = [tap.of_round(1)[index].arrays["item_vectors"] for index in others]
-        assert np.array_equal(tap.solved[0][1], np.sum(parts, axis=0) * noise.rounds[0].item_vectors.grid_step)
-        assert tap.solved[0][2] == pytest.approx(noise.rounds[0].item_vectors.grid_step * 2**16 * 2)
-        assert sorted(tap.solved[0][3]) == [agents[index].name for index in others]
+        solved = tap.solved[0]
+        assert np.array_equal(solved.item_vectors, np.sum(parts, axis=0) * noise.rounds[0].item_vectors.grid_step)
+        assert solved.item_sigma == pytest.approx(noise.rounds[0].item_vectors.grid_step * 2**16 * 2)
+        assert list(state.history[0].platforms) == [agents[index].name for index in others]
         assert state.history[0].failed.keys() == {"platform-2"}
     assert state.history[1].failed == {}, "it is back in the next round"
     assert all(rounds_charged(agent) == [0, 1, 2] for agent in agents)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from common.contributions.run_plan import RunPlan
 from common.errors import ConfigError
 from common.privacy.secure_sum.wire import split_frame
 from server.federation.state import FederationState
+from simulations.audit.audited.platforms import without_noise
 from simulations.engine.datasets import make_platforms
 from simulations.run import simulate
 from simulations.studies.sweep import run_sweep
@@ -37,7 +37,6 @@ from tests.private_support import (
     private_platforms,
     private_scenario,
     sent_by,
-    without_noise,
 )
 from tests.support import SECRET, Recorder, agents_of, federate
 
@@ -73,21 +72,20 @@ class Federation:
         return [(request.server_round, dict(reply.arrays)) for request, reply in parts]
 
 
-def run(case: str, folder: Any, patch: pytest.MonkeyPatch) -> Federation:
+def run(case: str, folder: Any) -> Federation:
     number, privacy = CASES[case]
     plan, platforms = private_plan(number, **privacy), private_platforms(number)
-    tap = Tap(patch)
-    recorders = [Recorder(agent) for agent in agents_of(platforms, plan, folder)]
-    state = federate(recorders, plan, folder).state
+    agents = agents_of(platforms, plan, folder)
+    tap, recorders = Tap(plan, agents), [Recorder(agent) for agent in agents]
+    state = federate(recorders, plan, folder, phases=tap.phases).state
     return Federation(plan, platforms, recorders, tap, state)
 
 
 @pytest.fixture(scope="module", params=CASES)
-def noisy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+def noisy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """Read-only: shared by the tests of this module."""
     numba.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        yield run(request.param, tmp_path_factory.mktemp("noisy"), patch)
+    return run(request.param, tmp_path_factory.mktemp("noisy"))
 
 
 def of_cases(cases: list[str]) -> pytest.MarkDecorator:
@@ -206,16 +204,17 @@ def test_per_platform_covers_the_own_catalogue_only(noisy: Federation) -> None:
 def test_the_aggregator_solves_from_the_exact_sum_of_the_releases(noisy: Federation) -> None:
     """To the last grid step, masks and noise and all."""
     secure = noisy.plan.privacy.noise == "secure_sum"
-    for server_round, (_, vectors, _, grams, item_grams) in enumerate(noisy.tap.solved, start=1):
+    for server_round, solved in enumerate(noisy.tap.solved, start=1):
+        vectors, item_grams, gram = solved.item_vectors, solved.item_grams, np.zeros((3, 3))
         noise = RunPlan.of(noisy.plan).release_plan().rounds[server_round - 1]
         expected = {"item_vectors": np.zeros(vectors.shape), "item_grams": np.zeros((len(vectors), 6))}
         for name, part in zip(noisy.platforms, noisy.tap.of_round(server_round), strict=True):
             rows = np.arange(len(vectors)) if secure else noisy.state.vocabulary.owners[name]
             for array in set(expected) & set(part.arrays):
                 expected[array][rows] += part.arrays[array]
-            gram = unpacked(part.arrays["user_gram"] * noise.user_gram.grid_step)
-            values, axes = np.linalg.eigh(gram)
-            assert grams[name] == pytest.approx((axes * np.maximum(values, 0)) @ axes.T, abs=1e-9)
+            values, axes = np.linalg.eigh(unpacked(part.arrays["user_gram"] * noise.user_gram.grid_step))
+            gram += (axes * np.maximum(values, 0)) @ axes.T
+        assert solved.user_gram == pytest.approx(gram, abs=1e-9)
         steps = vectors / noise.item_vectors.grid_step
         assert steps == pytest.approx(expected["item_vectors"], abs=1e-6)
         if noise.item_grams is None:
@@ -228,7 +227,7 @@ def test_the_aggregator_solves_from_the_exact_sum_of_the_releases(noisy: Federat
 
 
 def test_the_solve_reckons_with_the_noise_that_is_there(noisy: Federation) -> None:
-    for server_round, (_, _, sigma, _, _) in enumerate(noisy.tap.solved, start=1):
+    for server_round, sigma in enumerate((solved.item_sigma for solved in noisy.tap.solved), start=1):
         step = RunPlan.of(noisy.plan).release_plan().rounds[server_round - 1].item_vectors.grid_step
         if noisy.plan.privacy.noise == "secure_sum":
             shares = np.full(len(sigma), len(noisy.agents))
@@ -301,11 +300,9 @@ class DenseReleases:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_without_noise_the_solve_gets_what_a_dense_oracle_computes(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
-    without_noise(monkeypatch)
-    federation = run(case, tmp_path, monkeypatch)
+def test_without_noise_the_solve_gets_what_a_dense_oracle_computes(tmp_path: Any, case: str) -> None:
+    with without_noise():
+        federation = run(case, tmp_path)
     plan, state, requests = federation.plan, federation.state, federation.recorders[0].seen
     digests = state.vocabulary.digests
     oracles = {name: DenseReleases(data, digests, plan) for name, data in federation.platforms.items()}
@@ -317,7 +314,8 @@ def test_without_noise_the_solve_gets_what_a_dense_oracle_computes(
     assert sum(state.user_counts.values()) == pytest.approx(users, abs=slack)
     assert (counts[:-1] > 1).sum() > 8, "the clamp must not decide"
 
-    for server_round, (_, vectors, _, grams, item_grams) in enumerate(federation.tap.solved, start=1):
+    for server_round, solved in enumerate(federation.tap.solved, start=1):
+        vectors, item_grams = solved.item_vectors, solved.item_grams
         (sent,) = [q for q, _ in requests if q.kind.endswith("statistics") and q.server_round == server_round]
         factors, released = sent.arrays["item_parameters"].astype(np.float64), sent.arrays["item_counts"]
         assert (np.abs(factors).sum(axis=1) > 0).sum() <= plan.privacy.kept_items or server_round == 1
@@ -325,8 +323,7 @@ def test_without_noise_the_solve_gets_what_a_dense_oracle_computes(
         # Factors leave the trainer as 32-bit floats.
         assert vectors == pytest.approx(sum(part[0] for part in parts.values()), abs=2e-3)
         assert np.linalg.norm(vectors) > 1
-        for name, (_, gram, _) in parts.items():
-            assert grams[name] == pytest.approx(gram, abs=2e-3)
+        assert solved.user_gram == pytest.approx(sum(part[1] for part in parts.values()), abs=2e-3)
         if item_grams is not None:
             assert item_grams == pytest.approx(sum(part[2] for part in parts.values()), abs=2e-3)
 
@@ -343,8 +340,7 @@ def test_a_platform_that_shares_nothing_reads_along_whatever_its_size(tmp_path: 
         validation=reader.validation,
         shared=np.zeros(len(reader.items), dtype=bool),
     )
-    with pytest.MonkeyPatch.context() as patch:
-        without_noise(patch)
+    with without_noise():
         recorders = [Recorder(agent) for agent in agents_of(platforms, plan, tmp_path)]
         state = federate(recorders, plan, tmp_path).state
     assert [record.failed for record in state.history] == [{}, {}]

@@ -41,6 +41,7 @@ from common.errors import ConfigError, ContractError, DataError, PlatformError
 from common.proto import recommender_pb2 as pb
 from common.proto.recommender_pb2_grpc import RecommenderStub
 from simulations.engine.random_model import random_platform_model
+from tests.support.breaking import BreakingRules
 
 TOKEN = "a secret token"
 
@@ -439,17 +440,15 @@ def test_an_event_id_is_good_for_one_event(client):
         client.record_feedback("user-1", "imdb:0000002", event_id=event)
 
 
-def test_a_defect_is_answered_without_its_text(server, stub, monkeypatch, caplog):
-    calls, token = stub
-
-    user = "".join(["an", "na"])
-
-    def fail(*_, **__):
-        raise KeyError(user)
-
-    monkeypatch.setattr(server.model.snapshot().recommender, "recommend_for", fail)
-    request = pb.RecommendRequest(user_id="user-1")
-    code, details = status_of(lambda: calls.Recommend(request, metadata=token))
+def test_a_defect_is_answered_without_its_text(store, caplog):
+    with (
+        serve_recommender(
+            store.root, feedback=store.root / "other.log", rules=BreakingRules(meaning="weight")
+        ) as broken,
+        grpc.insecure_channel(broken.target) as channel,
+    ):
+        calls = RecommenderStub(channel)
+        code, details = status_of(lambda: calls.Recommend(pb.RecommendRequest(user_id="user-1")))
     assert (code.name, "anna" in details, "anna" in caplog.text) == ("INTERNAL", False, False)
     assert "Recommend failed with KeyError" in caplog.text
 

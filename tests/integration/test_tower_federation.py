@@ -13,12 +13,11 @@ from pydantic import ValidationError
 
 from client.agent import PlatformAgent
 from client.data.training import TrainingData
-from client.towers.local_training import LocalTrainer
 from client.towers.scorer import TowerScorer
 from common.config.federation import FederationPlan
 from common.contributions.run_plan import RunPlan, read_plan
 from common.contributions.update_kind import ROW_POSITIONS
-from common.errors import PrivacyError, TrainingError
+from common.errors import PrivacyError
 from common.privacy.accounting import calibrate_subsampled
 from common.wire.exchange import AgentReply, AgentRequest
 from server.federation.exchange import SilentObserver
@@ -395,14 +394,22 @@ def test_deep_rounds_above_their_share_are_refused_before_sending(tmp_path: Path
 
 
 def test_broken_down_private_training_keeps_the_shared_variables(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def breaks_down(trainer: LocalTrainer) -> None:
-        raise TrainingError("not a number")
-
-    monkeypatch.setattr(LocalTrainer, "train_private", breaks_down)
     plan = deep_plan(encoders=[], training={"rounds": 1})
     agents = agents_of(random_platforms(1, SIZES[:1]), plan, tmp_path)
+    towers_of_agent = contributor_of(agents[0], "update")._towers
+    prepared = towers_of_agent.prepared
+
+    def breaks_down() -> None:
+        raise TrainingError("not a number")
+
+    def with_a_broken_trainer(run_id: str, membership: Any) -> Any:
+        model, trainer = prepared(run_id, membership)
+        trainer.train_private = breaks_down
+        return model, trainer
+
+    towers_of_agent.prepared = with_a_broken_trainer
     state = federate(agents, plan, tmp_path).state
     towers = agents[0].store.load().towers
     assert towers is not None

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from client.agent import PlatformAgent
 from client.app import make_courier
+from client.contributions.contributor import Contributor
+from client.contributions.membership import Membership
 from client.data.dataset import ItemTable, UserItemMatrix
 from client.data.report import CleaningReport
 from client.data.split import EvaluationSlice
@@ -24,6 +26,7 @@ from common.config.data import DataConfig, InteractionsConfig
 from common.config.federation import FederationPlan
 from common.config.model import FactorizationConfig
 from common.config.platform import PersonalizationConfig
+from common.privacy.contribution import PrivatizedContribution
 from common.wire.exchange import AgentConnection, AgentReply, AgentRequest
 from server.federation.exchange import SilentObserver
 from server.federation.state import RoundRecord
@@ -167,7 +170,28 @@ def agents_of(
 
 def contributor_of(agent: PlatformAgent, name: str) -> Any:
     """An agent's half of the kind of contribution ``name``; whether it leaves masked makes no difference."""
-    return next(half for half in agent._contributors.values() if half.kind.name == name)
+    return next(half for half in agent.contributors.values() if half.kind.name == name)
+
+
+Make = Callable[[Contributor, AgentRequest, Membership], PrivatizedContribution]
+
+
+class StandIn(Contributor):
+    """Makes contributions by ``make``, which is given the real half, too."""
+
+    def __init__(self, real: Contributor, make: Make) -> None:
+        super().__init__(real.kind, real.context)
+        self._real, self._make = real, make
+
+    def make(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
+        return self._make(self._real, request, membership)
+
+
+def stand_in(agent: PlatformAgent, name: str, make: Make) -> None:
+    """Let ``make`` make an agent's contributions of the kind ``name``."""
+    for wire_name, half in agent.contributors.items():
+        if half.kind.name == name:
+            agent.contributors[wire_name] = StandIn(half, make)
 
 
 def federate(

@@ -22,7 +22,7 @@ from client.deploy import loading
 from client.privacy.outbox import Outbox
 from client.privacy.protocol_state import ProtocolState
 from client.training.engine import LocalEngine
-from common.contributions import cooccurrence
+from common.contributions import cooccurrence, updates
 from common.contributions.cooccurrence import CooccurrenceMechanism
 from common.contributions.factors import UserLevelMechanism
 from common.contributions.updates import UpdateMechanism, UserGradients
@@ -41,6 +41,8 @@ Fault = Literal[
     "feedback-unclean",
     "untouched-rows-without-noise",
     "wrong-weights",
+    "oversampling",
+    "company",
 ]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
@@ -171,6 +173,23 @@ def _wrong_weights() -> Patches:
     return [(PrivateContributor, "statistics", of_own_counts)]
 
 
+def _oversampling() -> Patches:
+    """Users take part in the deep model's rounds more often than was paid for."""
+    drawn = vars(updates)["bernoulli"]
+    return [(updates, "bernoulli", lambda count, rate, source: drawn(count, 1.01 * rate, source))]
+
+
+def _company() -> Patches:
+    """A statistic over everybody who takes part, as batch normalisation has, is taken off each user's gradient."""
+    quantised = UpdateMechanism._quantised
+
+    def centred(self: UpdateMechanism, part: UserGradients) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        dense, rows = quantised(self, part)
+        return dense - dense.mean(axis=0).astype(dense.dtype) // 2, rows
+
+    return [(UpdateMechanism, "_quantised", centred)]
+
+
 _FAULTS: Mapping[Fault, Callable[[], Patches]] = {
     # Noise for half of what a user can change.
     "halved-sensitivity": _scaled(0.5),
@@ -186,4 +205,6 @@ _FAULTS: Mapping[Fault, Callable[[], Patches]] = {
     "feedback-unclean": lambda: [(loading, "load_platform_data", load_uncleaned)],
     "untouched-rows-without-noise": _untouched_rows,
     "wrong-weights": _wrong_weights,
+    "oversampling": _oversampling,
+    "company": _company,
 }

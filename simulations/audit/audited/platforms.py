@@ -125,7 +125,7 @@ class Audited:
     @property
     def contributors(self) -> Mapping[str, Contributor]:
         """Of every kind, by the names of their messages."""
-        contributors: Mapping[str, Contributor] = self.agent.__dict__["_contributors"]
+        contributors: Mapping[str, Contributor] = self.agent.__dict__["contributors"]
         return contributors
 
     @property
@@ -175,13 +175,22 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def without_noise() -> Iterator[None]:
-    """Mechanisms add zeros: what they release are the bounded, quantised sums."""
+def without_noise(*, everybody: bool = False) -> Iterator[None]:
+    """Mechanisms add zeros: what they release are the bounded, quantised sums.
+
+    Args:
+        everybody: whether all users take part in every round of the deep model, and not a sample.
+    """
 
     def nothing(size: int, log2_sigma: int, source: Any) -> NDArray[np.int64]:
         return np.zeros(size, dtype=np.int64)
 
-    patches = [patch.object(module, "discrete_gaussian", nothing) for module in NOISY_MODULES]
+    def everyone(count: int, rate: float, source: Any) -> NDArray[np.bool_]:
+        return np.ones(count, dtype=np.bool_)
+
+    patches: list[Any] = [patch.object(module, "discrete_gaussian", nothing) for module in NOISY_MODULES]
+    if everybody:
+        patches.append(patch.object(updates, "bernoulli", everyone))
     for one in patches:
         one.start()
     try:

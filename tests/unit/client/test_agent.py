@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from client.agent import PlatformAgent
+from client.contributions.contributor import Contributor
 from common.catalogue import Vocabulary
 from common.contributions.broadcast import card_arrays, vocabulary_arrays
 from common.contributions.factors import PlainMechanism
 from common.deploy.logs import JsonFormatter, TextFormatter
 from common.wire.exchange import AgentReply, AgentRequest
-from tests.support import SECRET, agents_of, contributor_of, matrix, small_plan, training_data
+from tests.support import SECRET, agents_of, matrix, small_plan, stand_in, training_data
 
 PLAN = small_plan()
 KEYS = ["imdb:1", "imdb:2", "shop:3"]
@@ -211,13 +212,13 @@ def test_a_contribution_of_a_run_that_was_not_joined_is_refused(agent: PlatformA
     assert (reply.code, reply.arrays) == ("out-of-order", {})
 
 
-def test_an_error_leaves_as_its_code_alone(agent: PlatformAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_leaves_as_its_code_alone(agent: PlatformAgent) -> None:
     joined(agent)
 
     def explode(*_: Any) -> Any:
         raise KeyError("private-user-1 /srv/shop/ratings.csv")
 
-    monkeypatch.setattr(contributor_of(agent, "counts"), "make", explode)
+    stand_in(agent, "counts", explode)
     reply = agent.exchange(request("counts"))
     assert reply == AgentReplyLike("shop", "counts", 0, "internal")
 
@@ -247,16 +248,13 @@ class AgentReplyLike:
     ],
     ids=["NaN", "misshapen", "undeclared", "missing"],
 )
-def test_the_egress_guard_lets_out_nothing_else_than_declared(
-    agent: PlatformAgent, monkeypatch: pytest.MonkeyPatch, spoil: Any
-) -> None:
+def test_the_egress_guard_lets_out_nothing_else_than_declared(agent: PlatformAgent, spoil: Any) -> None:
     joined(agent)
-    honest = contributor_of(agent, "statistics").make
 
-    def spoilt(asked: AgentRequest, membership: Any) -> Any:
-        return PlainMechanism().release("statistics", 1, spoil(dict(honest(asked, membership).arrays)))
+    def spoilt(honest: Contributor, asked: AgentRequest, membership: Any) -> Any:
+        return PlainMechanism().release("statistics", 1, spoil(dict(honest.make(asked, membership).arrays)))
 
-    monkeypatch.setattr(contributor_of(agent, "statistics"), "make", spoilt)
+    stand_in(agent, "statistics", spoilt)
     reply = agent.exchange(request("statistics", 1, arrays=parameters()))
     assert reply == AgentReplyLike("shop", "statistics", 1, "internal")
 

@@ -167,21 +167,15 @@ def test_a_running_recommender_forgets_and_records_no_more(platform: PlatformCon
 
 
 @pytest.mark.parametrize("cut", range(1, 1 + len(erasure.STEPS)))
-def test_an_erasure_cut_short_goes_on_without_the_id(
-    platform: PlatformConfig, monkeypatch: pytest.MonkeyPatch, cut: int
-) -> None:
-    erasures, taken = Erasures(platform, patience=0), []
+def test_an_erasure_cut_short_goes_on_without_the_id(platform: PlatformConfig, cut: int) -> None:
+    def killed(places: erasure.Places, content: Mapping[str, Any]) -> None:
+        raise KeyboardInterrupt
 
-    def killed(self: Erasures, step: erasure.Step, content: Mapping[str, Any]) -> None:
-        if len(taken) == cut - 1:
-            raise KeyboardInterrupt
-        taken.append(step.name)
-        step.take(self._places, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Erasures, "_take", killed)
-        with pytest.raises(KeyboardInterrupt):
-            erasures.complete(erasures.begin(ANNA, "erased"))
+    steps = list(erasure.STEPS)
+    steps[cut - 1] = replace(steps[cut - 1], take=killed)
+    erasures = Erasures(platform, patience=0, steps=steps)
+    with pytest.raises(KeyboardInterrupt):
+        erasures.complete(erasures.begin(ANNA, "erased"))
     assert len(erasures.unfinished()) == 1
     [receipt] = Erasures(platform, patience=0).resume()
     assert receipt.act == "erased"

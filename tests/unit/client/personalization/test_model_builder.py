@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
 from client.agent import PlatformAgent
 from client.personalization.model_builder import BUILD_FILE, ModelBuilder, read_outcome
+from client.personalization.platform_model import PlatformModel
 from client.personalization.store import PlatformStore
-from common.errors import StoreError, TrainingError
+from client.privacy.outbox import Outbox
+from common.errors import TrainingError
+from common.privacy.lifetime import budget_policy
 from common.wire.exchange import AgentReply
 from tests.private_support import HandMade, by_hand, private_plan, private_platforms
-from tests.support import agents_of
+from tests.support import FAST, SECRET, agents_of
 
 PLAN = private_plan(3, noise="per_platform", budget=50.0)
 NAME = "platform-0"
@@ -38,11 +44,27 @@ def restarted(folder: Path) -> PlatformAgent:
     return next(agent for agent in agents_of(private_platforms(), PLAN, folder) if agent.name == NAME)
 
 
-def failing_build(agent: PlatformAgent, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
-    def build(view: Any) -> Any:
-        raise error
+class FailingBuilder(ModelBuilder):
+    """Meets ``error`` in place of a model."""
 
-    monkeypatch.setattr(agent._finisher._personalizer, "build", build)
+    def __init__(self, store: PlatformStore, error: BaseException) -> None:
+        super().__init__(store)
+        self._met = error
+
+    def begin(self, run_id: str, make: Callable[[], PlatformModel]) -> None:
+        def fail() -> NoReturn:
+            raise self._met
+
+        super().begin(run_id, fail)
+
+
+def failing(folder: Path, error: BaseException) -> PlatformAgent:
+    """The platform's process, started again, whose models cannot be built."""
+    home = folder / "platforms" / NAME
+    store = PlatformStore(home / "store")
+    outbox = Outbox(home, budget_policy(PLAN), PLAN, store.root)
+    data, builder = private_platforms()[NAME], FailingBuilder(store, error)
+    return PlatformAgent(NAME, PLAN, SECRET, data, outbox=outbox, store=store, personalization=FAST, builder=builder)
 
 
 def test_the_answer_comes_before_the_model(tmp_path: Path) -> None:
@@ -58,11 +80,10 @@ def test_the_answer_comes_before_the_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [TrainingError("no factor of person-0-3"), ZeroDivisionError("person-0-3")])
 def test_a_build_that_fails_is_told_the_operator_alone(
-    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = asked_in(tmp_path)
-    agent = asked.agents[NAME]
-    failing_build(agent, monkeypatch, error)
+    agent = asked.agents[NAME] = failing(tmp_path, error)
     with caplog.at_level(logging.ERROR):
         replies = [finish(asked), finish(asked)]
         outcome = agent.wait_built()
@@ -103,16 +124,13 @@ def test_a_process_that_ended_after_the_answer_builds_on_restart(tmp_path: Path)
     assert restarted(tmp_path).wait_built().version == 1, "and not again"
 
 
-def test_a_finish_that_was_never_acknowledged_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finish_that_was_never_acknowledged_is_not_built(tmp_path: Path) -> None:
     asked = asked_in(tmp_path)
-    agent = asked.agents[NAME]
-
-    def full(*_: Any, **__: Any) -> None:
-        raise StoreError("no space left")
-
-    monkeypatch.setattr(agent._outbox, "close", full)
-    assert finish(asked).code == "store"
-    monkeypatch.undo()
+    full = "CREATE TRIGGER full BEFORE INSERT ON entry BEGIN SELECT RAISE(ABORT, 'disk full'); END"
+    with closing(sqlite3.connect(tmp_path / "platforms" / NAME / "ledger.db")) as ledger:
+        ledger.execute(full)
+        assert finish(asked).code == "ledger"
+        ledger.execute("DROP TRIGGER full")
     again = restarted(tmp_path)
     assert again.wait_built().state == "waiting"
     assert again.store.versions() == []
@@ -121,14 +139,11 @@ def test_a_finish_that_was_never_acknowledged_is_not_built(tmp_path: Path, monke
     assert again.wait_built().state == "built"
 
 
-def test_a_build_that_ends_its_process_is_not_begun_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_build_that_ends_its_process_is_not_begun_for_ever(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     asked = asked_in(tmp_path)
     assert finish(asked).code == "ok"
     for attempt in range(1, 4):
-        agent = restarted(tmp_path)
-        failing_build(agent, monkeypatch, KeyboardInterrupt())
+        agent = failing(tmp_path, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             agent.wait_built()
         assert read_outcome(agent.store.root).attempts == attempt

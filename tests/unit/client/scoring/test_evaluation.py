@@ -11,9 +11,8 @@ from client.data.dataset import UserItemMatrix
 from client.data.split import EvaluationSlice
 from client.personalization.model_selection import Candidate, choose_verdict
 from client.scoring import evaluation
-from client.scoring.evaluation import PerUserMetrics, evaluate, evaluate_ratings, gap_closed
+from client.scoring.evaluation import PerUserMetrics, evaluate, evaluate_ratings, gap_closed, sampled_negatives
 from client.scoring.scorer import PopularityScorer
-from client.scoring.topk import top_k
 from common.errors import ConfigError, ContractError
 from common.metrics import METRICS
 
@@ -60,15 +59,14 @@ def test_full_ranking_equals_sorting_all_candidates_user_by_user(seed: int, scor
     table = rng.integers(-2, 3, (9, 15)).astype(np.float32)
     candidates = rng.random(15) < 0.8
     users = rng.permutation(9)[:6]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "block_rows", lambda n_items: max(1, scores_at_once // n_items))
-        result = evaluate(
-            TableScorer(table),
-            EvaluationSlice(users, matrix(history), matrix(truth)),
-            metrics=["plain_recall@3", "mrr"],
-            depth=5,
-            candidates=candidates,
-        )
+    result = evaluate(
+        TableScorer(table),
+        EvaluationSlice(users, matrix(history), matrix(truth)),
+        metrics=["plain_recall@3", "mrr"],
+        depth=5,
+        candidates=candidates,
+        scores_at_once=scores_at_once,
+    )
     expected_users = [user for user in users if (truth[user] & candidates).any()]
     assert result.users.tolist() == expected_users
     assert result.ranked is not None
@@ -126,25 +124,23 @@ def test_truth_outside_the_candidates_does_not_count() -> None:
     assert result.values["recall@1"].tolist() == [1.0]
 
 
-def test_sampled_rank_is_among_99_items_unknown_to_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sampled_rank_is_among_99_items_unknown_to_the_user() -> None:
     rng = np.random.default_rng(1)
     held_out = leave_one_out(25, 160, rng)
     candidates = np.arange(160) != 3
-    drawn: list[np.ndarray] = []
-
-    def watched(*args: object, **named: object) -> tuple[np.ndarray, np.ndarray]:
-        ids, values = top_k(*args, **named)  # type: ignore[arg-type]
-        drawn.append(ids)
-        return ids, values
-
-    monkeypatch.setattr("client.scoring.evaluation.top_k", watched)
     table = rng.integers(0, 50, (25, 160)).astype(np.float32)
     result = evaluate(
-        TableScorer(table), held_out, metrics=["mrr"], candidates=candidates, protocol="sampled-99", rng=rng
+        TableScorer(table),
+        held_out,
+        metrics=["mrr"],
+        candidates=candidates,
+        protocol="sampled-99",
+        rng=np.random.default_rng(7),
     )
     known = (held_out.history.csr() + held_out.truth.csr()).toarray() > 0
+    drawn = sampled_negatives(known[result.users], candidates, np.random.default_rng(7))
     for row, user in enumerate(result.users):
-        negatives = drawn[0][row]
+        negatives = drawn[row]
         assert len(set(negatives.tolist())) == 99
         assert not known[user, negatives].any()
         assert 3 not in negatives

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import unicodedata
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,8 @@ def test_words_of_any_script_stay_as_they_are() -> None:
 
 @given(texts)
 def test_lines_and_json_are_what_was_given(text: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        file = io.StringIO()
-        patch.setattr(sys, "stdout", file)
+    file = io.StringIO()
+    with redirect_stdout(file):
         say_json({"title": text})
         say(text)
     line, _, rest = file.getvalue().partition("\n")
@@ -150,9 +150,8 @@ def test_the_status_of_a_run_is_text(name: str, code: str, error: str) -> None:
 @given(texts, texts)
 def test_findings_of_a_doctor_are_texts(what: str, detail: str) -> None:
     for as_json in (False, True):
-        with pytest.MonkeyPatch.context() as patch:
-            file = io.StringIO()
-            patch.setattr(sys, "stdout", file)
+        file = io.StringIO()
+        with redirect_stdout(file):
             assert print_findings([Finding("note", what, detail)], as_json=as_json) == 0
         if as_json:
             assert json.loads(file.getvalue())[0]["what"] == what

@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -181,11 +182,10 @@ def test_an_interrupt_says_so_and_is_130(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_what_a_terminal_cannot_show_is_replaced(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_terminal_cannot_show_is_replaced(encoding: str) -> None:
     out = io.BytesIO()
     stream = io.TextIOWrapper(out, encoding=encoding, write_through=True)
-    monkeypatch.setattr(sys, "stdout", stream)
-    with guard():
+    with redirect_stdout(stream), guard():
         print("3.7 ε in Кино")
     assert out.getvalue() == b"3.7 ? in ????\n"
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from common.catalogue import Vocabulary
 from common.config.federation import FederationPlan
 from common.contributions.run_plan import RunPlan
-from server.aggregation import private_factors as private_aggregation
+from common.privacy.postprocess import item_factors
 from server.aggregation.factors import ExactAggregation
 from server.aggregation.private_factors import ALL_USERS, SharedGramAggregation, make_aggregation
 from server.federation.collect import Contribution
@@ -86,20 +86,22 @@ def test_first_factors_of_items_not_kept_are_zero() -> None:
     assert np.trace(factors.T @ factors) / 3 == pytest.approx(1, rel=1e-5)
 
 
+class Released(list[Any]):
+    """What the solve was given."""
+
+    def solve(self, sums: Any, *rest: Any, **more: Any) -> Any:
+        self.append(sums)
+        return item_factors(sums, *rest, **more)
+
+
 @pytest.fixture
-def released(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Return what the solve was given."""
-    seen: list[Any] = []
-    solve = private_aggregation.item_factors
-    monkeypatch.setattr(
-        private_aggregation, "item_factors", lambda sums, *rest: (seen.append(sums), solve(sums, *rest))[1]
-    )
-    return seen
+def released() -> Released:
+    return Released()
 
 
-def test_sums_noise_and_catalogues_are_taken_item_by_item(released: list[Any]) -> None:
+def test_sums_noise_and_catalogues_are_taken_item_by_item(released: Released) -> None:
     parts = [statistics(OPEN, "a", 1), statistics(OPEN, "b", 2)]
-    solved = SharedGramAggregation(OPEN).solve(counted(OPEN), parts)
+    solved = SharedGramAggregation(OPEN, solve=released.solve).solve(counted(OPEN), parts)
     assert (solved.platforms, solved.objective, solved.recall) == (("a", "b"), None, None)
     noise = RunPlan.of(OPEN).release_plan().rounds[0]
     step = noise.item_vectors.grid_step
@@ -135,7 +137,7 @@ def test_a_round_without_contributions_changes_nothing() -> None:
     assert solved.item_parameters is state.item_parameters
 
 
-def test_released_item_grams_are_used(released: list[Any]) -> None:
+def test_released_item_grams_are_used(released: Released) -> None:
     plan = private_plan(2, noise="per_platform", kept_items=M, release="item_gram")
     noise = RunPlan.of(plan).release_plan().rounds[0].item_grams
     assert noise is not None
@@ -143,7 +145,7 @@ def test_released_item_grams_are_used(released: list[Any]) -> None:
     packed = rng.normal(size=(4, 6))
     base = statistics(plan, "a", 1)
     part = replace(base, arrays=dict(base.arrays) | {"item_grams": in_steps(packed, noise.grid_step)})
-    SharedGramAggregation(plan).solve(counted(plan), [part])
+    SharedGramAggregation(plan, solve=released.solve).solve(counted(plan), [part])
     grams = released[0].item_grams
     assert grams.shape == (M, 3, 3)
     assert grams[1, 0, 0] == pytest.approx(packed[1, 0], abs=1e-3)
@@ -151,12 +153,12 @@ def test_released_item_grams_are_used(released: list[Any]) -> None:
     assert not grams[4:].any()
 
 
-def test_a_gram_that_noise_made_indefinite_is_projected(released: list[Any]) -> None:
+def test_a_gram_that_noise_made_indefinite_is_projected(released: Released) -> None:
     noise = RunPlan.of(OPEN).release_plan().rounds[0]
     base = statistics(OPEN, "a", 1)
     negative = in_steps(np.array([-3.0, 0, 0, 2.0, 0, 1.0]), noise.user_gram.grid_step)
     part = replace(base, arrays=dict(base.arrays) | {"user_gram": negative})
-    SharedGramAggregation(OPEN).solve(counted(OPEN), [part])
+    SharedGramAggregation(OPEN, solve=released.solve).solve(counted(OPEN), [part])
     assert released[0].user_gram == pytest.approx(np.diag([0.0, 2.0, 1.0]), abs=1e-3)
 
 

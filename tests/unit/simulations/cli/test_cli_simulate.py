@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
+from common.deploy.cli import run_app
 from simulations.audit.bookkeeping import BookkeepingReport
 from simulations.audit.command import AuditReport, write_report
 from simulations.audit.statistics.checks import exact
@@ -184,16 +186,17 @@ def test_a_missing_data_file_is_named(
     assert "all.csv" in error
 
 
-def test_an_interrupted_run_says_what_is_left(
-    scenario_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(*_: object, **__: object) -> None:
+def test_an_interrupted_command_says_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("simulations.run.simulate", interrupted)
-    status, _, error = run(monkeypatch, capsys, "run", str(scenario_file))
-    assert status == 130
-    assert "what was complete is on disk" in error
+    with pytest.raises(SystemExit) as done:
+        run_app(lambda: app([]))
+    assert done.value.code == 130
+    assert "what was complete is on disk" in capsys.readouterr().err
 
 
 def test_help_teaches_the_first_command() -> None:

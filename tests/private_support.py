@@ -142,7 +142,7 @@ class Tap:
 
     @property
     def solved(self) -> list[ReleasedSums]:
-        """What the solve of each round is given."""
+        """Return what the solve of each round is given."""
         noted = next(one for one in self.phases if isinstance(one, NotedStatistics))
         return [self._sums(state, parts) for state, parts in noted.rounds]
 

@@ -2,7 +2,8 @@
 
 The aggregator of these tests asks for every kind of request with parameters chosen to break computations down. Two worlds
 differ by one user's whole history. All that leaves is compared: codes, how many answers there are, names, types, shapes, and
-of charged contributions the values, which without noise may differ by their sensitivity and no more.
+of charged contributions the values, which without noise may differ by their sensitivity and no more. Whole runs of every kind
+of contribution are compared with their noise: all but the noised values, and what was charged. These are the audit's matter.
 """
 
 from __future__ import annotations
@@ -17,17 +18,23 @@ import polars as pl
 import pytest
 from scipy.linalg import LinAlgError, cholesky
 
-import common.contributions.cooccurrence
-import common.contributions.factors
-import common.contributions.updates
 from client.agent import PlatformAgent
 from client.data.reading.reader import as_numbers
 from client.data.training import TrainingData
 from common.config.federation import FederationPlan
 from common.contributions.run_plan import RunPlan, read_plan
-from common.contributions.tower_variables import tower_variables
+from common.contributions.tower_variables import initial_values, tower_variables
 from common.wire.exchange import AgentReply, Arrays
-from tests.private_support import HandMade, by_hand, private_plan, private_platforms, sent_by
+from simulations.audit.audited.platforms import without_noise
+from tests.private_support import (
+    HandMade,
+    by_hand,
+    charges_of,
+    private_plan,
+    private_platforms,
+    sent_by,
+    whole_plan,
+)
 from tests.support import held_out_last, matrix, training_data
 from tests.support.deep_plans import towers_of
 
@@ -126,11 +133,10 @@ def shown(reply: AgentReply) -> tuple[Any, ...]:
 Steps = Iterator[tuple[str, AgentReply]]
 
 
-def without_noise(patch: pytest.MonkeyPatch) -> None:
-    """A fixed noise source: zeros; and every user is drawn."""
-    for module in (common.contributions.cooccurrence, common.contributions.factors, common.contributions.updates):
-        patch.setattr(module, "discrete_gaussian", lambda size, *_: np.zeros(size, dtype=np.int64))
-    patch.setattr(common.contributions.updates, "bernoulli", lambda n, *_: np.ones(n, dtype=np.bool_))
+@pytest.fixture
+def noiseless() -> Iterator[None]:
+    with without_noise(everybody=True):
+        yield
 
 
 def every_kind(asked: HandMade, plan: FederationPlan, attack: str, linear: bool) -> Steps:
@@ -192,14 +198,11 @@ PER_PLATFORM = plan_of("per_platform")
 ATTACKS = list(attacks(PER_PLATFORM, ITEMS))
 
 
-SOME = ("normal", "at the bound", "rank-deficient at the bound", "one-hot 5")
+SOME = ("normal", "at the bound", "rank-deficient at the bound", "one-hot 10")
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_no_kind_of_request_tells_neighbouring_data_apart(
-    tmp_path: Path, victim: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_noise(monkeypatch)
+def test_no_kind_of_request_tells_neighbouring_data_apart(tmp_path: Path, victim: str, noiseless: None) -> None:
     plan, run = PER_PLATFORM, RunPlan(PER_PLATFORM)
     released = run.release_plan()
     # Noise falls from round to round, and the grid with it: the last round's bound is the largest.
@@ -230,9 +233,7 @@ def journals(agents: Mapping[str, PlatformAgent]) -> list[Any]:
 
 
 @pytest.mark.parametrize("victim", ["an average user", "everything"])
-def test_under_secure_sum_only_forms_can_be_seen_and_they_are_alike(
-    tmp_path: Path, victim: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_under_secure_sum_only_forms_can_be_seen_and_they_are_alike(tmp_path: Path, victim: str) -> None:
     plan = plan_of("secure_sum")
     seen = []
     for name, data in (("without", world()), ("with", world(VICTIMS[victim]))):
@@ -295,10 +296,7 @@ def deep_attacks(plan: FederationPlan, m: int) -> dict[str, Arrays]:
     }
 
 
-def test_deep_updates_of_neighbours_differ_within_the_clip_norm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_noise(monkeypatch)
+def test_deep_updates_of_neighbours_differ_within_the_clip_norm(tmp_path: Path, noiseless: None) -> None:
     own = {"sampling_rate": 0.5, "share": 0.5, "noise_multiplier": 3.0}
     rounds = {"rounds": 4, "negatives": 4}
     towers = towers_of(training=rounds, privacy=own, encoders=[], user_embedding=False)
@@ -328,10 +326,9 @@ def test_deep_updates_of_neighbours_differ_within_the_clip_norm(
     ],
 )
 def test_a_cell_of_a_profile_moves_an_update_within_the_clip_norm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: list[str | None], own: str
+    tmp_path: Path, noiseless: None, others: list[str | None], own: str
 ) -> None:
     """A cell that is no number made everybody's profile none, and with it every gradient of the platform zero."""
-    without_noise(monkeypatch)
     towers = towers_of(
         training={"rounds": 2, "negatives": 4},
         privacy={"sampling_rate": 0.99, "share": 0.5, "noise_multiplier": 8.0},
@@ -393,3 +390,99 @@ def try_items(asked: HandMade, plan: FederationPlan, scale: float) -> list[str]:
         arrays = {"item_parameters": parameters, "item_counts": np.ones(len(parameters))}
         codes.append(asked.ask(NAME, "finish", 2, arrays=arrays).code)
     return codes
+
+
+# Whole runs of every kind, noise and all.
+
+NOISY = ("counts", "cooccurrence", "statistics", "update")
+
+
+def wild(asked: HandMade, attack: str) -> Arrays:
+    """The deep model's shared variables, their rows as wild as the attack's item parameters."""
+    values = initial_values(RunPlan.of(asked.plan).tower_variables, len(asked.vocabulary), asked.plan.seed)
+    size = np.abs(attacks(asked.plan, len(asked.vocabulary))[attack]["item_parameters"]).max()
+    return {name: array * np.float32(size) for name, array in values.items()}
+
+
+def whole_run(asked: HandMade, shared: Arrays, attack: str) -> Iterator[AgentReply]:
+    """Everything after the handshake: early, in order, and again."""
+    prefix = "masked_" if asked.plan.secure_sum else ""
+    own = np.sort(asked.vocabulary.owners[NAME]).astype(np.int64)
+    foreign = np.setdiff1d(np.arange(len(asked.vocabulary)), own)
+    weights = np.full((2, 2), 1e6, dtype=np.float32)
+    told = {"linear_inputs": own[:2], "linear_targets": foreign[:2], "linear_weights": weights}
+    told |= wild(asked, "normal")
+
+    def finish(arrays: Arrays) -> AgentReply:
+        return asked.ask(NAME, "finish", 2, arrays={**arrays, **told})
+
+    def kind(name: str, server_round: int, arrays: Arrays, **config: int) -> AgentReply:
+        return asked.ask(NAME, prefix + name, server_round, arrays=arrays, config=config)
+
+    yield finish(shared)
+    yield kind("counts", 0, {})
+    yield kind("cooccurrence", 0, {"item_counts": shared["item_counts"]})
+    for server_round in (1, 2, 2):
+        yield kind("statistics", server_round, shared)
+    yield finish(shared)
+    for server_round in (3, 4, 4):
+        yield kind("update", server_round, wild(asked, attack), tower_round=server_round - 2)
+    yield finish(shared)
+    yield finish(shared)
+    yield finish(asked.parameters(9))
+    yield kind("statistics", 2, asked.parameters(9))
+
+
+def all_but_noise(reply: AgentReply) -> tuple[Any, ...]:
+    noised = reply.kind.removeprefix("masked_") in NOISY
+    bytes_of = {name: b"" if noised else array.tobytes() for name, array in reply.arrays.items()}
+    return shown(reply), bytes_of
+
+
+def transcript(data: dict[str, TrainingData], noise: str, attack: str, folder: Path, *, stored: bool = True) -> Any:
+    """All that left, and all that was charged."""
+    # Nobody may miss a round, so that a finish before the last one is out of order.
+    asked = by_hand(data, whole_plan(noise).model_copy(update={"min_platforms": 3}), folder)
+    agent = asked.agents[NAME]
+    if not stored:
+        (agent.store.root / "versions").write_text("a file in the place of the models")
+    if noise == "secure_sum":
+        asked.enrol()  # its keys are random, and nothing in it is of users
+    shared = attacks(asked.plan, len(asked.vocabulary))[attack]
+    with np.errstate(over="ignore", invalid="ignore"):
+        answers = [all_but_noise(reply) for reply in whole_run(asked, shared, attack)]
+    assert (agent.wait_built().state == "built") == (stored and not refused(attack))
+    left = [(entry["event"], entry["kind"]) for entry in sent_by(agent)]
+    return answers, left, [(entry["round"], entry["releases"]) for entry in charges_of(agent)]
+
+
+@pytest.mark.parametrize(
+    ("noise", "attack"),
+    [
+        ("per_platform", "normal"),
+        ("per_platform", "at the bound"),
+        ("per_platform", "NaN"),
+        # Users are solved alike whatever masks their sum.
+        ("secure_sum", "one-hot 10"),
+    ],
+)
+def test_whole_runs_tell_neighbouring_data_apart_by_noise_alone(tmp_path: Path, noise: str, attack: str) -> None:
+    seen = [
+        transcript(data, noise, attack, tmp_path / f"{n}")
+        for n, data in enumerate((world(), world(VICTIMS["an average user"])))
+    ]
+    assert seen[0] == seen[1]
+    codes = [(kind, code) for (_, kind, _, code, *_), _ in seen[0][0]]
+    finishes = [code for kind, code in codes if kind == "finish"]
+    assert finishes[0] != "ok", "nothing was paid for yet"
+    if attack == "NaN":
+        assert [code for kind, code in codes if "statistics" in kind] == ["contract"] * 3 + ["ok"]
+    else:
+        assert finishes == ["out-of-order"] * 2 + ["ok"] * 2 + ["out-of-order"]
+
+
+@pytest.mark.parametrize("noise", ["secure_sum", "per_platform"])
+def test_a_model_that_cannot_be_built_changes_no_answer(tmp_path: Path, noise: str) -> None:
+    """Read one bit at a time, that answer gave away a whole history."""
+    built = transcript(world(), noise, "normal", tmp_path / "built")
+    assert transcript(world(), noise, "normal", tmp_path / "not built", stored=False) == built

@@ -17,7 +17,7 @@ from client.towers.scorer import TowerScorer
 from common.config.federation import FederationPlan
 from common.contributions.run_plan import RunPlan, read_plan
 from common.contributions.update_kind import ROW_POSITIONS
-from common.errors import PrivacyError
+from common.errors import PrivacyError, TrainingError
 from common.privacy.accounting import calibrate_subsampled
 from common.wire.exchange import AgentReply, AgentRequest
 from server.federation.exchange import SilentObserver

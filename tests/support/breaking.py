@@ -1,4 +1,4 @@
-"""What breaks in the middle of an answer, with a user's id in its text."""
+"""Breaks in the middle of an answer, with a user's id in the error's text."""
 
 from __future__ import annotations
 

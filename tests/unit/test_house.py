@@ -142,6 +142,54 @@ def test_no_docstring_opens_with_what() -> None:
     assert found == set()
 
 
+REGISTRATION = ("registry", "KINDS")
+"""The one attribute of crossfed's that a test patches: adding a kind of contribution is one more entry there."""
+
+
+def patched(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Line and target of everything that a test patches: names from the root on."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("setattr", "delattr", "setitem", "delitem")
+            and isinstance(node.func.value, ast.Name)
+        ):
+            target, *rest = node.args
+            if isinstance(target, ast.Constant):
+                yield node.lineno, tuple(str(target.value).split("."))
+            else:
+                name = rest[0].value if rest and isinstance(rest[0], ast.Constant) else "*"
+                yield node.lineno, (*ast.unparse(target).split("."), str(name))
+
+
+def outside_modules(path: Path) -> set[str]:
+    """Names under which a file knows modules that are not crossfed's: the standard library's and others'."""
+    found = {node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import)}
+    names = {alias.asname or alias.name.partition(".")[0]: alias.name for node in found for alias in node.names}
+    return {name for name, module in names.items() if module.partition(".")[0] not in (*PRODUCT, "tests", "tools")}
+
+
+def test_tests_patch_what_is_outside_of_crossfed_alone() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}:{line}: {'.'.join(target)}"
+        for path in modules("tests").values()
+        for line, target in patched(path)
+        if (target[0] not in outside_modules(path) | {"os", "tempfile", "pathlib"} or any(map(is_private, target)))
+        and target[-2:] != REGISTRATION
+    }
+    assert found == set(), "pass it in: CONTRIBUTING.md says what may be patched"
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_")
+
+
+def test_no_test_uses_mocks() -> None:
+    found = {path.name for path in modules("tests").values() if any(n.startswith("unittest") for n in imported(path))}
+    assert found == set()
+
+
 def test_names_of_tests_have_up_to_60_characters() -> None:
     found = {
         node.name

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import errno
 import os
+import re
 import resource
 import stat
 from pathlib import Path
@@ -15,12 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from common.errors import StoreError
 from common.files import archive, read_archive, write_atomically
-
-STEPS = ("tempfile.mkstemp", "os.fchmod", "os.fsync", "os.fdopen", "pathlib.Path.replace", "common.files.sync_folder")
-
-
-def no_space(*_: Any, **__: Any) -> Any:
-    raise OSError(errno.ENOSPC, "No space left on device")
+from tests.support.disk import FullDisk
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
@@ -37,18 +32,27 @@ def test_a_file_is_written_whole_with_its_mode_alone(tmp_path: Path, mode: int) 
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("step", STEPS)
-def test_a_disk_full_at_any_step_leaves_a_whole_file_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-    monkeypatch.setattr(step, no_space)
-    with pytest.raises(StoreError, match=r"file: cannot be written .No space left on device"):
-        write_atomically(path, b"new")
-    monkeypatch.undo()
-    assert path.read_bytes() == (b"new" if step.endswith("sync_folder") else b"old")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+def test_a_disk_full_at_any_step_leaves_a_whole_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of writing calls before the disk is full runs from 0 until a file gets through."""
+    path, contents, said = tmp_path / "file", [], set[str]()
+    for left in range(20):
+        write_atomically(path, b"old")
+        disk = FullDisk(left)
+        with monkeypatch.context() as patch:
+            disk.install(patch)
+            try:
+                write_atomically(path, b"new")
+            except StoreError as error:
+                said.add(str(error))
+        contents.append(path.read_bytes())
+        assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+        if not disk.failed:
+            break
+    # Once it has the old one's place, the new file is whole, whether or not that is known to last.
+    assert contents[:3] == [b"old"] * 3
+    assert contents[-2:] == [b"new"] * 2
+    assert len(contents) >= 6
+    assert all(re.search("file: cannot be written .No space left on device", one) for one in said)
 
 
 def test_a_write_that_stops_half_way_leaves_the_old_file_alone(tmp_path: Path) -> None:
@@ -67,11 +71,9 @@ def test_a_write_that_stops_half_way_leaves_the_old_file_alone(tmp_path: Path) -
 
 def test_content_is_on_disk_before_it_takes_the_old_ones_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
-    for step in ("os.fsync", "pathlib.Path.replace"):
-        module = os if step.startswith("os") else Path
-        name = step.rsplit(".", 1)[1]
-        real = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *args, real=real, name=name: (done.append(name), real(*args))[1])
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, real=real, name=name: (done.append(name), real(*args))[1])
     write_atomically(tmp_path / "file", b"new")
     assert done == ["fsync", "replace", "fsync"]
 

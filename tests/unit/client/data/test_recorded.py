@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -37,6 +36,7 @@ from common.config.data import CleaningConfig, DataConfig
 from common.deploy.roles import PlatformConfig
 from common.errors import ContractError, DataError
 from simulations.engine.deployment import free_port
+from tests.support import Recorder
 from tests.support.platform_files import config
 
 ITEMS = ["a", "b", "c", "d"]
@@ -314,7 +314,7 @@ def test_a_deployed_recommender_always_has_the_event_rules(tmp_path: Path) -> No
 
     port, path = free_port(), tmp_path / "platform.yaml"
     process = PlatformProcess(path)
-    process._agent = ReloadableAgent(Mock())
+    process._agent = ReloadableAgent(Recorder(None))  # type: ignore[arg-type]
     (tmp_path / "keys").mkdir()
     KeyFolder(tmp_path / "keys").new_secret()
     with (

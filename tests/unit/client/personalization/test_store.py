@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ from client.scoring.attributes import AttributePart
 from client.scoring.blend import Blend
 from client.scoring.ease import EasePart
 from common.errors import NewerStoreError, StoreError
+from tests.support.disk import FullDisk
 from tests.support.stores import model_of
 
 SCOPES = ("own", "cross", "all")
@@ -153,31 +153,6 @@ def test_nothing_serves_where_every_version_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "versions" / "000001" / "arrays.npz").write_bytes(b"")
     with pytest.raises(StoreError, match="000001: damaged"):
         store.load()
-
-
-class FullDisk:
-    """Lets ``left`` writing calls pass and fails all others, as a disk does that has filled up."""
-
-    NAMES = ("fsync", "open", "mkdir", "rename", "replace", "fchmod")
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-        self.failed = False
-
-    def install(self, patch: pytest.MonkeyPatch) -> None:
-        for name in self.NAMES:
-            real = getattr(os, name)
-
-            def guarded(*args: Any, _real: Any = real, _name: str = name, **options: Any) -> Any:
-                if _name == "open" and not (args[1] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
-                    return _real(*args, **options)
-                if self.left == 0:
-                    self.failed = True
-                    raise OSError(errno.ENOSPC, "No space left on device")
-                self.left -= 1
-                return _real(*args, **options)
-
-            patch.setattr(os, name, guarded)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first version", "second version"])

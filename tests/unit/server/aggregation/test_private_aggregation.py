@@ -87,7 +87,7 @@ def test_first_factors_of_items_not_kept_are_zero() -> None:
 
 
 class Released(list[Any]):
-    """What the solve was given."""
+    """Keeps what the solve was given."""
 
     def solve(self, sums: Any, *rest: Any, **more: Any) -> Any:
         self.append(sums)

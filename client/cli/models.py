@@ -44,11 +44,24 @@ def list_models(config: Config, as_json: AsJson = False) -> None:
     if as_json:
         say_json(rows)
         return
-    table = PlainTable("version", "", "written", "round", "own items by")
+    table = PlainTable("version", "", "written", "round", "own items by", "others' items by")
     for row in rows:
         written = datetime.fromtimestamp(row["written"], UTC).isoformat(sep=" ", timespec="minutes")
-        table.add_row(str(row["version"]), row["role"], written, str(row["server_round"]), row["verdict"])
-    PlainConsole().print(table)
+        table.add_row(
+            str(row["version"]), row["role"], written, str(row["server_round"]), row["verdict"], _cross(row["cross"])
+        )
+    console = PlainConsole()
+    console.print(table)
+    if any(row["cross"] for row in rows):
+        console.print("others' items: chosen on own items, hidden for it; blend - popularity", style="dim")
+
+
+def _cross(chosen: dict[str, Any] | None) -> str:
+    """The choice and its interval; with too little in common with others the configured weights rank."""
+    if chosen is None:
+        return "configured weights"
+    low, high = chosen["interval"]
+    return f"{chosen['name']}: {chosen['metric']} {low:+.3f} to {high:+.3f}"
 
 
 @models.command()

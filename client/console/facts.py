@@ -33,6 +33,7 @@ class Version:
         number: of the version.
         serves: whether it is the one that serves.
         written, server_round, verdict: seconds since 1970, and what it is; None where its manifest cannot be read.
+        cross: what ranks the others' items; None where configured weights do.
         bytes: on disk.
         compared: kind and share of the experiment in which it is compared with the one that serves, or None.
     """
@@ -42,6 +43,7 @@ class Version:
     written: float | None
     server_round: int | None
     verdict: str | None
+    cross: str | None
     bytes: int
     compared: str | None
 
@@ -88,6 +90,7 @@ def versions(config: PlatformConfig) -> list[Version]:
                 serves=number == serving,
                 server_round=None if manifest is None else manifest["server_round"],
                 verdict=None if manifest is None else manifest["verdict"],
+                cross=None if manifest is None or manifest["cross"] is None else manifest["cross"]["name"],
                 bytes=sum(path.stat().st_size for path in (store.root / "versions" / f"{number:06d}").glob("*")),
                 compared=None if experiment is None else f"{experiment.kind} {experiment.share:g}",
             )

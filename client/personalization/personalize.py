@@ -15,7 +15,7 @@ from client.personalization.described import TextVectors, ranked_items
 from client.personalization.model_selection import Candidate, ValidationUsers, choose_verdict
 from client.personalization.other_catalogues import OtherCatalogues
 from client.personalization.own_models import OwnModels, TunedModel, far_apart
-from client.personalization.platform_model import OWN_MODELS, OwnVerdict, PlatformModel
+from client.personalization.platform_model import OWN_MODELS, CrossVerdict, OwnVerdict, PlatformModel
 from client.scoring.described.released_counts import CountNoise
 from client.scoring.ease import EasePart
 from client.scoring.factors import FactorModel
@@ -100,6 +100,7 @@ class Personalizer:
             without_own=view.without_own,
         )
         blend, cross_verdict = choice.of(self._data, self._own.rng("cross"))
+        _tell_of_choice(cross_verdict)
         undecided = OwnVerdict(
             name="local", weight=None, metric=self._config.metric, local_mean=0.0, chosen_mean=0.0, interval=(0.0, 0.0)
         )
@@ -227,6 +228,22 @@ def placed_by_content(shared: FactorModel, vocabulary: ItemDescriptions, texts: 
     described = DescribedItems(titles, vocabulary.genres, further=vocabulary.further, texts=texts)
     implicit = shared.config.feedback == "implicit"
     return replace(shared, item_parameters=place_by_content(shared.item_parameters, described, implicit=implicit))
+
+
+def _tell_of_choice(verdict: CrossVerdict | None) -> None:
+    """Say in the operator's log what a simulation's closing table shows."""
+    if verdict is None:
+        _log.info(
+            "the others' items are ranked by configured weights: too little is in common with others to choose on"
+        )
+        return
+    _log.info(
+        "the others' items are ranked by %s: on own items, hidden for it, %s of the blend less that of popularity is %+.3f to "
+        "%+.3f",
+        verdict.name,
+        verdict.metric,
+        *verdict.interval,
+    )
 
 
 def describe(data: TrainingData) -> ItemDescriptions:

@@ -243,6 +243,9 @@ class PlatformStore:
     def told(self, version: int) -> dict[str, Any]:
         """Return what a version's manifest says of it: ``server_round``, ``verdict``, ``written`` (seconds since 1970).
 
+        And ``cross``: what ranks the others' items, and why (:class:`~client.personalization.platform_model.CrossVerdict`);
+        None where nothing was validated.
+
         Raises:
             StoreError: it cannot be read.
         """
@@ -252,6 +255,7 @@ class PlatformStore:
             return {
                 "server_round": manifest["server_round"],
                 "verdict": manifest["verdict"]["name"],
+                "cross": manifest.get("cross_verdict"),
                 "written": int(path.stat().st_mtime),
             }
         except (OSError, ValueError, KeyError, TypeError) as error:

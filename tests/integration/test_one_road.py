@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("noise", [None, "per_platform", "secure_sum"])
-def test_the_price_takes_the_road_of_the_agents_finish(tmp_path: Path, noise: str | None) -> None:
+def test_the_price_takes_the_road_of_the_agents_finish(
+    tmp_path: Path, noise: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     overrides = ["plan.rounds=3", "personalization.tuning_candidates=1", "personalization.anchored=false"]
     scenario = load_scenario("commerce", overrides)
     platforms = make_platforms(scenario)
@@ -42,5 +47,9 @@ def test_the_price_takes_the_road_of_the_agents_finish(tmp_path: Path, noise: st
         for mine, theirs in zip(blend.parts, model.cross.parts, strict=True):
             for name, array in mine.arrays().items():
                 np.testing.assert_allclose(array, theirs.arrays()[name], rtol=1e-5, atol=1e-7)
+        told = agent.store.told(agent.store.versions()[-1])["cross"]
+        assert told == (None if model.cross_verdict is None else json.loads(json.dumps(asdict(model.cross_verdict))))
+        said = "configured weights" if told is None else f"ranked by {told['name']}: on own items"
+        assert sum(said in line for line in caplog.messages) > 0
         chosen.append(model.cross_verdict is not None)
     assert any(chosen), "weights are learned in a deployment, too"

@@ -23,6 +23,8 @@ from common.errors import StoreError
 from common.files import archive, read_archive, write_atomically
 
 BASIS_FILE = "passport-basis.npz"
+_POWER = 0.25
+"""How much less a common item counts: by count^(−1/4). Of 0, 1/4 and 1/2 it let holders be told most (docs/passport.md)."""
 _OVERSAMPLING = 16
 _ITERATIONS = 2
 
@@ -34,7 +36,8 @@ class ProfileBasis:
     Attributes:
         name: for people: the platform and the version.
         keys: m item keys.
-        vectors: float32 ``[m, d]``: V/√count, with V of the singular value decomposition below.
+        vectors: float32 ``[m, d]``: V·count^(−1/4), with V of the singular value decomposition below; V/√count where
+            an older crossfed made the basis.
     """
 
     name: str
@@ -68,7 +71,7 @@ class ProfileBasis:
 
     @classmethod
     def fit(cls, histories: UserItemMatrix, keys: Sequence[str], name: str, *, dimension: int = 256) -> ProfileBasis:
-        """The leading right singular vectors of the histories, users scaled by 1/√length and items by 1/√count.
+        """The leading right singular vectors of the histories, users scaled by 1/√length and items by count^(−1/4).
 
         Args:
             histories: n × m; the platform's own.
@@ -76,7 +79,7 @@ class ProfileBasis:
             name: of the basis.
             dimension: d; fewer where the data have fewer.
         """
-        x, scale = scaled_histories(histories)
+        x, scale = scaled_histories(histories, power=_POWER)
         vectors = leading_directions(x, dimension)
         return cls(name, tuple(keys), (vectors * scale[:, None]).astype(np.float32))
 
@@ -107,9 +110,9 @@ class ProfileBasis:
         return loaded
 
 
-def scaled_histories(histories: UserItemMatrix) -> tuple[sp.csr_array, NDArray[np.float64]]:
-    """Presence over √(length of the user's history) and √(count of the item); and 1/√count, float64 ``[m]``."""
-    scale = 1 / np.sqrt(np.maximum(histories.item_counts(), 1))
+def scaled_histories(histories: UserItemMatrix, *, power: float = 0.5) -> tuple[sp.csr_array, NDArray[np.float64]]:
+    """Presence over √(length of the user's history) and count^power of the item; and count^(−power), float64 ``[m]``."""
+    scale = np.maximum(histories.item_counts(), 1) ** -power
     lengths = np.repeat(1 / np.sqrt(np.maximum(histories.row_lengths, 1)), histories.row_lengths)
     values = lengths * scale[histories.indices]
     shape = (histories.n_users, histories.n_items)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.dataset import UserItemMatrix
 from client.passport.bridge import DEPTH, recall_at
 from client.scoring.linear_form import LinearScope
 from common.metrics.bootstrap import paired_bootstrap
@@ -25,6 +26,8 @@ _BALANCES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 _LENGTHS = (1, 3, 10)
 """Own histories cut to so many items, on which b is chosen."""
 _BALANCED = 150
+_SHORTEST = 4
+"""Items of a history that is cut in two."""
 _WEIGHTS = (0.1, 0.2, 0.5, 1.0)
 
 
@@ -93,3 +96,14 @@ def chosen_balance(people: Sequence[Known], brought: Sequence[NDArray[np.float32
     behind = reached[reached.mean(axis=1).argmax()] - reached
     error = behind.std(axis=1, ddof=1) / np.sqrt(reached.shape[1])
     return _BALANCES[int(np.flatnonzero(behind.mean(axis=1) <= error)[-1])]
+
+
+def halved(histories: UserItemMatrix, popularity: NDArray[np.float32]) -> list[Known]:
+    """Some own users: the newer half of the history is to be found, the older is not ranked."""
+    rows = np.flatnonzero(histories.row_lengths >= _SHORTEST)
+    people = []
+    for row in np.random.default_rng(0).permutation(rows)[:MOST]:
+        columns, values = histories.row(row), histories.values[histories.indptr[row] : histories.indptr[row + 1]]
+        middle = len(columns) // 2
+        people.append(Known(popularity, columns[:middle], columns[middle:], values[:middle]))
+    return people

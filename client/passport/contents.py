@@ -1,4 +1,4 @@
-"""Encodes a passport's contents: a factor, tastes, a profile; each with the basis in which its numbers mean something.
+"""Encodes a passport's contents: factor, tastes, profile, texts; each with the basis in which its numbers mean something.
 
 Raw interactions have no place in the format: there is no field for an item, a time of an event or a count.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,10 @@ LONGEST_NAME = 64
 _LARGEST_FACTOR = 1e3
 _LARGEST_TASTE = 1.0
 _LARGEST_PROFILE = 1e3
+_LARGEST_TEXT = 1.0
 _WHAT = "passport's content"
+KINDS: Final = ("factor", "tastes", "profile", "texts")
+"""In order of their tags, from 1 on."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Tastes:
     """
 
     weights: tuple[tuple[str, float], ...]
-    """In order of name: ``genre:drama``, ``year:1990`` (a decade)."""
+    """In order of name: ``genre:drama``, ``maker:pixar``, ``released:1994``, ``year:1990`` (a decade), ``price`` (a number)."""
 
     def encoded(self) -> bytes:
         parts = (text_field(name) + float_field([weight]) for name, weight in self.weights)
@@ -118,24 +121,41 @@ class Profile:
 
 
 @dataclass(frozen=True, eq=False)
+class Texts:
+    """(b) Mean of the unit vectors of what is written about the history's items: float32 ``[d]``, by the encoder ``basis``."""
+
+    basis: Basis
+    values: NDArray[np.float32]
+
+    def encoded(self) -> bytes:
+        return self.basis.encoded() + number_field(len(self.values), 2) + float_field(self.values)
+
+    @classmethod
+    def read(cls, reader: FieldReader) -> Texts:
+        basis, count = Basis.read(reader), _dimension(reader)
+        return cls(basis, reader.floats("texts", count, largest=_LARGEST_TEXT))
+
+
+@dataclass(frozen=True, eq=False)
 class Contents:
     """Everything that is sealed.
 
     Attributes:
         account: 32 bytes that stand for the account at the receiving platform (:func:`account_binding`), or None: the
             first account for which it is redeemed.
-        factor, tastes, profile: what could be made; at least one.
+        factor, tastes, profile, texts: what could be made; at least one.
     """
 
     account: bytes | None = None
     factor: Factor | None = None
     tastes: Tastes | None = None
     profile: Profile | None = None
+    texts: Texts | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Which of ``factor``, ``tastes`` and ``profile`` are there."""
-        return tuple(name for name in ("factor", "tastes", "profile") if getattr(self, name) is not None)
+        """Which of :data:`KINDS` are there."""
+        return tuple(name for name in KINDS if getattr(self, name) is not None)
 
     def encoded(self) -> bytes:
         """Sections of tag, length and content, in order of tag.
@@ -144,9 +164,9 @@ class Contents:
             PassportError: nothing is in it.
         """
         if not self.kinds:
-            raise PassportError("nothing to put into a passport: neither factor, tastes nor profile can be made")
+            raise PassportError("nothing to put into a passport: none of its contents can be made")
         sections: list[tuple[int, bytes]] = [] if self.account is None else [(0, self.account)]
-        for tag, name in enumerate(("factor", "tastes", "profile"), start=1):
+        for tag, name in enumerate(KINDS, start=1):
             section = getattr(self, name)
             sections += [] if section is None else [(tag, section.encoded())]
         return b"".join(number_field(tag, 1) + number_field(len(data), 2) + data for tag, data in sections)
@@ -175,6 +195,7 @@ _SECTIONS: dict[int, tuple[str, Callable[[FieldReader], Any]]] = {
     1: ("factor", Factor.read),
     2: ("tastes", Tastes.read),
     3: ("profile", Profile.read),
+    4: ("texts", Texts.read),
 }
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from client.data.dataset import ItemDescriptions
 from client.data.reading.exclusions import ExclusionBook
 from client.keys import KeyFolder
 from client.passport.basis import ProfileBasis
@@ -16,9 +18,14 @@ from client.passport.books import PassportBooks, Receipt, Redeemed
 from client.passport.contents import Contents
 from client.passport.envelope import Passport, account_binding, issue, read_passport, unseal
 from client.passport.making import ContentsMaker
+from client.passport.spaces import TextSpace, text_space
 from client.personalization.platform_model import PlatformModel
 from client.recommend.recommender import History
+from client.text.cache import CACHE_FOLDER, VectorCache
+from client.text.registry import load_encoder
+from client.text.vectors import text_vectors
 from common.config.passport import PassportConfig
+from common.config.text import TextConfig
 from common.deploy.provisioning import Pins, Registration
 from common.deploy.roles import PlatformConfig
 from common.errors import PassportError
@@ -39,6 +46,7 @@ class PassportDesk:
         folder: the platform's private folder.
         clock: seconds since 1970.
         exclusions: for whom nothing is issued or redeemed, or None.
+        texts: a catalogue's texts as vectors; None: there are none.
     """
 
     def __init__(
@@ -52,8 +60,9 @@ class PassportDesk:
         folder: Path,
         clock: Callable[[], float] = time.time,
         exclusions: ExclusionBook | None = None,
+        texts: Callable[[ItemDescriptions], TextSpace | None] | None = None,
     ) -> None:
-        self.name, self.config = name, config
+        self.name, self.config, self.texts = name, config, texts
         self._exclusions = exclusions
         self.books = PassportBooks(folder, clock=clock)
         self._identity, self._sealing_key, self._pinned = identity, sealing_key, pinned
@@ -78,6 +87,7 @@ class PassportDesk:
             pinned=Pins(config.pins).all,
             folder=config.state,
             exclusions=ExclusionBook(config.state / "store"),
+            texts=None if config.plan.text is None else partial(_text_space, config.plan.text, config),
         )
 
     def issue(
@@ -169,7 +179,8 @@ class PassportDesk:
     def _maker_for(self, model: PlatformModel) -> ContentsMaker:
         with self._lock:
             if self._maker is None or self._maker.model is not model:
-                self._maker = ContentsMaker(model, self._profile_basis(model))
+                texts = self.texts(model.own) if self.texts is not None and "texts" in self.config.contents else None
+                self._maker = ContentsMaker(model, self._profile_basis(model), texts)
             return self._maker
 
     def _profile_basis(self, model: PlatformModel) -> ProfileBasis | None:
@@ -182,3 +193,8 @@ class PassportDesk:
             basis = ProfileBasis.fit(model.histories, model.own.keys, name, dimension=self.config.dimension)
             basis.save(self._folder)
         return basis
+
+
+def _text_space(plan: TextConfig, config: PlatformConfig, items: ItemDescriptions) -> TextSpace | None:
+    texts = text_vectors(load_encoder(plan, config.text), VectorCache(config.state / CACHE_FOLDER / "texts.db"))
+    return None if texts is None else text_space(plan, texts, items)

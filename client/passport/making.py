@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from client.passport.basis import ProfileBasis
 from client.passport.contents import Basis, Contents, Factor, Profile
 from client.passport.noise import noised
-from client.passport.spaces import AttributeSpace, shared_basis, shared_fold_in, shared_rows
+from client.passport.spaces import AttributeSpace, TextSpace, shared_basis, shared_fold_in, shared_rows
 from client.personalization.platform_model import PlatformModel
 from client.recommend.recommender import History
 from client.scoring.fold_in import FoldIn
@@ -24,10 +24,11 @@ class ContentsMaker:
     Args:
         model: that knows the catalogue.
         basis: of profiles; None: they are not put in.
+        texts: what is written about the catalogue; None: nothing of it is put in.
     """
 
-    def __init__(self, model: PlatformModel, basis: ProfileBasis | None) -> None:
-        self.model, self._profiles = model, basis
+    def __init__(self, model: PlatformModel, basis: ProfileBasis | None, texts: TextSpace | None = None) -> None:
+        self.model, self._profiles, self._texts = model, basis, texts
 
     def make(self, history: History, config: PassportConfig, account: bytes | None) -> Contents:
         """Everything that the configuration wants and the history gives.
@@ -36,7 +37,7 @@ class ContentsMaker:
             PassportError: nothing can be made.
         """
         if config.epsilon is not None:
-            # Factor and tastes carry no noise: beside them that of the profile would protect nothing.
+            # The other contents carry no noise: beside them that of the profile would protect nothing.
             profile = self._profile(history)
             if profile is None:
                 raise _nothing()
@@ -47,6 +48,9 @@ class ContentsMaker:
             factor=self._factor(history) if "factor" in config.contents else None,
             tastes=self._attributes.tastes(history.columns) if "tastes" in config.contents else None,
             profile=self._profile(history) if "profile" in config.contents else None,
+            texts=self._texts.texts(history.columns)
+            if "texts" in config.contents and self._texts is not None
+            else None,
         )
         if not contents.kinds:
             raise _nothing()

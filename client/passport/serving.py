@@ -94,7 +94,7 @@ class PassportServing:
         self._look()
         with self._lock:
             if self._use is None or self._use[0] != snapshot.version:
-                self._use = (snapshot.version, PassportUse(snapshot.recommender))
+                self._use = (snapshot.version, PassportUse(snapshot.recommender, self.desk.texts))
                 self._learn(self._use[1])
             return self._use[1]
 

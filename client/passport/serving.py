@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from logging import getLogger
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from client.passport.books import Receipt, Redeemed
 from client.passport.desk import PassportDesk
 from client.passport.envelope import Passport
 from client.passport.use import PassportUse
-from client.recommend.recommender import History, PreparedHistory
+from client.recommend.recommender import History, PreparedHistory, Recommender
 from client.recommend.snapshot import ServingModel, Snapshot
 from common.errors import CrossfedError, DataError
 
@@ -39,8 +40,9 @@ class PassportServing:
         self._looked_at = -float("inf")
         self._version, self._expires = -1, float("inf")
         self._redemptions = 0
-        self._use: tuple[int, PassportUse] | None = None
-        self._learner: threading.Thread | None = None
+        # Of what serves, and of a challenger beside it; gone with the version.
+        self._uses: WeakKeyDictionary[Recommender, PassportUse] = WeakKeyDictionary()
+        self._learners: list[threading.Thread] = []
 
     def issue(self, user: str, receiver: str, account: str | None) -> tuple[Passport, Receipt]:
         """As :meth:`PassportDesk.issue`, from what serves and the feedback since."""
@@ -90,18 +92,18 @@ class PassportServing:
         return snapshot.recommender.prepare(_NO_HISTORY, brought)
 
     def use(self, snapshot: Snapshot) -> PassportUse:
-        """Of the version that serves; its bridges are there once they have been learned."""
+        """Of a version that serves; its bridges are there once they have been learned."""
         self._look()
         with self._lock:
-            if self._use is None or self._use[0] != snapshot.version:
-                self._use = (snapshot.version, PassportUse(snapshot.recommender, self.desk.texts))
-                self._learn(self._use[1])
-            return self._use[1]
+            found = self._uses.get(snapshot.recommender)
+            if found is None:
+                found = self._uses[snapshot.recommender] = PassportUse(snapshot.recommender, self.desk.texts)
+                self._learn(found)
+            return found
 
     def wait(self) -> None:
         """Return when bridges under way have been learned."""
-        learner = self._learner
-        if learner is not None:
+        for learner in list(self._learners):
             learner.join()
 
     def close(self) -> None:
@@ -132,9 +134,10 @@ class PassportServing:
             used = [item.receipt for items in found.values() for item in items]
             self._expires = min((receipt.until for receipt in used), default=float("inf"))
             serials = {receipt.serial for receipt in used}
-            if self._use is not None and not self._use[1].learned.serials <= serials:
-                self._use[1].forget()
-                self._learn(self._use[1])
+            for use in list(self._uses.values()):
+                if not use.learned.serials <= serials:
+                    use.forget()
+                    self._learn(use)
 
     def _learn(self, use: PassportUse) -> None:
         """Under the lock: in the background, since thousands of holders take a while."""
@@ -155,8 +158,9 @@ class PassportServing:
             # A passport may have been revoked meanwhile.
             self._look(now=True)
 
-        self._learner = threading.Thread(target=learn, name="passport-bridges", daemon=True)
-        self._learner.start()
+        learner = threading.Thread(target=learn, name="passport-bridges", daemon=True)
+        self._learners = [*(one for one in self._learners if one.is_alive()), learner]
+        learner.start()
 
 
 _NO_HISTORY = History(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32), np.empty(0, dtype=np.int32))

@@ -123,7 +123,7 @@ class RecommenderService:
         if variant:
             self._model.shown(request.user_id)
         challenger = self._model.shadow
-        if challenger is not None and prepared.brought is None:
+        if challenger is not None:
             self._shadow.compare(
                 [item.key for item in reply.items],
                 lambda: [item.key for item in self._shadow_list(request, challenger)],
@@ -230,7 +230,7 @@ class RecommenderService:
         )
 
     def _shadow_list(self, request: pb.RecommendRequest, challenger: Snapshot) -> list[Recommendation]:
-        prepared = self._model.prepared(challenger, request.user_id)
+        prepared = self._prepared(challenger, request.user_id)
         return self._lists.unnoted(
             challenger.recommender,
             prepared,

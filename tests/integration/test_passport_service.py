@@ -207,6 +207,36 @@ def test_revoked_passport_is_out_of_the_bridge(world: dict[str, _Place]) -> None
     assert books.client.explain("books-7", books.model.own.keys[-1]).passports == ()
 
 
+def test_split_weighs_what_was_brought_for_each_version(world: dict[str, _Place], tmp_path: Path) -> None:
+    _holders(world, range(1, 120))
+    books = world["books"]
+    store = PlatformStore(tmp_path / "books" / "store")
+    store.commit(replace(books.model, user_ids=books.model.user_ids[:-1] + ("another",)))
+    experiment = store.experiments.begin("split", 1, 0.5)
+    books.server.model.reload()
+    passports = books.server.passports
+    assert passports is not None
+    people = {experiment.variant(name): name for name in (f"new-{number}" for number in range(99))}
+    shown = {}
+    for name in people.values():
+        issued = world["cinema"].client.issue_passport("cinema-0", "books", account=name)
+        books.client.redeem_passport(name, issued.passport)
+        shown[name] = books.server.model.snapshot_for(name)
+    assert {variant for _, variant in shown.values()} == {"current", "challenger"}
+    uses = {variant: passports.use(snapshot) for snapshot, variant in shown.values()}
+    passports.wait()
+    assert uses["current"] is not uses["challenger"]
+    for user, (snapshot, variant) in shown.items():
+        assert passports.use(snapshot) is uses[variant]
+        why = books.client.explain(user, books.model.own.keys[0])
+        assert why.passports == ("cinema",)
+    serial = books.desk.books.receipts("books-7")[0].serial
+    books.desk.books.revoke(serial)
+    passports._look(now=True)
+    passports.wait()
+    assert all(serial not in use.learned.serials and use.learned.serials for use in uses.values())
+
+
 def test_off_by_default_and_wrong_requests(world: dict[str, _Place], tmp_path: Path) -> None:
     books = world["books"]
     running = serve_recommender(tmp_path / "books" / "store", feedback=tmp_path / "other.log")

@@ -211,7 +211,7 @@ def test_split_weighs_what_was_brought_for_each_version(world: dict[str, _Place]
     _holders(world, range(1, 120))
     books = world["books"]
     store = PlatformStore(tmp_path / "books" / "store")
-    store.commit(replace(books.model, user_ids=books.model.user_ids[:-1] + ("another",)))
+    store.commit(replace(books.model, user_ids=(*books.model.user_ids[:-1], "another")))
     experiment = store.experiments.begin("split", 1, 0.5)
     books.server.model.reload()
     passports = books.server.passports

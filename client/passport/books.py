@@ -53,10 +53,19 @@ class PassportBooks:
 
         return self._file.change(issued, counted=False)
 
-    def record_redeem(self, passport: Passport, user: str, contents: Contents, *, per_day: int) -> tuple[Receipt, bool]:
+    def record_redeem(
+        self, passport: Passport, user: str, contents: Contents, *, per_day: int, keep_days: int | None = None
+    ) -> tuple[Receipt, bool]:
         """Keep what a passport brings to ``user``; the receipt, and whether it had been redeemed before.
 
         Redeeming again for the same account is the same redemption: whoever got no answer may ask once more.
+
+        Args:
+            passport: checked and opened.
+            user: of this platform.
+            contents: of the passport.
+            per_day: passports that a user may redeem within a day.
+            keep_days: for how long this platform keeps data of persons; None: until the passport expires.
 
         Raises:
             PassportError: it belongs to another account, was revoked, or the account has redeemed too many today.
@@ -69,12 +78,17 @@ class PassportBooks:
         def redeemed(connection: sqlite3.Connection) -> tuple[Receipt, bool]:
             earlier, digest = find_receipt(connection, "redeemed", passport.serial)
             if earlier is not None:
-                _check_same(earlier, user, digest == passport.digest())
+                _check_same(earlier, user, digest == passport.digest(), now)
                 return earlier, True
             _check_not_spent(connection, passport)
             _check_rate(connection, "redeemed", user, now, per_day)
-            receipt = Receipt(passport.serial, "redeemed", user, head.issuer, contents.kinds, now, head.expires)
+            until = head.expires if keep_days is None else min(head.expires, now + keep_days * _DAY)
+            receipt = Receipt(passport.serial, "redeemed", user, head.issuer, contents.kinds, now, until)
             insert_receipt(connection, receipt, passport.digest())
+            if until < head.expires:
+                # Its serial is spent for longer than its receipt says, whatever becomes of that.
+                spent = (_serial_digest(passport.serial), head.expires)
+                connection.execute("INSERT OR REPLACE INTO spent VALUES (?, ?)", spent)
             # One passport of a platform counts for an account: the newest.
             connection.execute(
                 "DELETE FROM content WHERE serial IN (SELECT serial FROM receipt WHERE direction = 'redeemed'"
@@ -122,7 +136,7 @@ class PassportBooks:
         def erased(connection: sqlite3.Connection) -> int:
             rows = connection.execute("SELECT direction, serial, until FROM receipt WHERE user = ?", (user,)).fetchall()
             spent = [(_serial_digest(serial), until) for direction, serial, until in rows if direction == "redeemed"]
-            connection.executemany("INSERT OR REPLACE INTO spent VALUES (?, ?)", spent)
+            connection.executemany("INSERT OR IGNORE INTO spent VALUES (?, ?)", spent)
             connection.execute("DELETE FROM content WHERE user = ?", (user,))
             connection.execute("DELETE FROM receipt WHERE user = ?", (user,))
             return len(rows)
@@ -195,11 +209,15 @@ def _check_rate(connection: sqlite3.Connection, direction: Direction, user: str,
         )
 
 
-def _check_same(earlier: Receipt, user: str, same: bool) -> None:
+def _check_same(earlier: Receipt, user: str, same: bool, now: int) -> None:
     if earlier.user != user or not same:
         raise PassportError("passport: was redeemed before, for another account")
     if earlier.revoked is not None:
         raise PassportError("passport: was revoked; ask the platform that issued it for a new one")
+    if earlier.until <= now:
+        raise PassportError(
+            "passport: what it brought is forgotten here by now; ask the platform that issued it for a new one"
+        )
 
 
 def _check_not_spent(connection: sqlite3.Connection, passport: Passport) -> None:

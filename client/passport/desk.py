@@ -47,6 +47,7 @@ class PassportDesk:
         clock: seconds since 1970.
         exclusions: for whom nothing is issued or redeemed, or None.
         texts: a catalogue's texts as vectors; None: there are none.
+        keep_days: for how long this platform keeps data of persons, what they bring included; None: without limit.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class PassportDesk:
         clock: Callable[[], float] = time.time,
         exclusions: ExclusionBook | None = None,
         texts: Callable[[ItemDescriptions], TextSpace | None] | None = None,
+        keep_days: int | None = None,
     ) -> None:
         self.name, self.config, self.texts = name, config, texts
+        self._keep_days = keep_days
         self._exclusions = exclusions
         self.books = PassportBooks(folder, clock=clock)
         self._identity, self._sealing_key, self._pinned = identity, sealing_key, pinned
@@ -88,6 +91,7 @@ class PassportDesk:
             folder=config.state,
             exclusions=ExclusionBook(config.state / "store"),
             texts=None if config.plan.text is None else partial(_text_space, config.plan.text, config),
+            keep_days=config.data.retention_days,
         )
 
     def issue(
@@ -169,7 +173,9 @@ class PassportDesk:
         """
         self._check_not_left_out(user)
         passport, contents = self.open(data)
-        receipt, before = self.books.record_redeem(passport, user, contents, per_day=self.config.redeems_per_day)
+        receipt, before = self.books.record_redeem(
+            passport, user, contents, per_day=self.config.redeems_per_day, keep_days=self._keep_days
+        )
         return Redeemed(receipt, contents), before
 
     def _check_not_left_out(self, user: str) -> None:

@@ -133,6 +133,26 @@ def test_expired_passport_is_forgotten(books: PassportBooks, clock: _Clock, tmp_
     assert books.receipts("anna")[0].state(clock.now) == "expired"
 
 
+def test_what_was_brought_is_kept_no_longer_than_other_data(books: PassportBooks, clock: _Clock) -> None:
+    passport, short = _passport(), 3
+    receipt, _ = books.record_redeem(passport, "anna", _PROFILE, per_day=9, keep_days=short)
+    assert receipt.until == clock.now + short * _DAY < passport.head.expires
+    clock.now += short * _DAY - 1
+    assert [item.receipt.serial for item in books.redeemed()] == [passport.serial]
+    clock.now += 1
+    assert books.redeemed() == []
+    with pytest.raises(PassportError, match="forgotten here by now"):
+        books.record_redeem(passport, "anna", _PROFILE, per_day=9, keep_days=short)
+    # Nor is it good for anybody once Anna is erased.
+    books.erase_user("anna")
+    books.record_redeem(_passport(), "ben", _PROFILE, per_day=9)
+    books.redeemed()
+    with pytest.raises(PassportError, match="was redeemed before"):
+        books.record_redeem(passport, "ben", _PROFILE, per_day=9)
+    long, _ = books.record_redeem(_passport(), "cara", _PROFILE, per_day=9, keep_days=4000)
+    assert long.until == passport.head.expires
+
+
 def test_erasing_a_user_leaves_nothing(books: PassportBooks, clock: _Clock, tmp_path: Path) -> None:
     passport = _passport()
     books.record_redeem(passport, "anna-0815", _PROFILE, per_day=1)

@@ -20,9 +20,11 @@ from client.passport.basis import leading_directions, scaled_histories
 from common.metrics.bootstrap import PairedInterval, paired_bootstrap
 
 DEPTH = 20
-FEWEST_HOLDERS = 100
-"""Below it popularity ranks: so few can neither choose a setting nor judge it, however sure their own gain looks."""
+FEWEST = 20
+"""People below whom nothing is chosen or judged."""
 _FOLDS = 5
+FEWEST_HOLDERS = _FOLDS * FEWEST
+"""Below it popularity ranks, however sure the gain looks: each fold must judge as many people as anything else here."""
 _RANKED = 2000
 """Items, the most common ones, that are ranked while a setting is chosen; all of them once it is."""
 _JUDGED = 6000

@@ -12,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.passport.bridge import DEPTH, recall_at
+from client.passport.bridge import DEPTH, FEWEST, recall_at
 from client.scoring.linear_form import LinearScope
 from common.metrics.bootstrap import paired_bootstrap
 
 BALANCE = 5.0
 """b where no holders tell: items of own history that weigh as much as what was brought."""
-FEWEST = 20
-"""People below whom nothing is chosen."""
 MOST = 400
 """People who are looked at; more cost time and tell little."""
 _BALANCES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)

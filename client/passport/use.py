@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from client.data.dataset import ItemDescriptions
 from client.passport.books import Redeemed
-from client.passport.bridge import Bridge, FittedBridge, fit_bridge
-from client.passport.choosing import BALANCE, FEWEST, MOST, Known, chosen_balance, chosen_weight, halved
+from client.passport.bridge import FEWEST, Bridge, FittedBridge, fit_bridge
+from client.passport.choosing import BALANCE, MOST, Known, chosen_balance, chosen_weight, halved
 from client.passport.contents import Basis, Contents, Factor
 from client.passport.spaces import (
     TASTES,

@@ -13,7 +13,6 @@ from typing import Any
 from client.privacy.spend import Spend
 from common.attributes import ALWAYS
 from common.config.federation import FederationPlan
-from common.config.passport import PassportConfig
 from common.contributions.registry import all_kinds, kinds_of
 from common.contributions.run_plan import RunPlan
 
@@ -134,42 +133,6 @@ _IDS = (
     "invisible characters at their ends, 3.0 as 3; capitals count. Rows without an id (empty, NULL, nan, None, \\N) are left "
     "out. A person with several ids is protected as several users"
 )
-
-_PASSPORT = """
-## Passports
-
-What a person carries to another platform by their own wish is no part of the promise above: it leaves with the person, and no
-platform sends it. This platform {issues}. It {redeems}.
-
-- In a passport it issues: {contents}. It holds no interaction, and is sealed to the one platform that the person names.
-- *What the receiver learns*: that the person uses this platform, and what the numbers say. {noise}
-- *Consent*: a receipt of who, what, for whom, when and until when is kept at both ends, {days} days long what was brought is
-  used, and revoking makes the platform that redeemed it forget it and what it had learned from it.
-- What a person brought changes what is recommended here, and nothing that this platform contributes to a federation.
-"""
-
-
-def passport_section(config: PassportConfig) -> str:
-    """Return what is promised of passports, in Markdown; empty where the platform neither issues nor redeems any."""
-    if not (config.issue or config.redeem):
-        return ""
-    plain = (
-        "Without noise an attacker who has the histories of many other users of this platform can name many of a person's "
-        "items (docs/passport.md has the measured share); fewer numbers (passport.dimension) tell less."
-    )
-    noised = (
-        f"Each profile is ε-differentially private with ε = {config.epsilon} (δ = 1e-6) for the whole history; the ε's of "
-        "several passports of one person add up."
-    )
-    contents = ("profile",) if config.epsilon is not None else config.contents
-    return _PASSPORT.format(
-        issues=f"issues at most {config.issues_per_day} to a user a day" if config.issue else "issues none",
-        redeems=f"redeems at most {config.redeems_per_day} of a user a day" if config.redeem else "redeems none",
-        contents=", ".join(f"{name} ({config.dimension} numbers)" if name == "profile" else name for name in contents),
-        noise=plain if config.epsilon is None else noised,
-        days=config.valid_days,
-    )
-
 
 _PLAIN_PROMISE = """## No privacy guarantee
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from client.privacy.card import PlatformSpend, card_content, card_text, passport_section
+from client.privacy.card import PlatformSpend, card_content, card_text
 from client.privacy.journal import EgressJournal
 from client.privacy.ledger import BudgetLedger
 from client.privacy.outbox import witnesses
+from client.privacy.passport_card import passport_section
 from client.privacy.secure_sum.state import forget_secure_sums
 from client.privacy.spend import RunSpend, Spend
 from common.config.federation import FederationPlan

@@ -25,7 +25,7 @@ from simulations.audit.bookkeeping import BookkeepingReport, compare_bookkeeping
 from simulations.audit.canary.deep import deep_test
 from simulations.audit.canary.releases import canary_test
 from simulations.audit.membership import MembershipReport, audit_platforms, audit_scenario, membership_test
-from simulations.audit.passport import PassportReport, passport_test
+from simulations.audit.passport import PassportReport, installed_encoder, passport_test
 from simulations.audit.path.whole import PathReport, audit_path
 from simulations.audit.statistics.checks import FALSE_ALARM, Check, exact, flags_of
 from simulations.audit.statistics.separation import CanaryReport
@@ -124,7 +124,7 @@ def run_audit(
     guessed = None
     if passport:
         on_stage("guessing histories from passports")
-        guessed = passport_test()
+        guessed = passport_test(encoder=installed_encoder())
     return AuditReport(
         canary=canary,
         deep=deep_canary,

@@ -17,10 +17,15 @@ from client.data.cleaning import load_platform_data
 from client.data.dataset import ItemTable, UserItemMatrix
 from client.passport.basis import ProfileBasis
 from client.passport.bridge import recall_at
+from client.passport.contents import Basis
 from client.passport.noise import noised
-from client.passport.spaces import AttributeSpace
+from client.passport.spaces import AttributeSpace, TextSpace
+from client.personalization.described import words_of
 from client.scoring.fold_in import FoldIn
+from client.text.encoder import TextEncoder, UniversalSentenceEncoder
+from client.text.vectors import encode_texts
 from common.contributions.run_plan import read_plan
+from common.errors import ConfigError
 from simulations.audit.membership import audit_data
 from simulations.engine.datasets import untested_platform
 from simulations.engine.federate import simulation_secret
@@ -28,7 +33,8 @@ from simulations.evaluation.measure import lookup
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled
 
 GUESSES = 10
-DIMENSIONS = (16, 64, 256)
+DIMENSIONS = (16, 32, 64, 256)
+FACTORS = (16, 64)
 EPSILONS = (128.0, 32.0, 8.0)
 _RIDGES = (300.0, 30.0, 3.0, 0.3, 0.03)
 _ROUNDS = 8
@@ -39,7 +45,7 @@ class Guessed:
     """One kind of content under attack.
 
     Attributes:
-        kind: ``factor``, ``tastes`` or ``profile``.
+        kind: ``factor``, ``tastes``, ``texts`` or ``profile``.
         numbers: d, or how many attributes.
         epsilon: of every passport; None: no noise.
         precision: share of the ten guesses that are in the history.
@@ -74,21 +80,32 @@ def passport_test(
     *,
     seed: int = 0,
     dimensions: tuple[int, ...] = DIMENSIONS,
+    factors: tuple[int, ...] = FACTORS,
     epsilons: tuple[float, ...] = EPSILONS,
     rounds: int = _ROUNDS,
+    encoder: TextEncoder | None = None,
 ) -> PassportReport:
     """Attack passports of users of the data in the package, a fifth of them.
 
     Args:
         seed: of who is attacked.
-        dimensions: of profiles; the first two of factors, too.
+        dimensions: of profiles.
+        factors: dimensions of factors.
         epsilons: of passports with noise.
         rounds: of the training that factors come from.
+        encoder: of ``texts``; None: they are not attacked.
     """
     data = load_platform_data(audit_data(), platform="audit")
     rows = np.random.default_rng(seed).permutation(data.interactions.n_users)
     attack = Attack(data.interactions, rows[: len(rows) // 5], rows[len(rows) // 5 :])
-    contents = _contents(data.items, data.interactions, seed, dimensions, epsilons, rounds)
+    plain = {"tastes": _tastes(data.items, data.interactions)}
+    if encoder is not None:
+        plain["texts"] = _texts(data.items, data.interactions, encoder)
+    contents = [
+        *(("factor", _factors(data.items, data.interactions, d, seed, rounds), None) for d in factors),
+        *((kind, numbers, None) for kind, numbers in plain.items()),
+        *_profiles(data.items, data.interactions, dimensions, epsilons),
+    ]
     return PassportReport(
         attacked=len(attack.attacked),
         known=len(attack.known),
@@ -166,18 +183,10 @@ def noised_all(profiles: NDArray[np.float32], epsilon: float) -> NDArray[np.floa
     return profiles + flat.reshape(profiles.shape)
 
 
-def _contents(
-    items: ItemTable,
-    histories: UserItemMatrix,
-    seed: int,
-    dimensions: tuple[int, ...],
-    epsilons: tuple[float, ...],
-    rounds: int,
+def _profiles(
+    items: ItemTable, histories: UserItemMatrix, dimensions: tuple[int, ...], epsilons: tuple[float, ...]
 ) -> Iterator[tuple[str, NDArray[np.float32], float | None]]:
     """Kind, numbers float32 ``[n, d]`` and ε of what passports of these users hold."""
-    for dimension in dimensions[:2]:
-        yield "factor", _factors(items, histories, dimension, seed, rounds), None
-    yield "tastes", _tastes(items, histories), None
     basis = ProfileBasis.fit(histories, items.keys, "audit/1", dimension=max(dimensions))
     profiles = basis.profiles(histories)
     for epsilon in (None, *epsilons):
@@ -194,6 +203,25 @@ def _tastes(items: ItemTable, histories: UserItemMatrix) -> NDArray[np.float32]:
         tastes = space.tastes(histories.row(row))
         for name, weight in () if tastes is None else tastes.weights:
             found[row, place[name]] = weight
+    return found
+
+
+def installed_encoder() -> TextEncoder | None:
+    """One that comes as a package, where it is installed."""
+    try:
+        return UniversalSentenceEncoder()
+    except ConfigError:
+        return None
+
+
+def _texts(items: ItemTable, histories: UserItemMatrix, encoder: TextEncoder) -> NDArray[np.float32]:
+    words = words_of(items.titles, items.descriptions.further)
+    space = TextSpace(Basis(encoder.name, bytes.fromhex(encoder.digest)), encode_texts(words, encoder).vectors)
+    found = np.zeros((histories.n_users, encoder.dimension), dtype=np.float32)
+    for row in range(histories.n_users):
+        texts = space.texts(histories.row(row))
+        if texts is not None:
+            found[row] = texts.values
     return found
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from client.privacy.card import PlatformSpend, _audit, card_content, card_text, passport_section
+from client.privacy.card import PlatformSpend, _audit, card_content, card_text
 from client.privacy.ledger import BudgetLedger
+from client.privacy.passport_card import POPULARITY, PRECISION, WITH_NOISE, passport_section
 from common.config.ease import EaseConfig
 from common.config.federation import FederationPlan
 from common.config.passport import PassportConfig
@@ -163,6 +164,25 @@ def test_passports_have_a_section_where_there_are_any() -> None:
     noised = passport_section(PassportConfig(issue=True, redeem=True, epsilon=8.0))
     assert "In a passport it issues: profile (256 numbers)." in noised
     assert "ε = 8.0" in noised
+    assert f"{POPULARITY:.0%} are in the history without a passport" in plain
+    assert f"{PRECISION['profile'][256]:.0%} with profile of 256 numbers" in plain
+    assert "factor" not in plain
+    assert f"{WITH_NOISE[128.0]:.0%} with profiles under ε = 128" in noised
+    assert "profile of 256 numbers" not in noised
+
+
+def test_attack_on_the_card_is_the_documented_one() -> None:
+    lines = Path("docs/passport.md").read_text(encoding="utf-8").split("| content | numbers | precision | recall |")[1]
+    table = {
+        cells[1].strip(): cells[2:4] for cells in (line.split("|") for line in lines.splitlines()) if len(cells) > 4
+    }
+    documented = {
+        kind: dict(zip(*([float(cell) for cell in cells.split("/")] for cells in table[kind]), strict=True))
+        for kind in PRECISION
+    }
+    assert documented == PRECISION
+    assert float(table["none: popularity's guess"][1]) == POPULARITY
+    assert [float(cell) for cell in table["profile with ε = 128 / 32 / 8"][1].split("/")] == list(WITH_NOISE.values())
 
 
 def test_the_card_names_every_attribute_that_may_leave(tmp_path: Path) -> None:

@@ -42,12 +42,21 @@ def test_precision_is_hits_over_ten(histories) -> None:  # type: ignore[no-untyp
     np.testing.assert_allclose(precision_of(scores, histories), expected)
 
 
+class _Letters:
+    """Counts six letters of a text."""
+
+    name, digest, dimension, longest = "letters", "ab" * 32, 6, 100
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        return np.array([[1 + text.count(letter) for letter in "aeilrs"] for text in texts], dtype=np.float32)
+
+
 def test_attack_names_every_kind_beside_popularity() -> None:
-    report = passport_test(dimensions=(4, 8, 64), epsilons=(1.0,), rounds=2)
+    report = passport_test(dimensions=(4, 8, 64), factors=(4, 8), epsilons=(1.0,), rounds=2, encoder=_Letters())
     found = {(one.kind, one.numbers, one.epsilon): one for one in report.guessed}
     assert list(found) == [
-        ("factor", 4, None), ("factor", 8, None), ("tastes", 33, None), ("profile", 4, None), ("profile", 8, None),
-        ("profile", 64, None), ("profile", 64, 1.0),
+        ("factor", 4, None), ("factor", 8, None), ("tastes", 81, None), ("texts", 6, None), ("profile", 4, None),
+        ("profile", 8, None), ("profile", 64, None), ("profile", 64, 1.0),
     ]  # fmt: skip
     popular = report.popularity.precision
     assert found["profile", 64, None].precision > 1.3 * popular

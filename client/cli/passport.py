@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
+import segno
 import typer
 
 from client.data.reading.identifiers import required_identifier
@@ -21,7 +23,7 @@ from client.recommend.recommender import Recommender
 from common.config.loader import load_yaml_model
 from common.deploy.console import PlainConsole, PlainTable, say, say_json
 from common.deploy.roles import PlatformConfig
-from common.errors import ConfigError
+from common.errors import ConfigError, PassportError
 from common.files import write_atomically
 
 passport = typer.Typer(
@@ -42,17 +44,26 @@ def issue(
     account: Annotated[
         str | None, typer.Option(help="The user's account there; left out: the first that redeems it.")
     ] = None,
+    qr: Annotated[
+        Path | None, typer.Option(help="Also draw the text as a QR code: a file .svg or .png.", dir_okay=False)
+    ] = None,
 ) -> None:
     """Issue a passport to a user, who asked for it; the receipt is on disk before the file is written.
 
-    Example: crossfed-client passport issue -c cinema/platform.yaml --user 2 --to books -o anna.passport
+    Examples:
+      crossfed-client passport issue -c cinema/platform.yaml --user 2 --to books -o anna.passport
+      crossfed-client passport issue -c cinema/platform.yaml --user 2 --to books -o anna.passport --qr anna.svg
     """
+    if qr is not None and qr.suffix not in (".svg", ".png"):
+        raise ConfigError(f"--qr: {qr.name} ends neither in .svg nor in .png; name the file so")
     with _desk(config) as (desk, platform):
         model = PlatformStore(platform.state / "store").load()
         same = required_identifier("--user", user)
         history = Recommender(model).history_of(same)
         made, receipt = desk.issue(model, history, same, to, account)
     write_atomically(output, armoured(made).encode())
+    if qr is not None:
+        write_atomically(qr, _drawn(armoured(made), qr.suffix[1:]))
     say(f"{output}: {', '.join(receipt.kinds)} for {to}, until {_day(receipt.until)}; serial {receipt.serial}")
 
 
@@ -132,6 +143,24 @@ def log(
         say_json([asdict(receipt) for receipt in receipts])
     else:
         PlainConsole().print(_table(receipts))
+
+
+def _drawn(text: str, kind: str) -> bytes:
+    """A QR code as a picture.
+
+    Raises:
+        PassportError: the text is too long for one.
+    """
+    try:
+        code = segno.make_qr(text, error="l", boost_error=False)
+    except segno.DataOverflowError as error:
+        raise PassportError(
+            f"--qr: {len(text)} characters are too many for a QR code, so the text alone was written; leave out contents, or "
+            "lower passport.dimension"
+        ) from error
+    picture = BytesIO()
+    code.save(picture, kind=kind, scale=4)
+    return picture.getvalue()
 
 
 @contextmanager

@@ -24,6 +24,8 @@ _BALANCES = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 _LENGTHS = (1, 3, 10)
 """Own histories cut to so many items, on which b is chosen."""
 _BALANCED = 150
+_SURE = 1.96
+"""Standard errors: 95 % of a normal distribution, two-sided."""
 _SHORTEST = 4
 """Items of a history that is cut in two."""
 _WEIGHTS = (0.1, 0.2, 0.5, 1.0)
@@ -69,9 +71,9 @@ def chosen_weight(people: Sequence[Known], scores: Sequence[NDArray[np.float32]]
 
 
 def chosen_balance(people: Sequence[Known], brought: Sequence[NDArray[np.float32]], own: LinearScope) -> float:
-    """The largest b that finds about as much as the best of the rest of people's histories, cut to a few items.
+    """The largest b that finds not surely less than the best of the rest of people's histories, cut to a few items.
 
-    Within one standard error of the best, since the own side flatters itself: its items were trained on these histories, too.
+    The largest, since the own side flatters itself: its items were trained on these histories, too.
     """
     if len(people) < FEWEST:
         return BALANCE
@@ -93,7 +95,7 @@ def chosen_balance(people: Sequence[Known], brought: Sequence[NDArray[np.float32
         return BALANCE
     behind = reached[reached.mean(axis=1).argmax()] - reached
     error = behind.std(axis=1, ddof=1) / np.sqrt(reached.shape[1])
-    return _BALANCES[int(np.flatnonzero(behind.mean(axis=1) <= error)[-1])]
+    return _BALANCES[int(np.flatnonzero(behind.mean(axis=1) <= _SURE * error)[-1])]
 
 
 def halved(histories: UserItemMatrix, popularity: NDArray[np.float32]) -> list[Known]:

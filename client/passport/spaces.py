@@ -31,8 +31,8 @@ _FEWEST_ITEMS = 5
 TASTES = b"tastes"
 """In place of a basis's digest: of the bridge from tastes, for passports without a profile that can be used."""
 _MOST_NAMES = 256
-_MOST_BYTES = 2048
-"""Of all tastes in a passport, so that the rest has room: the largest come first."""
+_MOST_BYTES = 1280
+"""Of all tastes in a passport, the largest first: with a profile of 64 numbers its text fits into a QR code."""
 _BESIDE_NAME = 5
 """Bytes of a taste without its name."""
 _SPREAD = 3.0

@@ -22,8 +22,9 @@ class PassportConfig(FrozenModel):
     """What is put into a passport where it can be made: factor (in the space of the federation's shared items), tastes (over
     genres, years and described attributes), profile (in this platform's own basis, for platforms without any item in common),
     texts (the mean of what is written about the history's items, by the encoder of ``plan.text``)."""
-    dimension: Annotated[int, Field(ge=1, le=512)] = 256
-    """Numbers of a profile, when this platform's basis is made; a basis that is there keeps its own."""
+    dimension: Annotated[int, Field(ge=1, le=512)] = 64
+    """Numbers of a profile, when this platform's basis is made; a basis that is there keeps its own. More numbers tell the
+    receiver more of the history's items, and hardly more of the person's tastes (docs/passport.md)."""
     epsilon: Annotated[float, Field(gt=0)] | None = None
     """ε of local differential privacy for the profile (δ = 1e-6), for each passport; null: no noise. A passport with noise
     holds the profile alone, since nothing else in it would be noised."""

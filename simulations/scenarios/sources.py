@@ -41,7 +41,7 @@ class PassportSource(FrozenModel):
     what they did there is the truth for what their passports bring. The others hold passports beside a history."""
     contents: Annotated[tuple[PassportKind, ...], Field(min_length=1)] = ("factor", "tastes", "profile")
     """As ``passport.contents`` of platform.yaml."""
-    dimension: Annotated[int, Field(ge=1, le=512)] = 256
+    dimension: Annotated[int, Field(ge=1, le=512)] = 64
     """As there: numbers of a profile."""
     epsilon: Annotated[float, Field(gt=0)] | None = None
     """As there: of every profile."""

@@ -12,11 +12,13 @@ from typer.testing import CliRunner
 
 from client.cli.ask import explanation_table
 from client.cli.main import app
+from client.cli.passport import _drawn
 from client.keys import KeyFolder, make_keys, registration_of
 from client.personalization.store import PlatformStore
 from client.recommend.answers import Explanation, ModelShare
 from common.deploy.console import PlainConsole
 from common.deploy.provisioning import Pins
+from common.errors import PassportError
 from simulations.engine.random_model import random_platform_model
 
 _runner = CliRunner()
@@ -59,7 +61,10 @@ def _run(*arguments: object, fails: bool = False) -> str:
 def test_issue_show_redeem_log_revoke(platforms: dict[str, Path], tmp_path: Path) -> None:
     user = PlatformStore(tmp_path / "cinema" / "state" / "store").load().user_ids[0]
     file = tmp_path / "anna.passport"
-    _run("issue", "-c", platforms["cinema"], "--user", user, "--to", "books", "-o", file)
+    picture = tmp_path / "anna.svg"
+    _run("issue", "-c", platforms["cinema"], "--user", user, "--to", "books", "-o", file, "--qr", picture)
+    assert picture.read_bytes().startswith(b"<?xml")
+    assert picture.stat().st_mode & 0o777 == 0o600
     assert file.stat().st_mode & 0o777 == 0o600
     shown = json.loads(_run("show", file, "--json"))
     assert (shown["issuer"], shown["receiver"]) == ("cinema", "books")
@@ -90,6 +95,10 @@ def test_mistakes_are_named(platforms: dict[str, Path], tmp_path: Path) -> None:
     command = ("issue", "-c", platforms["cinema"], "--user", user, "--to", "club", "-o", tmp_path / "club.passport")
     assert "is not pinned" in _run(*command, fails=True)
     assert not (tmp_path / "club.passport").exists()
+    assert "neither in .svg nor in .png" in _run(*command, "--qr", tmp_path / "club.gif", fails=True)
+    with pytest.raises(PassportError, match="too many for a QR code"):
+        _drawn("x" * 3000, "png")
+    assert _drawn("x" * 2900, "png").startswith(b"\x89PNG")
 
 
 def test_explanation_says_what_was_brought() -> None:

@@ -81,6 +81,16 @@ def test_largest_passport_stays_under_8_kib() -> None:
         _issued(replace(whole, tastes=Tastes(tuple((f"{i:064d}", 0.5) for i in range(128)))))
 
 
+def test_usual_passport_fits_into_a_qr_code() -> None:
+    usual = Contents(
+        bytes(32),
+        tastes=Tastes(tuple((f"released:{year}", 0.0123) for year in range(1900, 1967))),
+        profile=Profile(_BASIS, np.full(64, 1 / 8, dtype=np.float32)),
+    )
+    # Version 40 with the least correction, bytes.
+    assert len(armoured(_issued(usual))) <= 2953
+
+
 def test_bytes_are_as_documented() -> None:
     data = _issued(Contents(tastes=Tastes((("genre:drama", 0.5),)))).encoded()
     assert data[:7] == b"CFPASS\x01"

@@ -159,10 +159,10 @@ def test_passports_have_a_section_where_there_are_any() -> None:
     assert passport_section(PassportConfig()) == ""
     plain = passport_section(PassportConfig(issue=True))
     assert "issues at most 3 to a user a day. It redeems none." in plain
-    assert "tastes, profile (256 numbers)" in plain
+    assert "tastes, profile (64 numbers)" in plain
     assert "Without noise an attacker" in plain
     noised = passport_section(PassportConfig(issue=True, redeem=True, epsilon=8.0))
-    assert "In a passport it issues: profile (256 numbers)." in noised
+    assert "In a passport it issues: profile (64 numbers)." in noised
     assert "ε = 8.0" in noised
     assert f"{POPULARITY:.0%} are in the history without a passport" in plain
     assert f"{PRECISION['profile'][256]:.0%} with profile of 256 numbers" in plain

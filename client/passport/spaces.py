@@ -40,7 +40,7 @@ _SPREAD = 3.0
 
 
 class AttributeSpace:
-    """What each item of a catalogue has of public attributes: the columns of tastes.
+    """Holds which public attributes each item of a catalogue has: the columns of tastes.
 
     Args:
         items: the catalogue.
@@ -83,7 +83,7 @@ class AttributeSpace:
 
 
 class TextSpace:
-    """What is written about each item of a catalogue, as vectors of an encoder that other platforms have, too.
+    """Holds vectors of the texts of a catalogue, by an encoder that other platforms have, too.
 
     Args:
         basis: the encoder's name and digest.

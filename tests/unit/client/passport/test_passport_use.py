@@ -1,4 +1,4 @@
-"""What is learned from holders: a bridge from tastes where no profile can be used, and how much texts count."""
+"""Learning from holders: a bridge from tastes where no profile can be used, and how much texts count."""
 
 from __future__ import annotations
 

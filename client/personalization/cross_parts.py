@@ -65,13 +65,23 @@ class CrossParts:
         return logarithms
 
     @cached_property
+    def _told(self) -> DescribedItems:
+        """By what is told of enough of the items that this platform lacks."""
+        return self.described.well_told(np.setdiff1d(np.flatnonzero(self.others), self.own))
+
+    @cached_property
     def _features(self) -> NDArray[np.float64]:
-        return self.described.features(self.own)
+        return self._told.features(self.own)
+
+    @cached_property
+    def _all_features(self) -> NDArray[np.float64] | None:
+        """With what is told of a few; None where that is nothing."""
+        return None if self._told is self.described else self.described.features(self.own)
 
     @cached_property
     def _near(self) -> list[CountedPart]:
         """Nearest texts, and nearest pictures and the like."""
-        return [fit_nearest_texts(vectors, vectors, name=name) for name, vectors in self.described.near.items()]
+        return [fit_nearest_texts(vectors, vectors, name=name) for name, vectors in self._told.near.items()]
 
     def popularity(self) -> PriorPart:
         """How many users of the other platforms have each item, as told: what needs no model at all."""
@@ -93,7 +103,7 @@ class CrossParts:
             shared_on_vocabulary(shared, readable.astype(np.int32)),
             near_factors(shared, readable),
         ]
-        told = np.column_stack([features, self.described.text_features])
+        told = np.column_stack([features, self._told.text_features])
         demand = _demand(told, counts, readable)
         if told.shape[1]:
             parts.append(PriorPart("demand", demand))
@@ -110,7 +120,7 @@ class CrossParts:
             )
         known = np.column_stack([rate, rate**2, features])
         if self.released is not None:
-            also = np.column_stack([known, self.described.text_features])
+            also = np.column_stack([known, self._told.text_features])
             parts.append(PriorPart("demand elsewhere", _demand(also, counts, common)))
         tastes = own_tastes(histories.incidence(), _DIMENSION, _ITERATIONS)
         parts += [
@@ -120,6 +130,9 @@ class CrossParts:
         if pairs.shape[1]:
             both = np.column_stack([known, pairs])
             parts.append(place_among(tastes, common, both, regularization=max(_RIDGES), name="tastes of pairs"))
+        if self._all_features is not None:
+            known = np.column_stack([rate, rate**2, self._all_features])
+            parts.append(place_among(tastes, common, known, regularization=max(_RIDGES), name="tastes of all"))
         parts += [category_part(name, has, readable) for name, has in self.described.has.items()]
         return parts + self._near
 
@@ -145,8 +158,10 @@ def near_factors(shared: FactorModel, readable: NDArray[np.integer]) -> CountedP
 def _pairs(features: NDArray[np.float64], rate: NDArray[np.float64], rows: NDArray[np.integer]) -> NDArray[np.float64]:
     """float64 ``[m, k]``: products of two features that enough of the items ``rows`` have both, and of each with the rate.
 
-    Features that most items have say little by being there, and pair with everything: they are left out.
+    Features that most items have say little by being there, and pair with everything: they are left out, as are directions,
+    which no item has or lacks.
     """
+    features = features[:, (features >= 0).all(axis=0)]
     there = features[rows] != 0
     rare = np.flatnonzero((there.sum(axis=0) >= _FEWEST_TOGETHER) & (there.mean(axis=0) <= 0.5))
     if len(rows) == 0 or len(rare) == 0:

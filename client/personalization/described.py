@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +24,7 @@ _YEAR = re.compile(r"\s*\(\d{4}\)\s*$")
 _MOST_COLUMNS = 64
 """Values of a category that have a feature each; more of them are reduced to as few directions as below."""
 _DIRECTIONS = 32
+_WELL_TOLD = 0.5
 _FEW_DIRECTIONS = 16
 """Of texts and of each vector, for the ranking stage, whose layers grow with the square of its features."""
 
@@ -64,6 +65,27 @@ class DescribedItems:
                 alone.append(column)
         further = own.further.over(cards.further, own_positions[alone], np.array(alone, dtype=np.int64))
         return cls(titles, {"genres": genres, **dict(further.categories())}, texts, further)
+
+    def well_told(self, rows: NDArray[np.integer]) -> DescribedItems:
+        """The same by title and by those attributes alone that are told of at least half of the items ``rows``.
+
+        A regression takes an item of which nothing is told for a mean one. Where an attribute is told of own items and hardly
+        of those that are to be ranked, own items show it to be worth more than it is there.
+        """
+
+        def told(values: Sequence[object]) -> bool:
+            return len(rows) == 0 or sum(bool(values[row]) for row in rows.tolist()) >= _WELL_TOLD * len(rows)
+
+        kept = {
+            name: kind
+            for name, kind in self.further.kinds.items()
+            if told([value is not None and value != () for value in self.further.columns[name]])
+        }
+        categories = {name: values for name, values in self.categories.items() if told(values)}
+        if len(kept) == len(self.further.kinds) and len(categories) == len(self.categories):
+            return self
+        further = Described(kept, {name: self.further.columns[name] for name in kept})
+        return replace(self, categories=categories, further=further)
 
     @cached_property
     def has(self) -> Mapping[str, sp.csr_array]:

@@ -10,6 +10,7 @@ import pytest
 from scipy.special import log_softmax
 
 from client.data.dataset import ItemDescriptions, UserItemMatrix
+from client.data.described import Described
 from client.personalization.cross_parts import CrossParts, near_factors, users_of_owners
 from client.personalization.described import DescribedItems
 from client.personalization.item_cold import Fold, choose_blend, conditional_logit
@@ -270,3 +271,22 @@ def test_factors_that_own_users_cannot_be_taken_out_of_are_left_out() -> None:
     assert found is not None
     assert not {"shared", "near factors"} & set(found[0].weights)
     assert found[1].name == "blend"
+
+
+def test_regressions_read_what_is_told_of_foreign_items() -> None:
+    rows = np.arange(10)
+    further = Described(
+        {"maker": "category", "blurb": "text", "pages": "number"},
+        {
+            "maker": tuple("ab" if item < 6 else None for item in range(12)),
+            "blurb": tuple("words" if item > 5 else None for item in range(12)),
+            "pages": tuple(float(item) for item in range(12)),
+        },
+    )
+    described = DescribedItems([""] * 12, {"genres": [("x",)] * 12, **dict(further.categories())}, further=further)
+    told = described.well_told(rows)
+    assert set(told.categories) == {"genres", "maker"}
+    assert set(told.further.kinds) == {"maker", "pages"}
+    assert described.well_told(np.arange(8)) is not described
+    assert described.well_told(np.arange(4, 8)) is described
+    assert described.well_told(np.arange(0)) is described

@@ -47,8 +47,17 @@ LARGE = Size(140_000, 27_000, 20_000_000)
 SMOKE = Size(8, 6, 20)
 
 
-def bench_gpu(sizes: tuple[Size, ...] = (ML_1M, LARGE), dimensions: tuple[int, ...] = (64, 128)) -> dict[str, Any]:
+def bench_gpu(
+    sizes: tuple[Size, ...] = (ML_1M, LARGE),
+    dimensions: tuple[int, ...] = (64, 128),
+    report: Callable[[dict[str, Any]], None] = lambda run: None,
+) -> dict[str, Any]:
     """Time the two halves of an iteration, exact and by conjugate gradients, on the GPU and on the CPU in turn.
+
+    Args:
+        sizes: of the matrices.
+        dimensions: of the factors.
+        report: gets each run as it is done: a machine may be lent for minutes.
 
     Returns:
         ``device``, ``copy_gb_s`` (device to device, bytes read and written) and one entry of ``runs`` a size, dimension and
@@ -69,6 +78,7 @@ def bench_gpu(sizes: tuple[Size, ...] = (ML_1M, LARGE), dimensions: tuple[int, .
         for dimension in dimensions:
             for solver, repeats in (("cholesky", 1 if size == LARGE else 3), ("cg", 3)):
                 runs.append(_compared(matrix, size, dimension, solver, (gpu, cpu), repeats, copied))
+                report(runs[-1])
     name = cuda.get_current_device().name
     return {"device": name.decode() if isinstance(name, bytes) else str(name), "copy_gb_s": copied, "runs": runs}
 
@@ -210,7 +220,7 @@ if __name__ == "__main__":
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
     one = {"ml1m": (ML_1M,), "large": (LARGE,)}.get(asked, (ML_1M, LARGE))
     sizes, dimensions = ((SMOKE,), (4,)) if smoke else (one, (64, 128))
-    figures: dict[str, Any] = {"device": None} if asked == "step" else bench_gpu(sizes, dimensions)
+    figures: dict[str, Any] = {"device": None} if asked == "step" else bench_gpu(sizes, dimensions, say_json)
     if asked == "step" or (figures["device"] and asked not in ("ml1m", "large")):
         figures["sequence_step"] = sequence_step(smoke=smoke)
     say_json(figures)

@@ -119,10 +119,12 @@ def test_a_foreign_vector_of_another_length_is_missing() -> None:
     assert feature.present.tolist() == [True, False, True, False]
 
 
-def a_model(text_of_foreign: str) -> Any:
+def a_model(text_of_foreign: str, text_of_own: str = "old war film", kind: str = "mean") -> Any:
+    """Of four items: 0 is own and the others', 1 the others', 2 undescribed, 3 own and shared with nobody."""
     vocabulary, own = world()
     titles = (vocabulary.titles[0], text_of_foreign, vocabulary.titles[2])
     vocabulary = replace(vocabulary, titles=titles)
+    own = replace(own, titles=(own.titles[0], text_of_own))
     data = replace(training_data(own.keys, matrix([[0, 1], [0]], 2)), items=own, shared=np.array([True, False]))
     membership = Membership(
         platforms=("here", "there"),
@@ -133,8 +135,9 @@ def a_model(text_of_foreign: str) -> Any:
         shared_positions=np.array([0], dtype=np.int32),
         digest=b"",
     )
+    towers = TOWERS | {"sequence": {"kind": kind, "length": 5}}
     plan = FederationPlan.model_validate(
-        {"platforms": 2, "attributes": ATTRIBUTES, "text": TEXT, "towers": TOWERS, "privacy": {"mode": "none"}}
+        {"platforms": 2, "attributes": ATTRIBUTES, "text": TEXT, "towers": towers, "privacy": {"mode": "none"}}
     )
     return make_model(plan, data, membership, TowerItems.of(membership), words_as_vectors)
 
@@ -154,6 +157,32 @@ def test_a_foreign_item_has_a_place_by_its_words() -> None:
     # The texts of the first are nearer to the own item's.
     near = [float(found[1] @ found[0] / np.linalg.norm(found[1]) / np.linalg.norm(found[0])) for found in vectors]
     assert near[0] != near[1]
+
+
+@pytest.mark.parametrize("kind", ["mean", "transformer", "gru"])
+def test_a_history_is_read_by_the_words_of_its_items(kind: str) -> None:
+    """Without a row of its own an item is its content: of a foreign item, of a new own one, and of the item that is scored."""
+
+    plain = a_model("old war film", kind=kind)
+    weights = plain.values()
+
+    def user_and_items(model: Any, row: int) -> tuple[np.ndarray, np.ndarray]:
+        model.load({**weights, "item_rows": np.zeros_like(weights["item_rows"])})
+        for variable in model.private.values():
+            variable.assign(np.zeros(variable.shape))
+        items = model.item_vectors()
+        windows = (np.array(one, dtype=np.int32) for one in ([-1], [[row, -1, -1, -1, -1]], [1]))
+        user = model.user_vectors(*windows, items)
+        return np.asarray(user)[0], np.asarray(items)
+
+    for row, other in ((1, {"text_of_foreign": "a quiet garden"}), (3, {"text_of_own": "a quiet garden"})):
+        before, items = user_and_items(plain, row)
+        after, changed = user_and_items(a_model(**{"text_of_foreign": "old war film", "kind": kind} | other), row)
+        assert np.isfinite(after).all()
+        assert np.abs(after - before).max() > 1e-4, (kind, row)
+        assert np.abs(changed[row] - items[row]).max() > 1e-4
+        again, _ = user_and_items(a_model("old war film", kind=kind), row)
+        assert again == pytest.approx(before, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,17 @@ class _AlternatingLeastSquares:
             kept = self._made[name] = (weakref.ref(matrix), make(matrix))
         return kept[1]
 
-    def _solve(self, systems: RowSystems, warm_start: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    def _solve(
+        self, systems: RowSystems, warm_start: NDArray[np.float32] | None, empty_ridge: float | None = None
+    ) -> NDArray[np.float32]:
         if warm_start is None or self.config.solver == "cholesky":
             return self.kernels.solve_cholesky(systems)
-        return self.kernels.solve_cg(systems, warm_start, self.config.cg_steps)
+        if empty_ridge is None:
+            return self.kernels.solve_cg(systems, warm_start, self.config.cg_steps)
+        # It brings numba, which the exact solver may not need.
+        from client.training.preconditioning import solve_preconditioned
+
+        return solve_preconditioned(self.kernels, systems, warm_start, self.config.cg_steps, empty_ridge)
 
     def _user_ridge(self, matrix: UserItemMatrix, unobserved_weight: float) -> NDArray[np.float64]:
         sums = matrix.row_lengths + unobserved_weight * matrix.n_items
@@ -61,9 +68,16 @@ class _AlternatingLeastSquares:
 
     def _item_ridge(self, matrix: UserItemMatrix, unobserved_weight: float) -> NDArray[np.float64]:
         sums = np.diff(self._by_item(matrix).indptr) + unobserved_weight * matrix.n_users
-        return scaled_ridge(
-            self.config.item_regularization or self.config.regularization, sums, self.config.regularization_exponent
-        )
+        return scaled_ridge(self._item_regularization, sums, self.config.regularization_exponent)
+
+    @property
+    def _item_regularization(self) -> float:
+        return self.config.item_regularization or self.config.regularization
+
+    def _empty_ridge(self, regularization: float, others: int) -> float:
+        """The ridge of a row without entries where the other side has ``others`` rows."""
+        sums = np.array([self.config.unobserved_weight * others])
+        return float(scaled_ridge(regularization, sums, self.config.regularization_exponent)[0])
 
 
 class ImplicitTrainer(_AlternatingLeastSquares):
@@ -88,7 +102,8 @@ class ImplicitTrainer(_AlternatingLeastSquares):
     ) -> NDArray[np.float32]:
         entries = self._user_entries(matrix)
         ridge = self._user_ridge(matrix, self.config.unobserved_weight)
-        return self._solve(self._systems(entries, item_factors, ridge, None), warm_start)
+        empty = self._empty_ridge(self.config.regularization, matrix.n_items)
+        return self._solve(self._systems(entries, item_factors, ridge, None), warm_start, empty)
 
     def solve_items(
         self,
@@ -98,7 +113,8 @@ class ImplicitTrainer(_AlternatingLeastSquares):
         anchor: Anchor | None = None,
     ) -> NDArray[np.float32]:
         ridge = self._item_ridge(matrix, self.config.unobserved_weight)
-        return self._solve(self._systems(self._item_entries(matrix), user_factors, ridge, anchor), warm_start)
+        empty = self._empty_ridge(self._item_regularization, matrix.n_users)
+        return self._solve(self._systems(self._item_entries(matrix), user_factors, ridge, anchor), warm_start, empty)
 
     def item_statistics(self, matrix: UserItemMatrix, user_factors: NDArray[np.float32]) -> ItemStatistics:
         gram_packed, rhs = self.kernels.statistics(self._item_entries(matrix), user_factors)

@@ -4,7 +4,7 @@ Arguments and blocks as in :mod:`client.training.kernels.numba_exact`. Four entr
 is loaded and stored once for four multiply-adds.
 """
 
-# ruff: noqa: C901 - compiled code takes arrays and no objects
+# ruff: noqa: C901, PLR0912 - compiled code takes arrays and no objects
 
 from __future__ import annotations
 
@@ -56,13 +56,22 @@ def _add_projections(
 
 @jit
 def _add_product(total: Any, sign: Any, base: Any, x: Any) -> Any:
-    """Add sign·base·x to ``total`` for symmetric ``base``, by rows."""
+    """Add sign·baseᵀ·x to ``total``, by rows."""
     p = len(x)
     for j in range(p):
         c = sign * x[j]
         row = base[j]
         for k in range(p):
             total[k] += c * row[k]
+
+
+@jit_parallel
+def multiply_blocks(bounds: Any, rows: Any, matrix: Any, out: Any) -> Any:
+    """Write rows·matrix to ``out``."""
+    for block in numba.prange(len(bounds) - 1):
+        for row in range(bounds[block], bounds[block + 1]):
+            out[row] = 0
+            _add_product(out[row], np.float32(1.0), matrix, rows[row])
 
 
 @jit
@@ -82,13 +91,17 @@ def cg_blocks(
     targets: Any,
     factors: Any,
     base: Any,
+    diagonal: Any,
     ridge: Any,
     shape: Any,
     anchors: Any,
     steps: Any,
     out: Any,
 ) -> Any:
-    """Conjugate gradients from ``out`` into ``out`` (Takács, Pilászy & Tikk 2011)."""
+    """Conjugate gradients from ``out`` into ``out`` (Takács, Pilászy & Tikk 2011).
+
+    ``base`` has no rows where it is a diagonal matrix, which stands in ``diagonal`` then.
+    """
     p = factors.shape[1]
     one, zero = np.float32(1.0), np.float32(0.0)
     for block in numba.prange(len(bounds) - 1):
@@ -106,7 +119,11 @@ def cg_blocks(
             if len(anchors):
                 for j in range(p):
                     residual[j] += ridge[row] * shape[j] * anchors[row, j]
-            _add_product(residual, -one, base, x)
+            if len(base):
+                _add_product(residual, -one, base, x)
+            else:
+                for j in range(p):
+                    residual[j] -= diagonal[j] * x[j]
             _add_projections(residual, x, -one, factors, indices, weights, targets, start, stop)
             direction[:] = residual
             energy = _dot(residual, residual)
@@ -115,7 +132,11 @@ def cg_blocks(
                     break
                 for j in range(p):
                     image[j] = ridge[row] * shape[j] * direction[j]
-                _add_product(image, one, base, direction)
+                if len(base):
+                    _add_product(image, one, base, direction)
+                else:
+                    for j in range(p):
+                        image[j] += diagonal[j] * direction[j]
                 _add_projections(image, direction, one, factors, indices, weights, targets, start, stop)
                 curvature = _dot(direction, image)
                 # Not NaN either: whatever the loops are compiled with, nothing is divided by zero.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from client.training.kernels.numba_cg import cg_blocks, squared_error_blocks
+from client.training.kernels.numba_cg import cg_blocks, multiply_blocks, squared_error_blocks
 from client.training.kernels.numba_exact import MAX_WIDTH, cholesky_blocks, statistics_blocks
 from client.training.kernels.systems import gram, warn_of_failures, zero_unsound_rows
 from common.errors import ConfigError
@@ -30,6 +30,15 @@ def _equal_work_bounds(indptr: NDArray[np.int64], row_cost: int) -> NDArray[np.i
     blocks = max(1, min(n, 32 * numba.get_num_threads()))
     inner = np.searchsorted(work, np.linspace(0, work[-1], blocks + 1)[1:-1])
     return np.concatenate([[0], inner, [n]]).astype(np.int64)
+
+
+def multiply_rows(rows: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """rows·matrix, each row by itself: a library's matrix product may round a row by how many there are."""
+    out = np.empty((len(rows), matrix.shape[1]), dtype=np.float32)
+    bounds = np.linspace(0, len(rows), 1 + min(len(rows), 8 * numba.get_num_threads())).astype(np.int64)
+    with _LAUNCH:
+        multiply_blocks(bounds, np.ascontiguousarray(rows, dtype=np.float32), np.ascontiguousarray(matrix), out)
+    return out
 
 
 class NumbaKernels:
@@ -63,11 +72,14 @@ class NumbaKernels:
         out = np.array(warm_start, dtype=np.float32, order="C")
         anchors = systems.anchors if systems.anchors is not None else np.empty((0, p), dtype=np.float32)
         with _LAUNCH, np.errstate(over="ignore"):
+            base = systems.base.astype(np.float32)
+            diagonal = base.diagonal().copy()
             cg_blocks(
                 _equal_work_bounds(entries.indptr, p // 2),
                 *_arrays(entries),
                 np.ascontiguousarray(systems.factors),
-                systems.base.astype(np.float32),
+                base if np.count_nonzero(base) > np.count_nonzero(diagonal) else base[:0],
+                diagonal,
                 systems.ridge.astype(np.float32),
                 systems.shape.astype(np.float32),
                 anchors,

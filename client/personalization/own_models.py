@@ -176,9 +176,16 @@ class Trials:
         return chosen
 
 
+_OWN_STEPS = 2
+"""Of preconditioned conjugate gradients, unless the configuration says how many."""
+
+
 def _frugal(config: FactorizationConfig) -> FactorizationConfig:
     """Conjugate gradients, which in tuning cost a fraction of exact solves; they are there for implicit feedback."""
-    return config.model_copy(update={"solver": "cg"}) if config.feedback == "implicit" else config
+    if config.feedback != "implicit":
+        return config
+    steps = config.cg_steps if "cg_steps" in config.model_fields_set else _OWN_STEPS
+    return config.model_copy(update={"solver": "cg", "cg_steps": steps})
 
 
 def _space(train: UserItemMatrix) -> SearchSpace:

@@ -107,10 +107,10 @@ def iteration_against_implicit(
     Returns:
         ``ratio``: median over all pairs of our time divided by its; ``ratios``: the median of each repeat;
         ``seconds``: both medians; ``objective``: both, after each iteration; ``never_above``: whether ours is at
-        most its at each one, to float32 rounding (1e-6): with the same number of CG steps the two are the same method.
+        most its at each one, to float32 rounding (1e-6): ours takes 2 preconditioned steps, its 3 plain ones.
     """
     config = config or FactorizationConfig(
-        dimension=64, regularization=10.0, unobserved_weight=0.3, solver="cg", backend="numba"
+        dimension=64, regularization=10.0, unobserved_weight=0.3, solver="cg", cg_steps=2, backend="numba"
     )
     trainer = make_trainer(config)
     times: list[list[tuple[float, float]]] = []

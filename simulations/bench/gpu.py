@@ -133,7 +133,7 @@ def _compared(
     copied: float,
 ) -> dict[str, Any]:
     config = FactorizationConfig.model_validate(
-        {"dimension": dimension, "regularization": 10.0, "unobserved_weight": 0.3, "solver": solver}
+        {"dimension": dimension, "regularization": 10.0, "unobserved_weight": 0.3, "solver": solver, "cg_steps": 2}
     )
     on_gpu, on_cpu = (_iteration(matrix, config, kernels) for kernels in contenders)
     on_cpu(matrix.select_users(np.arange(1)))  # compiles

@@ -24,7 +24,9 @@ from common.config.model import FactorizationConfig
 from simulations.bench.als import implicit_model, one_blas_thread
 from simulations.bench.synthetic import write_synthetic
 
-CONFIG = FactorizationConfig(dimension=64, regularization=10.0, unobserved_weight=0.3, solver="cg", cg_steps=2, backend="numba")
+CONFIG = FactorizationConfig(
+    dimension=64, regularization=10.0, unobserved_weight=0.3, solver="cg", cg_steps=2, backend="numba"
+)
 
 
 def large_synthetic(

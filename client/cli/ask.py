@@ -293,7 +293,7 @@ def _asked(
 
 def _client(target: str, token: Path | None, ca: Path | None) -> RecommenderClient:
     try:
-        secret = None if token is None else token.read_text().strip()
+        secret = None if token is None else (token.read_text().split() or [""])[0]
     except OSError as error:
         raise ConfigError(f"--token-file: {token} cannot be read ({error.strerror})") from None
     return RecommenderClient(target, token=secret, root_certificates=ca, timeout=30.0)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from client.data.reading.identifiers import required_identifier
-from client.deploy.agent_process import listeners, read_token
+from client.deploy.agent_process import listeners
 from client.personalization.store import PlatformStore
 from client.recommend.answers import Explanation, Recommendation, Scope
 from client.recommend.recommender import Recommender
 from client.service.client import RecommenderClient
+from client.tokens import read_token
 from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError, ContractError, PlatformError
 

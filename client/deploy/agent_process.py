@@ -41,6 +41,7 @@ from client.service.agent_service import SocketWatch, serve_agent
 from client.service.metrics_export import ServingMetrics, expose_metrics
 from client.service.server import RecommenderServer, TlsFiles, serve_recommender
 from client.steering.hidden import HiddenItems
+from client.tokens import CurrentTokens
 from common.config.loader import load_yaml_model
 from common.config.serving import ServingConfig
 from common.deploy.guard import check_memory_limit
@@ -327,28 +328,6 @@ def give_to_group(config: SocketConfig) -> None:
     config.path.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IRGRP | stat.S_IWGRP)
 
 
-def read_token(path: Path | None) -> str | None:
-    """The applications' token.
-
-    Raises:
-        ConfigError: the file is not there, empty, or open to others.
-    """
-    if path is None:
-        return None
-    try:
-        mode, token = path.stat().st_mode, path.read_text().strip()
-    except OSError as error:
-        raise ConfigError(f"recommender.token_file: {path} cannot be read ({error.strerror})") from None
-    if mode & 0o077:
-        raise ConfigError(f"recommender.token_file: {path} is open to other users of this machine; chmod 600 it")
-    if not token:
-        raise ConfigError(
-            f"recommender.token_file: {path} is empty, and without a token everybody is answered; write one into it, or set "
-            "token_file: null"
-        )
-    return token
-
-
 def serve_of_platform(
     config: PlatformConfig, registry: CollectorRegistry, tracing: Tracing | None = None, *, read_only: bool = False
 ) -> RecommenderServer:
@@ -366,7 +345,7 @@ def serve_of_platform(
         tls = TlsFiles(settings.certificate, settings.key)
     return serve_recommender(
         config.state / "store",
-        token=read_token(settings.token_file),
+        token=None if settings.token_file is None else CurrentTokens(settings.token_file),
         tls=tls,
         config=ServingConfig(
             host=settings.host,

@@ -7,7 +7,6 @@ is in bodies alone, so that no address, and no log of addresses, ever holds one.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from starlette.routing import Route
 
 from client.service import http_messages as json
 from client.service.recommending import RecommenderService, RefusedRequestError
+from client.tokens import Tokens
 from common.config.serving import HttpConfig, ServingConfig
 from common.proto import recommender_pb2 as pb
 
@@ -112,7 +112,7 @@ class HttpGateway:
         service: answers.
         config: the limits of a request.
         http: what HTTP has of its own.
-        token: what callers must send as ``Authorization: Bearer …``; None asks for none.
+        tokens: what callers must send as ``Authorization: Bearer …``; None asks for none.
         serving: whether the process serves.
         pages: GET pages by path, each with its media type.
     """
@@ -122,18 +122,18 @@ class HttpGateway:
         service: RecommenderService,
         config: ServingConfig,
         http: HttpConfig,
-        token: str | None,
+        tokens: Tokens | None,
         serving: Callable[[], bool],
         pages: Mapping[str, tuple[str, bytes]],
     ) -> None:
         self._service, self._config, self._http, self._serving = service, config, http, serving
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._tokens = tokens
         self._threads = ThreadPoolExecutor(max_workers=config.workers, thread_name_prefix="recommender-http")
         self._under_way = 0
         routes = [Route(operation.path, self._endpoint(operation), methods=["POST"]) for operation in OPERATIONS]
         routes += [Route(path, _page(*content)) for path, content in pages.items()]
         # Without a token a page of the Web could have its visitor's browser ask, under a name of its own for this address.
-        checks = [Middleware(TrustedHostMiddleware, allowed_hosts=list(_LOCAL))] if token is None else []
+        checks = [Middleware(TrustedHostMiddleware, allowed_hosts=list(_LOCAL))] if tokens is None else []
         self.app = Starlette(
             routes=[*routes, Route("/health", self._health)],
             middleware=checks,
@@ -180,11 +180,11 @@ class HttpGateway:
         return self._service.answered(operation.method, answer, remaining=due - time.monotonic())
 
     def _check_token(self, request: Request) -> None:
-        if self._expected is None:
+        if self._tokens is None:
             return
         given = request.headers.getlist("authorization")
         sent = given[0].encode("latin-1") if len(given) == 1 else b""
-        if not hmac.compare_digest(sent, self._expected):
+        if not self._tokens.accept(sent):
             raise RefusedRequestError("UNAUTHENTICATED", "send the API token as header: Authorization: Bearer TOKEN")
 
     async def _body(self, request: Request) -> bytes:

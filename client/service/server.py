@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from client.service.openapi import pages
 from client.service.recommending import RecommenderService
 from client.service.servicer import RecommenderServicer
 from client.steering.hidden import HiddenItems
+from client.tokens import FixedToken, Tokens
 from common.config.serving import ServingConfig
 from common.errors import ConfigError
 from common.proto import recommender_pb2_grpc
@@ -122,7 +122,7 @@ def serve_recommender(
     store_root: Path,
     *,
     port: int | None = None,
-    token: str | None = None,
+    token: str | Tokens | None = None,
     tls: TlsFiles | None = None,
     config: ServingConfig | None = None,
     feedback: Path | None = None,
@@ -136,7 +136,7 @@ def serve_recommender(
     Args:
         store_root: folder of the :class:`~client.personalization.store.PlatformStore`.
         port: overrides the configuration's.
-        token: what callers must send as ``authorization: Bearer …``; None asks for none.
+        token: what callers must send as ``authorization: Bearer …``, or the tokens of a file; None asks for none.
         tls: certificate and key; None serves in the clear.
         config: limits and intervals.
         feedback: the feedback log; ``feedback.log`` in the store's folder unless given.
@@ -155,6 +155,7 @@ def serve_recommender(
     counts = ServingMetrics() if metrics is None else metrics
     if not _is_loopback(settings.host) and (tls is None or not token):
         raise ConfigError(f"serving.host: {settings.host} can be reached from other hosts; set TLS files and a token")
+    tokens = FixedToken(token) if isinstance(token, str) and token else (token or None)
     limit_blas_threads()
     prefer_short_waits()
     told = ServiceHealth(counts)
@@ -172,8 +173,8 @@ def serve_recommender(
     service = RecommenderService(model, settings, counts, brought, lists)
     http = None
     try:
-        http = _http_server(service, settings, token, tls, told)
-        server, bound = _server(settings, settings.port if port is None else port, token, tls)
+        http = _http_server(service, settings, tokens, tls, told)
+        server, bound = _server(settings, settings.port if port is None else port, tokens, tls)
     except ConfigError:
         log.close()
         if http is not None:
@@ -197,21 +198,21 @@ def serve_recommender(
 def _http_server(
     service: RecommenderService,
     settings: ServingConfig,
-    token: str | None,
+    tokens: Tokens | None,
     tls: TlsFiles | None,
     told: ServiceHealth,
 ) -> HttpServer | None:
     if settings.http is None:
         return None
-    gateway = HttpGateway(service, settings, settings.http, token, lambda: told.serving, pages(OPERATIONS))
+    gateway = HttpGateway(service, settings, settings.http, tokens, lambda: told.serving, pages(OPERATIONS))
     files = (None, None) if tls is None else (tls.certificate, tls.key)
     return HttpServer(gateway, settings, settings.http, *files)
 
 
-def _server(settings: ServingConfig, port: int, token: str | None, tls: TlsFiles | None) -> tuple[grpc.Server, int]:
+def _server(settings: ServingConfig, port: int, tokens: Tokens | None, tls: TlsFiles | None) -> tuple[grpc.Server, int]:
     server = grpc.server(
         ThreadPoolExecutor(max_workers=settings.workers, thread_name_prefix="recommender"),
-        interceptors=[_TokenCheck(token)] if token else [],
+        interceptors=[_TokenCheck(tokens)] if tokens else [],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.so_reuseport", 0),
@@ -247,8 +248,8 @@ def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
 class _TokenCheck(grpc.ServerInterceptor):
     """Ends every call without the token, health checks excepted: probes have none."""
 
-    def __init__(self, token: str) -> None:
-        self._expected = f"Bearer {token}".encode()
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
         self._refusal: Any = grpc.unary_unary_rpc_method_handler(_refuse)
 
     def intercept_service(
@@ -256,7 +257,7 @@ class _TokenCheck(grpc.ServerInterceptor):
     ) -> Any:
         given = [value for name, value in handler_call_details.invocation_metadata if name == "authorization"]
         sent = given[0] if len(given) == 1 else ""
-        if hmac.compare_digest(sent.encode() if isinstance(sent, str) else sent, self._expected):
+        if self._tokens.accept(sent.encode() if isinstance(sent, str) else sent):
             return continuation(handler_call_details)
         if handler_call_details.method.startswith(_OPEN_TO_ALL):
             return continuation(handler_call_details)

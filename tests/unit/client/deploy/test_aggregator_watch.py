@@ -20,10 +20,11 @@ from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
 from client.cli.main import app
-from client.deploy.agent_process import log_file, read_token
+from client.deploy.agent_process import log_file
 from client.deploy.aggregator_watch import AggregatorWatch, meaning_of
 from client.deploy.doctor import examine
 from client.deploy.join import join_federation
+from client.tokens import read_token
 from common.config.loader import load_yaml_model
 from common.contributions.run_plan import read_plan
 from common.deploy.logs import one_line, set_up_logs

@@ -3,7 +3,7 @@
 Cold users are judged: their history on the receiving platform is hidden altogether, and nothing is chosen on them. From the
 repository's root, with ``douban/`` (``book.parquet``, ``music.parquet``: columns ``user``, ``item``) in FOLDER:
 
-    CROSSFED_DATA=FOLDER python -m simulations.bench.passport [bridge|attack|epsilon]
+    CROSSFED_DATA=FOLDER python -m simulations.bench.passport [bridge|attack|epsilon [NUMBERS OF A PROFILE]]
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from simulations.audit.passport import Attack, noised_all
 DRAWS: Final[Mapping[int, int]] = {5224: 1, 522: 3, 50: 8}
 """How often so many holders are drawn: of few, one draw would be luck."""
 EPSILONS: Final = (None, 128.0, 64.0, 32.0, 16.0)
+NUMBERS: Final = 256
 COLD: Final = 1305
 """How many people have no history on the receiving platform."""
 
@@ -71,7 +72,7 @@ class Pair:
         return float(recall_at(scores, truth.indptr, truth.indices, 20)[judged].mean() / popular)
 
 
-def pairs(folder: Path, *, cold: int = COLD, seed: int = 0) -> Iterator[Pair]:
+def pairs(folder: Path, *, cold: int = COLD, seed: int = 0, numbers: int = NUMBERS) -> Iterator[Pair]:
     """Both ways between records and books."""
     names = {"records": "music", "books": "book"}
     matrices = {name: _read(folder / "douban" / f"{file}.parquet") for name, file in names.items()}
@@ -79,14 +80,16 @@ def pairs(folder: Path, *, cold: int = COLD, seed: int = 0) -> Iterator[Pair]:
     for there, here in (("records", "books"), ("books", "records")):
         histories = matrices[there]
         basis = ProfileBasis.fit(histories, [f"{there}:{item}" for item in range(histories.n_items)], f"{there}/1")
-        profiles = basis.profiles(histories)
+        profiles = basis.profiles(histories)[:, :numbers]
         yield Pair(f"{there} to {here}", profiles, histories, matrices[here], rows[:cold], rows[cold:])
 
 
-def bench_bridge(folder: Path, *, cold: int = COLD, draws: Mapping[int, int] = DRAWS) -> list[dict[str, Any]]:
+def bench_bridge(
+    folder: Path, *, cold: int = COLD, draws: Mapping[int, int] = DRAWS, numbers: int = NUMBERS
+) -> list[dict[str, Any]]:
     """Recall@20 of cold users over popularity by number of holders, and what was chosen on holders."""
     found = []
-    for pair in pairs(folder, cold=cold):
+    for pair in pairs(folder, cold=cold, numbers=numbers):
         for count, times in draws.items():
             for draw in range(times):
                 began = time.perf_counter()
@@ -107,11 +110,16 @@ def bench_bridge(folder: Path, *, cold: int = COLD, draws: Mapping[int, int] = D
 
 
 def bench_epsilon(
-    folder: Path, *, cold: int = COLD, holders: int = max(DRAWS), epsilons: Sequence[float | None] = EPSILONS
+    folder: Path,
+    *,
+    cold: int = COLD,
+    holders: int = max(DRAWS),
+    epsilons: Sequence[float | None] = EPSILONS,
+    numbers: int = NUMBERS,
 ) -> list[dict[str, Any]]:
     """The price of ε in every passport, of holders and of cold users."""
     found = []
-    for pair in pairs(folder, cold=cold):
+    for pair in pairs(folder, cold=cold, numbers=numbers):
         for epsilon in epsilons:
             profiles = pair.profiles if epsilon is None else noised_all(pair.profiles, epsilon)
             fitted = pair.fitted(pair.known[:holders], profiles)
@@ -122,7 +130,7 @@ def bench_epsilon(
 
 
 def bench_attack(
-    folder: Path, *, cold: int = COLD, epsilons: Sequence[float | None] = EPSILONS
+    folder: Path, *, cold: int = COLD, epsilons: Sequence[float | None] = EPSILONS, numbers: int = NUMBERS
 ) -> list[dict[str, Any]]:
     """Guess ten items of each cold user's history from the profile; precision, beside popularity's guess.
 
@@ -130,12 +138,12 @@ def bench_attack(
     any receiving platform has.
     """
     found = []
-    for pair in pairs(folder, cold=cold):
+    for pair in pairs(folder, cold=cold, numbers=numbers):
         attack = Attack(pair.there, pair.cold, pair.known)
         popular = attack.by_popularity()
         for epsilon in epsilons:
             profiles = pair.profiles if epsilon is None else noised_all(pair.profiles, epsilon)
-            for d in (16, 64, 256):
+            for d in (16, 64, numbers):
                 guessed = attack.by("profile", profiles[:, :d], epsilon)
                 found.append({"pair": pair.name, **asdict(guessed), "popularity": popular.precision})
                 _say(found[-1])
@@ -155,7 +163,7 @@ def _say(line: dict[str, Any]) -> None:
     sys.stderr.flush()
 
 
-Bench = Callable[[Path], list[dict[str, Any]]]
+Bench = Callable[..., list[dict[str, Any]]]
 _BENCHES: Mapping[str, Bench] = {
     "bridge": bench_bridge,
     "attack": bench_attack,
@@ -166,4 +174,6 @@ if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else "bridge"
     if name not in _BENCHES:
         raise ConfigError(f"{name}: there are {', '.join(_BENCHES)}")
-    sys.stdout.write(json.dumps(_BENCHES[name](Path(os.environ["CROSSFED_DATA"])), indent=1) + "\n")
+    numbers = int(sys.argv[2]) if len(sys.argv) > 2 else NUMBERS
+    found = _BENCHES[name](Path(os.environ["CROSSFED_DATA"]), numbers=numbers)
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")

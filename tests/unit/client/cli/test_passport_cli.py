@@ -85,6 +85,17 @@ def test_issue_show_redeem_log_revoke(platforms: dict[str, Path], tmp_path: Path
     assert "nothing to revoke" in _run("revoke", "-c", platforms["books"], "--user", "nobody")
 
 
+def test_platform_keeps_what_was_brought_no_longer_than_its_data(platforms: dict[str, Path], tmp_path: Path) -> None:
+    user = PlatformStore(tmp_path / "cinema" / "state" / "store").load().user_ids[0]
+    file, books = tmp_path / "anna.passport", platforms["books"]
+    _run("issue", "-c", platforms["cinema"], "--user", user, "--to", "books", "-o", file)
+    short = books.read_text().replace("path: views.csv", "path: views.csv\n    time_column: when\n  retention_days: 7")
+    books.write_text(short)
+    _run("redeem", "-c", books, "--user", "anna", file)
+    (receipt,) = json.loads(_run("log", "-c", books, "--json"))
+    assert receipt["until"] - receipt["at"] == 7 * 86_400
+
+
 def test_mistakes_are_named(platforms: dict[str, Path], tmp_path: Path) -> None:
     junk = tmp_path / "junk"
     junk.write_bytes(b"junk")

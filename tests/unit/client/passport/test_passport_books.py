@@ -145,8 +145,9 @@ def test_what_was_brought_is_kept_no_longer_than_other_data(books: PassportBooks
         books.record_redeem(passport, "anna", _PROFILE, per_day=9, keep_days=short)
     # Nor is it good for anybody once Anna is erased.
     books.erase_user("anna")
-    books.record_redeem(_passport(), "ben", _PROFILE, per_day=9)
-    books.redeemed()
+    books.record_redeem(_passport(), "ben", _PROFILE, per_day=9, keep_days=1)
+    clock.now += _DAY
+    assert books.redeemed() == []
     with pytest.raises(PassportError, match="was redeemed before"):
         books.record_redeem(passport, "ben", _PROFILE, per_day=9)
     long, _ = books.record_redeem(_passport(), "cara", _PROFILE, per_day=9, keep_days=4000)

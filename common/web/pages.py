@@ -8,9 +8,10 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from common.visible import visible
+from common.web.phrases import phrases
 from common.web.texts import LANGUAGES, Language, Texts
 
 SHARED = "common.web"
@@ -19,8 +20,9 @@ SHARED = "common.web"
 class Pages:
     """Renders the templates of some packages in any of the languages.
 
-    A template has ``t(KEY, …)`` for its own texts, ``known(PREFIX, WORD)`` for names that code may add to, and the filters
-    of this module for numbers. What it is given is escaped, and what would be invisible in it is written out.
+    A template has ``t(KEY, …)`` for its own texts, ``known(PREFIX, WORD)`` for names that code may add to, ``told(TEXT)`` for
+    what code says in English (:mod:`common.web.phrases`), and the filters of this module for numbers. What it is given is
+    escaped, and what would be invisible in it is written out.
 
     Args:
         packages: dotted names of packages with ``templates/`` and ``texts.yaml``; ``common.web`` is always among them.
@@ -53,10 +55,18 @@ class Pages:
         texts: dict[str, Any] = {
             "t": partial(self.texts.say, language),
             "known": partial(self.texts.known, language),
+            "told": partial(told, language),
             "language": language,
             "languages": LANGUAGES,
         }
         return self._environment.get_template(template).render(content | texts)
+
+
+def told(language: Language, text: str) -> Markup:
+    """What code says, in the page's language where there is a phrase for it, and marked with the language that it is in."""
+    said, of = phrases().say(language, text)
+    shown = visible(said, lines=True)
+    return escape(shown) if of == language else Markup('<span lang="{}">{}</span>').format(of, shown)
 
 
 def stylesheet() -> str:

@@ -16,6 +16,7 @@ from client.deploy.agent_process import listeners
 from client.personalization.store import PlatformStore
 from client.privacy.report import egress_dicts, privacy_dict
 from client.recommend.feedback_file import FEEDBACK_LOG, event_times
+from client.versions.experiment import Kind
 from client.versions.outcomes import read_shown, told_outcomes
 from common.deploy.roles import PlatformConfig
 from common.errors import CrossfedError
@@ -35,7 +36,8 @@ class Version:
         written, server_round, verdict: seconds since 1970, and what it is; None where its manifest cannot be read.
         cross: what ranks the others' items; None where configured weights do.
         bytes: on disk.
-        compared: kind and share of the experiment in which it is compared with the one that serves, or None.
+        compared, share: kind of the experiment in which it is compared with the one that serves, and share of the users who
+            are shown it; or None.
     """
 
     number: int
@@ -45,7 +47,8 @@ class Version:
     verdict: str | None
     cross: str | None
     bytes: int
-    compared: str | None
+    compared: Kind | None
+    share: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +95,8 @@ def versions(config: PlatformConfig) -> list[Version]:
                 verdict=None if manifest is None else manifest["verdict"],
                 cross=None if manifest is None or manifest["cross"] is None else manifest["cross"]["name"],
                 bytes=sum(path.stat().st_size for path in (store.root / "versions" / f"{number:06d}").glob("*")),
-                compared=None if experiment is None else f"{experiment.kind} {experiment.share:g}",
+                compared=None if experiment is None else experiment.kind,
+                share=None if experiment is None else experiment.share,
             )
         )
     return found

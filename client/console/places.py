@@ -9,10 +9,12 @@ from client.console import facts
 from client.console.trying import MOST, SCOPES, Trial
 from client.deploy.loading import load_platform_data
 from client.personalization.store import PlatformStore
+from client.privacy.card import limits_of
 from common.config.loader import load_yaml_model
 from common.deploy.roles import PlatformConfig
 from common.errors import ContractError
 from common.web.console.app import Console, Place, Redirect, Shown, Visit
+from common.web.texts import LANGUAGES
 
 PACKAGE: Final = "client.console"
 
@@ -66,7 +68,12 @@ class PlatformPages:
             raise ContractError("before: the number of an entry")
         entries, more = facts.messages(config, int(before) if before else None)
         return _shown(
-            "privacy.html", budget=facts.budget(config), entries=entries, more=more, private=config.plan.private
+            "privacy.html",
+            budget=facts.budget(config),
+            entries=entries,
+            more=more,
+            private=config.plan.private,
+            limits={language: limits_of(config.plan, language) for language in LANGUAGES},
         )
 
     def data(self, visit: Visit) -> Shown:

@@ -6,15 +6,19 @@ has a card with one platform on it.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from client.privacy.spend import Spend
 from common.attributes import ALWAYS
 from common.config.federation import FederationPlan
 from common.contributions.registry import all_kinds, kinds_of
 from common.contributions.run_plan import RunPlan
+from common.web.texts import Language, Texts
+
+_PACKAGE: Final = "client.privacy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,39 +145,25 @@ platform, but exact sums over users did, and whoever sees them can tell whether 
 Use it for research on public data only. Each platform's ledger marks its data as spent without bound.
 """
 
-_LIMITS = """## What this does not hide
-
-- The aggregator sees which pseudonymous items (digests) each platform shares and how many. Whoever holds the federation
-  secret can test whether a platform shares a given item.
-- The guarantee is about single users of one platform. Facts about a whole platform, such as what is popular on it, may
-  show in the shared parameters. A person who uses several platforms is protected on each by that platform's ε.
-- Whether a platform takes part, when it answers, how long that takes it, and the short code with which it refuses are seen
-  and carry no noise. What one user does decides none of them, but that a longer history takes longer, and that a
-  contribution which cannot be made after its charge ends a private run by one code.
-- A platform's own model, its recommendations to its own users and its own logs are outside this card.
-- The aggregator can stop or spoil a run. It cannot make a platform exceed its budget.
-"""
-
-_TOTALS = """- Masks cancel only between platforms that were told the same: an aggregator that sends platforms different
-  parameters or vocabularies gets a sum that says nothing. Where all were told the same, the total hides a platform's
-  part, but not of an item that one platform alone has; and parameters made for the purpose, sent to all, can tell
-  platforms of different catalogues apart in part. What shows of one platform carries all of the noise: the promise to
-  users stands.
-"""
+_LIMITS: Final = ("aggregator", "platform", "timing", "own", "spoil")
 
 
-_DESCRIBED = """- Items are described in public: {names} of shared items go to
-  the other platforms, on cards that the aggregator cannot open. Declaring an attribute is publishing it: no noise is added,
-  and none is needed where it comes from an items file and tells of no user. A platform may declare only some. The
-  aggregator sees how long a card is{digests}.
-"""
-_DIGESTS = ", and keyed digests of categories and rounded numbers: which items have one in common, not which it is"
+def limits_of(plan: FederationPlan, language: Language = "en") -> list[str]:
+    """What the promise does not hide, a paragraph each: the same on cards, reports and in the console."""
+    texts = Texts([_PACKAGE])
+    names = ", ".join(["title", "genres", *(f"{name} ({kind})" for name, kind in plan.attributes)])
+    found = [texts.say(language, f"limit_{name}") for name in _LIMITS]
+    found.append(texts.say(language, "limit_described", names=names))
+    if plan.private and plan.privacy.item_features:
+        found.append(texts.say(language, "limit_digests"))
+    if plan.secure_sum:
+        found.append(texts.say(language, "limit_totals"))
+    return found
 
 
 def _limits(plan: FederationPlan) -> str:
-    names = ", ".join(["title", "genres", *(f"{name} ({kind})" for name, kind in plan.attributes)])
-    digests = _DIGESTS if plan.private and plan.privacy.item_features else ""
-    return _LIMITS + _DESCRIBED.format(names=names, digests=digests) + (_TOTALS if plan.secure_sum else "")
+    lines = (textwrap.fill(text, 120, initial_indent="- ", subsequent_indent="  ") for text in limits_of(plan))
+    return "\n".join(["## What this does not hide", "", *lines, ""])
 
 
 def _private_promise(plan: FederationPlan, content: Mapping[str, Any]) -> str:

@@ -145,7 +145,7 @@ def aggregator_console(
 def _listeners(config: AggregatorConfig) -> Sequence[Listener]:
     found = [Listener("SuperLink", ("127.0.0.1", config.superlink_port))]
     if config.proxy.enabled:
-        found.append(Listener("fleet proxy", (config.proxy.host, config.proxy.port)))
+        found.append(Listener("proxy", (config.proxy.host, config.proxy.port)))
     return found
 
 

@@ -10,6 +10,8 @@ from typing import Any, Final
 import yaml
 from markupsafe import Markup
 
+from client.privacy.card import limits_of
+from common.config.federation import FederationPlan
 from common.errors import ConfigError
 from common.files import write_atomically
 from common.web.pages import Pages, stylesheet
@@ -83,6 +85,7 @@ def report_page(content: Mapping[str, Any], run: Path, language: Language, users
         if "configuration" not in content
         else yaml.safe_dump(content["configuration"], allow_unicode=True, sort_keys=False),
         card=_card(run),
+        limits=_limits(content, language),
     )
 
 
@@ -139,6 +142,13 @@ def _cleaning(content: Mapping[str, Any]) -> list[tuple[list[str], Mapping[str, 
         report = dict(part["cleaning"]) | {"source": Path(part["cleaning"]["source"]).name}
         found.setdefault(json.dumps(report), ([], report))[0].append(platform)
     return list(found.values())
+
+
+def _limits(content: Mapping[str, Any], language: Language) -> list[str]:
+    """What the promise does not hide; nothing of a run of an earlier release, which did not write its plan down."""
+    if "configuration" not in content:
+        return []
+    return limits_of(FederationPlan.model_validate(content["configuration"]["plan"]), language)
 
 
 def _card(run: Path) -> str | None:

@@ -13,6 +13,7 @@ from client.console import facts
 from client.console.places import PlatformPages
 from client.console.trying import Answer, Trial
 from client.personalization.store import PlatformStore
+from client.privacy.card import limits_of
 from client.privacy.report import egress_dicts, privacy_dict
 from client.service.client import RecommenderClient
 from client.service.server import serve_recommender
@@ -22,6 +23,7 @@ from common.config.serving import ServingConfig
 from common.deploy.roles import PlatformConfig
 from common.errors import ContractError, DataError, StoreError
 from common.web.console.app import Redirect, Visit
+from common.web.texts import LANGUAGES
 from tests.support.consoles import MARK, a_user, platform_files
 from tests.support.joined import joined
 
@@ -55,6 +57,12 @@ def test_the_books_are_shown_as_the_commands_print_them(config: PlatformConfig) 
     assert shown == left[::-1]
     older, _ = facts.messages(config, before=shown[1]["number"])
     assert older == shown[2:]
+
+
+def test_what_the_promise_does_not_hide_stands_below_what_left(path: Path, config: PlatformConfig) -> None:
+    limits = PlatformPages(path).privacy(Visit()).content["limits"]
+    assert limits == {language: limits_of(config.plan, language) for language in LANGUAGES}
+    assert len(limits["en"]) == len(limits["zh"]) >= 6
 
 
 def test_long_journals_come_in_pages(config: PlatformConfig) -> None:

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from client.privacy.card import limits_of
+from common.config.federation import FederationPlan
 from common.errors import ConfigError, DataError
 from common.files import archive, read_archive
+from common.web.texts import LANGUAGES
 from simulations.cli.main import app
 from simulations.evaluation.paired import MEASURED
 from simulations.report.compare import compare_runs
@@ -167,6 +170,17 @@ def test_runs_stand_side_by_side(runs: list[Path], tmp_path: Path) -> None:
     assert differ["plan.rounds"] == ("3", "2")
     assert len(differ) == 1
     assert "配置的不同之处" in texts
+
+
+def test_what_the_promise_does_not_hide_is_said_in_both_languages(runs: list[Path]) -> None:
+    card = " ".join((runs[0] / "privacy.md").read_text(encoding="utf-8").split())
+    configuration = json.loads((runs[0] / "result.json").read_text())["configuration"]
+    plan = FederationPlan.model_validate(configuration["plan"])
+    for language in LANGUAGES:
+        texts = Reader(write_report(runs[0], language=language).read_text(encoding="utf-8")).texts
+        for limit in limits_of(plan, language):
+            assert limit in texts
+    assert all(limit in card for limit in limits_of(plan, "en")), "the card and the page say the same"
 
 
 def test_runs_are_compared_user_by_user(runs: list[Path]) -> None:

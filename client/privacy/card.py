@@ -149,7 +149,7 @@ _LIMITS: Final = ("aggregator", "platform", "timing", "own", "spoil")
 
 
 def limits_of(plan: FederationPlan, language: Language = "en") -> list[str]:
-    """What the promise does not hide, a paragraph each: the same on cards, reports and in the console."""
+    """Return what the promise does not hide, a paragraph each: the same on cards, reports and in the console."""
     texts = Texts([_PACKAGE])
     names = ", ".join(["title", "genres", *(f"{name} ({kind})" for name, kind in plan.attributes)])
     found = [texts.say(language, f"limit_{name}") for name in _LIMITS]

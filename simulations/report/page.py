@@ -145,7 +145,7 @@ def _cleaning(content: Mapping[str, Any]) -> list[tuple[list[str], Mapping[str, 
 
 
 def _limits(content: Mapping[str, Any], language: Language) -> list[str]:
-    """What the promise does not hide; nothing of a run of an earlier release, which did not write its plan down."""
+    """Return what the promise does not hide; nothing of a run of an earlier release, which did not write its plan down."""
     if "configuration" not in content:
         return []
     return limits_of(FederationPlan.model_validate(content["configuration"]["plan"]), language)

@@ -212,3 +212,20 @@ def test_rules_keep_any_attribute_out_of_own_and_foreign_lists(where: dict[str, 
     out = {key for key, item in everything.items() if any(holds(item, name, rule) for name, rule in where.items())}
     assert shown == everything.keys() - out
     assert {MODEL.platform in everything[key].platforms for key in out} == {True, False}
+
+
+def test_ten_thousand_values_in_every_script_filter_and_explain() -> None:
+    scripts = ("Ursula", "厄休拉", "أورسولا", "उर्सुला", "U\u0308rsu\u0308la", "👩\u200d🚀", "Урсула")
+    makers = tuple(f"{scripts[n % 7]} {n // 2}" for n in range(20_000))
+    own = Described({"maker": "category"}, {"maker": tuple(None if n % 5 == 4 else makers[n] for n in range(20_000))})
+    keys = [f"x:{n}" for n in range(20_000)]
+    index = AttributeIndex(keys, own, np.ones((20_000, 1), dtype=bool), ["here"])
+    values = OwnValues.of(own)
+    for n in range(0, 20_000, 1_111):
+        wanted = ItemFilter(attributes=(AttributeCondition("maker", any_of=(makers[n].upper(),)),))
+        mask = index.mask(wanted)
+        assert mask is not None
+        assert np.flatnonzero(mask).tolist() == [at for at in (n,) if at % 5 != 4]
+        item = Described({"maker": "category"}, {"maker": (makers[n],)})
+        reasons = values.in_common(values.values(item), np.array([n, 3], dtype=np.int32))
+        assert [reason.value for reason in reasons] == ([makers[n]] if n % 5 != 4 else [])

@@ -28,7 +28,7 @@ from common.contributions.factors import UserLevelMechanism
 from common.contributions.run_plan import RunPlan
 from common.deploy.console import say
 from common.deploy.roles import PlatformConfig
-from simulations.bench.scale.memory import watched
+from simulations.bench.scale.memory import core_seconds, watched
 from simulations.bench.scale.synthetic_log import write_log
 from simulations.engine.cluster import local_cluster
 
@@ -114,11 +114,11 @@ def _generate(folder: Path, millions: int) -> dict[str, Any]:
 
 
 def _partition(folder: Path, millions: int) -> dict[str, Any]:
-    """``partition_seconds``, ``partition_peak_gib``; what was kept, and the shards' size."""
+    """Seconds and memory of the partition; what was kept, and the shards' size."""
     with watched() as peak:
-        began = time.perf_counter()
+        began, used = time.perf_counter(), core_seconds()
         users, _ = partition_users(_config(folder), None, lambda _: None)
-        seconds = time.perf_counter() - began
+        seconds, used = time.perf_counter() - began, core_seconds() - used
     shutil.rmtree(folder / "views")
     return {
         "users": users.n_users,
@@ -126,12 +126,13 @@ def _partition(folder: Path, millions: int) -> dict[str, Any]:
         "shards": len(users.shards),
         "shards_gib": _size(users.folder),
         "partition_seconds": seconds,
+        "partition_core_seconds": used,
         "partition_peak_gib": peak.agent / _GIB,
     }
 
 
 def _rounds(folder: Path, millions: int) -> dict[str, Any]:
-    """``counts_seconds``, ``round_seconds`` and ``plain_seconds`` of sums on the cluster; peaks of agent, worker and all."""
+    """Seconds of sums on the cluster, by the clock and of cores, as :func:`_timed` has them; peaks of agent, worker and all."""
     config = _config(folder)
     with local_cluster(WORKERS) as cluster:
         at = config.training.model_copy(update={"address": cluster.address})
@@ -139,9 +140,9 @@ def _rounds(folder: Path, millions: int) -> dict[str, Any]:
         engine = make_engine(config, load_training_data(config))
         engine.solver(config.plan.training)
         with watched(cluster.pid) as peak:
-            seconds = _timed(engine, config)
+            spent = _timed(engine, config, cluster.pid)
     return {
-        **{f"{name}_seconds": spent for name, spent in seconds.items()},
+        **spent,
         "agent_peak_gib": peak.agent / _GIB,
         "worker_peak_gib": peak.worker / _GIB,
         "total_peak_gib": peak.total / _GIB,
@@ -156,14 +157,15 @@ def _locally(folder: Path, millions: int) -> dict[str, Any]:
     everyone = config.training.model_copy(update={"sample_users": 10**9})
     with watched() as peak:
         data = load_training_data(config.model_copy(update={"training": everyone}))
-        seconds = _timed(LocalEngine(data), config)
+        spent = _timed(LocalEngine(data), config)
     return {
-        **{f"local_{name}_seconds": spent for name, spent in seconds.items()},
+        **{f"local_{name}": value for name, value in spent.items()},
         "local_peak_gib": peak.agent / _GIB,
     }
 
 
-def _timed(engine: Engine, config: PlatformConfig) -> dict[str, float]:
+def _timed(engine: Engine, config: PlatformConfig, root: int | None = None) -> dict[str, float]:
+    """``NAME_seconds`` and ``NAME_core_seconds`` of each sum: counts and a round under privacy, a round without."""
     plan = config.plan
     mechanism = UserLevelMechanism(RunPlan.of(plan).release_plan())
     items = np.random.default_rng(0).normal(scale=0.1, size=(ITEMS, DIMENSION)).astype(np.float32)
@@ -172,12 +174,13 @@ def _timed(engine: Engine, config: PlatformConfig) -> dict[str, float]:
         "round": PrivateStatistics(mechanism, None, ITEMS, 1, plan.training, items, np.ones(ITEMS)),
         "plain": PlainStatistics(plan.training, 0.0, items),
     }
-    seconds = {}
+    spent = {}
     for name, what in asked.items():
-        began = time.perf_counter()
+        began, used = time.perf_counter(), core_seconds(root)
         engine.sum(what)
-        seconds[name] = time.perf_counter() - began
-    return seconds
+        spent[f"{name}_seconds"] = time.perf_counter() - began
+        spent[f"{name}_core_seconds"] = core_seconds(root) - used
+    return spent
 
 
 def _size(folder: Path) -> float:
@@ -203,7 +206,7 @@ def draw(measured: Path, picture: Path) -> None:
     sizes = json.loads(measured.read_text())["sizes"]
     millions = [size["millions"] for size in sizes]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    seconds = {
+    work = {
         "partition": "partition, once",
         "round": "round under privacy, 2 workers",
         "plain": "round without privacy, 2 workers",
@@ -216,11 +219,11 @@ def draw(measured: Path, picture: Path) -> None:
         "partition": "partition",
         "local": "one process",
     }
-    for name, label in seconds.items():
-        _line(left, millions, [size.get(f"{name}_seconds") for size in sizes], label)
+    for name, label in work.items():
+        _line(left, millions, [size.get(f"{name}_core_seconds") for size in sizes], label)
     for name, label in memory.items():
         _line(right, millions, [size.get(f"{name}_peak_gib") for size in sizes], label)
-    left.set(xscale="log", yscale="log", ylabel="seconds")
+    left.set(xscale="log", yscale="log", ylabel="seconds of a core")
     right.set(xscale="log", ylabel="GiB at most", ylim=(0, None))
     for axes in (left, right):
         axes.set_xlabel("million interactions")

@@ -220,10 +220,10 @@ def draw(measured: Path, picture: Path) -> None:
         "local": "one process",
     }
     for name, label in work.items():
-        _line(left, millions, [size.get(f"{name}_core_seconds") for size in sizes], label)
+        _line(left, millions, [size.get(f"{name}_seconds") for size in sizes], label)
     for name, label in memory.items():
         _line(right, millions, [size.get(f"{name}_peak_gib") for size in sizes], label)
-    left.set(xscale="log", yscale="log", ylabel="seconds of a core")
+    left.set(xscale="log", yscale="log", ylabel="seconds")
     right.set(xscale="log", ylabel="GiB at most", ylim=(0, None))
     for axes in (left, right):
         axes.set_xlabel("million interactions")

@@ -63,7 +63,7 @@ class Pages:
 
 
 def told(language: Language, text: str) -> Markup:
-    """Return what code says, in the page's language where there is a phrase for it, and marked with the language that it is in."""
+    """Return what code says, in the page's language where there is a phrase for it, marked with the language that it is in."""
     said, of = phrases().say(language, text)
     shown = visible(said, lines=True)
     return escape(shown) if of == language else Markup('<span lang="{}">{}</span>').format(of, shown)

@@ -34,6 +34,15 @@ def _upper_triangle(d: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return rows, columns
 
 
+@lru_cache(maxsize=16)
+def _places(d: int) -> NDArray[np.intp]:
+    """Where each entry of a symmetric matrix, row by row, lies in the packed one; intp ``[d²]``."""
+    rows, columns = _upper_triangle(d)
+    places = np.empty((d, d), dtype=np.intp)
+    places[rows, columns] = places[columns, rows] = np.arange(packed_size(d))
+    return places.ravel()
+
+
 def pack_symmetric(a: NDArray[Any]) -> NDArray[Any]:
     """The upper triangles, row by row, of symmetric matrices ``[..., d, d]`` as ``[..., d(d + 1)/2]``; dtype is kept.
 
@@ -56,11 +65,7 @@ def unpack_symmetric(packed: NDArray[Any], d: int) -> NDArray[Any]:
     """
     if packed.ndim < 1 or packed.shape[-1] != packed_size(d):
         raise ContractError(f"a packed {d} × {d} matrix has {packed_size(d)} entries; got shape {packed.shape}")
-    rows, columns = _upper_triangle(d)
-    a = np.empty((*packed.shape[:-1], d, d), dtype=packed.dtype)
-    a[..., rows, columns] = packed
-    a[..., columns, rows] = packed
-    return a
+    return packed.take(_places(d), axis=-1).reshape(*packed.shape[:-1], d, d)
 
 
 def solve_posdef(
@@ -87,7 +92,7 @@ def solve_posdef(
     block = max(1, block_bytes // (8 * d * d)) if d else k
     for start in range(0, k, block):
         stop = min(start + block, k)
-        solutions[start:stop] = _solve_block(a[start:stop].astype(np.float64), b[start:stop].astype(np.float64))
+        solutions[start:stop] = _solve_block(np.asarray(a[start:stop], np.float64), b[start:stop].astype(np.float64))
     return solutions
 
 
@@ -97,8 +102,8 @@ def _solve_block(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.f
         lower = np.linalg.cholesky(a)
     except np.linalg.LinAlgError:
         lower = np.full((1, 1, 1), np.nan)
-    # LAPACK lets NaN through without an error.
-    if not (np.isfinite(lower).all() and np.isfinite(b).all()):
+    # LAPACK lets NaN through without an error; whatever a row has of it comes to the row's diagonal.
+    if not (np.isfinite(np.diagonal(lower, axis1=1, axis2=2)).all() and np.isfinite(b).all()):
         raise ConfigError(
             "model.regularization: a system of the factorisation is not positive definite or not finite; raise the "
             "regularization, or project a noisy Gram matrix onto the positive semidefinite ones first"

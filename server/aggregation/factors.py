@@ -22,6 +22,8 @@ from server.federation.collect import Contribution
 from server.federation.state import FederationState
 
 # Items solved at a time: bounds the unpacked d × d systems to tens of megabytes.
+_SUM_BLOCK = 64
+"""Items whose sums are added to at a time."""
 _BLOCK = 2048
 
 
@@ -148,7 +150,9 @@ class StatisticsSum:
 
     def add(self, positions: NDArray[np.int32], statistics: Arrays) -> None:
         """Add one platform's ``statistics`` for the items at ``positions`` (int32 ``[m_p]``, unique)."""
-        self._gram[positions] += statistics["gram"]
+        for start in range(0, len(positions), _SUM_BLOCK):  # what is added to stays in the cache
+            block = slice(start, start + _SUM_BLOCK)
+            self._gram[positions[block]] += statistics["gram"][block]
         self._rhs[positions] += statistics["rhs"]
         self._user_grams.append(pack_symmetric(statistics["user_gram"]))
         self._catalogues.append(positions)

@@ -1,7 +1,7 @@
 """An aggregator and three platforms, each in a network namespace of its own, over slow and lossy links.
 
-Needs root and ``ip`` (iproute2). Delay and loss are the kernel's (``tc``, netem); where it has none the hosts are apart all the
-same, and the test says that the links were fast.
+Needs root and ``ip`` (iproute2). Delay and loss are the kernel's (``tc``, netem); where it has none a fifth host stands between
+the platforms and the aggregator and forwards as such a line would (``tests/support/slow_link.py``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,9 @@ from server.deploy.runs import FINISHED, RunFolder
 from simulations.engine.deployment import AGGREGATOR, LocalFederation, provision
 from tests.support.process_files import PLAN, SETTINGS, make_files
 
-NAMES = (AGGREGATOR, "a", "b", "c")
+BETWEEN = "between"
+NAMES = (AGGREGATOR, "a", "b", "c", BETWEEN)
+ROOT = Path(__file__).parents[2]
 BRIDGE = "crossfed0"
 SLOW = ("netem", "delay", "100ms", "loss", "1%")  # on either end of a link: 200 ms and 1 % each way
 PATIENCE_SECONDS = 480
@@ -81,6 +84,19 @@ def hosts() -> Iterator[bool]:
         take_apart()
 
 
+@contextmanager
+def slow_line(port: str) -> Iterator[None]:
+    """Forward from the host between to the aggregator."""
+    command = [*inside(BETWEEN), sys.executable, "-m", "tests.support.slow_link", address(BETWEEN), port]
+    process = subprocess.Popen([*command, address(AGGREGATOR), port], cwd=ROOT)
+    try:
+        yield
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
 def run_to_its_end(federation: LocalFederation) -> None:
     config = str(federation.aggregator.config)
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -97,8 +113,9 @@ def run_to_its_end(federation: LocalFederation) -> None:
 def test_hosts_apart_train_a_federation_over_slow_links(hosts: bool, tmp_path: Path) -> None:
     files = {name: make_files(tmp_path, name, offset) for name, offset in (("a", 0), ("b", 15), ("c", 7))}
     plan = read_plan(PLAN.model_dump() | {"platforms": 3, "min_platforms": 3})
-    federation = provision(tmp_path / "f", plan, files, SETTINGS, host=address(AGGREGATOR))
-    with federation.running(within={name: inside(name) for name in NAMES}):
+    federation = provision(tmp_path / "f", plan, files, SETTINGS, host=address(AGGREGATOR if hosts else BETWEEN))
+    port = federation.config.address.rpartition(":")[2]
+    with federation.running(within={name: inside(name) for name in NAMES}), nullcontext() if hosts else slow_line(port):
         run_to_its_end(federation)
     run = max((federation.config.state / "runs").iterdir())  # earlier ones began before all were there
     status = RunFolder(federation.config.state, run.name).status()
@@ -106,5 +123,3 @@ def test_hosts_apart_train_a_federation_over_slow_links(hosts: bool, tmp_path: P
     assert all(record["platforms"] == ["a", "b", "c"] for record in status.rounds)
     for name in ("a", "b", "c"):
         assert list((federation.platform_config(name).state / "store").rglob("*.npz"))
-    if not hosts:
-        pytest.skip("ran in four namespaces; this kernel has no netem, so the links were fast")

@@ -28,18 +28,25 @@ def report(
         list[str] | None,
         typer.Option("--user", help="PLATFORM:ID of a real user whose lists are shown, too; nobody's unless given."),
     ] = None,
+    steering: Annotated[
+        Path | None,
+        typer.Option(help="YAML with a section steering, as platform.yaml has it: shows lists before and after."),
+    ] = None,
 ) -> None:
-    """Write report.html of a finished run again: in another language, or with lists of users whom you name.
+    """Write report.html of a finished run again: in another language, with lists of users whom you name, or steered.
 
     The page is one file, opens offline, and shows made-up people alone unless you name real ones.
 
     Examples:
       crossfed-simulate report out/quickstart --language zh
       crossfed-simulate report out/quickstart --user forum:3
+      crossfed-simulate report out/quickstart --steering steering.yaml
     """
     from simulations.report.page import write_report
+    from simulations.report.steered import read_steering
 
-    written = write_report(run_folder, language=language_of(language), users=user or [])
+    rules = None if steering is None else read_steering(steering)
+    written = write_report(run_folder, language=language_of(language), users=user or [], steering=rules)
     say(f"written: {written}")
     if user:
         say("it shows real users' histories and lists: treat it as you treat their data")

@@ -12,12 +12,14 @@ from markupsafe import Markup
 
 from client.privacy.card import limits_of
 from common.config.federation import FederationPlan
+from common.config.serving import SteeringConfig
 from common.errors import ConfigError
 from common.files import write_atomically
 from common.web.pages import Pages, stylesheet
 from common.web.texts import Language, Texts
 from simulations.report.drawing import cloud, dots, lines
 from simulations.report.samples import sample_lists
+from simulations.report.steered import QUANTITIES, steered_lists
 from simulations.studies.item_map import SEVERAL, ItemMap, items_of
 
 REPORT: Final = "report.html"
@@ -28,13 +30,16 @@ _CROSS: Final = ("popularity", "shared", "final")
 _Series = dict[str, list[tuple[float | None, Sequence[float] | None]]]
 
 
-def write_report(run: Path, *, language: Language = "en", users: Sequence[str] = ()) -> Path:
+def write_report(
+    run: Path, *, language: Language = "en", users: Sequence[str] = (), steering: SteeringConfig | None = None
+) -> Path:
     """Write ``report.html`` into the folder of a finished run.
 
     Args:
         run: what ``crossfed-simulate run --output`` wrote, of this release or an earlier one.
         language: of the page. What the code says of the data (cleaning, mechanism) stays English.
         users: ``PLATFORM:ID`` of real users whose lists are shown as well; nobody's unless asked for.
+        steering: shown is what it would change in the lists as a whole; None: nothing is steered.
 
     Raises:
         ConfigError: ``run`` is no folder of a finished run, or there is no such platform.
@@ -42,7 +47,7 @@ def write_report(run: Path, *, language: Language = "en", users: Sequence[str] =
         StoreError: a platform's store is damaged.
     """
     path = run / REPORT
-    write_atomically(path, report_page(read_run(run), run, language, users).encode(), mode=0o644)
+    write_atomically(path, report_page(read_run(run), run, language, users, steering).encode(), mode=0o644)
     return path
 
 
@@ -63,7 +68,13 @@ def read_run(run: Path) -> dict[str, Any]:
     return content
 
 
-def report_page(content: Mapping[str, Any], run: Path, language: Language, users: Sequence[str] = ()) -> str:
+def report_page(
+    content: Mapping[str, Any],
+    run: Path,
+    language: Language,
+    users: Sequence[str] = (),
+    steering: SteeringConfig | None = None,
+) -> str:
     """The page itself: what ``result.json`` says, and what the stores beside it hold."""
     pages = Pages(PACKAGE)
 
@@ -84,6 +95,8 @@ def report_page(content: Mapping[str, Any], run: Path, language: Language, users
         configuration=None
         if "configuration" not in content
         else yaml.safe_dump(content["configuration"], allow_unicode=True, sort_keys=False),
+        steered=[] if steering is None else steered_lists(run, steering, list(content["platforms"])),
+        quantities=QUANTITIES,
         card=_card(run),
         limits=_limits(content, language),
     )

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from client.batch.coverage import before_and_after
+from client.personalization.store import PlatformStore
 from client.privacy.card import limits_of
 from common.config.federation import FederationPlan
+from common.config.serving import NeverListed, SteeringConfig
 from common.errors import ConfigError, DataError
 from common.files import archive, read_archive
 from common.web.texts import LANGUAGES
@@ -20,6 +23,7 @@ from simulations.cli.main import app
 from simulations.evaluation.paired import MEASURED
 from simulations.report.compare import compare_runs
 from simulations.report.page import write_report
+from simulations.report.steered import read_steering
 from simulations.run import simulate
 from simulations.scenarios.scenario import load_scenario
 from tests.support.scenarios import ratings_scenario, scenario_of
@@ -170,6 +174,26 @@ def test_runs_stand_side_by_side(runs: list[Path], tmp_path: Path) -> None:
     assert differ["plan.rounds"] == ("3", "2")
     assert len(differ) == 1
     assert "配置的不同之处" in texts
+
+
+def test_lists_are_shown_before_and_after_steering(runs: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "steering.yaml"
+    assert "--steering FILE" in write_report(runs[0]).read_text(encoding="utf-8")
+    store = runs[0] / "platforms" / "small" / "store"
+    key = PlatformStore(store).load().own.keys[0]
+    path.write_text(f"steering: {{never: {{key_prefixes: ['{key}']}}}}\n")
+    done = CliRunner().invoke(app, ["report", str(runs[0]), "--steering", str(path)])
+    assert done.exit_code == 0, done.output
+    page = Reader((runs[0] / "report.html").read_text(encoding="utf-8"))
+    never = SteeringConfig(never=NeverListed(key_prefixes=(key,)))
+    before, after = before_and_after(store, never, 20, "all", users=500)
+    assert before.coverage > after.coverage
+    for spread in (before, after):
+        for value in (spread.coverage, spread.gini, spread.foreign_share):
+            assert f"{value:.3f}" in page.texts
+    path.write_text("steering: {no_such: 1}\n")
+    with pytest.raises(ConfigError, match="no_such"):
+        read_steering(path)
 
 
 def test_what_the_promise_does_not_hide_is_said_in_both_languages(runs: list[Path]) -> None:

@@ -19,7 +19,8 @@ from common.config.federation import FederationPlan
 from common.deploy.roles import PlatformConfig
 from common.privacy.lifetime import budget_policy
 from server.federation.state import FederationState
-from tests.private_support import private_plan, without_noise
+from simulations.audit.audited.platforms import without_noise
+from tests.private_support import private_plan
 from tests.support import FAST, SECRET, agents_of, federate, random_platforms, small_plan
 from tests.support.sharded import InlineCluster, local, partitioned, sharded_config
 
@@ -64,12 +65,10 @@ def in_shards(config: PlatformConfig, plan: FederationPlan, folder: Path) -> Fed
     return state
 
 
-def test_under_privacy_it_is_the_same_to_the_bit(
-    config: PlatformConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_noise(monkeypatch)
+def test_under_privacy_it_is_the_same_to_the_bit(config: PlatformConfig, tmp_path: Path) -> None:
     plan = private_plan(noise="per_platform", user_bound=1000)
-    one, other = (run(config, plan, tmp_path / run.__name__) for run in (whole, in_shards))
+    with without_noise():
+        one, other = (run(config, plan, tmp_path / run.__name__) for run in (whole, in_shards))
     assert one.item_parameters.tobytes() == other.item_parameters.tobytes()
     assert np.any(one.item_parameters)
 

@@ -10,6 +10,8 @@ from client.passport.contents import Contents
 
 Direction = Literal["issued", "redeemed"]
 COLUMNS = "serial, direction, user, platform, kinds, at, until, revoked"
+Row = tuple[str, Direction, str, str, str, int, int, int | None]
+"""A row of these columns."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,7 @@ def find_receipt(
     return (None, None) if row is None else (receipt_of(row[:-1]), str(row[-1]))
 
 
-def receipt_of(row: tuple[object, ...]) -> Receipt:
+def receipt_of(row: Row) -> Receipt:
     """Of :data:`COLUMNS`."""
     serial, direction, user, platform, kinds, at, until, revoked = row
-    names = tuple(str(kinds).split(","))
-    return Receipt(serial, direction, user, platform, names, at, until, revoked)  # type: ignore[arg-type]
+    return Receipt(serial, direction, user, platform, tuple(kinds.split(",")), at, until, revoked)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from client.service.http_gateway import HttpGateway
 from common.config.serving import HttpConfig, ServingConfig
 from common.errors import ConfigError
+from common.web.server import WebServer, bound
 
 _MOST_HEAD_BYTES: Final = 1 << 16
 _IDLE_CONNECTIONS: Final = 256
@@ -46,64 +44,33 @@ class HttpServer:
         key: Path | None = None,
     ) -> None:
         self._gateway = gateway
-        self._socket = _bound(config.host, http.port)
-        self.port = int(self._socket.getsockname()[1])
-        settings = uvicorn.Config(
+        self._server = WebServer(
             gateway.app,
-            http=type("PatientProtocol", (PatientProtocol,), {"head_seconds": http.request_seconds}),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
+            bound(config.host, http.port, "recommender.http.port", "is it taken?"),
+            protocol=type("PatientProtocol", (PatientProtocol,), {"head_seconds": http.request_seconds}),
+            name="recommender-http",
             limit_concurrency=config.max_waiting + _IDLE_CONNECTIONS,
             timeout_keep_alive=max(1, round(http.idle_seconds)),
             timeout_graceful_shutdown=max(1, round(config.drain_seconds)),
         )
+        self.port = self._server.port
+        settings = self._server.config
         settings.load()
         if certificate is not None and key is not None:
             try:
                 settings.ssl = _renewing_context(certificate, key)
             except (OSError, ssl.SSLError) as error:
-                self._socket.close()
+                self._server.stop()
                 raise ConfigError(f"serving.tls: {certificate} or {key} cannot be used ({error})") from error
-        self._server = uvicorn.Server(settings)
-        self._thread = threading.Thread(target=self._run, name="recommender-http", daemon=True)
 
     def start(self) -> None:
         """Begin to answer."""
-        self._thread.start()
+        self._server.start()
 
     def stop(self) -> None:
         """Take no more requests, finish those under way."""
-        if self._thread.is_alive():
-            self._server.should_exit = True
-            self._thread.join()
-        self._socket.close()
+        self._server.stop()
         self._gateway.close()
-
-    def _run(self) -> None:
-        self._server.run(sockets=[self._socket])
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        made = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConfigError(f"recommender.http.port: {host} cannot be listened on ({error.strerror})") from error
-    try:
-        # A port in TIME_WAIT is free; one that another process listens on is refused all the same.
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
-        made.listen()
-    except OSError as error:
-        made.close()
-        raise ConfigError(
-            f"recommender.http.port: {host}:{port} cannot be opened ({error.strerror}); is it taken?"
-        ) from error
-    return made
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -117,7 +84,6 @@ class PatientProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        # uvicorn asks its logger's handlers, whatever its configuration says; an address may hold what a caller put there.
         self.access_log = False
         self._wait()
 

@@ -215,15 +215,7 @@ class RecommenderService:
         prepared: PreparedHistory,
         ignored: Iterable[str],
     ) -> pb.RecommendReply:
-        found = self._lists.recommend(
-            snapshot.recommender,
-            prepared,
-            self._k(request.k),
-            scope_of(request.scope),
-            exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else True,
-            wanted=filter_of(request),
-            asked=steering_of(request),
-        )
+        found = self._list(self._lists.recommend, request, snapshot, prepared)
         passports = () if prepared.brought is None else prepared.brought.platforms
         return pb.RecommendReply(
             items=map(listed, found), model=version_of(snapshot), ignored_keys=ignored, passports=passports
@@ -231,8 +223,18 @@ class RecommenderService:
 
     def _shadow_list(self, request: pb.RecommendRequest, challenger: Snapshot) -> list[Recommendation]:
         prepared = self._prepared(challenger, request.user_id)
-        return self._lists.unnoted(
-            challenger.recommender,
+        return self._list(self._lists.unnoted, request, challenger, prepared)
+
+    def _list(
+        self,
+        make: Callable[..., list[Recommendation]],
+        request: pb.RecommendRequest | pb.RecommendForHistoryRequest,
+        snapshot: Snapshot,
+        prepared: PreparedHistory,
+    ) -> list[Recommendation]:
+        """Return what ``make``, a method of the :class:`ListMaker`, gives for all that a request asks of its list."""
+        return make(
+            snapshot.recommender,
             prepared,
             self._k(request.k),
             scope_of(request.scope),

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import signal
-import socket
-import threading
 from collections.abc import Callable
 from typing import Any
 
-import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.deploy.console import say
 from common.deploy.signals import SignalQueue
-from common.errors import ConfigError
 from common.web.console.app import Console
+from common.web.server import WebServer, bound
 
 
 class QuietProtocol(H11Protocol):
@@ -22,7 +19,6 @@ class QuietProtocol(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        # uvicorn asks its logger's handlers, whatever its configuration says.
         self.access_log = False
 
 
@@ -38,41 +34,29 @@ class ConsoleServer:
     """
 
     def __init__(self, make: Callable[[int], Console], port: int = 0) -> None:
-        self._socket = _bound(port)
-        self.port = int(self._socket.getsockname()[1])
+        taken = bound("127.0.0.1", port, f"--port {port}", "is another console running?")
+        self.port = int(taken.getsockname()[1])
         self.console = make(self.port)
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                self.console.app,
-                http=QuietProtocol,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=5,
-                limit_concurrency=64,
-            )
+        self._server = WebServer(
+            self.console.app,
+            taken,
+            protocol=QuietProtocol,
+            name="console",
+            timeout_graceful_shutdown=5,
+            limit_concurrency=64,
         )
-        self._thread = threading.Thread(target=self._run, name="console", daemon=True)
 
     @property
     def address(self) -> str:
         """Where a browser finds it."""
-        return f"http://127.0.0.1:{self.port}/"
+        return f"http://{self._server.host}:{self.port}/"
 
     def __enter__(self) -> ConsoleServer:
-        self._thread.start()
+        self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
-
-    def _run(self) -> None:
-        self._server.run(sockets=[self._socket])
+        self._server.stop()
 
 
 def serve_console(make: Callable[[int], Console], port: int) -> None:
@@ -86,17 +70,3 @@ def serve_console(make: Callable[[int], Console], port: int) -> None:
         say(f"console at {server.address}, for a browser on this machine; Ctrl-C ends it")
         say(f"token: {server.console.token}")
         signals.wait()
-
-
-def _bound(port: int) -> socket.socket:
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(("127.0.0.1", port))
-        made.listen()
-    except OSError as error:
-        made.close()
-        raise ConfigError(
-            f"--port {port}: 127.0.0.1:{port} cannot be opened ({error.strerror}); is another console running?"
-        ) from error
-    return made

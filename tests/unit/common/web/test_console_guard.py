@@ -182,7 +182,7 @@ def test_pages_come_in_the_browsers_language_or_the_chosen_one(browser: httpx.Cl
 
 
 def test_it_listens_on_loopback_alone(server: ConsoleServer) -> None:
-    assert server._socket.getsockname()[0] == "127.0.0.1"
+    assert server.address == f"http://127.0.0.1:{server.port}/"
 
 
 def test_a_taken_port_is_named(server: ConsoleServer) -> None:

@@ -10,7 +10,8 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,17 @@ def make_folder(folder: Path, *, mode: int = 0o777) -> None:
         raise StoreError(f"{shortened(folder)}: {problem}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise StoreError(f"{folder}: cannot be written into; {problem}")
+
+
+@contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """While it holds, an error of the operating system is a StoreError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be written ({error.strerror}); what it held is as it was. Check the folder and the free space"
+        ) from error
 
 
 def _is_no_folder(path: Path) -> bool:

@@ -23,7 +23,7 @@ from client.data.reading.identifiers import required_key
 from common.catalogue import check_key
 from common.deploy.locks import held
 from common.errors import StoreError
-from common.files import make_folder, write_atomically
+from common.files import file_errors, make_folder, write_atomically
 
 _log = getLogger(__name__)
 HIDDEN_FILE: Final = "hidden.json"
@@ -109,7 +109,8 @@ class HiddenItems:
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Hidden]]:
         make_folder(self._path.parent, mode=0o700)
-        with held(self._path.with_name(f"{HIDDEN_FILE}.lock"), "crossfed-client items", mend="try again", mode=0o600):
+        lock = self._path.with_name(f"{HIDDEN_FILE}.lock")
+        with file_errors(self._path), held(lock, "crossfed-client items", mend="try again", mode=0o600):
             before = self._read()
             items = dict(before)
             yield items

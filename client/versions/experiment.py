@@ -13,8 +13,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -23,7 +23,7 @@ from typing import Final, Literal, get_args
 from client.data.reading.identifiers import identifier
 from common.deploy.locks import held
 from common.errors import ConfigError, StoreError
-from common.files import make_folder, write_atomically
+from common.files import file_errors, make_folder, write_atomically
 
 _log = getLogger(__name__)
 EXPERIMENT_FILE: Final = "experiment.json"
@@ -136,10 +136,12 @@ class ExperimentFile:
             self.shown_path.unlink(missing_ok=True)
             return there
 
-    def _changing(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
         make_folder(self._store, mode=0o700)
         lock = self._store / f"{EXPERIMENT_FILE}.lock"
-        return held(lock, "crossfed-client models", mend="try again", mode=0o600)
+        with file_errors(self._path), held(lock, "crossfed-client models", mend="try again", mode=0o600):
+            yield
 
     def _read(self) -> Experiment | None:
         if not self._path.exists():

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from client.data.reading.identifiers import identifier
 from common.deploy.locks import held
 from common.errors import StoreError
-from common.files import make_folder, write_atomically
+from common.files import file_errors, make_folder, write_atomically
 
 EXCLUSIONS_FILE: Final = "exclusions.json"
 Why = Literal["erased", "objected"]
@@ -171,7 +171,7 @@ class ExclusionBook:
         """Key and entries, to be changed; written when the body ends, while no other process writes them."""
         make_folder(self._path.parent, mode=0o700)
         lock = self._path.with_name(f"{EXCLUSIONS_FILE}.lock")
-        with held(lock, "crossfed-client person", mend="try again", mode=0o600):
+        with file_errors(self._path), held(lock, "crossfed-client person", mend="try again", mode=0o600):
             before = self._read()
             if key is not None and before.entries and before.key != key:
                 raise StoreError(

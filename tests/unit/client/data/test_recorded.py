@@ -26,7 +26,7 @@ from client.data.recorded import (
     columns_of,
     problem_of_time,
 )
-from client.deploy.agent_process import PlatformProcess, ReloadableAgent, _serve_recommender
+from client.deploy.agent_process import PlatformProcess, ReloadableAgent, serve_of_platform
 from client.deploy.loading import load_training_data
 from client.keys import KeyFolder
 from client.recommend.feedback import FeedbackLog
@@ -318,7 +318,7 @@ def test_a_deployed_recommender_always_has_the_event_rules(tmp_path: Path) -> No
     (tmp_path / "keys").mkdir()
     KeyFolder(tmp_path / "keys").new_secret()
     with (
-        _serve_recommender(written(), CollectorRegistry()) as process._recommender,
+        serve_of_platform(written(), CollectorRegistry()) as process._recommender,
         RecommenderClient(f"127.0.0.1:{port}") as client,
     ):
         with pytest.raises(ContractError, match="value: must be a weight above 0"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+import client.scoring
 from client.data.dataset import UserItemMatrix
 from client.personalization.platform_model import PlatformModel
 from client.personalization.store import PlatformStore
@@ -24,8 +27,10 @@ from client.scoring.factors import own_factors, shared_on_own, shared_on_vocabul
 from client.scoring.linear_form import LinearScope
 from client.scoring.part import Arrays, Carried, DirectPart, Part, UserHistory, stored
 from client.scoring.scorer import z
+from client.scoring.towers import TowerPart
 from simulations.engine.random_model import random_platform_model
 from tests.scoring_oracle import cross_oracle
+from tests.support.towers import deep
 
 MODEL = random_platform_model(np.random.default_rng(3))
 EXPLICIT = random_platform_model(np.random.default_rng(4), feedback="explicit", verdict="shared")
@@ -134,6 +139,7 @@ PARTS: dict[str, Callable[[], Part]] = {
     **OF_OWN,
     **STORED,
     "shared": lambda: shared_on_vocabulary(MODEL.shared, MODEL.own_positions),
+    "towers": lambda: TowerPart.on_vocabulary(deep(1, "mean", personal=False), MODEL.own_positions),
 }
 
 
@@ -235,3 +241,16 @@ def test_a_stored_part_serves_and_explains_what_evaluation_measured(name: str, b
         assert parts == pytest.approx(listed[key], abs=1e-4)
         assert blend.parts[-1].name in why.models
     assert recommender.mixings == Recommender(model).mixings
+
+
+def parts_of_the_product(base: type = Part) -> set[type]:
+    found = {one for one in base.__subclasses__() if one.__module__.startswith("client.") and one is not DirectPart}
+    return found.union(*(parts_of_the_product(one) for one in base.__subclasses__()))
+
+
+def test_no_part_of_the_product_is_missing_here() -> None:
+    for path in sorted(Path(client.scoring.__path__[0]).rglob("*.py")):
+        importlib.import_module(
+            "client.scoring." + ".".join(path.relative_to(client.scoring.__path__[0]).with_suffix("").parts)
+        )
+    assert {one.__name__ for one in parts_of_the_product()} <= {type(make()).__name__ for make in PARTS.values()}

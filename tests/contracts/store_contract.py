@@ -1,4 +1,4 @@
-"""What everything that crossfed keeps on disk must keep to: the suite that each store inherits."""
+"""The suite that each store inherits: whatever crossfed keeps on disk keeps to it."""
 
 from __future__ import annotations
 

@@ -135,7 +135,8 @@ def progress(config: PlatformConfig) -> Progress | None:
     kinds: dict[str, int] = {}
     for entry in of_run:
         kinds[entry["kind"]] = kinds.get(entry["kind"], 0) + 1
-    deep = 0 if config.plan.towers is None else config.plan.towers.training.rounds
+    towers = config.plan.federated_towers
+    deep = 0 if towers is None else towers.training.rounds
     rounds = {(entry["kind"], entry["round"]) for entry in of_run if "receipt" in entry and entry.get("round", 0) > 0}
     planned = config.plan.server_rounds + deep
     return Progress(

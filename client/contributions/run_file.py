@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from common.config.federation import FederationPlan
 from common.errors import StoreError
@@ -60,7 +61,7 @@ class RunFile:
             return None
         header, facts, arrays = kept
         run_id = str(header.get("run_id"))
-        return (run_id, facts, arrays) if header == _header(run_id, plan) else None
+        return (run_id, facts, arrays) if _plan_in(header) == plan else None
 
     def check(self) -> None:
         """Raises: StoreError when the file is there and cannot be used; the message says what becomes of its run."""
@@ -78,6 +79,14 @@ class RunFile:
                 f"{self._path} is damaged, or of another version: what it kept of the run under way is made anew when the "
                 "aggregator takes the run up again (crossfed-server run --resume); a new run needs nothing of it"
             ) from error
+
+
+def _plan_in(header: Mapping[str, Any]) -> FederationPlan | None:
+    """The plan of a file, which an earlier version may have written: settings that came later are as they were without."""
+    try:
+        return FederationPlan.model_validate(header.get("plan"))
+    except ValidationError:
+        return None
 
 
 def _header(run_id: str, plan: FederationPlan) -> dict[str, object]:

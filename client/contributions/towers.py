@@ -5,6 +5,7 @@ TensorFlow is loaded with the first round of the deep model, not before: an agen
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,17 +18,20 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.contributions.contributor import Contributor, PlatformContext
+from client.contributions.home_training import HomeTraining
 from client.contributions.membership import Membership
 from client.contributions.run_file import TOWERS_FILE, RunFile
+from client.data.dataset import ItemDescriptions
 from client.data.training import TrainingData
 from client.towers.stored import TowerModel
 from client.towers.texts import TextVectors
 from common.config.federation import FederationPlan
 from common.contributions.factors import PlainMechanism
 from common.contributions.kind import ContributionKind
-from common.contributions.run_plan import RunPlan
+from common.contributions.run_plan import RunPlan, spends_on_depth
+from common.contributions.tower_variables import initial_values, tower_variables
 from common.contributions.updates import UpdateMechanism, UpdatePlan, UserGradients
-from common.errors import ContractError, DataError, PrivacyError, TrainingError
+from common.errors import ConfigError, ContractError, DataError, PrivacyError, TrainingError
 from common.privacy.accounting import subsampled_epsilon
 from common.privacy.contribution import PrivatizedContribution
 from common.wire.exchange import AgentRequest
@@ -55,6 +59,13 @@ class TowerItems:
     own: NDArray[np.int32]
 
     @classmethod
+    def at_home(cls, membership: Membership) -> TowerItems:
+        """The own items alone: those that the platform shares first, in the order of their columns."""
+        own = np.empty(len(membership.own_positions), dtype=np.int32)
+        own[np.argsort(membership.own_positions < 0, kind="stable")] = np.arange(len(own), dtype=np.int32)
+        return cls(len(own), len(own), own)
+
+    @classmethod
     def of(cls, membership: Membership) -> TowerItems:
         """Rows for own items that nobody shares come behind the vocabulary, in order of column."""
         own = membership.own_positions.astype(np.int32).copy()
@@ -71,7 +82,10 @@ class TowerContributor(Protocol):
         """One round's contribution, from the request's shared variables."""
 
     def model(self, request: AgentRequest, membership: Membership) -> TowerModel | None:
-        """The platform's model with the final shared variables, its private ones trained; None without a deep model."""
+        """The platform's model with the final shared variables, its private ones trained; None without a federated one."""
+
+    def at_home(self, request: AgentRequest, membership: Membership) -> HomeTraining | None:
+        """The training of a model that is the platform's alone; None where the federation has one, or there is none."""
 
 
 class NoTowers:
@@ -82,6 +96,47 @@ class NoTowers:
 
     def model(self, request: AgentRequest, membership: Membership) -> TowerModel | None:
         return None
+
+    def at_home(self, request: AgentRequest, membership: Membership) -> HomeTraining | None:
+        return None
+
+
+class HomeTowers(NoTowers):
+    """``towers.place: home``: no request for the deep model passes the contract, and none is answered.
+
+    Args:
+        platform: its name, for its own random numbers.
+        plan: public parameters; of them ``towers`` says what is trained.
+        data: the platform's.
+        progress: where training goes on after a restart.
+        texts: the plan's text encoder, or None.
+    """
+
+    def __init__(
+        self,
+        platform: str,
+        plan: FederationPlan,
+        data: TrainingData,
+        progress: RunFile,
+        texts: TextVectors | None = None,
+    ) -> None:
+        self._platform, self._plan, self._data, self._progress = platform, plan, data, progress
+        self._texts = texts
+
+    def at_home(self, request: AgentRequest, membership: Membership) -> HomeTraining | None:
+        items = TowerItems.at_home(membership)
+        described = membership.vocabulary.select(membership.own_positions[membership.own_positions >= 0])
+
+        def prepare() -> tuple[TwoTower, LocalTrainer]:
+            from client.towers.local_training import LocalTrainer
+
+            assert self._plan.towers is not None
+            model = make_model(self._plan, self._data, described, items, self._texts)
+            model.load(initial_values(tower_variables(self._plan.towers), items.n_shared, self._plan.seed))
+            rng = np.random.default_rng([self._plan.seed, 4, zlib.crc32(self._platform.encode())])
+            return model, LocalTrainer(model, self._data.train, items.own, self._plan.towers.training, rng)
+
+        return HomeTraining(self._plan, request.run_id, prepare, items.own, self._progress)
 
 
 class PlainTowers:
@@ -139,6 +194,9 @@ class PlainTowers:
                 _log.warning("the deep model's private variables stay as they were: their training broke down")
         return TowerModel.of(model, TowerItems.of(membership).own)
 
+    def at_home(self, request: AgentRequest, membership: Membership) -> HomeTraining | None:
+        return None
+
     def prepared(self, run_id: str, membership: Membership) -> tuple[TwoTower, LocalTrainer]:
         """The run's model and its trainer; made at the first call, as far as the run had come.
 
@@ -150,7 +208,7 @@ class PlainTowers:
         current = self._current
         if current is None or current[0] != run_id:
             items = TowerItems.of(membership)
-            model = make_model(self._plan, self._data, membership, items, self._texts)
+            model = make_model(self._plan, self._data, membership.vocabulary, items, self._texts)
             rng = np.random.default_rng([self._plan.seed, 2, zlib.crc32(self._platform.encode())])
             trainer = LocalTrainer(model, self._data.train, items.own, self._plan.towers.training, rng)
             if (kept := self._progress.load(run_id, self._plan)) is not None:
@@ -174,6 +232,7 @@ class PrivateTowers:
 
     Raises:
         PrivacyError: the plan's rounds cost more than the deep model's part of ε.
+        ConfigError: Keras computes with another library than TensorFlow.
     """
 
     def __init__(
@@ -184,6 +243,9 @@ class PrivateTowers:
         progress: RunFile,
         texts: TextVectors | None = None,
     ) -> None:
+        check_backend()
+        if said := spends_on_depth(plan):
+            _log.warning("%s", said)
         self._plan, self._data = plan, data
         self._plain = PlainTowers(platform, plan, data, progress, texts)
         self._updates = RunPlan.of(plan).update_plan()
@@ -223,12 +285,29 @@ class PrivateTowers:
     def model(self, request: AgentRequest, membership: Membership) -> TowerModel | None:
         return self._plain.model(request, membership)
 
+    def at_home(self, request: AgentRequest, membership: Membership) -> HomeTraining | None:
+        return None
+
 
 @cache
 def _cost(updates: UpdatePlan) -> float:
     """ε of all rounds; the same for every platform of a simulation, and seconds of work."""
     noise = updates.noise
     return subsampled_epsilon(noise.noise_multiplier, updates.sampling_rate, updates.rounds, updates.delta)
+
+
+def check_backend() -> None:
+    """Refuse what cannot give gradients of single users, before any run and not after a charge.
+
+    Raises:
+        ConfigError: ``KERAS_BACKEND`` names another library than TensorFlow.
+    """
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        raise ConfigError(
+            f"KERAS_BACKEND={backend}: gradients of single users, which plan.towers needs under privacy.mode: user, are "
+            "TensorFlow's; unset it, or agree on towers.place: home"
+        )
 
 
 def check_profile(users: pl.DataFrame | None, names: Sequence[str]) -> None:
@@ -245,18 +324,18 @@ def check_profile(users: pl.DataFrame | None, names: Sequence[str]) -> None:
 def make_model(
     plan: FederationPlan,
     data: TrainingData,
-    membership: Membership,
+    described: ItemDescriptions,
     items: TowerItems,
     texts: TextVectors | None = None,
 ) -> TwoTower:
-    """A platform's copy of the deep model over the vocabulary and its own items."""
+    """A platform's copy of the deep model over ``items``, the first of which are ``described``."""
     from client.towers.features import ItemFeatures, item_columns, profile_matrix
     from client.towers.two_tower import TwoTower
 
     assert plan.towers is not None
     features = ItemFeatures.of(
         plan.towers.encoders,
-        item_columns(membership.vocabulary, data.items, items.own, items.n_items),
+        item_columns(described, data.items, items.own, items.n_items),
         items.n_items,
         texts=texts,
     )
@@ -284,7 +363,9 @@ def make_tower_contributor(
     if plan.towers is None:
         return NoTowers()
     check_profile(data.users, plan.towers.profile)
-    return (PrivateTowers if plan.private else PlainTowers)(platform, plan, data, progress, texts)
+    federated = PrivateTowers if plan.private else PlainTowers
+    made = HomeTowers if plan.federated_towers is None else federated
+    return made(platform, plan, data, progress, texts)
 
 
 def tower_contributor(context: PlatformContext) -> TowerContributor:

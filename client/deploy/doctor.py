@@ -27,6 +27,7 @@ from common.deploy.doctor import (
     check_port,
     check_private,
     check_python,
+    check_spending,
     check_time_zone,
 )
 from common.deploy.provisioning import Pins
@@ -75,6 +76,7 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
     yield from check_text_encoder(config)
     yield _logs(config)
     yield _budget(config)
+    yield from check_spending(config.plan)
     yield _persons(config)
     yield from check_store(PlatformStore(config.state / "store"))
     yield check_build(config.state / "store")

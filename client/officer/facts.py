@@ -107,8 +107,10 @@ class Facts:
         found.append(f"sums over all users (counts of items, statistics of the factorisation), {kind}{masked}")
         if plan.linear is not None:
             found.append(f"sums over users of pairs of items, {kind}")
-        if plan.towers is not None:
+        if plan.federated_towers is not None:
             found.append(f"updates of a deep model, {kind}")
+        elif plan.towers is not None:
+            found.append("nothing of the deep model, which is trained and stays here")
         return found
 
     def promise(self) -> str:
@@ -148,7 +150,7 @@ class Facts:
     def _most(self) -> str:
         budget = self.config.budget or self.plan.privacy.budget or self.plan.privacy.epsilon
         advantage = _advantage(
-            budget, self.plan.privacy.budget_delta or self.plan.delta, deep=self.plan.towers is not None
+            budget, self.plan.privacy.budget_delta or self.plan.delta, deep=self.plan.federated_towers is not None
         )
         return f"at most {100 * (1 + advantage) / 2:.0f}"
 
@@ -165,7 +167,7 @@ def facts_of(config: PlatformConfig) -> Facts:
 
 def membership_advantage(plan: FederationPlan) -> float:
     """The largest (true positive rate − false positive rate) of any test whether a person is there, in one run."""
-    return _advantage(plan.privacy.epsilon, plan.delta, deep=plan.towers is not None)
+    return _advantage(plan.privacy.epsilon, plan.delta, deep=plan.federated_towers is not None)
 
 
 def _advantage(epsilon: float, delta: float, *, deep: bool) -> float:

@@ -123,6 +123,7 @@ def _sequence(config: SequenceConfig, values: Values, x: Any, lengths: Any, plac
 
 def _contract(model: PlatformModel, towers: TowerModel) -> dict[str, Any]:
     declared = tower_variables(towers.config)
+    known = {variable.name for variable in declared}
     shared = [
         {
             "name": variable.name,
@@ -131,11 +132,12 @@ def _contract(model: PlatformModel, towers: TowerModel) -> dict[str, Any]:
             "file": _file_of(variable.name, towers),
         }
         for variable in declared
+        if towers.config.place == "federation"
     ]
     private = [
-        {"name": name, "shape": list(value.shape), "exported": name.startswith("adapter")}
+        {"name": name, "shape": list(value.shape), "exported": name.startswith("adapter") or name in known}
         for name, value in sorted(towers.variables.items())
-        if name not in {ITEM_ROWS, *(variable.name for variable in declared)}
+        if name not in {ITEM_ROWS, *(variable["name"] for variable in shared)}
     ]
     return {
         "format": FORMAT,
@@ -179,7 +181,7 @@ def _vocabulary(model: PlatformModel, towers: TowerModel) -> dict[str, Any]:
         for row, (key, title, genres) in enumerate(
             zip(model.vocabulary.keys, model.vocabulary.titles, model.vocabulary.genres, strict=True)
         )
-        if key
+        if key and row < towers.n_shared
     }
     own = zip(towers.own.tolist(), model.own.keys, model.own.titles, model.own.genres, strict=True)
     known |= {row: (key, title, genres) for row, key, title, genres in own}

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,8 +103,8 @@ class Finisher:
     def _begin(self, request: AgentRequest, membership_of: Callable[[], Membership]) -> None:
         def make() -> PlatformModel:
             membership = membership_of()
-            towers = self._towers.model(request, membership)
-            return self._personalizer.build(_view(self._plan, request, membership, towers))
+            view = _view(self._plan, request, membership, self._towers.model(request, membership))
+            return self._personalizer.build(replace(view, home=self._towers.at_home(request, membership)))
 
         self._builder.begin(request.run_id, make)
 

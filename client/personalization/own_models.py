@@ -166,14 +166,18 @@ class Trials:
 
     def cross_fitted(self, rng: np.random.Generator, folds: int = 10) -> NDArray[np.float64]:
         """float64 ``[k]``: each user's value under the candidate that is best for the users of the other folds."""
-        values = np.stack(self._values)
-        fold = rng.permutation(values.shape[1]) % folds
-        chosen = np.empty(values.shape[1])
-        for number in np.unique(fold):
-            others = values[:, fold != number]
-            best = int(np.argmax(others.mean(axis=1))) if others.shape[1] else 0
-            chosen[fold == number] = values[best, fold == number]
-        return chosen
+        return cross_fitted(np.stack(self._values), rng, folds)
+
+
+def cross_fitted(values: NDArray[np.float64], rng: np.random.Generator, folds: int = 10) -> NDArray[np.float64]:
+    """float64 ``[k]`` of ``[candidates, k]``: each user's value under the candidate that is best for the other folds' users."""
+    fold = rng.permutation(values.shape[1]) % folds
+    chosen = np.empty(values.shape[1])
+    for number in np.unique(fold):
+        others = values[:, fold != number]
+        best = int(np.argmax(others.mean(axis=1))) if others.shape[1] else 0
+        chosen[fold == number] = values[best, fold == number]
+    return chosen
 
 
 _OWN_STEPS = 2

@@ -8,13 +8,14 @@ from logging import getLogger
 import numpy as np
 from numpy.typing import NDArray
 
+from client.contributions.home_training import HomeModel, HomeTraining
 from client.data.dataset import ItemDescriptions
 from client.data.training import TrainingData
 from client.personalization.cross_choice import CrossChoice
 from client.personalization.described import TextVectors, ranked_items
 from client.personalization.model_selection import Candidate, ValidationUsers, choose_verdict
 from client.personalization.other_catalogues import OtherCatalogues
-from client.personalization.own_models import OwnModels, TunedModel, far_apart
+from client.personalization.own_models import OwnModels, TunedModel, cross_fitted, far_apart
 from client.personalization.platform_model import OWN_MODELS, CrossVerdict, OwnVerdict, PlatformModel
 from client.scoring.described.released_counts import CountNoise
 from client.scoring.ease import EasePart
@@ -33,7 +34,8 @@ class FederationView:
     """Holds what the federation has told this platform: everything of a :class:`PlatformModel` that is not its own.
 
     ``without_own`` are the item parameters, float32 ``[m, row]``, those of own items as the others alone have made them; None
-    where the aggregator cannot tell. ``count_noise`` says how counts were released; None where they are exact.
+    where the aggregator cannot tell. ``count_noise`` says how counts were released; None where they are exact. ``home`` trains
+    the deep model in place of ``towers`` where that is each platform's own.
     """
 
     server_round: int
@@ -49,6 +51,7 @@ class FederationView:
     user_counts: tuple[float, ...] | None = None
     without_own: NDArray[np.float32] | None = None
     count_noise: CountNoise | None = None
+    home: HomeTraining | None = None
 
 
 class Personalizer:
@@ -90,6 +93,7 @@ class Personalizer:
         local = self._own.local()
         possible = self._config.anchored and (view.own_positions >= 0).any()
         anchored = self._own.anchored(view.shared, view.own_positions) if possible else None
+        deep = None if view.home is None else view.home.run(self._validation.values, len(local.values))
         others = self._other_catalogues(view)
         choice = CrossChoice(
             config=self._config,
@@ -120,12 +124,12 @@ class Personalizer:
             cross=blend,
             user_ids=self._data.user_ids,
             histories=self._data.known,
-            towers=view.towers,
+            towers=view.towers if deep is None else deep.model,
             cross_verdict=cross_verdict,
         )
         if self._config.ranker.enabled:
             model = self._with_ranker(model)
-        model = replace(model, verdict=self._judge(model, local, anchored))
+        model = replace(model, verdict=self._judge(model, local, anchored, deep))
         if view.count_noise is None:
             self._tell_of_settings(model)
         return model
@@ -177,12 +181,15 @@ class Personalizer:
             return model
         return replace(model, ranker=ranked.ranker)
 
-    def _judge(self, model: PlatformModel, local: TunedModel, anchored: TunedModel | None) -> OwnVerdict:
+    def _judge(
+        self, model: PlatformModel, local: TunedModel, anchored: TunedModel | None, deep: HomeModel | None
+    ) -> OwnVerdict:
         """Compare all candidates with the local model.
 
         A model that was tuned on these users looks better on them than it is; the others were not. So tuned models
         count with what they reach on users who had no say in their tuning. A blend has the local model in it: its gain
-        over that, as it is, is added to what the local model counts.
+        over that, as it is, is added to what the local model counts; and what a deep model that stopped where these users
+        liked it best looks better than it is, is taken off.
         """
         values = self._validation.values
         plain = values(model.own_scorer("local"))
@@ -191,16 +198,18 @@ class Personalizer:
         def consider(name: str, weight: float | None, reached: NDArray[np.float64]) -> None:
             candidates.append(Candidate(name, weight, self._validation.of_users(reached)))
 
-        def consider_blends(name: str) -> None:
+        def consider_blends(name: str, flattery: NDArray[np.float64] | float = 0.0) -> None:
             for w in self._config.blend_weights if self._implicit else ():
-                consider(name, w, local.values + values(model.own_scorer(name, w)) - plain)
+                consider(name, w, local.values + values(model.own_scorer(name, w)) - plain - flattery)
 
         if model.has("shared"):
             consider("shared", None, values(model.own_scorer("shared")))
             consider_blends("blend")
         if model.has("towers"):
-            consider("towers", None, values(model.own_scorer("towers")))
-            consider_blends("tower_blend")
+            seen = values(model.own_scorer("towers"))
+            reached = seen if deep is None else cross_fitted(deep.looks, self._own.rng("deep folds"))
+            consider("towers", None, reached)
+            consider_blends("tower_blend", seen - reached)
         if anchored is not None:
             consider("anchored", None, anchored.values)
         if model.ranker is not None:

@@ -194,7 +194,7 @@ class PlatformModel:
         return LinearScope(parts, tuple(blend.weights.values()), popularity, blend.beta or 0.0, columns)
 
     def _vocabulary_part(self, name: str) -> Part:
-        if name == "towers" and self.towers is not None:
+        if name == "towers" and self.towers is not None and self.towers.n_shared:
             return TowerPart.on_vocabulary(self.towers, self.own_positions)
         if name == "shared":
             return shared_on_vocabulary(self.shared, self.own_positions)

@@ -207,7 +207,10 @@ class Account:
                 run_id,
                 f"subsampled_epsilon = {totals['subsampled_epsilon']:.4g}, and the deep model's part of the lifetime budget "
                 f"of ε = {self.policy.epsilon:g} ends at {limit.subsampled_epsilon:.4g}",
-                f"raise budget to ε = {_rounded_up(totals['subsampled_epsilon'] / self.policy.subsampled_share)} at least",
+                f"raise budget to ε = {_rounded_up(totals['subsampled_epsilon'] / self.policy.subsampled_share)} at least"
+                if self.policy.subsampled_share > 0
+                else "this plan keeps no part for a federated deep model, on which earlier runs have spent; a split of the "
+                "budget cannot be changed after that: go on with towers.place: federation and its share",
             )
         if totals["subsampled_delta"] > limit.subsampled_delta * ROUNDING:
             raise self._exceeded(

@@ -132,6 +132,10 @@ def card_text(plan: FederationPlan, content: Mapping[str, Any]) -> str:
     )
 
 
+_DEEP_AT_HOME = (
+    "- *Deep model*: each platform trains its own at home, after the run, on its own users. No update of it leaves, so it "
+    "costs nothing of ε; whoever is served by it is served by what the platform knows.\n"
+)
 _IDS = (
     "whoever has one user id, in files and recorded feedback alike. Ids are compared in Unicode form NFC, without blanks and "
     "invisible characters at their ends, 3.0 as 3; capitals count. Rows without an id (empty, NULL, nan, None, \\N) are left "
@@ -199,8 +203,9 @@ def _gaussian(content: Mapping[str, Any]) -> str:
 
 
 def _paragraphs(plan: FederationPlan, content: Mapping[str, Any]) -> str:
-    """Return what the plan's kinds of contributions have to say of themselves."""
-    return "".join(kind.paragraph(content[kind.card_key]) for kind in kinds_of(plan) if kind.card_key)
+    """Return what the plan's kinds of contributions have to say of themselves, and of a deep model that is none."""
+    said = "".join(kind.paragraph(content[kind.card_key]) for kind in kinds_of(plan) if kind.card_key)
+    return said if plan.towers is None or plan.federated_towers is not None else said + _DEEP_AT_HOME
 
 
 def _epsilon(part: Mapping[str, Any]) -> str:

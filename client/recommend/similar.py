@@ -2,7 +2,7 @@
 
 Own items are compared in the space of the verdict; under a blend of two the cosine is (cos_local + w·cos_other)/(1 + w).
 Whatever involves an item of another platform is compared in the shared space, or in the deep model's where that alone
-ranks the own items.
+ranks the own items and knows the others'.
 """
 
 from __future__ import annotations
@@ -42,33 +42,33 @@ class ItemSimilarity:
 
     def foreign_to_own(self, row: int) -> NDArray[np.float32]:
         """float32 ``[m_own]``: of the foreign item ``row`` with every own item, 0 where the space lacks the own one."""
-        if self._deep:
+        if self._deep_everywhere:
             return self._towers(int(self._foreign[row]))[self._own_rows]
         return self._shared_to_own(int(self._foreign[row]))
 
     def own_to_foreign(self, own: int) -> NDArray[np.float32]:
         """float32 ``[m_foreign]``: of an own item with every foreign one; 0 where the space lacks the own one."""
-        if self._deep:
+        if self._deep_everywhere:
             return self._towers(int(self._own_rows[own]))[self._foreign]
         return self._shared(int(self._model.own_positions[own]))[self._foreign]
 
     def to_foreign(self, row: int) -> NDArray[np.float32]:
         """float32 ``[m_foreign]``: of the foreign item ``row`` with every foreign one."""
-        if self._deep:
+        if self._deep_everywhere:
             return self._towers(int(self._foreign[row]))[self._foreign]
         return self._shared(int(self._foreign[row]))[self._foreign]
 
     def among(self, own: NDArray[np.integer], foreign: NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 ``[c, c]``: of some own items and some foreign ones, in this order; 0 where the space lacks one."""
         positions = np.concatenate([self._model.own_positions[own], self._foreign[foreign]]).astype(np.int64)
-        if self._deep:
+        if self._deep_everywhere:
             units = self._tower_units[np.concatenate([self._own_rows[own], self._foreign[foreign]])]
             return _products(units)
         shared = np.where(positions[:, None] >= 0, self._shared_units[positions], np.float32(0))
         cosines, count, verdict = _products(shared), len(own), self._model.verdict
         if verdict.name == "shared":
             return cosines
-        alone = _products(self._own_units[own])
+        alone = _products(self._tower_units[self._own_rows[own]] if self._deep else self._own_units[own])
         if verdict.name in ("blend", "tower_blend") and verdict.weight is not None:
             share = np.float32(verdict.weight / (1 + verdict.weight))
             other = cosines[:count, :count]
@@ -80,8 +80,13 @@ class ItemSimilarity:
 
     @property
     def _deep(self) -> bool:
-        """Whether the deep model alone ranks the own items; it has a vector of every item, shared or not."""
+        """Whether the deep model alone ranks the own items."""
         return self._model.verdict.name == "towers" and self._model.towers is not None
+
+    @property
+    def _deep_everywhere(self) -> bool:
+        """The same, and it has a vector of every item, shared or not: one that was trained at home has none of others'."""
+        return self._deep and self._model.towers is not None and self._model.towers.n_shared > 0
 
     def _towers(self, row: int) -> NDArray[np.float32]:
         """float32 ``[items]``: of the deep model's item ``row`` with each of its items."""

@@ -42,7 +42,7 @@ class TowerModel:
             variables, and ``scale_ATTRIBUTE`` float32 ``[2]`` mean and deviation of a number, which its encoder reads
             standardised.
         own: int32 ``[m_own]``: row of each own item.
-        n_shared: m; the first m rows are the vocabulary's.
+        n_shared: m; the first m rows are the vocabulary's. 0 of a model that was trained at home: it has own items alone.
         n_users: n.
         profile: float32 ``[n, a]`` or None.
     """

@@ -49,7 +49,7 @@ class FederationPlan(FrozenModel):
     linear: EaseConfig | None = None
     """The item-item model between platforms: item-item statistics, gathered once after the counts; null: none."""
     towers: TowerConfig | None = None
-    """The deep two-tower model, trained after the factorisation over the same items; null: none."""
+    """The deep two-tower model, trained after the factorisation, together or at home (``place``); null: none."""
     attributes: AgreedAttributes = AgreedAttributes()
     """What may be publicly told of items besides title and genres, by name: category, categories, number, text or vector
     (``{maker: category, topics: categories, year: number}``). Each platform says in ``catalogue.describe`` which it tells, and
@@ -87,6 +87,11 @@ class FederationPlan(FrozenModel):
                 "unobserved_weight": own.unobserved_weight,
             }
         return tuned.model_copy(update=update)
+
+    @property
+    def federated_towers(self) -> TowerConfig | None:
+        """The deep model that platforms train together; None without one, or where each trains its own at home."""
+        return self.towers if self.towers is not None and self.towers.place == "federation" else None
 
     @property
     def training(self) -> FactorizationConfig:
@@ -128,9 +133,9 @@ class FederationPlan(FrozenModel):
     @property
     def factor_privacy(self) -> PrivacyConfig:
         """Return what the factorisation may spend: all, or what the deep model leaves of ε and δ (basic composition)."""
-        if self.towers is None:
+        if self.federated_towers is None:
             return self.privacy
-        rest = 1 - self.towers.privacy.share
+        rest = 1 - self.federated_towers.privacy.share
         return self.privacy.model_copy(update={"epsilon": rest * self.privacy.epsilon, "delta": rest * self.delta})
 
     def with_model(self, model: FactorizationConfig) -> Self:

@@ -71,9 +71,10 @@ class TowerTraining(FrozenModel):
     """Local training between two server rounds, and how the aggregator combines its results."""
 
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 20
-    """Server rounds of the deep model, at most; exactly, under privacy."""
+    """Server rounds of the deep model, at most; exactly, under privacy. With ``place: home``, rounds of training at home, at
+    most: the best of them by the platform's validation users is kept."""
     local_epochs: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """Passes over the platform's users in one round. ``mode: none`` only."""
+    """Passes over the platform's users in one round. ``mode: none`` or ``place: home`` only."""
     batch_users: Annotated[int, Field(ge=1, le=65_536)] = 128
     """Users of one training step."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
@@ -102,7 +103,14 @@ class TowerTraining(FrozenModel):
 
 
 class TowerPrivacy(FrozenModel):
-    """User-level DP training: Poisson-sampled users, one clipped contribution each (McMahan et al. 2018)."""
+    """User-level DP training: Poisson-sampled users, one clipped contribution each (McMahan et al. 2018).
+
+    With ``place: home`` nothing of it is used: the deep model releases nothing, and the factorisation has all of ε.
+    """
+
+    spend: bool = False
+    """Says that ε is to be spent on a federated deep model although one that each platform trains at home ranks several times
+    better for nothing: without it no new plan that does so is made."""
 
     sampling_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
     """q: probability with which each user takes part in a round."""
@@ -122,6 +130,9 @@ class TowerConfig(FrozenModel):
     sequence encoder over item(i) of the recent history, a private user embedding and private profile attributes.
     """
 
+    place: Literal["federation", "home"] = "federation"
+    """federation: platforms train one model together, in rounds of its own; home: each trains its own after the last round, on
+    its own users, without noise, and nothing of it leaves. Under ``privacy.mode: user`` take home."""
     dimension: Annotated[int, Field(ge=1, le=1024)] = 64
     """Length of a user's and of an item's vector; a multiple of ``sequence.heads``."""
     item_ids: bool = True
@@ -166,7 +177,8 @@ class TowerConfig(FrozenModel):
             texts: whether the plan has a text encoder.
             explicit: whether feedback is ratings.
             private: whether contributions carry noise. Then there is one noisy sum, of which no
-                robust mean can be taken, and private variables stay as they are while shared ones train.
+                robust mean can be taken, and private variables stay as they are while shared ones train; a model that is
+                trained at home contributes nothing.
 
         Raises:
             ValueError: with the key at fault.
@@ -191,6 +203,8 @@ class TowerConfig(FrozenModel):
             raise ValueError(
                 "towers.training.loss: squared is for ratings, and model.feedback is implicit; use sampled_softmax or bpr"
             )
+        if self.place == "home":
+            return
         if private and training.aggregation in ("median", "trimmed_mean"):
             raise ValueError(
                 f"towers.training.aggregation: {training.aggregation} needs each platform's own update; under "

@@ -17,6 +17,22 @@ from common.privacy.lifetime import gaussian_mu
 from common.privacy.plan import GaussianNoise, ReleasePlan, calibrate, noise_shares
 
 
+def spends_on_depth(plan: FederationPlan) -> str:
+    """Return why a private plan should not train its deep model together, and the mend; empty where it need not be said.
+
+    >>> spends_on_depth(FederationPlan())
+    ''
+    """
+    towers = plan.federated_towers
+    if towers is None or not plan.private or towers.privacy.spend:
+        return ""
+    return (
+        "plan.towers: ε that goes to a federated deep model buys little, and the factorisation lacks it (MovieLens-1M, four "
+        "platforms: HR@10 .036 at ε = 10, the factorisation alone .085, a deep model that one platform trains at home .238 for "
+        "nothing); set plan.towers.place=home, or say plan.towers.privacy.spend=true if it is to be spent all the same"
+    )
+
+
 @dataclass(frozen=True)
 class RunPlan:
     """Holds what all parties compute alike from a plan and the vocabulary's size.
@@ -39,8 +55,8 @@ class RunPlan:
 
     @property
     def tower_variables(self) -> tuple[SharedVariable, ...]:
-        """The deep model's shared variables; none without one."""
-        return () if self.plan.towers is None else tower_variables(self.plan.towers)
+        """The federated deep model's shared variables; none without one."""
+        return () if self.plan.federated_towers is None else tower_variables(self.plan.federated_towers)
 
     def release_plan(self) -> ReleasePlan:
         """Every release of the factorisation that a platform makes in a run, with its noise.
@@ -73,22 +89,22 @@ class RunPlan:
         """Every release of the deep model that a platform makes in a run, with its noise.
 
         Raises:
-            PrivacyError: there is no deep model, no noise is stated, or nobody's noise would protect the sum.
+            PrivacyError: there is no federated deep model, no noise is stated, or nobody's noise would protect the sum.
         """
-        plan = self.plan
-        if plan.towers is None or plan.towers.privacy.noise_multiplier is None or plan.platforms is None:
+        plan, towers = self.plan, self.plan.federated_towers
+        if towers is None or towers.privacy.noise_multiplier is None or plan.platforms is None:
             raise PrivacyError(
                 "plan.towers.privacy.noise_multiplier: under privacy it is part of the plan, since the aggregator has no "
                 "accountant; `crossfed-simulate noise PLAN` computes it for plan.privacy.epsilon"
             )
-        own = plan.towers.privacy
+        own = towers.privacy
         return UpdatePlan.of(
             epsilon=own.share * plan.privacy.epsilon,
             delta=own.share * plan.delta,
             clip_norm=own.clip_norm,
-            noise_multiplier=plan.towers.privacy.noise_multiplier,
+            noise_multiplier=towers.privacy.noise_multiplier,
             sampling_rate=own.sampling_rate,
-            rounds=plan.towers.training.rounds,
+            rounds=towers.training.rounds,
             shares=noise_shares(plan.privacy, plan.platforms),
             masked=plan.secure_sum,
         )

@@ -38,14 +38,14 @@ class UpdateKind(ContributionKind):
     card_key = "towers"
 
     def takes_part(self, plan: FederationPlan) -> bool:
-        return plan.towers is not None
+        return plan.federated_towers is not None
 
     def rounds(self, plan: FederationPlan) -> range:
         first = plan.server_rounds + 1
-        return range(first, first + (plan.towers.training.rounds if plan.towers else 0))
+        return range(first, first + (plan.federated_towers.training.rounds if plan.federated_towers else 0))
 
     def may_stop_early(self, plan: FederationPlan) -> bool:
-        return plan.towers is not None and plan.towers.training.patience > 0
+        return plan.federated_towers is not None and plan.federated_towers.training.patience > 0
 
     def request(self, plan: FederationPlan) -> tuple[ArraySpec, ...]:
         return tuple(

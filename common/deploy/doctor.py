@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -24,6 +24,8 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any, Literal
 
+from common.config.federation import FederationPlan
+from common.contributions.run_plan import spends_on_depth
 from common.deploy.console import PlainConsole, say_json, styled
 from common.deploy.roles import Port
 from common.deploy.tls import days_left, is_issued_by, names_of, read_certificate
@@ -151,6 +153,12 @@ def check_database(path: Path, what: str) -> Finding:
     if said != "ok":
         return Finding("wrong", path.name, f"{what} at {path} is damaged ({said}); restore it, or move it away")
     return Finding("ok", path.name, f"{what}: sound")
+
+
+def check_spending(plan: FederationPlan) -> Iterator[Finding]:
+    """A note where ε is spent on a federated deep model; a federation that agreed on it before goes on with it."""
+    if said := spends_on_depth(plan):
+        yield Finding("note", "deep model", said)
 
 
 def check_disk(folder: Path) -> Finding:

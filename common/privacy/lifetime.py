@@ -100,7 +100,7 @@ def budget_policy(plan: FederationPlan, budget: float | None = None) -> BudgetPo
 
 def subsampled_share(plan: FederationPlan) -> float:
     """The part of ε and δ that is kept for the deep model, whose releases sample users."""
-    return 0.0 if plan.towers is None else plan.towers.privacy.share
+    return 0.0 if plan.federated_towers is None else plan.federated_towers.privacy.share
 
 
 def gaussian_mu(plan: FederationPlan) -> float:
@@ -135,7 +135,7 @@ def budget_for(plan: FederationPlan, runs: int) -> float | None:
 
 def delta_for(plan: FederationPlan, runs: int) -> float:
     """The smallest lifetime δ at which ``runs`` of ``plan`` fit into some budget."""
-    return plan.delta * (runs if plan.towers is not None else 1)
+    return plan.delta * (runs if plan.federated_towers is not None else 1)
 
 
 def epsilon_for(plan: FederationPlan, runs: int) -> float | None:

@@ -42,9 +42,10 @@ def _converged(plan: FederationPlan, before: RoundRecord, objective: float | Non
 
 def towers_settled(plan: FederationPlan, state: FederationState) -> bool:
     """Whether the deep model has had its last round: all, or ``patience`` rounds without a lower loss."""
-    if plan.towers is None or state.tower_round >= plan.towers.training.rounds:
+    towers = plan.federated_towers
+    if towers is None or state.tower_round >= towers.training.rounds:
         return True
-    patience = plan.towers.training.patience
+    patience = towers.training.patience
     losses = [r.objective for r in state.history if r.phase == "towers" and r.objective is not None]
     if patience == 0 or len(losses) <= patience:
         return False

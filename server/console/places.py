@@ -150,5 +150,6 @@ def _listeners(config: AggregatorConfig) -> Sequence[Listener]:
 
 
 def _planned(config: AggregatorConfig) -> int:
-    deep = 0 if config.plan.towers is None else config.plan.towers.training.rounds
+    towers = config.plan.federated_towers
+    deep = 0 if towers is None else towers.training.rounds
     return config.plan.server_rounds + deep

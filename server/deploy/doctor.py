@@ -17,6 +17,7 @@ from common.deploy.doctor import (
     check_port,
     check_private,
     check_python,
+    check_spending,
     check_time_zone,
 )
 from common.deploy.roles import AggregatorConfig
@@ -49,6 +50,7 @@ def examine(config_path: Path) -> Iterator[Finding]:
         yield _proxy(config.proxy.command)
     yield Finding("ok", "app for the platforms", f"{installed_app_digest()}, which each of them must have installed")
     yield _platforms(config)
+    yield from check_spending(config.plan)
     yield from _damaged(config)
     yield check_database(config.state / "flower.db", "the SuperLink's database")
 

@@ -10,6 +10,7 @@ import yaml
 
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model, parse_model
+from common.contributions.run_plan import spends_on_depth
 from common.deploy.provisioning import Invitation, plan_section
 from common.deploy.roles import AggregatorConfig
 from common.deploy.tls import CertifiedKey, days_left, issue_server_certificate, make_authority, read_certificate
@@ -80,6 +81,8 @@ def initialise(
 
 def _checked_settings(plan: FederationPlan, address: str, superlink_port: int) -> dict[str, object]:
     """The settings of a new aggregator beside its plan, refused before anything is written."""
+    if refused := spends_on_depth(plan):
+        raise ConfigError(refused)
     content: dict[str, object] = {"address": address, "superlink_port": superlink_port}
     whole = content | {"plan": plan.model_dump(mode="json")}
     parse_model(whole, AggregatorConfig, "init")

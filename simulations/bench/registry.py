@@ -97,6 +97,11 @@ ENTRIES: dict[str, Entry] = {
     "sequence": Entry(
         "sequence:bench_sequence", "ML-1M leave-last-out, full ranking: a Transformer, pooled and federated", "folder"
     ),
+    "sequence-home": Entry(
+        "sequence:bench_sequence_at_home",
+        "what one of four platforms trains at home, beside what ε buys them",
+        "folder",
+    ),
     "sequence-private": Entry("sequence:bench_private_sequence", "the same under privacy, ε = 10 and 3", "folder"),
     "last-items-private": Entry(
         "privacy.private_gain:bench_last_items_private",

@@ -230,6 +230,21 @@ def bench_private_sequence(data: Path) -> dict[str, Any]:
     return {f"epsilon {epsilon:g}": private(matrix, epsilon) for epsilon in (10.0, 3.0)}
 
 
+def bench_sequence_at_home(data: Path) -> dict[str, Any]:
+    """The registry's entry: what one of the four platforms has at home for nothing, beside what ε buys them together."""
+    matrix = load_ml1m(data)
+    together = {f"federated, epsilon {epsilon:g}": private(matrix, epsilon) for epsilon in (10.0, 3.0)}
+    return {"at home, epsilon 0": at_home(matrix), **together}
+
+
+def at_home(matrix: UserItemMatrix, *, platforms: int = 4, seed: int = 0, **options: Any) -> dict[str, Any]:
+    """The first of :func:`federated`'s platforms by itself, as ``towers.place: home`` trains: nothing leaves it."""
+    users = np.array_split(np.random.default_rng(seed).permutation(matrix.n_users), platforms)[0]
+    settings = SEQUENCE.training.model_copy(update={"batch_users": 32})
+    config = SEQUENCE.model_copy(update={"training": settings})
+    return pooled(matrix.select_users(np.sort(users)), config, seed=seed, **options)
+
+
 def private(matrix: UserItemMatrix, epsilon: float, config: TowerConfig = PRIVATE, **options: Any) -> dict[str, Any]:
     """Four platforms under user-level privacy; the noise from the accountant."""
     privacy = {"mode": "user", "epsilon": epsilon, "user_bound": matrix.n_users, "delta": 1 / matrix.n_users}
@@ -242,6 +257,7 @@ if __name__ == "__main__":
     entries = {
         "pooled": lambda: pooled(matrix, report=told),
         "federated": lambda: federated(matrix, report=told),
+        "home": lambda: at_home(matrix, report=told),
         "private-10": lambda: private(matrix, 10.0, report=told),
         "private-3": lambda: private(matrix, 3.0, report=told),
     }

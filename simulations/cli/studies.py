@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from common.contributions.run_plan import spends_on_depth
 from common.deploy.console import PlainConsole, say
 from common.errors import ConfigError
 from common.web.texts import language_of
@@ -128,16 +129,21 @@ def noise(
     The aggregator has no accountant, so a deployed plan carries the number; every platform checks it with Opacus' PRV
     accountant before it takes part.
 
-    Example: crossfed-simulate noise deep.yaml --set plan.privacy.epsilon=3
+    A deep model that each platform trains at home needs none, and serves better; for one that is federated all the same, the
+    plan says so with towers.privacy.spend.
+
+    Example: crossfed-simulate noise deep.yaml --set plan.privacy.epsilon=3 --set plan.towers.privacy.spend=true
     """
     from simulations.scenarios.noise import plan_with_noise
 
     plan = load_chosen(scenario, set_ or [], None, None).plan
-    if plan.towers is None or not plan.private:
-        raise ConfigError("noise: the plan needs towers and privacy.mode: user")
+    if plan.federated_towers is None or not plan.private:
+        raise ConfigError("noise: the plan needs towers, towers.place: federation and privacy.mode: user")
+    if refused := spends_on_depth(plan):
+        raise ConfigError(f"noise: {refused}")
     multiplier = plan_with_noise(plan).towers.privacy.noise_multiplier  # type: ignore[union-attr]
     say(
-        f"{plan.towers.training.rounds} rounds, sampling rate {plan.towers.privacy.sampling_rate:g}, "
-        f"{plan.towers.privacy.share:g} of epsilon = {plan.privacy.epsilon:g}:"
+        f"{plan.federated_towers.training.rounds} rounds, sampling rate {plan.federated_towers.privacy.sampling_rate:g}, "
+        f"{plan.federated_towers.privacy.share:g} of epsilon = {plan.privacy.epsilon:g}:"
     )
     say(f"plan:\n  towers:\n    privacy:\n      noise_multiplier: {multiplier:.6g}")

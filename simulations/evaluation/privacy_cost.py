@@ -65,7 +65,7 @@ def private_plan(plan: FederationPlan, epsilon: float) -> FederationPlan:
         changes["noise"] = "per_platform"
     privacy = PrivacyConfig.model_validate(plan.privacy.model_dump() | changes)
     towers = plan.towers
-    if towers is not None:
+    if towers is not None and towers.place == "federation":
         # Noise that is stated is for another ε.
         unstated = towers.privacy.model_copy(update={"noise_multiplier": None})
         towers = towers.model_copy(update={"privacy": unstated})

@@ -15,8 +15,9 @@ def with_noise(towers: TowerConfig, *, epsilon: float, delta: float) -> TowerCon
 
 
 def plan_with_noise(plan: FederationPlan) -> FederationPlan:
-    """``plan``, its deep model's noise stated; unchanged without one, without privacy, or where it is stated."""
-    if plan.towers is None or not plan.private or plan.towers.privacy.noise_multiplier is not None:
+    """``plan``, its federated deep model's noise stated; unchanged without one, without privacy, or where it is stated."""
+    shared = plan.federated_towers
+    if shared is None or not plan.private or shared.privacy.noise_multiplier is not None:
         return plan
-    towers = with_noise(plan.towers, epsilon=plan.privacy.epsilon, delta=plan.delta)
+    towers = with_noise(shared, epsilon=plan.privacy.epsilon, delta=plan.delta)
     return plan.model_copy(update={"towers": towers})

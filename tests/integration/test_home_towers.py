@@ -129,7 +129,7 @@ def test_it_ranks_no_item_that_only_others_have(private: Run) -> None:
     assert among[0, 1:] == pytest.approx(by_shared.own_to_foreign(own)[:2])
 
 
-def test_the_verdict_takes_it_where_the_order_of_histories_tells_what_is_next(tmp_path: Path) -> None:
+def test_the_verdict_takes_it_where_order_tells_what_is_next(tmp_path: Path) -> None:
     n_items, length = 24, 6
     starts = np.random.default_rng(0).integers(n_items, size=80)
     everything = matrix([{int(s + k) % n_items: 1.0 for k in range(length + 1)} for s in starts], n_items)
@@ -220,7 +220,7 @@ def test_a_platform_killed_while_it_trains_goes_on_to_the_same_model(exact: Run,
     assert all(np.array_equal(kept.values[name], expected.values[name]) for name in expected.values)
 
 
-def test_training_that_breaks_down_leaves_a_platform_with_its_other_models(
+def test_broken_down_training_leaves_the_other_models(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def breaks_down() -> None:

@@ -32,6 +32,8 @@ _FEWEST_ITEMS, _FEWEST_USERS = 25, 30
 _RIDGE = 1e-3
 _LIST, _SHORTEST = 20, 5
 _START = 0.1
+_ADMITTED = 0.6
+"""Coverage of the interval by which near factors must make the blend better: as of the verdict on own items."""
 _DROPPED = 1e-3
 """A weight below it is 0: its part would cost time and rank nothing."""
 
@@ -79,17 +81,11 @@ def choose_blend(
     users = len(np.unique(np.concatenate([fold.users for fold in folds]))) if folds else 0
     if len(common) < _FEWEST_ITEMS or users < _FEWEST_USERS:
         return None
-    weights = conditional_logit(folds)
     depth = _LIST / max(int(data.others.sum()) - len(common), 1)
-    # Each fold by weights that its items had no say in.
-    blended = [
-        fold.features
-        @ conditional_logit([other for other in folds if other is not fold], start=weights).astype(np.float32)
-        for fold in folds
-    ]
+    names, weights, reached = _admitted(folds, names, depth)
     popularity = data.popularity()
     alone = [np.broadcast_to(popularity.of_items[fold.items], fold.truth.shape) for fold in folds]
-    reached, popular = _found(folds, blended, depth), _found(folds, alone, depth)
+    popular = _found(folds, alone, depth)
     interval = two_way_interval(
         popular.users, popular.items, popular.shares, reached.found.astype(float) - popular.found, level=level
     )
@@ -107,6 +103,34 @@ def choose_blend(
     weight_of = dict(zip(names, weights, strict=True))
     parts = _named(data.fitted(data.own, data.histories, shared), names)
     return _blend(parts, np.array([weight_of[part.name] for part in parts])), verdict
+
+
+def _admitted(folds: Sequence[Fold], names: list[str], depth: float) -> tuple[list[str], NDArray[np.float64], _Found]:
+    """Names of the scorers, their weights, and what they found of items that had no say in them.
+
+    Near factors are left out where the blend is not surely better with them: parts of one market gain by them, and separate
+    catalogues did not.
+    """
+    weights, reached = _judged_blend(folds, depth)
+    if NEAR_FACTORS not in names:
+        return names, weights, reached
+    kept = [place for place, name in enumerate(names) if name != NEAR_FACTORS]
+    less_weights, less = _judged_blend([replace(fold, features=fold.features[..., kept]) for fold in folds], depth)
+    gain = reached.found.astype(float) - less.found
+    if two_way_interval(less.users, less.items, less.shares, gain, level=_ADMITTED).lower > 0:
+        return names, weights, reached
+    return [names[place] for place in kept], less_weights, less
+
+
+def _judged_blend(folds: Sequence[Fold], depth: float) -> tuple[NDArray[np.float64], _Found]:
+    """Weights of all folds, and what each fold's users find by weights that its items had no say in."""
+    weights = conditional_logit(folds)
+    scores = [
+        fold.features
+        @ conditional_logit([other for other in folds if other is not fold], start=weights).astype(np.float32)
+        for fold in folds
+    ]
+    return weights, _found(folds, scores, depth)
 
 
 _Fitted = tuple[list[Part], NDArray[np.integer], UserItemMatrix, NDArray[np.integer], UserItemMatrix]

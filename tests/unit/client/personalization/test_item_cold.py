@@ -290,3 +290,13 @@ def test_regressions_read_what_is_told_of_foreign_items() -> None:
     assert described.well_told(np.arange(8)) is not described
     assert described.well_told(np.arange(4, 8)) is described
     assert described.well_told(np.arange(0)) is described
+
+
+def test_near_factors_that_tell_nothing_are_not_admitted() -> None:
+    data, *_ = world(10, loyal=1.0)
+    chance = np.random.default_rng(0).standard_normal((M, 6)).astype(np.float32)
+    found = choose_blend(
+        data, FactorModel(item_parameters=chance, config=CONFIG), chance, np.random.default_rng(0), level=0.6
+    )
+    assert found is not None
+    assert "near factors" not in found[0].weights

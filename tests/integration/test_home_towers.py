@@ -220,9 +220,7 @@ def test_a_platform_killed_while_it_trains_goes_on_to_the_same_model(exact: Run,
     assert all(np.array_equal(kept.values[name], expected.values[name]) for name in expected.values)
 
 
-def test_broken_down_training_leaves_the_other_models(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_broken_down_training_leaves_the_other_models(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def breaks_down() -> None:
         raise TrainingError("not a number")
 

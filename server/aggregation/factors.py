@@ -24,6 +24,8 @@ from server.federation.state import FederationState
 # Items solved at a time: bounds the unpacked d × d systems to tens of megabytes.
 _SUM_BLOCK = 64
 """Items whose sums are added to at a time."""
+_SOLVE_BLOCK = 128
+"""Items that are solved at a time: their systems stay in the cache."""
 _BLOCK = 2048
 
 
@@ -198,9 +200,11 @@ class StatisticsSum:
             packed = self._gram[items]
             if config.feedback == "implicit":
                 packed = packed + config.unobserved_weight * (members[items] @ grams)
-            systems = unpack_symmetric(packed, row)
-            systems[:, np.arange(row), np.arange(row)] += ridge[items, None]
-            solved[items] = solve_posdef(systems, self._rhs[items])
+            for first in range(0, len(items), _SOLVE_BLOCK):
+                some = items[first : first + _SOLVE_BLOCK]
+                systems = unpack_symmetric(packed[first : first + _SOLVE_BLOCK], row)
+                systems[:, np.arange(row), np.arange(row)] += ridge[some, None]
+                solved[some] = solve_posdef(systems, self._rhs[some])
         return solved
 
 

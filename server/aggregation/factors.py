@@ -17,16 +17,16 @@ from common.config.federation import FederationPlan
 from common.config.model import FactorizationConfig
 from common.linalg import pack_symmetric, packed_size, scaled_ridge, solve_posdef, unpack_symmetric
 from common.wire.exchange import Arrays
-from server.aggregation.leave_out import KeptParts, counts_without
+from server.aggregation.leave_out import KeptParts, counts_of_others
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
 
-# Items solved at a time: bounds the unpacked d × d systems to tens of megabytes.
 _SUM_BLOCK = 64
 """Items whose sums are added to at a time."""
 _SOLVE_BLOCK = 128
 """Items that are solved at a time: their systems stay in the cache."""
 _BLOCK = 2048
+"""Items whose packed sums are put together at a time."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -122,18 +122,15 @@ class ExactAggregation:
     def _without(
         self, state: FederationState, total: StatisticsSum, parts: Mapping[str, Contribution]
     ) -> dict[str, NDArray[np.float32]]:
-        solved = {}
-        for name, part in parts.items():
-            counts = counts_without(state, name)
-            if counts is None:
-                return {}
-            others = total.without(part.positions, part.arrays, list(parts).index(name))
-            users = np.array([state.user_counts.get(other, 0.0) for other in parts if other != name])
-            nothing = np.zeros_like(state.item_parameters[part.positions])
-            solved[name] = others.solve(
-                nothing, self._plan.training, item_counts=counts[part.positions], user_counts=users
-            )
-        return solved
+        others_counts = counts_of_others(state)
+        if others_counts is None:
+            return {}
+        users = np.array([state.user_counts.get(name, 0.0) for name in parts])
+        without = total.without_each(self._plan.training, user_counts=users)
+        return {
+            name: without(index, part.arrays, others_counts(name)[part.positions])
+            for index, (name, part) in enumerate(parts.items())
+        }
 
 
 class StatisticsSum:
@@ -159,16 +156,37 @@ class StatisticsSum:
         self._user_grams.append(pack_symmetric(statistics["user_gram"]))
         self._catalogues.append(positions)
 
-    def without(self, positions: NDArray[np.int32], statistics: Arrays, index: int) -> StatisticsSum:
-        """The sums over all but the contribution ``index``, which was ``statistics``, of the items at its ``positions``."""
-        others = StatisticsSum(0, self._rhs.shape[1])
-        others._gram = self._gram[positions] - statistics["gram"]
-        others._rhs = self._rhs[positions] - statistics["rhs"]
-        for number, (gram, catalogue) in enumerate(zip(self._user_grams, self._catalogues, strict=True)):
-            if number != index:
-                others._user_grams.append(gram)
-                others._catalogues.append(np.flatnonzero(np.isin(positions, catalogue)).astype(np.int32))
-        return others
+    def without_each(
+        self, config: FactorizationConfig, *, user_counts: NDArray[np.float64]
+    ) -> Callable[[int, Arrays, NDArray[np.float64]], NDArray[np.float32]]:
+        """Solve for one contribution's items without it, at a cost that does not rise with the number of the others.
+
+        Args:
+            config: as in :meth:`solve`.
+            user_counts: as in :meth:`solve`.
+
+        Returns:
+            From the contribution's number in the order of :meth:`add`, its statistics and the others' counts of its items
+            (float64 ``[m_p]``) to float32 ``[m_p, row]``; 0 for items that nobody else has.
+        """
+        members = ownership(self._catalogues, len(self._rhs))
+        owners, users = members.sum(axis=1), members @ user_counts
+        # Whose interactions are missing in the sums is weighed by Σ of the owners' G, taken apart by subtraction.
+        grams = members @ np.asarray(self._user_grams)
+
+        def without(index: int, statistics: Arrays, counts: NDArray[np.float64]) -> NDArray[np.float32]:
+            positions = self._catalogues[index]
+            covered = np.flatnonzero(owners[positions] > 1)
+            shared = positions[covered]
+            ridge = _item_ridge(config, counts[covered], users[shared] - user_counts[index])
+            gram = self._gram[shared] - statistics["gram"][covered]
+            if config.feedback == "implicit":
+                gram += config.unobserved_weight * (grams[shared] - self._user_grams[index])
+            solved = np.zeros((len(positions), self._rhs.shape[1]), dtype=np.float32)
+            solved[covered] = _solutions(gram, self._rhs[shared] - statistics["rhs"][covered], ridge)
+            return solved
+
+        return without
 
     def solve(
         self,
@@ -193,19 +211,28 @@ class StatisticsSum:
         covered = np.flatnonzero(members.any(axis=1))
         ridge = _item_ridge(config, item_counts, members @ user_counts)
         grams = np.asarray(self._user_grams)
-        row = self._rhs.shape[1]
         solved = previous.copy()
         for start in range(0, len(covered), _BLOCK):
             items = covered[start : start + _BLOCK]
             packed = self._gram[items]
             if config.feedback == "implicit":
                 packed = packed + config.unobserved_weight * (members[items] @ grams)
-            for first in range(0, len(items), _SOLVE_BLOCK):
-                some = items[first : first + _SOLVE_BLOCK]
-                systems = unpack_symmetric(packed[first : first + _SOLVE_BLOCK], row)
-                systems[:, np.arange(row), np.arange(row)] += ridge[some, None]
-                solved[some] = solve_posdef(systems, self._rhs[some])
+            solved[items] = _solutions(packed, self._rhs[items], ridge[items])
         return solved
+
+
+def _solutions(
+    packed: NDArray[np.float64], rhs: NDArray[np.float64], ridge: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """float64 ``[k, row]``: (A_i + λ_i I)⁻¹ b_i, with packed A float64 ``[k, ·]``."""
+    row = rhs.shape[1]
+    solved = np.empty_like(rhs)
+    for start in range(0, len(rhs), _SOLVE_BLOCK):
+        some = slice(start, start + _SOLVE_BLOCK)
+        systems = unpack_symmetric(packed[some], row)
+        systems[:, np.arange(row), np.arange(row)] += ridge[some, None]
+        solved[some] = solve_posdef(systems, rhs[some])
+    return solved
 
 
 def ownership(catalogues: list[NDArray[np.int32]], n_items: int) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ sum the aggregator knows no part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -57,28 +57,34 @@ class KeptParts:
 
 
 def with_counts(state: FederationState, counts: Mapping[str, NDArray[np.float64]]) -> FederationState:
-    """``state`` with each platform's own item counts (float64 ``[m_p]`` in order of its items), for :func:`counts_without`."""
-    order = list(state.vocabulary.owners)
-    kept = {str(order.index(name)): own for name, own in counts.items()}
+    """``state`` with each platform's own item counts, float64 ``[m_p]`` in order of its items."""
+    order = {name: str(index) for index, name in enumerate(state.vocabulary.owners)}
+    kept = {order[name]: own for name, own in counts.items()}
     return _with(state, _COUNTS, kept)
 
 
-def counts_without(state: FederationState, platform: str) -> NDArray[np.float64] | None:
-    """float64 ``[m]``: how many users of other platforms have each item; None where counts were not kept."""
-    kept, total = state.results.get(_COUNTS), np.zeros(len(state.vocabulary))
+def counts_of_others(state: FederationState) -> Callable[[str], NDArray[np.float64]] | None:
+    """From a platform to float64 ``[m]``: how many users of others have each item; None where counts were not kept."""
+    kept, total, counts = state.results.get(_COUNTS), np.zeros(len(state.vocabulary)), {}
     for index, (name, positions) in enumerate(state.vocabulary.owners.items()):
         own = None if kept is None else kept.get(str(index))
         if own is None or len(own) != len(positions):
             return None
-        if name != platform:
-            total[positions] += own
-    return total
+        total[positions] += own
+        counts[name] = own
+
+    def of_others(platform: str) -> NDArray[np.float64]:
+        left = total.copy()
+        left[state.vocabulary.owners[platform]] -= counts[platform]
+        return left
+
+    return of_others
 
 
 def with_parameters(state: FederationState, without: Mapping[str, NDArray[np.float32]]) -> FederationState:
     """``state`` with what each platform is to be told: float32 ``[m_p, row]``."""
-    order = list(state.vocabulary.owners)
-    return _with(state, _STATISTICS, {str(order.index(name)): own for name, own in without.items()})
+    order = {name: str(index) for index, name in enumerate(state.vocabulary.owners)}
+    return _with(state, _STATISTICS, {order[name]: own for name, own in without.items()})
 
 
 def parameters_without(state: FederationState, platform: str) -> NDArray[np.float32] | None:

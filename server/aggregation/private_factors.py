@@ -21,7 +21,7 @@ from common.privacy.postprocess import (
 )
 from common.wire.exchange import Arrays
 from server.aggregation.factors import Aggregation, ExactAggregation, Solved, ownership
-from server.aggregation.leave_out import KeptParts, counts_without
+from server.aggregation.leave_out import KeptParts, counts_of_others
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
 
@@ -125,10 +125,12 @@ class SharedGramAggregation:
     ) -> dict[str, NDArray[np.float32]]:
         """Each platform's items from what the others released; weights, scale and features are those of everybody."""
         noise, solved = self._releases.rounds[state.server_round], {}
+        others_counts = counts_of_others(state)
+        if others_counts is None:
+            return {}
         for name, part in parts.items():
-            counts = counts_without(state, name)
             others = {other: gram for other, gram in grams.items() if other != name}
-            if counts is None or not any(gram.any() for gram in others.values()):
+            if not any(gram.any() for gram in others.values()):
                 return {}
             vectors, left = everything.item_vectors.copy(), shares.copy()
             vectors[part.positions] -= from_grid(part.arrays["item_vectors"], noise.item_vectors.grid_step)
@@ -139,7 +141,7 @@ class SharedGramAggregation:
                 item_grams[part.positions] -= unpack_gram(own, self._plan.row)
             sigma = noise.item_vectors.actual_sigma(1) * np.sqrt(np.maximum(left, 1.0))
             users = {other: number for other, number in state.user_counts.items() if other != name}
-            seen = replace(state, item_counts=np.maximum(counts, 1.0), user_counts=users)
+            seen = replace(state, item_counts=np.maximum(others_counts(name), 1.0), user_counts=users)
             released = self._released(seen, vectors, sigma, others, item_grams)
             factors = self._item_factors(released, self._plan.setting, self._features, beside=everything)
             solved[name] = np.where(left[:, None] > 0, factors, 0.0)[part.positions].astype(np.float32)

@@ -172,3 +172,22 @@ def test_the_penalty_is_that_of_each_items_own_ridge(feedback: str, unobserved: 
         weight = 0.7 * np.sqrt(state.item_counts[row] + unobserved * users)
         expected += weight * np.sum(state.item_parameters[row].astype(float) ** 2)
     assert item_penalty(state, plan.model) == pytest.approx(expected, rel=1e-6)
+
+
+def test_each_platforms_items_are_solved_without_it() -> None:
+    rng = np.random.default_rng(5)
+    parts = [([0, 1, 2], statistics(rng, 3)), ([1, 2, 4], statistics(rng, 3)), ([0, 2, 3], statistics(rng, 3))]
+    total, users = StatisticsSum(M, D), np.array([6.0, 5.0, 4.0])
+    for positions, part in parts:
+        total.add(np.array(positions, dtype=np.int32), part)
+    without = total.without_each(MODEL, user_counts=users)
+    for index, (positions, part) in enumerate(parts):
+        counts, others = rng.integers(1, 9, M).astype(float), StatisticsSum(M, D)
+        for number, (of, other) in enumerate(parts):
+            if number != index:
+                others.add(np.array(of, dtype=np.int32), other)
+        nothing = np.zeros((M, D), dtype=np.float32)
+        expected = others.solve(nothing, MODEL, item_counts=counts, user_counts=np.delete(users, index))
+        found = without(index, part, counts[positions])
+        assert found == pytest.approx(expected[positions], rel=1e-4, abs=1e-5)
+        assert (found[[place for place, item in enumerate(positions) if item in (3, 4)]] == 0).all()

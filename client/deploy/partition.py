@@ -17,13 +17,15 @@ import numpy as np
 import polars as pl
 
 from client.data.cleaning import clean, open_source
-from client.data.reading.exclusions import read_exclusions
+from client.data.reading.exclusions import ExclusionBook
 from client.data.reading.reader import InteractionsFile
 from client.data.recorded import RecordedEvents
 from client.data.report import CleaningReport, Dropped
 from client.deploy.loading import check_privacy_of_data, recorded_events, withheld_of
+from client.sharding.erasing import forget_in_shards
 from client.sharding.platform import catalogue_of, source_of
-from client.sharding.shards import ShardedUsers, ShardWriter
+from client.sharding.shards import LOCK, ROWS, ShardedUsers, ShardWriter
+from common.deploy.locks import held
 from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError, DataError, EmptyDataError
 from common.files import make_folder
@@ -50,14 +52,25 @@ def partition_users(
     Raises:
         ConfigError: what a user's history is depends on others, so that shards cannot be cleaned one by one.
         DataError: a file cannot be read or written.
+        InUseError: another process writes shards there.
     """
+    make_folder(config.training.shards, mode=0o700)
+    lock = config.training.shards / LOCK
+    with held(lock, "crossfed-client data partition", mend="wait for its end", mode=0o600):
+        return _partition(config, shards, tell)
+
+
+def _partition(
+    config: PlatformConfig, shards: int | None, tell: Callable[[str], None]
+) -> tuple[ShardedUsers, CleaningReport]:
     check_privacy_of_data(config)
     if found := config.data.settings_that_depend_on_other_users():
         raise ConfigError(f"{', '.join(f'data.{one}' for one in found)}: shards are cleaned one by one; leave it out")
     source, catalogue = open_source(config.data), catalogue_of(config)
     rows = int(source.table.collect(source.frame.select(pl.len()))[0].item())
     count = shards or min(_MOST_SHARDS, max(_LEAST_SHARDS, -(-rows // _ROWS_OF_SHARD)))
-    recorded, excluded = recorded_events(config), read_exclusions(config.state / "store")
+    book = ExclusionBook(config.state / "store")
+    recorded, excluded = recorded_events(config), book.current()
     writer = ShardWriter(config.training.shards, len(catalogue.items), source_of(config, catalogue.items))
     reports = []
     with _divided(source, count, config.training.shards) as parts:
@@ -75,13 +88,16 @@ def partition_users(
     report = _together(reports, len(catalogue.items))
     if not report.rows_kept:
         raise DataError(f"{report.render()}\nnothing is left; check the columns and the cleaning rules")
+    if (left_out_meanwhile := book.current()) is not excluded:
+        # Their erasure could not find what was not written yet.
+        forget_in_shards(config.training.shards, left_out_meanwhile)
     return writer.finish(report.as_dict()), report
 
 
 @contextmanager
 def _divided(source: InteractionsFile, count: int, folder: Path) -> Iterator[Iterator[InteractionsFile]]:
     """The rows of ``source`` in ``count`` parts by user, in files that are there for the time being."""
-    scratch = folder / ".rows"
+    scratch = folder / ROWS
     shutil.rmtree(scratch, ignore_errors=True)
     make_folder(scratch, mode=0o700)
     try:

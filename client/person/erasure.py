@@ -80,6 +80,11 @@ STEPS: Final = (
         take=lambda places, _: places.forget_versions(),
     ),
     Step(
+        name="shards",
+        said="copies of rows and recorded events in shards, where the platform keeps users so",
+        take=lambda places, _: places.forget_shards(),
+    ),
+    Step(
         name="progress",
         said="what an ended run had left of its training",
         take=lambda places, _: places.forget_progress(),

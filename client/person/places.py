@@ -25,6 +25,7 @@ from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackInUseError, FeedbackLog
 from client.recommend.feedback_file import FEEDBACK_LOG, FeedbackEvent, parsed_line, read_log
 from client.recommend.quarantine import quarantine_of
+from client.sharding.erasing import forget_in_shards, shards_that_hold
 from client.versions.experiment import ExperimentFile
 from client.versions.outcomes import read_shown, write_shown
 from common.deploy.locks import is_held
@@ -71,6 +72,10 @@ class Places:
         """Take whoever is left out of every version of the model."""
         PlatformStore(self.store_folder).forget_excluded()
 
+    def forget_shards(self) -> None:
+        """Empty the rows of whoever is left out in all shards: copies of files and recorded feedback that crossfed made."""
+        forget_in_shards(self.config.training.shards, self.book.current())
+
     def forget_progress(self) -> None:
         """Delete what an ended run has left of its training: rows of numbers, without ids, in the order of users."""
         if not self.running:
@@ -114,6 +119,7 @@ class Places:
         ]
         if self._feedback_holds(excluded):
             found.append(FEEDBACK_LOG)
+        found += shards_that_hold(self.config.training.shards, excluded)
         return found
 
     def files_that_hold(self, tag: str) -> list[str]:

@@ -278,11 +278,13 @@ class FeedbackReader:
                 found: dict[str, list[Event]] = {}
                 for event in read_log(self.path, self.rules).events:
                     found.setdefault(event.user_id, []).append(event.event)
-                kept, self._stamp = self._by_user, stamp
+                kept = self._by_user
                 events = {user: tuple(those) for user, those in found.items()}
                 self._by_user = self._allowed(
                     {user: kept[user] if kept.get(user) == those else those for user, those in events.items()}
                 )
+                # Last: what could not be read, the list of exclusions too, is read again.
+                self._stamp = stamp
         except FileNotFoundError:
             self._by_user, self._stamp = {}, None
         except (OSError, StoreError) as error:

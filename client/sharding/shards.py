@@ -30,6 +30,14 @@ from common.files import make_folder, write_atomically
 MANIFEST: Final = "shards.json"
 _FORMAT: Final = 1
 _AGAIN: Final = "run crossfed-client data partition again"
+LOCK: Final = ".partition.lock"
+"""Held while shards are written."""
+ROWS: Final = ".rows"
+"""Folder of the rows that are being divided, for the time being."""
+PARTS: Final = "parts-"
+"""Before the number of a partition, in the name of its folder."""
+GROUP: Final = 4096
+"""Users in a row group of a file, of which a reader has one or two in memory."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +148,12 @@ class ShardedUsers:
     def _frame(self, shard: int, start: int, count: int) -> pl.DataFrame:
         path = self.folder / self.shards[shard].file
         try:
-            return pl.scan_parquet(path, glob=False).slice(start, count).collect()
+            frame = pl.scan_parquet(path, glob=False).slice(start, count).collect()
         except (pl.exceptions.PolarsError, OSError):
             # polars' own message may quote what it has read.
             raise DataError(f"{path}: cannot be read, or is damaged; {_AGAIN}") from None
+        # Whose row was emptied is nobody any more, not a user without a history.
+        return frame.filter(pl.col("user").is_not_null())
 
     def _rows(self, frame: pl.DataFrame, excluded: Exclusions) -> UserRows:
         user_ids = tuple(frame["user"].to_list())
@@ -182,10 +192,10 @@ class ShardWriter:
         folder: made when it is not there; its owner's only, as it holds all that users did.
         n_items: columns of the catalogue.
         made_from: as :class:`ShardedUsers` has it.
-        group: users in a row group of a file, of which a reader has one or two in memory.
+        group: users in a row group of a file.
     """
 
-    def __init__(self, folder: Path, n_items: int, made_from: str, *, group: int = 4096) -> None:
+    def __init__(self, folder: Path, n_items: int, made_from: str, *, group: int = GROUP) -> None:
         make_folder(folder, mode=0o700)
         self.folder, self._n_items, self._made_from, self._group = folder, n_items, made_from, group
         self._parts = self._unused()
@@ -233,7 +243,7 @@ class ShardWriter:
         }
         write_atomically(self.folder / MANIFEST, json.dumps(content, indent=1).encode())
         kept = {self._parts} | {Path(shard["file"]).parts[0] for shard in before}
-        for folder in self.folder.glob("parts-*"):
+        for folder in self.folder.glob(f"{PARTS}*"):
             if folder.name not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
         return made
@@ -246,9 +256,9 @@ class ShardWriter:
 
     def _unused(self) -> str:
         number = 1 + max(
-            (int(one.name[6:]) for one in self.folder.glob("parts-*") if one.name[6:].isdigit()), default=0
+            (int(one.name[6:]) for one in self.folder.glob(f"{PARTS}*") if one.name[6:].isdigit()), default=0
         )
-        return f"parts-{number:06d}"
+        return f"{PARTS}{number:06d}"
 
 
 def _place(user: str) -> int:

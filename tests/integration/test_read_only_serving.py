@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from client.data.reading.exclusions import ExclusionBook
+from client.data.reading.exclusions import EXCLUSIONS_FILE, ExclusionBook
 from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
 from client.recommend.feedback_file import FEEDBACK_LOG, FeedbackReader
@@ -130,3 +130,21 @@ def test_a_reader_keeps_what_it_knew_of_a_damaged_log(tmp_path: Path, caplog: py
     assert "anna" not in caplog.text.replace(str(tmp_path), "")
     with pytest.raises(ContractError, match="only reads"):
         reader.record("2", "anna", "imdb:1", 1.0, 5)
+
+
+def test_a_reader_recovers_from_an_unreadable_list(tmp_path: Path) -> None:
+    seconds = [0.0]
+    reader = FeedbackReader(tmp_path / FEEDBACK_LOG, clock=lambda: seconds[0])
+    with FeedbackLog(tmp_path / FEEDBACK_LOG) as log:
+        log.record("e1", "anna", "imdb:1", 1.0, 1_700_000_000)
+        log.record("e2", "bert", "imdb:1", 1.0, 1_700_000_000)
+    book = ExclusionBook(tmp_path)
+    book.add({book.tag("bert"): "erased"})
+    path = tmp_path / EXCLUSIONS_FILE
+    sound = path.read_bytes()
+    path.write_bytes(b"{")
+    assert reader.events_of("anna") == (), "nobody's data may be used while nobody can tell who is left out"
+    path.write_bytes(sound)
+    seconds[0] += 10
+    assert len(reader.events_of("anna")) == 1
+    assert reader.events_of("bert") == ()

@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 from client.cli.main import app
 from client.data.reading.exclusions import EXCLUSIONS_FILE, ExclusionBook, read_exclusions
 from client.deploy.loading import load_platform_data, load_training_data
+from client.deploy.partition import partition_users
+from client.keys import KeyFolder, make_keys
 from client.passport.books import PassportBooks
 from client.passport.desk import PassportDesk
 from client.person import erasure
@@ -26,12 +28,15 @@ from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
 from client.recommend.feedback_file import FEEDBACK_LOG
 from client.service.server import serve_recommender
+from client.sharding.platform import catalogue_of, open_shards
+from client.sharding.shards import ShardedUsers
 from client.versions.experiment import ExperimentFile
 from client.versions.outcomes import ShownUsers, read_shown
 from common.config.serving import ServingConfig
 from common.deploy.roles import PlatformConfig
-from common.errors import ConfigError, ContractError, PassportError, StoreError
+from common.errors import ConfigError, ContractError, InUseError, PassportError, StoreError
 from tests.support.persons import ANNA, BERND, holding, platform_with_persons
+from tests.support.sharded import local, partitioned, sharded_config
 from tests.support.stores import model_of
 from tests.support.towers import platform as deep_platform
 
@@ -53,6 +58,57 @@ def test_no_byte_of_the_id_is_left_in_the_state_folder(platform: PlatformConfig)
     assert holding(platform.state, ANNA) == []
     # The quarantine's line was Anna's alone, and of Bernd nothing else has gone.
     assert holding(platform.state, BERND) == before
+
+
+def test_no_shard_holds_the_person_any_more(tmp_path: Path) -> None:
+    config = partitioned(partitioned(sharded_config(tmp_path, state=tmp_path / "state", keys=tmp_path / "keys")), 3)
+    make_keys(KeyFolder(config.keys), tmp_path / "node.key")
+    folder = config.training.shards
+    (folder / ".rows").mkdir()
+    (folder / ".rows" / "0.csv").write_text("person-33,7")
+    before = open_shards(config, catalogue_of(config).items)
+    histories = histories_of(before)
+    assert len(holding(folder, "person-33")) == 3, "both partitions and what one that was killed left"
+    erasures = Erasures(config, patience=0)
+    erasures.complete(erasures.begin("person-33", "erased"))
+    assert holding(folder, "person-33") == []
+    assert Places(config).still_held() == []
+    # For a run that has begun: everybody else, once and whole, in whatever blocks.
+    del histories["person-33"]
+    assert histories_of(before, 1) == histories_of(before, 7) == histories
+    assert list(load_training_data(config).user_ids).count("person-33") == 0
+
+
+def histories_of(users: ShardedUsers, size: int = 1000) -> dict[str, list[int]]:
+    """Items by user id; fails where somebody is there twice."""
+    found: dict[str, list[int]] = {}
+    for rows in (rows for shard in range(len(users.shards)) for rows in users.blocks(shard, size)):
+        assert not found.keys() & set(rows.user_ids)
+        found |= {user: rows.known.row(row).tolist() for row, user in enumerate(rows.user_ids)}
+    return found
+
+
+def test_who_is_erased_during_a_partition_is_in_no_shard(tmp_path: Path) -> None:
+    config = sharded_config(tmp_path)
+    book = ExclusionBook(config.state / "store")
+
+    def erase(_: str) -> None:
+        book.add({book.tag("person-33"): "erased"})
+
+    partition_users(config, 3, erase)
+    assert holding(config.training.shards, "person-33") == []
+    assert holding(config.training.shards, "person-34") != []
+
+
+def test_two_partitions_do_not_divide_into_one_folder(tmp_path: Path) -> None:
+    config = sharded_config(tmp_path)
+
+    def again(_: str) -> None:
+        with pytest.raises(InUseError, match="crossfed-client data partition"):
+            partition_users(config, 3, lambda _: None)
+
+    users, _ = partition_users(config, 2, again)
+    assert histories_of(users).keys() == set(load_training_data(local(config)).user_ids)
 
 
 def test_everybody_else_keeps_everything(platform: PlatformConfig) -> None:

@@ -223,7 +223,9 @@ def restore_backup(
 @secret.command("new")
 def secret_new(config: Config) -> None:
     """Make the federation secret: on one platform, once."""
-    made = KeyFolder(load_yaml_model(config, PlatformConfig).keys).new_secret()
+    settings = load_yaml_model(config, PlatformConfig)
+    AdminLog(settings.state).record("secret new")
+    made = KeyFolder(settings.keys).new_secret()
     say(f"fingerprint {made.fingerprint}; hand it on with crossfed-client secret seal")
 
 
@@ -257,6 +259,7 @@ def secret_import(
     """Take the federation secret over."""
     settings = load_yaml_model(config, PlatformConfig)
     own = own_registration(settings, config)
+    AdminLog(settings.state).record("secret import")
     taken = KeyFolder(settings.keys).open_secret(sealed, own, Pins(settings.pins).all())
     say(f"fingerprint {taken.fingerprint}; compare it with the sender's crossfed-client secret show")
 

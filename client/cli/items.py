@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 
 from client.batch.coverage import before_and_after
-from client.steering.hidden import HiddenItems
+from client.steering.hidden import HiddenItems, checked_keys
 from common.config.loader import load_yaml_model
 from common.deploy.console import PlainConsole, PlainTable, say, say_json
 from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError
+from common.sealed.admin import ADMIN_LOG, AdminLog
 
 items = typer.Typer(
     no_args_is_help=True, help="Hide single items from every list, and show them again; docs/steering.md."
@@ -41,7 +42,9 @@ def hide(
 
     Example: crossfed-client items hide imdb:0114709 --config cinema/platform.yaml --reason "recalled"
     """
-    _hidden(config, store).hide(keys, reason)
+    hidden = _hidden(config, store)
+    _write_down("items hide", checked_keys(keys), config, store)
+    hidden.hide(keys, reason)
     say(f"hidden: {', '.join(keys)}")
 
 
@@ -51,7 +54,9 @@ def show(keys: Keys, config: Config = None, store: Store = None) -> None:
 
     Example: crossfed-client items show imdb:0114709 --config cinema/platform.yaml
     """
-    missing = _hidden(config, store).show(keys)
+    hidden = _hidden(config, store)
+    _write_down("items show", checked_keys(keys), config, store)
+    missing = hidden.show(keys)
     if missing:
         say(f"were not hidden: {', '.join(missing)}")
     if len(missing) < len(keys):
@@ -116,3 +121,14 @@ def _hidden(config: Path | None, store: Path | None) -> HiddenItems:
     return HiddenItems(
         load_yaml_model(config, PlatformConfig).state / "store" if config is not None else store or Path()
     )
+
+
+def _write_down(act: str, keys: list[str], config: Path | None, store: Path | None) -> None:
+    """Put the order, without its reason, into the administrators' log; a simulation's store has none beside it."""
+    if config is not None:
+        state = load_yaml_model(config, PlatformConfig).state
+    elif store is not None and (store.parent / ADMIN_LOG).exists():
+        state = store.parent
+    else:
+        return
+    AdminLog(state).record(act, items=" ".join(keys))

@@ -39,6 +39,7 @@ from common.deploy.console import PlainConsole, say, say_json
 from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError
 from common.privacy.lifetime import BudgetPolicy
+from common.sealed.admin import AdminLog
 
 app = typer.Typer(
     name="crossfed-client",
@@ -147,6 +148,7 @@ def privacy_close(
     run_id: Annotated[str, typer.Argument(help="As crossfed-client privacy lists it.")], home: Home
 ) -> None:
     """Give up a run that will not go on: what it reserved and did not use is free again, and nothing leaves under it."""
+    AdminLog(home).record("privacy close", run=run_id)
     close_run(home, run_id)
     say(f"{run_id} is closed")
 

@@ -19,6 +19,7 @@ from common.config.loader import load_yaml_model
 from common.deploy.console import PlainConsole, PlainTable, say, say_json
 from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError
+from common.sealed.admin import AdminLog
 
 models = typer.Typer(
     no_args_is_help=True, help="Versions of the model: list, go back, split users or shadow, see what came of it."
@@ -71,7 +72,9 @@ def rollback(version: Number, config: Config) -> None:
 
     Example: crossfed-client models rollback 3 --config cinema/platform.yaml
     """
-    _store(load_yaml_model(config, PlatformConfig)).serve(version)
+    platform = load_yaml_model(config, PlatformConfig)
+    AdminLog(platform.state).record("models rollback", version=str(version))
+    _store(platform).serve(version)
     say(f"version {version} serves")
 
 
@@ -127,6 +130,9 @@ def end(config: Config) -> None:
     experiment = store.experiments.current()
     if experiment is not None and experiment.kind == "split":
         PlainConsole().print(_table(_outcomes(platform, experiment)))
+    # A damaged one is none that can be shown, and is ended as any other.
+    if store.experiments.stamp():
+        AdminLog(platform.state).record("models end")
     say("the experiment has ended" if store.experiments.end() else "no experiment is going on")
 
 
@@ -136,6 +142,7 @@ def _begin(config: Path, kind: Kind, version: int, share: float) -> None:
     store.load(version)
     if version == store.current():
         raise ConfigError(f"version {version} serves already; name another, or roll back first")
+    AdminLog(platform.state).record(f"models {kind}", version=str(version), share=f"{share:g}")
     store.experiments.begin(kind, version, share)
     said = f"{share:.0%} of the users are shown" if kind == "split" else "every list is also made by"
     say(f"{said} version {version} beside version {store.current()}; a running service follows in a second")

@@ -76,7 +76,9 @@ def sign(
 
 
 def admin_log(config: Config, as_json: AsJson = False) -> None:
-    """Show who signed, pinned, started and acted for persons, and check that no entry was edited or removed.
+    """Show who signed, pinned, started, changed what is served or acted for persons.
+
+    Checks that no entry was edited or removed.
 
     Example: crossfed-client admin-log -c cinema/platform.yaml
     """

@@ -13,6 +13,7 @@ from client.privacy.card import limits_of
 from common.config.loader import load_yaml_model
 from common.deploy.roles import PlatformConfig
 from common.errors import ContractError
+from common.sealed.admin import AdminLog
 from common.web.console.app import Console, Place, Redirect, Shown, Visit
 from common.web.texts import LANGUAGES
 
@@ -58,7 +59,9 @@ class PlatformPages:
         version = visit.form.get("version", "")
         if not version.isascii() or not version.isdecimal():
             raise ContractError("version: the number of one that is listed")
-        PlatformStore(self.config.state / "store").serve(int(version))
+        config = self.config
+        AdminLog(config.state).record("models rollback", version=version)
+        PlatformStore(config.state / "store").serve(int(version))
         return Redirect(path="/models")
 
     def privacy(self, visit: Visit) -> Shown:

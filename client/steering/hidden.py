@@ -38,6 +38,15 @@ class Hidden:
     reason: str = ""
 
 
+def checked_keys(keys: Iterable[str]) -> list[str]:
+    """Keys as they are kept.
+
+    Raises:
+        ContractError, CatalogueError: one is none.
+    """
+    return [check_key(required_key("item key", key)) for key in keys]
+
+
 class HiddenItems:
     """The hidden items of the platform whose model store is at ``store``. Safe for threads and processes."""
 
@@ -82,7 +91,7 @@ class HiddenItems:
             ContractError, CatalogueError: a key is none; nothing is hidden.
             StoreError: it cannot be written; all is as it was.
         """
-        wanted = [check_key(required_key("item key", key)) for key in keys]
+        wanted = checked_keys(keys)
         with self._changing() as items:
             for key in wanted:
                 items.setdefault(key, Hidden(int(self._clock()), reason))

@@ -1,8 +1,8 @@
-"""The administrators' log of a role: who admitted, revoked, signed, started, in entries chained by a keyed MAC.
+"""The administrators' log of a role: who admitted, revoked, signed, started, hid, in entries chained by a keyed MAC.
 
 An act is written down before it is done, so that nothing is done that is not written down; an entry says what was ordered, by
-which user of which host. Nothing in it is of users of the platform. The chain is that of the ledger
-(:mod:`common.sealed.log`): an entry that is edited, removed or added shows, unless it was somebody who has the key.
+which user of which host, also where it was refused later. Nothing in it is of users of the platform. The chain is that of the
+ledger (:mod:`common.sealed.log`): an entry that is edited, removed or added shows, unless it was somebody who has the key.
 """
 
 from __future__ import annotations

@@ -7,14 +7,20 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from client.cli.main import app as client
+from client.console.places import PlatformPages
+from client.personalization.store import PlatformStore
 from common.errors import LedgerError
 from common.sealed.admin import ADMIN_LOG, AdminLog, operator
+from common.web.console.app import Visit
 from server.cli import app as server
 from server.deploy.admission import AdmissionBook
+from simulations.engine.random_model import random_platform_model
+from tests.support.joined import joined
 from tests.support.persons import ANNA, platform_with_persons
 from tests.support.registrations import registration
 
@@ -91,3 +97,58 @@ def test_acts_for_persons_are_there_and_persons_are_not(tmp_path: Path) -> None:
     acts = AdminLog(platform.state).acts()
     assert [one.act for one in acts] == ["person export", "person erased"]
     assert ANNA.encode() not in (platform.state / ADMIN_LOG).read_bytes()
+
+
+SERVED = [
+    (["models", "rollback", "1"], "models rollback", {"version": "1"}),
+    (["models", "shadow", "2"], "models shadow", {"version": "2", "share": "1"}),
+    (["models", "end"], "models end", {}),
+    (["models", "split", "2", "--share", "0.2"], "models split", {"version": "2", "share": "0.2"}),
+    (["models", "end"], "models end", {}),
+    (["items", "hide", "imdb:1", "x:2", "--reason", "anna asked"], "items hide", {"items": "imdb:1 x:2"}),
+    (["items", "show", "x:2"], "items show", {"items": "x:2"}),
+    (["secret", "new"], "secret new", {}),
+]
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Path:
+    config = joined(tmp_path, tmp_path)
+    for seed in (0, 1):
+        PlatformStore(config.parent / "state" / "store").commit(random_platform_model(np.random.default_rng(seed)))
+    (config.parent / "keys" / "federation.secret").unlink()
+    return config
+
+
+def test_what_changes_what_is_served_is_written_down(served: Path) -> None:
+    state = served.parent / "state"
+    for words, act, details in SERVED:
+        result = CliRunner().invoke(client, [*words, "-c", str(served)])
+        assert result.exit_code == 0, result.output
+        newest = AdminLog(state).acts()[-1]
+        assert (newest.act, newest.details, newest.who) == (act, details, operator())
+    PlatformPages(served).roll_back(Visit(form={"version": "2"}))
+    newest = AdminLog(state).acts()[-1]
+    assert (newest.act, newest.details) == ("models rollback", {"version": "2"})
+    for words in (["models", "end"], ["items", "list"], ["models", "list"]):
+        assert CliRunner().invoke(client, [*words, "-c", str(served)]).exit_code == 0
+    assert CliRunner().invoke(client, ["items", "hide", "no key", "-c", str(served)]).exit_code != 0
+    assert CliRunner().invoke(client, ["items", "hide", "x:3", "--store", str(state / "store")]).exit_code == 0
+    acts = AdminLog(state).acts()
+    assert len(acts) == len(SERVED) + 2
+    assert acts[-1].details == {"items": "x:3"}
+    assert b"anna" not in (state / ADMIN_LOG).read_bytes()
+
+
+def test_what_is_served_stays_where_it_cannot_be_written_down(served: Path) -> None:
+    store = PlatformStore(served.parent / "state" / "store")
+    AdminLog(served.parent / "state").record("test")
+    (served.parent / "state" / ADMIN_LOG).unlink()
+    with pytest.raises(LedgerError, match="not the log whose head was kept"):
+        PlatformPages(served).roll_back(Visit(form={"version": "1"}))
+    for words, _, _ in SERVED:
+        CliRunner().invoke(client, [*words, "-c", str(served)])
+    assert store.current() == 2
+    assert store.experiments.current() is None
+    assert not (store.root / "hidden.json").exists()
+    assert not list((served.parent / "keys").glob("*secret*"))

@@ -5,12 +5,14 @@ TensorFlow is loaded with the first round of the deep model, not before: an agen
 
 from __future__ import annotations
 
+import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from logging import getLogger
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -300,14 +302,23 @@ def check_backend() -> None:
     """Refuse what cannot give gradients of single users, before any run and not after a charge.
 
     Raises:
-        ConfigError: ``KERAS_BACKEND`` names another library than TensorFlow.
+        ConfigError: ``KERAS_BACKEND``, or Keras' own file where that is not set, names another library than TensorFlow.
     """
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    backend = os.environ.get("KERAS_BACKEND") or _backend_of_file()
     if backend != "tensorflow":
         raise ConfigError(
             f"KERAS_BACKEND={backend}: gradients of single users, which plan.towers needs under privacy.mode: user, are "
-            "TensorFlow's; unset it, or agree on towers.place: home"
+            "TensorFlow's; set KERAS_BACKEND=tensorflow, or agree on towers.place: home"
         )
+
+
+def _backend_of_file() -> str:
+    """The library that ``keras.json`` names, which Keras reads where its documentation says; it is not imported for that."""
+    folder = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
+    try:
+        return str(json.loads((folder / "keras.json").read_bytes())["backend"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "tensorflow"
 
 
 def check_profile(users: pl.DataFrame | None, names: Sequence[str]) -> None:

@@ -241,10 +241,16 @@ def test_nothing_is_trained_where_nobody_could_judge_it(tmp_path: Path, caplog: 
     assert "no user has a validation item" in caplog.text
 
 
+@pytest.mark.parametrize("told_by", ["environment", "file"])
 def test_private_rounds_need_tensorflow_and_training_at_home_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told_by: str
 ) -> None:
-    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    if told_by == "environment":
+        monkeypatch.setenv("KERAS_BACKEND", "jax")
+    else:
+        monkeypatch.delenv("KERAS_BACKEND", raising=False)
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+        (tmp_path / "keras.json").write_text('{"backend": "jax"}')
     plan = home_plan()
     agents_at(tmp_path / "home", plan)
     towers = plan.model_dump()["towers"] | {"place": "federation"}

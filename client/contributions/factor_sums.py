@@ -37,7 +37,7 @@ class PlainStatistics:
         model: what is trained.
         global_mean: μ of explicit feedback.
         items: float32 ``[m_p, p]``, parameters of the shared items.
-        metrics: of validation users, summed in ``evaluation`` with their number behind; none are measured without any.
+        metrics: of validation users; ``evaluation`` holds their sums, and last how many users those are of.
         objective: whether the objective is among the sums.
     """
 
@@ -63,7 +63,7 @@ class PlainStatistics:
         return found | {"evaluation": self._worth(trainer, users)}
 
     def _worth(self, trainer: Trainer, users: UserBlock) -> NDArray[np.float64]:
-        """float64 ``[metrics + 1]``: sums over the validation users, on shared items, and how many they are."""
+        """float64 ``[metrics + 1]``: sums over the validation users, on shared items, and how many they are; else two zeros."""
         if not self.metrics:
             return np.zeros(2)
         validation = users.validation

@@ -14,7 +14,7 @@ from client.personalization.described import DescribedItems
 from client.scoring.attributes import own_tastes, place_among
 from client.scoring.demand import standard_columns
 from client.scoring.described.counted import CountedPart, category_part
-from client.scoring.described.nearest_texts import fit_nearest_texts
+from client.scoring.described.nearest import fit_nearest
 from client.scoring.described.prior import PriorPart
 from client.scoring.described.profile import fit_profile
 from client.scoring.described.released_counts import ReleasedCounts
@@ -81,7 +81,7 @@ class CrossParts:
     @cached_property
     def _near(self) -> list[CountedPart]:
         """Nearest texts, and nearest pictures and the like."""
-        return [fit_nearest_texts(vectors, vectors, name=name) for name, vectors in self._told.near.items()]
+        return [fit_nearest(vectors, vectors, name=name) for name, vectors in self._told.near.items()]
 
     def popularity(self) -> PriorPart:
         """How many users of the other platforms have each item, as told: what needs no model at all."""
@@ -121,7 +121,7 @@ class CrossParts:
         known = np.column_stack([rate, rate**2, features])
         if self.released is not None:
             also = np.column_stack([known, self._told.text_features])
-            parts.append(PriorPart("demand elsewhere", _demand(also, counts, common)))
+            parts.append(PriorPart("demand with foreign popularity", _demand(also, counts, common)))
         tastes = own_tastes(histories.incidence(), _DIMENSION, _ITERATIONS)
         parts += [
             place_among(tastes, common, known, regularization=ridge, name=f"tastes {ridge:g}") for ridge in _RIDGES
@@ -152,7 +152,7 @@ def near_factors(shared: FactorModel, readable: NDArray[np.integer]) -> CountedP
     unit = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0).astype(np.float32)
     known = np.zeros_like(unit)
     known[readable] = unit[readable]
-    return fit_nearest_texts(known, unit, name=NEAR_FACTORS)
+    return fit_nearest(known, unit, name=NEAR_FACTORS)
 
 
 def _pairs(features: NDArray[np.float64], rate: NDArray[np.float64], rows: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -68,7 +68,7 @@ class Finisher:
             vocabulary: the arrays of the message that it was read from.
 
         Raises:
-            ContractError: the request's mean or its linear weights are none.
+            ContractError: the request's mean, its numbers of users or its item-item weights cannot be used.
             StoreError, LedgerError: it cannot be kept, and must not be acknowledged.
         """
         value_mean_of(request)

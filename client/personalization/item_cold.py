@@ -133,9 +133,6 @@ def _judged_blend(folds: Sequence[Fold], depth: float) -> tuple[NDArray[np.float
     return weights, _found(folds, scores, depth)
 
 
-_Fitted = tuple[list[Part], NDArray[np.integer], UserItemMatrix, NDArray[np.integer], UserItemMatrix]
-
-
 def conditional_logit(folds: Sequence[Fold], start: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """float64 ``[k]``: w ≥ 0 that maximises the mean of log softmax(Σ w_k z_k) over what users had, less 0.001·‖w‖².
 
@@ -162,6 +159,10 @@ def conditional_logit(folds: Sequence[Fold], start: NDArray[np.float64] | None =
     )
     weights: NDArray[np.float64] = np.where(found.x < _DROPPED, 0.0, found.x)
     return weights
+
+
+_Fitted = tuple[list[Part], NDArray[np.integer], UserItemMatrix, NDArray[np.integer], UserItemMatrix]
+"""Scorers of a fold, its hidden items, histories without them, users who had some, and which."""
 
 
 def _folds(
@@ -238,7 +239,7 @@ class _Found:
 
 
 def _found(folds: Sequence[Fold], scores: Sequence[NDArray[np.float32]], depth: float) -> _Found:
-    """By lists that are as large a share (``depth``) of the candidates as 20 are of the others' items."""
+    """What lists find that are as large a share (``depth``) of the candidates as 20 are of the others' items."""
     judged, times = np.unique(np.concatenate([fold.users for fold in folds]), return_counts=True)
     parts = []
     for fold, scored in zip(folds, scores, strict=True):

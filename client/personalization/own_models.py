@@ -20,7 +20,7 @@ from client.scoring.fold_in import FoldIn
 from client.scoring.scorer import SolvedFactorScorer
 from client.training.als import rating_sum_and_count
 from client.training.anchored import fit_anchored
-from client.training.content import DescribedItems, place_by_content
+from client.training.content import ContentItems, place_by_content
 from client.training.fit import fit
 from client.training.tuning import SearchSpace, mean_scale, tune_anchored, tune_local
 from common.config.model import AnchoredConfig, FactorizationConfig
@@ -118,7 +118,7 @@ class OwnModels:
         mean = total / count if count and self._base.feedback == "explicit" else 0.0
         if self._config.content:
             table = self._data.items
-            described = DescribedItems(table.titles, table.genres, table.undeclared, table.further, self._texts)
+            described = ContentItems(table.titles, table.genres, table.undeclared, table.further, self._texts)
             items = place_by_content(items, described, implicit=config.feedback == "implicit")
         model = FactorModel(item_parameters=items, config=config, value_mean=mean)
         return TunedModel(model, trials.cross_fitted(self.rng("folds")))

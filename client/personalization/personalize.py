@@ -21,7 +21,7 @@ from client.scoring.described.released_counts import CountNoise
 from client.scoring.ease import EasePart
 from client.scoring.factors import FactorModel
 from client.towers.stored import TowerModel
-from client.training.content import DescribedItems, place_by_content
+from client.training.content import ContentItems, place_by_content
 from common.config.model import FactorizationConfig
 from common.config.platform import PersonalizationConfig
 from common.errors import ConfigError, DataError
@@ -234,7 +234,7 @@ class Personalizer:
 def placed_by_content(shared: FactorModel, vocabulary: ItemDescriptions, texts: TextVectors | None) -> FactorModel:
     """``shared`` with items that nobody has interacted with where what is described of them places them."""
     titles = [title if key else "" for key, title in zip(vocabulary.keys, vocabulary.titles, strict=True)]
-    described = DescribedItems(titles, vocabulary.genres, further=vocabulary.further, texts=texts)
+    described = ContentItems(titles, vocabulary.genres, further=vocabulary.further, texts=texts)
     implicit = shared.config.feedback == "implicit"
     return replace(shared, item_parameters=place_by_content(shared.item_parameters, described, implicit=implicit))
 

@@ -1,6 +1,6 @@
 """A platform's users in shards: a folder of Parquet files, a row a user, read a block of users at a time.
 
-shards.json              what was made of which settings and catalogue, and how large each shard is
+shards.json              digest of the settings and the catalogue that shards were made from, and how large each is
 parts-000001/00000.parquet
 
 A user is in one shard, drawn by a hash of the id; within it users stand in the order of another hash, so that the first of

@@ -37,7 +37,7 @@ _YEAR = re.compile(r"\s*\(\d{4}\)\s*$")
 
 
 @dataclass(frozen=True, eq=False)
-class DescribedItems:
+class ContentItems:
     """Holds what is publicly known of m items.
 
     Attributes:
@@ -84,7 +84,7 @@ class DescribedItems:
 
 
 def place_by_content(
-    parameters: NDArray[np.float32], described: DescribedItems, *, implicit: bool = True
+    parameters: NDArray[np.float32], described: ContentItems, *, implicit: bool = True
 ) -> NDArray[np.float32]:
     """Item parameters in which the rows of zeros are predicted from attributes, where the item has any.
 

@@ -1,4 +1,4 @@
-"""Sums over a platform's users: what is summed is told by a :class:`UserSum`, where the users are by an :class:`Engine`.
+"""Sums over a platform's users: a :class:`UserSum` says what is summed, an :class:`Engine` knows where the users are.
 
 Whatever a platform contributes of its factorisation is such a sum, so one process that holds all users and a cluster that
 streams them from disk are two engines of one kind.
@@ -104,12 +104,13 @@ class Engine(Protocol):
 
     Guarantees:
         Sums of whole numbers are exact, so they are the same to the bit however users are divided. Sums of floats are the
-        same to the bit for the same data, whatever computes them and in which order it ends.
+        same to the bit each time that one engine has the same data, whichever part is done first; two engines agree to
+        rounding.
     """
 
     @property
     def n_users(self) -> int:
-        """How many users the platform has."""
+        """How many users the platform has; shards count those, too, who have been left out since they were made."""
         ...
 
     def solver(self, model: FactorizationConfig) -> str:

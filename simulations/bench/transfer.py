@@ -23,7 +23,7 @@ from client.scoring.scorer import PopularityScorer, SolvedFactorScorer
 from client.text.cache import VectorCache, user_cache
 from client.text.registry import load_encoder
 from client.text.vectors import text_vectors
-from client.training.content import DescribedItems, place_by_content
+from client.training.content import ContentItems, place_by_content
 from client.training.fit import fit
 from client.training.tuning import SearchSpace, tune_local
 from common.attributes import LONGEST_TEXT
@@ -145,10 +145,10 @@ def _placed_factors(
     items[warm] = fitted.item_factors
     abstracts = pl.DataFrame({"abstract": pl.Series(columns["abstract"], dtype=pl.List(pl.String))})
     titles, genres = [title or "" for title in columns["title"]], [of_item or () for of_item in columns["genres"]]
-    plain = DescribedItems(titles, genres, abstracts)
+    plain = ContentItems(titles, genres, abstracts)
     told = Described({"abstract": "text"}, {"abstract": tuple(columns["text"])})
     texts = text_vectors(load_encoder(TextConfig()), VectorCache(user_cache()))
-    rich = DescribedItems(titles, genres, further=told, texts=texts)
+    rich = ContentItems(titles, genres, further=told, texts=texts)
     without, placed = (place_by_content(items, described) for described in (plain, rich))
     return SolvedFactorScorer(fitted.user_factors, without), SolvedFactorScorer(fitted.user_factors, placed)
 

@@ -19,7 +19,7 @@ from client.personalization.store import PlatformStore
 from client.recommend.recommender import Recommender
 from client.scoring.attributes import AttributePart
 from client.scoring.described.counted import category_part
-from client.scoring.described.nearest_texts import fit_nearest_texts
+from client.scoring.described.nearest import fit_nearest
 from client.scoring.described.prior import PriorPart
 from client.scoring.described.profile import fit_profile
 from client.scoring.ease import EasePart
@@ -131,7 +131,7 @@ STORED: dict[str, Callable[[], Part]] = {
     "profile": profile,
     "attributes": lambda: AttributePart(*RNG.standard_normal((2, M, 3)).astype(np.float32)),
     "linear": linear_part,
-    "nearest texts": lambda: fit_nearest_texts(*RNG.standard_normal((2, M, 6)).astype(np.float32) / 3, neighbours=20),
+    "nearest texts": lambda: fit_nearest(*RNG.standard_normal((2, M, 6)).astype(np.float32) / 3, neighbours=20),
     "toy": lambda: ToyPart((1.0 - 2.0 * (np.arange(M) % 2)).astype(np.float32)),
     "toy direct": lambda: ToyDirect(RNG.standard_normal((M, M))),
 }

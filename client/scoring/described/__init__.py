@@ -1,7 +1,7 @@
 """Scorers of what is publicly known of items; imported together, so that the store knows them."""
 
 from client.scoring.described.counted import CountedPart, category_part
-from client.scoring.described.nearest_texts import fit_nearest_texts
+from client.scoring.described.nearest import fit_nearest
 from client.scoring.described.prior import PriorPart
 from client.scoring.described.profile import ProfilePart, fit_profile
 
@@ -10,6 +10,6 @@ __all__ = [
     "PriorPart",
     "ProfilePart",
     "category_part",
-    "fit_nearest_texts",
+    "fit_nearest",
     "fit_profile",
 ]

@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.scoring.described.nearest_texts import fit_nearest_texts
+from client.scoring.described.nearest import fit_nearest
 from client.text.cache import VectorCache
 from client.text.encoder import TextEncoder
 from client.text.registry import load_encoder
@@ -70,7 +70,7 @@ def found_by_text(
         users = np.sort(rng.permutation(users)[:_USERS])
         for power, white in turned.items():
             for kept in (64, 256, len(hidden)) if power == 0.25 else (256,):
-                scorer = fit_nearest_texts(white[shown], white[hidden], neighbours=kept)
+                scorer = fit_nearest(white[shown], white[hidden], neighbours=kept)
                 found = _recall(scorer.scores(history, users), truth.select_users(users))
                 totals.setdefault(f"power {power:g}, {'all' if kept > 256 else kept} neighbours", []).append(found)
         chance = rng.random((len(users), len(hidden)), dtype=np.float32)

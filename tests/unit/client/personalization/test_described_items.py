@@ -12,8 +12,7 @@ from client.personalization.cross_parts import CrossParts
 from client.personalization.described import DescribedItems
 from client.scoring.demand import expected_demand, year_columns
 from client.scoring.factors import FactorModel
-from client.training.content import DescribedItems as ContentItems
-from client.training.content import place_by_content
+from client.training.content import ContentItems, place_by_content
 from common.attributes import LONGEST_TEXT, AttributeKind, Value, vector_of
 from tests.support import MODEL, random_matrix
 

@@ -12,7 +12,7 @@ from sklearn.linear_model import RidgeCV
 from client.data.described import Described
 from client.personalization.personalize import Personalizer
 from client.scoring.factors import shared_on_vocabulary
-from client.training.content import DescribedItems, place_by_content
+from client.training.content import ContentItems, place_by_content
 from common.attributes import AttributeKind, Value, vector_of
 from common.config.platform import PersonalizationConfig
 from tests.support.tuned import MODEL, training_data, view_of
@@ -21,11 +21,11 @@ M = 120
 KINDS = ("war", "love", "space")
 
 
-def described(kinds: NDArray[np.int64], attributes: pl.DataFrame | None = None) -> DescribedItems:
-    return DescribedItems([""] * len(kinds), [(KINDS[kind],) for kind in kinds], attributes)
+def described(kinds: NDArray[np.int64], attributes: pl.DataFrame | None = None) -> ContentItems:
+    return ContentItems([""] * len(kinds), [(KINDS[kind],) for kind in kinds], attributes)
 
 
-class Refused(DescribedItems):
+class Refused(ContentItems):
     def features(self) -> NDArray[np.float64]:
         raise AssertionError("asked for what is not needed")
 
@@ -67,7 +67,7 @@ def test_any_kind_of_attribute_places_an_item(values: Sequence[object]) -> None:
     known = factors_of(kinds, rng)
     known[:10] = 0
     table = pl.DataFrame({"about": [values[kind] for kind in kinds]})
-    placed = place_by_content(known, DescribedItems([""] * M, [()] * M, table))
+    placed = place_by_content(known, ContentItems([""] * M, [()] * M, table))
     assert np.abs(placed[:10] - np.eye(3, 6)[kinds[:10]]).max() < 0.15
 
 
@@ -168,7 +168,7 @@ def test_each_described_attribute_places_items(told: str) -> None:
     else:
         words = np.where(foreign, np.array(["сталь", "роза", "星"])[kinds], np.array(["steel", "rose", "star"])[kinds])
         titles = words.tolist()
-    items = DescribedItems(titles, [()] * M, further=further, texts=words_as_vectors)
+    items = ContentItems(titles, [()] * M, further=further, texts=words_as_vectors)
     placed = place_by_content(known, items, implicit=False)
     assert np.abs(placed[cold] - np.eye(3, 6)[kinds[cold]]).max() < 0.3, (
         "words of another language are not the same words"
@@ -181,7 +181,7 @@ def test_an_item_of_which_nothing_is_told_stays_where_it_is() -> None:
     known = factors_of(rng.integers(0, 3, M), rng)
     known[:9] = 0
     further = Described({"maker": "category"}, {"maker": (None, *("A", "B") * 59, "A")})
-    placed = place_by_content(known, DescribedItems([""] * M, [()] * M, further=further, texts=words_as_vectors))
+    placed = place_by_content(known, ContentItems([""] * M, [()] * M, further=further, texts=words_as_vectors))
     assert not placed[0].any()
     assert placed[1:9].any(axis=1).all()
 

@@ -1,4 +1,4 @@
-"""Items whose texts are near those of a user's history: needs neither other users nor other platforms."""
+"""Scores items by how near their vectors are to those of a history's items: of texts, pictures, factors."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from common.errors import ContractError
 _BLOCK = 1024  # rows of cosines at a time
 
 
-def fit_nearest_texts(
+def fit_nearest(
     history_vectors: NDArray[np.floating],
     item_vectors: NDArray[np.floating],
     *,
     neighbours: int = 256,
     name: str = "texts",
 ) -> CountedPart:
-    """log(1 + Σ_i max(cos(t_i, t_j), 0)³ over the items i of the history) for each item j.
+    """log(1 + Σ_i max(cos(v_i, v_j), 0)³ over the items i of the history) for each item j.
 
     Args:
         history_vectors: ``[n_columns, d]`` of unit length or zero, one a column of histories: of the platform's own items, or
             of the vocabulary with zeros where the platform lacks the item.
-        item_vectors: ``[m, d]``, one an item that is scored, by the same encoder and :class:`~client.text.whitening.Whitening`.
+        item_vectors: ``[m, d]``, one an item that is scored, in the same space: of texts by the same encoder
+            and :class:`~client.text.whitening.Whitening`.
         neighbours: kept for each column, counted among the m; the cube leaves little to those further away.
-        name: of the attribute; ``texts`` of all words together.
+        name: of the scorer: an attribute's; ``texts`` of all words together.
 
     Raises:
         ContractError: the vectors differ in length.

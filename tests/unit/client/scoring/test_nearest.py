@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from client.data.dataset import UserItemMatrix
-from client.scoring.described.nearest_texts import fit_nearest_texts
+from client.scoring.described.nearest import fit_nearest
 from common.errors import ContractError
 
 
@@ -37,7 +37,7 @@ def written_out(has: UserItemMatrix, user: int, own: np.ndarray, items: np.ndarr
 def test_scores_are_the_sum_over_the_history(kept: int) -> None:
     own, items, has = unit(40, 6, 1), unit(30, 6, 2), histories(9, 40)
     users = np.array([3, 0, 8])
-    scores = fit_nearest_texts(own, items, neighbours=kept).scores(has, users)
+    scores = fit_nearest(own, items, neighbours=kept).scores(has, users)
     expected = [written_out(has, int(user), own, items, kept) for user in users]
     np.testing.assert_allclose(scores, expected, atol=1e-5)
     assert scores.dtype == np.float32
@@ -46,19 +46,19 @@ def test_scores_are_the_sum_over_the_history(kept: int) -> None:
 def test_nobody_without_history_or_texts_gets_a_score() -> None:
     has = histories(4, 40)
     nobody = has.select_entries(np.zeros(has.nnz, dtype=bool))
-    assert not fit_nearest_texts(unit(40, 6, 1), unit(30, 6, 2)).scores(nobody, np.arange(4)).any()
-    assert not fit_nearest_texts(np.zeros((40, 6)), unit(30, 6, 2)).scores(has, np.arange(4)).any()
+    assert not fit_nearest(unit(40, 6, 1), unit(30, 6, 2)).scores(nobody, np.arange(4)).any()
+    assert not fit_nearest(np.zeros((40, 6)), unit(30, 6, 2)).scores(has, np.arange(4)).any()
 
 
 @pytest.mark.parametrize(("h", "m"), [(40, 0), (0, 30)])
 def test_no_items_and_no_columns_are_no_error(h: int, m: int) -> None:
     has = histories(4, 40).select_items(np.arange(h))
-    scores = fit_nearest_texts(unit(40, 6, 1)[:h], unit(30, 6, 2)[:m]).scores(has, np.arange(4))
+    scores = fit_nearest(unit(40, 6, 1)[:h], unit(30, 6, 2)[:m]).scores(has, np.arange(4))
     assert scores.shape == (4, m)
 
 
 def test_histories_in_other_columns_are_refused() -> None:
     with pytest.raises(ContractError, match="41 columns"):
-        fit_nearest_texts(unit(40, 6, 1), unit(30, 6, 2)).scores(histories(4, 41), np.arange(4))
+        fit_nearest(unit(40, 6, 1), unit(30, 6, 2)).scores(histories(4, 41), np.arange(4))
     with pytest.raises(ContractError, match="6 and of 5"):
-        fit_nearest_texts(unit(40, 6, 1), unit(30, 5, 2))
+        fit_nearest(unit(40, 6, 1), unit(30, 5, 2))

@@ -151,7 +151,7 @@ def test_only_rows_of_the_users_items_and_negatives_are_touched() -> None:
         assert len(set(touched.tolist())) == len(touched)
 
 
-@pytest.mark.parametrize("sequence", ["transformer", "gru", "mean"])
+@pytest.mark.parametrize("sequence", ["transformer", "hstu", "gru", "mean"])
 def test_a_users_gradient_is_the_same_to_the_bit_for_any_others(sequence: str) -> None:
     own, training = [0, 3, 1, 7], TowerTraining(negatives=4)
     model = a_model(a_config(sequence), n_users=CHUNK + 9)

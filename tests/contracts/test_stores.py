@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from client.contributions.run_file import VOCABULARY_FILE, RunFile
 from client.data.reading.exclusions import EXCLUSIONS_FILE, ExclusionBook
+from client.passport.books import PASSPORTS_FILE, PassportBooks
+from client.passport.contents import Contents, Tastes
+from client.passport.envelope import Passport, issue
 from client.personalization.store import PlatformStore
+from client.privacy.journal import JOURNAL_FILE, EgressJournal, pack
 from client.privacy.ledger import LEDGER_FILE, BudgetLedger
 from client.recommend.feedback import FeedbackLog
 from client.steering.hidden import HIDDEN_FILE, HiddenItems
@@ -18,12 +23,16 @@ from client.versions.experiment import ExperimentFile
 from common.contributions.run_plan import read_plan
 from common.privacy.contribution import Release
 from common.privacy.lifetime import BudgetPolicy
+from common.privacy.secure_sum import PlatformIdentity
+from common.sealed.admin import ADMIN_LOG, AdminLog
 from server.federation.checkpoint import CheckpointStore
 from server.federation.state import fresh_state
 from tests.contracts.store_contract import Keeper, StoreContract
 from tests.support.stores import model_of
 
 PLAN = read_plan({"privacy": {"mode": "none"}, "model": {"dimension": 2}})
+NOW = 1_800_000_000.0
+TASTES = Contents(tastes=Tastes((("genre:drama", 1.0),)))
 RELEASE = Release(kind="item_vectors", mechanism="gaussian", noise_multiplier=9.0)
 
 
@@ -140,6 +149,71 @@ class Ledger(Keeper):
         return [entry.content["event"] for entry in BudgetLedger.open(self.folder).entries()]
 
 
+class Journal(Keeper):
+    @property
+    def file(self) -> Path:
+        return self.folder / JOURNAL_FILE
+
+    def write(self, number: int) -> None:
+        Ledger(self.folder).write(number)
+        ledger = BudgetLedger.open(self.folder)
+        receipt = ledger.charge(f"run-{number}", 1, [RELEASE], f"{number:064x}")
+        content = pack({"a": np.full(3, number)})
+        EgressJournal(self.folder, ledger).record_contribution(receipt, content, {"kind": "counts", "round": 1})
+
+    def read(self) -> Any:
+        if not self.folder.exists():
+            return None
+        entries = EgressJournal(self.folder, BudgetLedger.open(self.folder)).entries()
+        return [entry.content["digest"] for entry in entries if entry.content["event"] == "sent"]
+
+
+class AdminActs(Keeper):
+    @property
+    def file(self) -> Path:
+        return self.folder / ADMIN_LOG
+
+    def write(self, number: int) -> None:
+        AdminLog(self.folder).record("admit", platform=f"platform-{number}")
+
+    def read(self) -> Any:
+        return [dict(one.details) for one in AdminLog(self.folder).acts()]
+
+
+class Passports(Keeper):
+    @property
+    def file(self) -> Path:
+        return self.folder / PASSPORTS_FILE
+
+    def write(self, number: int) -> None:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        books = PassportBooks(self.folder, clock=lambda: NOW)
+        books.record_redeem(passport(f"platform-{number}"), "anna", TASTES, per_day=9)
+        books.close()
+
+    def read(self) -> Any:
+        if not self.folder.exists():
+            return None
+        books = PassportBooks(self.folder, clock=lambda: NOW)
+        try:
+            return [(one.receipt.platform, one.contents.kinds) for one in books.redeemed("anna")]
+        finally:
+            books.close()
+
+
+def passport(issuer: str) -> Passport:
+    key = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    return issue(
+        TASTES,
+        issuer=issuer,
+        identity=PlatformIdentity.generate(),
+        receiver="here",
+        receiver_key=key,
+        not_before=int(NOW),
+        expires=int(NOW) + 86_400,
+    )
+
+
 class TestModels(StoreContract):
     keeper = Models
 
@@ -173,4 +247,19 @@ class TestExperiments(StoreContract):
 
 class TestLedger(StoreContract):
     keeper = Ledger
+    by_sqlite = True
+
+
+class TestJournal(StoreContract):
+    keeper = Journal
+    by_sqlite = True
+
+
+class TestAdminActs(StoreContract):
+    keeper = AdminActs
+    by_sqlite = True
+
+
+class TestPassports(StoreContract):
+    keeper = Passports
     by_sqlite = True

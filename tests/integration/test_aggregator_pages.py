@@ -48,7 +48,7 @@ def break_down(_contributor: Contributor, *_request: Any) -> PrivatizedContribut
 
 
 def run(platforms: Mapping[str, TrainingData], plan: FederationPlan, folder: Path, *, broken: bool = False) -> str:
-    """What an aggregator's pages show after a run."""
+    """Return the text of an aggregator's pages after a run."""
     path = initialise(folder / "agg", plan, "films.example.org:9443", superlink_port=1).config
     recorded = RunFolder(load_yaml_model(path, AggregatorConfig).state, RUN)
     agents = agents_of(platforms, plan, folder)

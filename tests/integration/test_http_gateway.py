@@ -22,7 +22,7 @@ from client.service.client import RecommenderClient
 from client.service.metrics_export import ServingMetrics
 from client.service.server import RecommenderServer, TlsFiles, serve_recommender
 from client.service.tls import issue_recommender_tls
-from common.config.serving import HttpConfig, ServingConfig
+from common.config.serving import HttpConfig, NeverListed, ServingConfig, SteeringConfig
 from common.errors import ConfigError
 from simulations.engine.random_model import random_platform_model
 from tests.support.breaking import BreakingRules
@@ -101,6 +101,42 @@ def http_gateway_filter():
     from client.recommend.answers import NO_FILTER
 
     return NO_FILTER
+
+
+def test_a_request_steers_its_own_list(web):
+    def listed(**steering):
+        asked = {"user_id": "user-1", "k": 10, "steering": steering}
+        return web.post("/v1/recommend", json=asked).raise_for_status().json()["items"]
+
+    plain = listed()
+    first, second = (one["key"] for one in plain[:2])
+    assert [one["key"] for one in listed(deny_keys=[first])][:9] == [one["key"] for one in plain[1:]]
+    assert [one["key"] for one in listed(allow_keys=[second, "x:none"])] == [second]
+    for share in (0.0, 0.5, 1.0):
+        assert sum("here" not in one["platforms"] for one in listed(foreign_share=share)) == 10 * share
+    for wish in ({"novelty": 1.0}, {"diversity": 0.9}):
+        assert {one["key"] for one in listed(**wish)} != {one["key"] for one in plain}
+    assert listed() == plain
+    refused = web.post("/v1/recommend", json={"user_id": "user-1", "steering": {"diversity": 1.1}})
+    assert refused.status_code == 400
+
+
+def test_lists_are_steered_as_the_platform_says(store):
+    rules = SteeringConfig(never=NeverListed(genres=("Drama",)), exposure_cap=0.25, exposure_window=100)
+    ruled = ServingConfig(http=HTTP, steering=rules)
+    with serve_recommender(store.root, token=TOKEN, config=ruled) as running, asking(running) as web:
+        asked = {"history": [], "k": 3}
+        lists = [web.post("/v1/recommend-for-history", json=asked).json()["items"] for _ in range(100)]
+        everything = web.post("/v1/recommend", json={"user_id": "user-1", "k": 500}).json()["items"]
+    shown = [one["key"] for items in lists for one in items]
+    assert max(map(shown.count, shown)) == 25
+    assert everything
+    assert not [one for one in everything if "Drama" in one.get("genres", [])]
+    steered = ServingConfig(http=HTTP, steering=SteeringConfig(diversity=0.9))
+    with serve_recommender(store.root, token=TOKEN, config=steered) as running, asking(running) as web:
+        by_platform = web.post("/v1/recommend", json={"user_id": "user-1"}).json()["items"]
+        by_request = web.post("/v1/recommend", json={"user_id": "user-1", "steering": {"diversity": 0.0}}).json()
+    assert {one["key"] for one in by_platform} != {one["key"] for one in by_request["items"]}
 
 
 def test_feedback_is_one_event_by_its_id_over_either_way(server, web):

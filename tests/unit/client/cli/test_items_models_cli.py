@@ -26,7 +26,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("platform")
     made = joined(folder, folder)
     with made.open("a") as file:
-        file.write("steering: {novelty: 0.9}\n")
+        file.write("steering: {novelty: 0.9}\npassport: {redeem: true}\n")
     store = PlatformStore(made.parent / "state" / "store")
     for seed in (0, 1):
         store.commit(random_platform_model(np.random.default_rng(seed)))

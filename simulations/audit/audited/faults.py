@@ -6,7 +6,7 @@ A fault replaces a function of the code that ships while :func:`injected` holds,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -26,7 +26,9 @@ from common.contributions import cooccurrence, updates
 from common.contributions.cooccurrence import CooccurrenceMechanism
 from common.contributions.factors import UserLevelMechanism
 from common.contributions.updates import UpdateMechanism, UserGradients
+from common.privacy.contribution import Release
 from common.privacy.quantise import toward_zero
+from common.wire.exchange import AgentRequest
 from simulations.audit.audited.platforms import NOISY_MODULES, PLATFORMS
 from simulations.audit.audited.unclean import load_uncleaned
 
@@ -104,10 +106,16 @@ def _no_clipping() -> Patches:
     ]
 
 
+def _uncharged(
+    outbox: Outbox, request: AgentRequest, releases: Sequence[Release], vocabulary: bytes
+) -> SimpleNamespace:
+    return SimpleNamespace(run_id=request.run_id, releases=releases)
+
+
 def _skipped_ledger() -> Patches:
     """Contributions go past ledger and guard."""
     return [
-        (Outbox, "charge", lambda self, request, releases: SimpleNamespace(run_id=request.run_id, releases=releases)),
+        (Outbox, "charge", _uncharged),
         (Outbox, "replay", lambda self, receipt: None),
         (Outbox, "send", lambda self, contribution, kind, sizes, receipt: dict(contribution.arrays)),
     ]

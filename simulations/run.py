@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,20 +26,10 @@ from simulations.engine.federate import (
 )
 from simulations.evaluation.choice import choice_of
 from simulations.evaluation.cross_weights import tune_weights
-from simulations.evaluation.measure import (
-    Block,
-    CrossPlatformTask,
-    Evaluator,
-    measure_cross,
-    measure_own,
-    measure_pooled,
-    measure_shared,
-    shared_model,
-    train_ceiling,
-)
+from simulations.evaluation.measure import Block, Evaluator
 from simulations.evaluation.paired import Measured
 from simulations.evaluation.passports import measure_passports
-from simulations.evaluation.pooled import PlatformMatrix, train_pooled, without_privacy
+from simulations.evaluation.platforms import measure_platforms
 from simulations.evaluation.privacy_cost import privacy_cost_at
 from simulations.origin import check_resumable, origin_of
 from simulations.output import Wait, own_folder, remove_run
@@ -136,50 +126,84 @@ def _simulate(
         origin=origin,
     )
     observer.on_stage("measuring on test interactions")
-    trained = scenario.model_copy(update={"plan": outcome.state.plan_of(scenario.plan)})
     kept = Measured()
-    measured, pooled = _measure(trained, platforms, outcome, secret, kept)
+    measured, pooled = measure_platforms(_as_trained(scenario, outcome), platforms, outcome, secret, kept)
     kept.write(folder)
-    passports: list[Block] = []
-    if scenario.passport is not None:
-        observer.on_stage("measuring what passports bring")
-        models = {agent.name: agent.store.load() for agent in outcome.agents}
-        passports = measure_passports(Evaluator(scenario), platforms, models)
+    passports = _passports(scenario, platforms, outcome, observer)
     card = card_content(scenario.plan, {agent.name: agent.spend() for agent in agents}, audited)
     write_atomically(folder / "privacy.md", card_text(scenario.plan, card).encode(), mode=0o644)
-    content: dict[str, Any] = {
+    content = _content(
+        scenario, outcome, backend=backend, privacy=card, platforms=measured, pooled=pooled, passports=passports
+    )
+    content["seconds"]["total"] = time.perf_counter() - started
+    _write(folder, content)
+    # What is finished is on disk before it is trained again for the privacy cost.
+    for cost in _privacy_costs(scenario, platforms, secret, observer):
+        content["price"].append(cost)
+        content["seconds"]["total"] = time.perf_counter() - started
+        _write(folder, content)
+    return SimulationResult(content=content, outcome=outcome, platforms=platforms)
+
+
+def _as_trained(scenario: Scenario, outcome: FederationOutcome) -> Scenario:
+    """The scenario with the settings that the run has come to; with ``model: auto`` those of the race."""
+    return scenario.model_copy(update={"plan": outcome.state.plan_of(scenario.plan)})
+
+
+def _passports(
+    scenario: Scenario, platforms: list[SimulatedPlatform], outcome: FederationOutcome, observer: RunObserver
+) -> list[Block]:
+    """Measure what passports bring, a block a pair of platforms; nothing where the scenario has none."""
+    if scenario.passport is None:
+        return []
+    observer.on_stage("measuring what passports bring")
+    models = {agent.name: agent.store.load() for agent in outcome.agents}
+    return measure_passports(Evaluator(scenario), platforms, models)
+
+
+def _content(
+    scenario: Scenario,
+    outcome: FederationOutcome,
+    *,
+    backend: Backend,
+    privacy: Mapping[str, Any],
+    platforms: Mapping[str, Block],
+    pooled: Mapping[str, Block],
+    passports: list[Block],
+) -> dict[str, Any]:
+    """All that ``result.json`` says, but for the privacy cost and the total of seconds, which are not over yet."""
+    vocabulary = outcome.state.vocabulary
+    return {
         "scenario": scenario.name,
         "seed": scenario.seed,
         "backend": backend,
-        "model": trained.plan.training.model_dump(mode="json"),
+        "model": _as_trained(scenario, outcome).plan.training.model_dump(mode="json"),
         "choice": choice_of(scenario.plan, outcome.state),
         "split": scenario.split.model_dump(mode="json"),
         "protocol": scenario.protocol,
-        "privacy": card,
-        "vocabulary": {
-            "items": len(outcome.state.vocabulary),
-            "shared": outcome.state.vocabulary.shared_items(),
-        },
-        "platforms": measured,
+        "privacy": privacy,
+        "vocabulary": {"items": len(vocabulary), "shared": vocabulary.shared_items()},
+        "platforms": platforms,
         "pooled": pooled,
         "configuration": configuration_of(scenario),
         "price": [],
         "passports": passports,
         "rounds": [record.as_dict() for record in outcome.state.history],
         "seconds": {
-            "total": time.perf_counter() - started,
+            "total": 0.0,
             "platforms": outcome.platform_seconds,
             "aggregator": outcome.seconds - outcome.platform_seconds,
         },
     }
-    _write(folder, content)
-    # What is finished is on disk before it is trained again for its price.
+
+
+def _privacy_costs(
+    scenario: Scenario, platforms: list[SimulatedPlatform], secret: FederationSecret, observer: RunObserver
+) -> Iterator[dict[str, Any]]:
+    """Train again at each ε of ``price_at``, where the run itself has no noise."""
     for epsilon in scenario.price_at if not scenario.plan.private else ():
         observer.on_stage(f"privacy cost: training again at ε = {epsilon:g}")
-        content["price"].append(privacy_cost_at(scenario, platforms, secret, epsilon).as_dict())
-        content["seconds"]["total"] = time.perf_counter() - started
-        _write(folder, content)
-    return SimulationResult(content=content, outcome=outcome, platforms=platforms)
+        yield privacy_cost_at(scenario, platforms, secret, epsilon).as_dict()
 
 
 def _weights(
@@ -191,56 +215,6 @@ def _weights(
         return {}
     observer.on_stage("choosing α and β on items hidden for the purpose")
     return tune_weights(platforms, scenario, secret)
-
-
-def _measure(
-    scenario: Scenario,
-    platforms: list[SimulatedPlatform],
-    outcome: FederationOutcome,
-    secret: FederationSecret,
-    kept: Measured,
-) -> tuple[dict[str, Block], dict[str, Block]]:
-    """Blocks by platform: of the federation's models, and of pooled training."""
-    evaluator = Evaluator(scenario)
-    stores = {agent.name: agent.store for agent in outcome.agents}
-    pool = {platform.name: PlatformMatrix.of(platform.training) for platform in platforms}
-    same_rounds = None if scenario.plan.private else max(outcome.state.server_round, 1)
-    plan = without_privacy(scenario.plan, rounds=same_rounds)
-    pooled_state = train_pooled(pool, plan, secret)
-    measured: dict[str, Block] = {}
-    pooled: dict[str, Block] = {}
-    for platform in platforms:
-        model = stores[platform.name].load()
-        measured[platform.name] = {
-            "users": platform.training.train.n_users,
-            "items": len(platform.training.items),
-            "interactions": platform.interactions,
-            "cleaning": platform.report.as_dict(),
-            "verdict": _verdict(model.verdict.name, model.verdict.weight),
-            "own": measure_own(evaluator, platform, model, kept),
-            "cross": None,
-        }
-        pooled[platform.name] = measure_pooled(evaluator, platform, pooled_state, plan, secret)
-        if scenario.plan.private:
-            # Exact sums make pooled training's factors, whoever adds them up.
-            measured[platform.name]["own"]["shared_without_noise"] = pooled[platform.name]
-        if platform.hidden is not None:
-            task = CrossPlatformTask.of(platform, platform.hidden, outcome.state, secret)
-            ceiling, half = (
-                train_ceiling(platforms, task, outcome.state, scenario, secret)
-                if scenario.cross.ceiling
-                else (None, None)
-            )
-            cross = measure_cross(evaluator, task, model.shared, model.cross_scorer(), ceiling, half, kept)
-            if scenario.plan.private:
-                exact = CrossPlatformTask.of(platform, platform.hidden, pooled_state, secret)
-                cross["shared_without_noise"] = measure_shared(evaluator, exact, shared_model(pooled_state, plan))
-            measured[platform.name]["cross"] = cross | {
-                "chosen": None if model.cross_verdict is None else asdict(model.cross_verdict),
-                "weights": dict(model.cross.weights),
-                "beta": model.cross.beta,
-            }
-    return measured, pooled
 
 
 def configuration_of(scenario: Scenario) -> dict[str, Any]:
@@ -259,10 +233,6 @@ def _file_names(value: Any) -> Any:
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
     write_atomically(folder / "result.json", json.dumps(content, indent=1, allow_nan=False).encode(), mode=0o644)
-
-
-def _verdict(name: str, weight: float | None) -> str:
-    return name if weight is None else f"{name} {weight:g}"
 
 
 def load_audit(path: Path) -> dict[str, Any]:

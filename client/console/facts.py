@@ -94,7 +94,7 @@ def versions(config: PlatformConfig) -> list[Version]:
                 server_round=None if manifest is None else manifest["server_round"],
                 verdict=None if manifest is None else manifest["verdict"],
                 cross=None if manifest is None or manifest["cross"] is None else manifest["cross"]["name"],
-                bytes=sum(path.stat().st_size for path in (store.root / "versions" / f"{number:06d}").glob("*")),
+                bytes=sum(path.stat().st_size for path in store.folder_of(number).glob("*")),
                 compared=None if experiment is None else experiment.kind,
                 share=None if experiment is None else experiment.share,
             )

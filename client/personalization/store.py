@@ -1,10 +1,10 @@
-"""The platform's versioned model store: each version a folder that is wholly there or not at all.
+"""The platform's versioned model store: what is in each version, written, read, and taken out again.
 
-    STORE/CURRENT              the number of the version that serves
     STORE/versions/000001/     manifest.json and arrays.npz
 
-A version is written beside the others, made durable, and only then named in ``CURRENT``: a crash or a full disk at any
-point leaves the old version serving. Where the one that is named is damaged, the newest sound one serves.
+A version is written beside the others, made durable, and only then named in ``CURRENT``: a crash or a full disk at any point
+leaves the old version serving. Where the one that is named is damaged, the newest sound one serves. Which versions there are,
+and in which order they are to serve, :mod:`client.versions.folder` says.
 
 Whom the exclusion list (:mod:`client.data.reading.exclusions`) names is in no version that is written or loaded; one who is
 erased is taken out of those that are there (:meth:`PlatformStore.forget_excluded`).
@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -28,15 +26,15 @@ from client.data.reading.exclusions import ExclusionBook
 from client.personalization.platform_model import PlatformModel
 from client.personalization.stored_model import FORMAT, model_of, without_older, without_rows, write_model
 from client.versions.experiment import ExperimentFile
-from common.deploy.locks import held
+from client.versions.folder import VersionFolder
 from common.errors import NewerStoreError, StoreError
 from common.files import archive, read_archive, sync_folder, write_atomically
 
 _log = getLogger(__name__)
 
 
-class PlatformStore:
-    """Versions of a platform's model in one folder, readable by its owner only.
+class PlatformStore(VersionFolder):
+    """Writes and reads versions of a platform's model in one folder, readable by its owner only.
 
     Args:
         root: the folder; made when it is not there.
@@ -44,66 +42,14 @@ class PlatformStore:
     """
 
     def __init__(self, root: Path, *, keep: int = 3) -> None:
-        self.root = root
+        super().__init__(root)
         self._keep = keep
         self._exclusions = ExclusionBook(root)
         self.experiments = ExperimentFile(root)
 
-    @property
-    def _versions(self) -> Path:
-        return self.root / "versions"
-
-    def versions(self) -> list[int]:
-        """Numbers of all complete versions, oldest first."""
-        if not self._versions.is_dir():
-            return []
-        return sorted(int(path.name) for path in self._versions.iterdir() if path.name.isdigit())
-
-    def named(self) -> int | None:
-        """The version that ``CURRENT`` names; None where it is not there or not a number."""
-        try:
-            return int((self.root / "CURRENT").read_text().strip())
-        except (OSError, ValueError):
-            return None
-
-    def current(self) -> int:
-        """The version that is to serve: what ``CURRENT`` names, or the newest where that cannot be read.
-
-        Raises:
-            StoreError: there is none yet.
-        """
-        return self.candidates()[0]
-
-    def candidates(self) -> list[int]:
-        """All versions in the order in which they are to serve, should those before be damaged.
-
-        First what ``CURRENT`` names, then those before it, then those after it, which had been written and not yet named.
-
-        Raises:
-            StoreError: there is none yet.
-        """
-        versions, named = self.versions(), self.named()
-        if not versions:
-            raise StoreError(
-                f"{self.root}: holds no model yet; run a federation with this store first (crossfed-simulate run, or "
-                f"crossfed-client start)"
-            )
-        after = [] if named not in versions else [version for version in versions if version > named]
-        return [*reversed(versions[: len(versions) - len(after)]), *reversed(after)]
-
-    def misnamed(self) -> str | None:
-        """Return what is wrong with ``CURRENT``; None where it names a version that is there, or there is none yet."""
-        if not self.versions() or self.named() in self.versions():
-            return None
-        return (
-            f"{self.root / 'CURRENT'}: names no version that is there; write the number of one into it, or train again"
-        )
-
     def signature(self) -> tuple[object, ...]:
         """Changes whenever a file of the store does."""
-        files = [path for version in self.versions() for path in (self._versions / f"{version:06d}").glob("*")]
-        stamps = tuple(_stamp(path) for path in (self.root / "CURRENT", *sorted(files)))
-        return *stamps, self.exclusions_stamp(), self.experiments.stamp()
+        return *self.stamps(), self.exclusions_stamp(), self.experiments.stamp()
 
     def exclusions_stamp(self) -> tuple[object, ...]:
         """Changes whenever somebody more, or less, is left out."""
@@ -115,7 +61,7 @@ class PlatformStore:
         Raises:
             StoreError: it cannot be written; the version before still serves.
         """
-        with self._writing("crossfed, writing a model"):
+        with self.writing("crossfed, writing a model"):
             return self._commit(self._allowed(model))
 
     def forget_excluded(self) -> int:
@@ -126,14 +72,14 @@ class PlatformStore:
         Raises:
             StoreError: a version cannot be read or written; those before it are done.
         """
-        if not self._versions.is_dir():
+        if not self.all_versions.is_dir():
             return 0
         changed = 0
-        with self._writing("crossfed-client person"):
-            for left_over in self._versions.glob(".*"):
+        with self.writing("crossfed-client person"):
+            for left_over in self.all_versions.glob(".*"):
                 shutil.rmtree(left_over)
             for version in self.versions():
-                changed += self._forget_in(self._versions / f"{version:06d}")
+                changed += self._forget_in(self.folder_of(version))
         return changed
 
     def forget_older(self, oldest: int) -> int:
@@ -147,8 +93,8 @@ class PlatformStore:
         changed, problem = 0, None
         if not self.versions():
             return 0
-        with self._writing("crossfed, keeping within retention_days"):
-            for folder in (self._versions / f"{version:06d}" for version in self.versions()):
+        with self.writing("crossfed, keeping within retention_days"):
+            for folder in (self.folder_of(version) for version in self.versions()):
                 try:
                     manifest, arrays = self._files_of(folder)
                     kept = without_older(arrays, oldest, manifest)
@@ -167,7 +113,7 @@ class PlatformStore:
         Raises:
             StoreError: it cannot be read.
         """
-        manifest, _ = self._files_of(self._versions / f"{version:06d}")
+        manifest, _ = self._files_of(self.folder_of(version))
         return tuple(user for user in manifest["user_ids"] if user)
 
     def _forget_in(self, folder: Path) -> bool:
@@ -190,42 +136,27 @@ class PlatformStore:
         gone = self._exclusions.current().mask(model.user_ids)
         return model.without(gone | np.array([not user for user in model.user_ids], dtype=np.bool_))
 
-    @contextmanager
-    def _writing(self, who: str) -> Iterator[None]:
-        """One writer at a time: a version that is being written must not bring back whom another process takes out."""
-        with ExitStack() as stack:
-            try:
-                self._versions.mkdir(parents=True, exist_ok=True, mode=0o700)
-                lock = held(self.root / "versions.lock", who, mend="try again", wait=_log.info, mode=0o600)
-                stack.enter_context(lock)
-            except OSError as error:
-                raise StoreError(
-                    f"{self.root}: cannot be written ({error.strerror}); the version before still serves. Check the folder and "
-                    "the free space"
-                ) from error
-            yield
-
     def _commit(self, model: PlatformModel) -> int:
         number = max(self.versions(), default=0) + 1
         try:
-            unfinished = self._versions / f".{number:06d}.unfinished"
+            unfinished = self.all_versions / f".{number:06d}.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(mode=0o700)
             write_model(unfinished, model)
             sync_folder(unfinished)
-            unfinished.rename(self._versions / f"{number:06d}")
-            sync_folder(self._versions)
+            unfinished.rename(self.folder_of(number))
+            sync_folder(self.all_versions)
         except (OSError, StoreError) as error:
-            shutil.rmtree(self._versions / f".{number:06d}.unfinished", ignore_errors=True)
+            shutil.rmtree(self.all_versions / f".{number:06d}.unfinished", ignore_errors=True)
             raise StoreError(
                 f"{self.root}: version {number} cannot be written ({error}); the version before still serves. "
                 f"Free some space and train again"
             ) from error
-        write_atomically(self.root / "CURRENT", f"{number}\n".encode())
+        self.name(number)
         compared = self.experiments.current()
         for old in self.versions()[: -self._keep]:
             if compared is None or old != compared.version:
-                shutil.rmtree(self._versions / f"{old:06d}")
+                shutil.rmtree(self.folder_of(old))
         return number
 
     def serve(self, version: int) -> None:
@@ -234,11 +165,11 @@ class PlatformStore:
         Raises:
             StoreError: it is not there or damaged, or cannot be named; what served goes on serving.
         """
-        with self._writing("crossfed-client models"):
+        with self.writing("crossfed-client models"):
             if version not in self.versions():
                 raise StoreError(f"{self.root}: there is no version {version}; crossfed-client models list shows them")
             self._read(version)
-            write_atomically(self.root / "CURRENT", f"{version}\n".encode())
+            self.name(version)
 
     def told(self, version: int) -> dict[str, Any]:
         """Return what a version's manifest says of it: ``server_round``, ``verdict``, ``written`` (seconds since 1970).
@@ -249,7 +180,7 @@ class PlatformStore:
         Raises:
             StoreError: it cannot be read.
         """
-        path = self._versions / f"{version:06d}" / "manifest.json"
+        path = self.folder_of(version) / "manifest.json"
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             return {
@@ -281,7 +212,7 @@ class PlatformStore:
         raise first
 
     def _read(self, version: int) -> PlatformModel:
-        folder = self._versions / f"{version:06d}"
+        folder = self.folder_of(version)
         manifest, arrays = self._files_of(folder)
         try:
             model = model_of(manifest, arrays)
@@ -305,11 +236,3 @@ class PlatformStore:
 
 def _damaged(folder: Path) -> StoreError:
     return StoreError(f"{folder}: damaged; restore it from a backup, or train again")
-
-
-def _stamp(path: Path) -> tuple[str, int, int, int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return str(path), 0, 0, 0
-    return str(path), status.st_ino, status.st_mtime_ns, status.st_size

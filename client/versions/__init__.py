@@ -1,1 +1,1 @@
-"""Two versions of a model side by side: a split of users, a shadow, and what came of it."""
+"""Versions of a model: which there are and which serves, two of them side by side, and what came of it."""

@@ -14,6 +14,7 @@ from tools.imports import PRODUCT, ROOT, folder_imports, folder_of, modules, rin
 
 _HEIGHT = {"simulations": 2, "client": 1, "server": 1, "common": 0}
 _KINDS = re.compile(r"\b(?:\w+\.)*(?:towers|linear|cooccurrence|update_plan|tower_plan)\b is (?:not )?None")
+_LONG = 40
 _SHORTEST_COPY = 60
 """Nodes of the syntax tree below which two equal functions are no duplicate."""
 
@@ -58,7 +59,10 @@ def counts(root: Path) -> dict[str, str]:
     everything = [(path, node) for path in paths for node in functions(path)]
     copies = Counter(body(node) for _, node in everything)
     found["functions with the same body as another"] = str(sum(n - 1 for text, n in copies.items() if text and n > 1))
-    found["functions longer than 40 lines"] = str(sum(lines(node) > 40 for _, node in everything))
+    long = Counter(_sort(path) for path, node in everything if lines(node) > _LONG)
+    found[f"functions longer than {_LONG} lines: product, benches, kernels and generated code"] = ", ".join(
+        str(long[sort]) for sort in ("product", "bench", "kernel")
+    )
     longest = sorted(((lines(node), node.name) for _, node in everything), reverse=True)[:3]
     found["longest functions"] = ", ".join(f"{name} {n}" for n, name in longest)
     found["files longer than 300 lines"] = str(sum(len(path.read_text().splitlines()) > 300 for path in paths))
@@ -69,6 +73,18 @@ def counts(root: Path) -> dict[str, str]:
     docstrings = [ast.get_docstring(node) or "" for _, node in everything]
     found["docstrings of functions that open with What"] = str(sum(text.startswith("What ") for text in docstrings))
     return found
+
+
+def _sort(path: Path) -> str:
+    """Which code a function belongs to, for its length.
+
+    A kernel is long for a reason: what the compiler is to unroll and to keep in registers stands in one function, and a device
+    function calls no closure.
+    """
+    if "bench" in path.parts:
+        return "bench"
+    compiled = path.stem.endswith("_pb2_grpc") or re.search(r"^ *(import|from) numba\b", path.read_text(), re.MULTILINE)
+    return "kernel" if compiled else "product"
 
 
 def _top(folder: str) -> str:

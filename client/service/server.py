@@ -162,11 +162,7 @@ def serve_recommender(
     path = store_root / FEEDBACK_LOG if feedback is None else feedback
     log = FeedbackReader(path, rules) if read_only else FeedbackLog(path, rules)
     model = ServingModel(
-        PlatformStore(store_root),
-        log,
-        settings,
-        on_change=told.model_changed,
-        on_problems=told.store_problems,
+        PlatformStore(store_root), log, settings, on_change=told.model_changed, on_problems=told.store_problems
     )
     brought = None if passports is None else PassportServing(passports, model)
     lists = ListMaker(settings.steering, HiddenItems(store_root))
@@ -182,10 +178,7 @@ def serve_recommender(
         raise
     if tls is not None:
         counts.certificate(tls.certificate)
-    recommender_pb2_grpc.add_RecommenderServicer_to_server(RecommenderServicer(service), server)
-    health_pb2_grpc.add_HealthServicer_to_server(told.statuses, server)
-    names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    _add_services(server, service, told)
     model.start()
     server.start()
     if http is not None:
@@ -193,6 +186,13 @@ def serve_recommender(
     return RecommenderServer(
         server, f"{settings.host}:{bound}", model, told, settings.drain_seconds, brought, http, service=service
     )
+
+
+def _add_services(server: grpc.Server, service: RecommenderService, told: ServiceHealth) -> None:
+    """The recommender, its health, and the list of both."""
+    recommender_pb2_grpc.add_RecommenderServicer_to_server(RecommenderServicer(service), server)
+    health_pb2_grpc.add_HealthServicer_to_server(told.statuses, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
 
 
 def _http_server(

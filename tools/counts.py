@@ -78,8 +78,7 @@ def counts(root: Path) -> dict[str, str]:
 def _sort(path: Path) -> str:
     """Which code a function belongs to, for its length.
 
-    A kernel is long for a reason: what the compiler is to unroll and to keep in registers stands in one function, and a device
-    function calls no closure.
+    A kernel is long for a reason: what the compiler is to unroll and to keep in registers stands in one function.
     """
     if "bench" in path.parts:
         return "bench"

@@ -22,8 +22,8 @@ ERRORS = [
     ROOT / name
     for name in (
         "client/console/places.py", "client/console/trying.py", "server/console/places.py",
-        "client/personalization/store.py", "client/versions/experiment.py", "common/sealed/log.py",
-        "server/deploy/aggregator.py",
+        "client/personalization/store.py", "client/versions/experiment.py", "client/versions/folder.py",
+        "common/sealed/log.py", "server/deploy/aggregator.py",
     )
 ]  # fmt: skip
 """Modules all of whose errors have a phrase; of others those that a console meets most."""

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 _PRIOR_USERS = 20.0
 """How many average users stand beside an item's own in the estimate of what its users on other platforms are like."""
-
-
 _MOST_UNLIKE = 3.0
+"""How many times as long the others' users may be as the own ones, or as short."""
 
 
 def without_own(shared: FactorModel, data: CrossParts) -> NDArray[np.float32] | None:

@@ -52,7 +52,7 @@ class _Judge:
 
     def measured(self, platform: SimulatedPlatform, model: PlatformModel, pooled: Block) -> Block:
         """A platform's block of ``result.json``; ``pooled`` is what pooled training's factors reach on its items."""
-        block = {
+        block: Block = {
             "users": platform.training.train.n_users,
             "items": len(platform.training.items),
             "interactions": platform.interactions,

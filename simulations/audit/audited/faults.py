@@ -107,7 +107,7 @@ def _no_clipping() -> Patches:
 
 
 def _uncharged(
-    outbox: Outbox, request: AgentRequest, releases: Sequence[Release], vocabulary: bytes
+    outbox: Outbox, request: AgentRequest, releases: Sequence[Release], vocabulary: bytes | None = None
 ) -> SimpleNamespace:
     return SimpleNamespace(run_id=request.run_id, releases=releases)
 

@@ -139,7 +139,7 @@ def a_model(text_of_foreign: str, text_of_own: str = "old war film", kind: str =
     plan = FederationPlan.model_validate(
         {"platforms": 2, "attributes": ATTRIBUTES, "text": TEXT, "towers": towers, "privacy": {"mode": "none"}}
     )
-    return make_model(plan, data, membership, TowerItems.of(membership), words_as_vectors)
+    return make_model(plan, data, membership.vocabulary, TowerItems.of(membership), words_as_vectors)
 
 
 def test_a_foreign_item_has_a_place_by_its_words() -> None:

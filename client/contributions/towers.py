@@ -103,8 +103,8 @@ class NoTowers:
         return None
 
 
-class HomeTowers(NoTowers):
-    """``towers.place: home``: no request for the deep model passes the contract, and none is answered.
+class _Trained:
+    """Makes a deep model and its trainer on one platform, wherever its variables go.
 
     Args:
         platform: its name, for its own random numbers.
@@ -125,34 +125,37 @@ class HomeTowers(NoTowers):
         self._platform, self._plan, self._data, self._progress = platform, plan, data, progress
         self._texts = texts
 
+    def _made(self, described: ItemDescriptions, items: TowerItems, stream: int) -> tuple[TwoTower, LocalTrainer]:
+        """The model over ``items`` and its trainer, whose random numbers are those of ``stream``."""
+        from client.towers.local_training import LocalTrainer
+
+        assert self._plan.towers is not None
+        model = make_model(self._plan, self._data, described, items, self._texts)
+        rng = np.random.default_rng([self._plan.seed, stream, zlib.crc32(self._platform.encode())])
+        return model, LocalTrainer(model, self._data.train, items.own, self._plan.towers.training, rng)
+
+
+class HomeTowers(_Trained, NoTowers):
+    """``towers.place: home``: no request for the deep model passes the contract, and none is answered."""
+
     def at_home(self, request: AgentRequest, membership: Membership) -> HomeTraining | None:
         items = TowerItems.at_home(membership)
         described = membership.vocabulary.select(membership.own_positions[membership.own_positions >= 0])
 
         def prepare() -> tuple[TwoTower, LocalTrainer]:
-            from client.towers.local_training import LocalTrainer
-
+            model, trainer = self._made(described, items, 4)
             assert self._plan.towers is not None
-            model = make_model(self._plan, self._data, described, items, self._texts)
             model.load(initial_values(tower_variables(self._plan.towers), items.n_shared, self._plan.seed))
-            rng = np.random.default_rng([self._plan.seed, 4, zlib.crc32(self._platform.encode())])
-            return model, LocalTrainer(model, self._data.train, items.own, self._plan.towers.training, rng)
+            return model, trainer
 
         return HomeTraining(self._plan, request.run_id, prepare, items.own, self._progress)
 
 
-class PlainTowers:
+class PlainTowers(_Trained):
     """``mode: none``: local epochs, then the trained variables as they are.
 
     What stays at home between rounds (private variables, the optimiser's slots, random numbers) is on disk after each: an
     agent that was restarted goes on with the result unchanged.
-
-    Args:
-        platform: its name, for its own random numbers.
-        plan: public parameters.
-        data: the platform's.
-        progress: where that is kept.
-        texts: the plan's text encoder, or None.
     """
 
     def __init__(
@@ -163,8 +166,7 @@ class PlainTowers:
         progress: RunFile,
         texts: TextVectors | None = None,
     ) -> None:
-        self._platform, self._plan, self._data, self._progress = platform, plan, data, progress
-        self._texts = texts
+        super().__init__(platform, plan, data, progress, texts)
         self._mechanism = PlainMechanism()
         self._current: tuple[str, TwoTower, LocalTrainer] | None = None
 
@@ -204,15 +206,9 @@ class PlainTowers:
 
         Each run has its own, so that a run may begin while the model of the last one is still being built.
         """
-        from client.towers.local_training import LocalTrainer
-
-        assert self._plan.towers is not None
         current = self._current
         if current is None or current[0] != run_id:
-            items = TowerItems.of(membership)
-            model = make_model(self._plan, self._data, membership.vocabulary, items, self._texts)
-            rng = np.random.default_rng([self._plan.seed, 2, zlib.crc32(self._platform.encode())])
-            trainer = LocalTrainer(model, self._data.train, items.own, self._plan.towers.training, rng)
+            model, trainer = self._made(membership.vocabulary, TowerItems.of(membership), 2)
             if (kept := self._progress.load(run_id, self._plan)) is not None:
                 trainer.restore(*kept)
             self._current = current = run_id, model, trainer

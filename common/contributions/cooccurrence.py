@@ -34,6 +34,7 @@ from common.privacy.minting import mint
 from common.privacy.plan import LOG2_SHARE_STEPS, GaussianNoise
 from common.privacy.quantise import SHRINK
 from common.privacy.sampler import NoiseSource, SystemNoise, discrete_gaussian
+from common.privacy.user_rows import checked_lengths
 
 COOCCURRENCE: Final = "cooccurrence"
 USERS = "linear_users"
@@ -169,7 +170,7 @@ class CooccurrenceMechanism:
             PrivacyError: rows that are not valid, no ``member`` for masked noise, or noise so small that the sums would
                 not fit 64 bits.
         """
-        lengths = _checked_lengths(indptr, indices, n_items)
+        lengths = checked_lengths(indptr, indices, n_items)
         check_bits(self.noise, len(lengths))
         squares = self._scales(lengths) ** 2 / self.noise.grid_step
         # Integers from here on: sums are exact.
@@ -213,16 +214,3 @@ def _parts(size: int) -> Iterator[slice]:
     """Slices that bound the memory of the sampler."""
     for start in range(0, size, _NOISE_BLOCK):
         yield slice(start, min(start + _NOISE_BLOCK, size))
-
-
-def _checked_lengths(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_items: int) -> NDArray[np.int64]:
-    """Row lengths, after checking what the sensitivity rests on: rows in order, items in range and unique in a row."""
-    lengths = np.diff(indptr)
-    if len(indptr) < 1 or indptr[0] != 0 or (lengths < 0).any() or indptr[-1] != len(indices):
-        raise PrivacyError("indptr: must rise from 0 to the number of entries")
-    if len(indices) and (indices.min() < 0 or indices.max() >= n_items):
-        raise PrivacyError(f"indices: items must lie in 0..{n_items - 1}")
-    cells = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths) * n_items + indices
-    if len(np.unique(cells)) != len(cells):
-        raise PrivacyError("indices: an item occurs twice in a row; clean the interactions first")
-    return lengths

@@ -14,6 +14,7 @@ from common.errors import PrivacyError
 from common.privacy.plan import ReleasePlan, RoundNoise
 from common.privacy.postprocess import isometric_scale
 from common.privacy.quantise import SHRINK, toward_zero
+from common.privacy.user_rows import checked_lengths
 
 _EXACT_FLOAT = 2.0**53
 _SMALLEST_WEIGHT = 1e-100
@@ -53,7 +54,7 @@ class UserSums:
         Raises:
             PrivacyError: the rows are not valid.
         """
-        lengths = _checked_lengths(indptr, indices, n_items)
+        lengths = checked_lengths(indptr, indices, n_items)
         step = self._plan.counts.grid_step
         sums = _exact_sums(indices, np.repeat(toward_zero(self._count_weights(lengths) / step), lengths), n_items)
         return {"counts": np.append(sums, len(lengths) * int(SHRINK / step))}
@@ -85,7 +86,7 @@ class UserSums:
             PrivacyError: a round beyond the plan, rows or weights that are not valid, factors of another form.
         """
         noise = self.round_noise(server_round)
-        lengths = _checked_lengths(indptr, indices, len(item_weights))
+        lengths = checked_lengths(indptr, indices, len(item_weights))
         if user_factors.ndim != 2 or len(user_factors) != len(lengths):
             raise PrivacyError(f"user_factors: must be a matrix with one row for each of {len(lengths)} users")
         valid = (item_weights == 0) | (item_weights >= _SMALLEST_WEIGHT) & (item_weights <= 1 / _SMALLEST_WEIGHT)
@@ -180,17 +181,3 @@ def _exact_sums(indices: NDArray[np.int32], steps: NDArray[np.int64], n_items: i
         np.add.at(sums, indices, steps)
         return sums
     return np.bincount(indices, weights=steps, minlength=n_items).astype(np.int64)
-
-
-def _checked_lengths(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_items: int) -> NDArray[np.int64]:
-    """Row lengths, after checking what the sensitivity rests on: rows in order, items in range and unique in a row."""
-    lengths = np.diff(indptr)
-    if len(indptr) < 1 or indptr[0] != 0 or (lengths < 0).any() or indptr[-1] != len(indices):
-        raise PrivacyError("indptr: must rise from 0 to the number of entries")
-    if len(indices) and (indices.min() < 0 or indices.max() >= n_items):
-        raise PrivacyError(f"indices: items must lie in 0..{n_items - 1}")
-    cells = np.repeat(np.arange(len(lengths), dtype=np.int64), lengths) * n_items + indices
-    cells.sort()
-    if (cells[1:] == cells[:-1]).any():
-        raise PrivacyError("indices: an item occurs twice in a row; clean the interactions first")
-    return lengths

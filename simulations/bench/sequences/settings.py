@@ -56,6 +56,9 @@ SETTINGS: dict[str, Setting] = {
     "transformer-128x2": _setting("transformer", 128, 2, feed_forward=4),
     "federated-hstu-128x4": _setting("hstu", 128, 4, platforms=4, batch=64, passes=2.0, rounds=75),
     "federated-hstu-256x4": _setting("hstu", 256, 4, dropout=0.3, platforms=4, batch=64, passes=2.0, rounds=75),
+    "federated-hstu-256x4-drop5": _setting("hstu", 256, 4, dropout=0.5, platforms=4, batch=64, passes=2.0, rounds=75),
+    "federated-hstu-256x4-drop5-often": _setting("hstu", 256, 4, dropout=0.5, platforms=4, batch=64, rounds=150),
+    "federated-hstu-256x4-drop5-large": _setting("hstu", 256, 4, dropout=0.5, platforms=4, passes=2.0, rounds=75),
     "smoke": _setting("hstu", 8, 1, heads=2, batch=8, rounds=2),
     "federated-smoke": _setting("hstu", 8, 1, heads=2, platforms=2, batch=8, rounds=2),
 }

@@ -158,7 +158,7 @@ def filter_by_counts(data: PlatformData, cleaning: CleaningConfig) -> PlatformDa
 
 
 def _collect_rows(judged: JudgedRows, users: pl.DataFrame, catalogue: Catalogue, *, by_order: bool) -> pl.DataFrame:
-    """Second pass: the rows that stay, as numbers only (24 bytes each), by user and time, missing times first."""
+    """Second pass: the rows that stay, as numbers only (28 bytes each), by user and time, missing times first."""
     rows = judged.kept
     if "column" not in rows.collect_schema():
         rows = rows.join(catalogue.columns.lazy(), on="item")

@@ -174,7 +174,7 @@ def _as_rows(
     """Recorded events as rows of the file: with a catalogue ``column`` by key, else the id behind the own namespace."""
     frame = pl.DataFrame(
         {
-            "row": np.arange(FIRST_ROW, FIRST_ROW + len(events), dtype=np.uint32),
+            "row": np.arange(FIRST_ROW, FIRST_ROW + len(events), dtype=np.int64),
             "user": pl.Series(events.user_ids, dtype=pl.String),
             "key": pl.Series(events.item_keys, dtype=pl.String),
             "value": events.values,

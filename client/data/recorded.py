@@ -25,7 +25,7 @@ LARGEST_VALUE: Final = 1000.0
 no room, and a user's system stays solvable whatever the user did."""
 SMALLEST_WEIGHT: Final = 1e-3
 """A weight is above 0; one below this counts as this."""
-FIRST_ROW: Final = 1 << 31
+FIRST_ROW: Final = 1 << 62
 """Row number of the first recorded event beside a file's rows, which are fewer."""
 DAY_SECONDS: Final = 86_400
 _LARGEST_JUDGED: Final = 1e30

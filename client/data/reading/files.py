@@ -43,7 +43,7 @@ class TableFile:
         section: of the configuration, for messages: ``interactions``, ``items`` or ``users``.
         frame: all columns as the file has them (text files: all as text), and ``row``.
         schema: column name to type, without ``row``.
-        row: name of the column (uint32) with each record's place, which no other column has: the line on which it begins in a
+        row: name of the column (int64) with each record's place, which no other column has: the line on which it begins in a
             text file, its number in Parquet; both from 1.
         dialect: how a text file is written; None for Parquet.
         recbole: whether column names carry a type, as in ``user_id:token``.
@@ -191,9 +191,10 @@ def open_table(config: FileConfig, path: Path, section: str) -> TableFile:
     kind = _format(config, path, section)
     dialect = None
     if kind == "parquet":
-        frame, schema = scan_parquet(path)
+        parts = scan_parquet(path)
+        schema = parts.schema
         row = _unused(schema)
-        frame = frame.with_row_index(row, offset=1)
+        frame = parts.numbered(row)
     elif path.is_dir():
         raise DataError(f"{path}: is a folder; name a file ({section}.path)")
     else:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
@@ -11,31 +14,88 @@ from client.data.reading.columns import as_text
 from common.errors import DataError
 
 Schema = dict[str, pl.DataType]
+MOST_ROWS: Final = 2**32 - 2
+"""How many rows polars can number in one frame, and count: in 32 bits."""
 
 
-def scan_parquet(path: Path) -> tuple[pl.LazyFrame, Schema]:
+@dataclass(frozen=True)
+class ParquetTable:
+    """One file, or a folder of parts, as one table.
+
+    Attributes:
+        frames: lazy; the rows in order, in runs of as many parts as polars can number.
+        counts: rows of each frame.
+        schema: column name to type; of all frames.
+    """
+
+    frames: tuple[pl.LazyFrame, ...]
+    counts: tuple[int, ...]
+    schema: Schema
+
+    def numbered(self, row: str) -> pl.LazyFrame:
+        """All rows, behind a column ``row``, int64, of their numbers from 1."""
+        found = []
+        for frame, before in zip(self.frames, accumulate(self.counts, initial=1), strict=False):
+            number = (pl.col(row).cast(pl.Int64) + before).alias(row)
+            found.append(frame.with_row_index(row).with_columns(number))
+        return found[0] if len(found) == 1 else pl.concat(found)
+
+
+def scan_parquet(path: Path, most: int = MOST_ROWS) -> ParquetTable:
     """One file, or all of a folder's ``.parquet`` files in order of their names, as one table.
 
     Categories are text. A column that is text in one part and numbers in another is text.
+
+    Args:
+        path: the file or the folder.
+        most: rows that one frame may have, unless a single part has more.
 
     Raises:
         DataError: it cannot be read, a folder has no parts, or they do not fit together; names the part and the column.
     """
     parts = _parts(path)
     schemas = [_schema(part) for part in parts]
-    common = _common(parts, schemas)
-    if all(schema == schemas[0] for schema in schemas):
-        hive = any("=" in folder for part in parts for folder in part.relative_to(path).parts[:-1])
-        frame = (
-            pl.scan_parquet(path, glob=False, hive_partitioning=True) if hive else pl.scan_parquet(parts, glob=False)
-        )
-        frame = _converted(frame, schemas[0], common)
-        return frame, dict(frame.collect_schema()) if hive else common
-    frames = [
-        _converted(pl.scan_parquet(part, glob=False), schema, common).select(list(common))
-        for part, schema in zip(parts, schemas, strict=True)
-    ]
-    return pl.concat(frames), common
+    common, alike = _common(parts, schemas), all(schema == schemas[0] for schema in schemas)
+    hive = alike and any("=" in folder for part in parts for folder in part.relative_to(path).parts[:-1])
+    if hive:
+        # What the names of folders below this one hold, whichever of them a frame is of.
+        whole = pl.scan_parquet(path, glob=False, hive_partitioning=True).collect_schema()
+        common = {name: common.get(name, dtype) for name, dtype in whole.items()}
+    frames, counts = [], []
+    for group, count in _groups(parts, most):
+        if alike:
+            frame = pl.scan_parquet([parts[number] for number in group], glob=False, hive_partitioning=hive)
+            frames.append(_converted(frame, dict(frame.collect_schema()), common))
+        else:
+            frames.append(
+                pl.concat(
+                    _converted(pl.scan_parquet(parts[number], glob=False), schemas[number], common) for number in group
+                )
+            )
+        counts.append(count)
+    return ParquetTable(tuple(frames), tuple(counts), common)
+
+
+def _groups(parts: Sequence[Path], most: int) -> Iterator[tuple[list[int], int]]:
+    """Numbers of parts that follow one another, with up to ``most`` rows together, and how many those are."""
+    group: list[int] = []
+    rows = 0
+    for number, part in enumerate(parts):
+        count = _rows(part)
+        if group and rows + count > most:
+            yield group, rows
+            group, rows = [], 0
+        group.append(number)
+        rows += count
+    yield group, rows
+
+
+def _rows(part: Path) -> int:
+    """As the file's own end says."""
+    try:
+        return int(pl.scan_parquet(part, glob=False).select(pl.len()).collect().item())
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        raise _unreadable(part) from None
 
 
 def _parts(path: Path) -> list[Path]:
@@ -59,8 +119,12 @@ def _schema(part: Path) -> Schema:
     except OSError as error:
         problem = f"cannot be read: {error.strerror}" if error.strerror else "cannot be read as parquet"
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
-        problem = "cannot be read as parquet; is it damaged, or another format?"
+        raise _unreadable(part) from None
     raise DataError(f"{part}: {problem}")
+
+
+def _unreadable(part: Path) -> DataError:
+    return DataError(f"{part}: cannot be read as parquet; is it damaged, or another format?")
 
 
 def _common(parts: Sequence[Path], schemas: Sequence[Schema]) -> Schema:
@@ -91,8 +155,10 @@ def _plain_type(dtype: pl.DataType) -> pl.DataType:
 
 
 def _converted(frame: pl.LazyFrame, schema: Schema, common: Schema) -> pl.LazyFrame:
-    return frame.with_columns(
-        _in_type(name, dtype, common[name]).alias(name) for name, dtype in schema.items() if dtype != common[name]
+    """``frame`` with the columns of ``common``, in that order and of those types."""
+    return frame.select(
+        pl.col(name) if schema[name] == dtype else _in_type(name, schema[name], dtype).alias(name)
+        for name, dtype in common.items()
     )
 
 

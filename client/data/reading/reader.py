@@ -29,7 +29,7 @@ class InteractionsFile:
 
     Attributes:
         table: the file.
-        frame: lazy; ``row`` (uint32: a text file's line or the row of a Parquet file, from 1), ``user`` and ``item`` (str,
+        frame: lazy; ``row`` (int64: a text file's line or the row of a Parquet file, from 1), ``user`` and ``item`` (str,
             null where missing), ``value`` (float32; null where missing or not a number; 1 where the file has no such column),
             ``time`` (int64: seconds since 1970 or a position; null where missing or unreadable), ``time_unreadable`` (bool);
             ``consent`` (bool; where the configuration names its column); and ``given_user``, ``given_item``,
@@ -152,7 +152,7 @@ class ItemRows:
 
     Attributes:
         table: the file.
-        frame: ``row`` (uint32), ``id`` (str, never null), ``public`` (str; the public id, null where missing or where
+        frame: ``row`` (int64), ``id`` (str, never null), ``public`` (str; the public id, null where missing or where
             the file has none), ``title`` (str, may be null), ``genres`` (list of str, may be empty).
         attributes: the other columns, row by row; numbers where all values are.
         public_column: the file's name of the column with public ids, or None.

@@ -34,11 +34,11 @@ class Block:
 
     Attributes:
         text: UTF-8; a line end behind each record; no blank lines.
-        lines: uint32, one per record: the file's line on which it begins, from 1.
+        lines: int64, one per record: the file's line on which it begins, from 1.
     """
 
     text: bytes
-    lines: NDArray[np.uint32]
+    lines: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -160,7 +160,7 @@ class _Scan:
             DataError: a record has more fields than the first line, or takes in what looks like other records.
         """
         if not len(self._ends):
-            return Block(b"", np.zeros(0, dtype=np.uint32)), 0
+            return Block(b"", np.zeros(0, dtype=np.int64)), 0
         used = int(self._ends[-1]) + 1
         starts = np.concatenate([[0], self._ends[:-1] + 1])
         first_lines = np.concatenate([[0], self._last_lines[:-1] + 1])
@@ -173,7 +173,7 @@ class _Scan:
             kept = np.ones(used, dtype=bool)
             kept[starts[blank]] = kept[self._ends[blank]] = False
             text = self._bytes[:used][kept].tobytes()
-        lines = (self._line + first_lines[~blank]).astype(np.uint32)
+        lines = self._line + first_lines[~blank]
         if len(lines):
             self.first_length = int(lengths[~blank][0]) + 1
         return Block(text, lines), used

@@ -21,14 +21,14 @@ def scan_text(
     Args:
         path: the file.
         dialect: how it is written.
-        row: name of one more column, uint32: the line on which a record begins, from 1.
+        row: name of one more column, int64: the line on which a record begins, from 1.
         size: bytes that are parsed together.
         largest: bytes that one record may have.
 
     Collecting it raises DataError as :func:`client.data.reading.records.read_blocks` does, or when a parser finds another
     number of records than there are.
     """
-    schema = dict.fromkeys(dialect.names, pl.String()) | {row: pl.UInt32()}
+    schema = dict.fromkeys(dialect.names, pl.String()) | {row: pl.Int64()}
 
     def blocks(
         columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch_size: int | None

@@ -14,6 +14,8 @@ from client.personalization.store import PlatformStore
 from client.privacy.declared_users import check_declared_users, declaration_problem
 from client.privacy.ledger import LEDGER_FILE
 from client.privacy.report import privacy_dict, verify_logs
+from client.sharding.looking import examine_cluster
+from client.sharding.platform import catalogue_of, open_shards
 from client.training.factory import make_kernels, make_row_kernels
 from common.config.loader import load_yaml_model
 from common.deploy.app_bundle import installed_app_digest
@@ -32,7 +34,7 @@ from common.deploy.doctor import (
 )
 from common.deploy.provisioning import Pins
 from common.deploy.roles import PlatformConfig
-from common.errors import ConfigError, CrossfedError, NewerStoreError, StoreError
+from common.errors import ConfigError, CrossfedError, DataError, NewerStoreError, StoreError
 from common.privacy.lifetime import budget_policy, runs_paid
 
 _PACKAGES = ("crossfed", "flwr", "grpcio", "numpy", "polars", "tensorflow", "keras", "opacus", "torch")
@@ -73,6 +75,8 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
     yield refused_app(config.supernode) or Finding("ok", "courier's app", f"runs {installed_app_digest()} alone")
     yield _separation(config)
     yield _data(config)
+    if config.training.engine == "ray":
+        yield from _cluster(config)
     yield from check_text_encoder(config)
     yield _logs(config)
     yield _budget(config)
@@ -186,6 +190,14 @@ def _data(config: PlatformConfig) -> Finding:
         if problem is not None:
             return Finding("wrong", "data", problem)
     return Finding("ok" if report.warning is None else "note", "data", report.render())
+
+
+def _cluster(config: PlatformConfig) -> Iterator[Finding]:
+    try:
+        users = open_shards(config, catalogue_of(config).items)
+    except DataError:
+        users = None  # told with the data
+    yield from examine_cluster(config.training, config.plan, users)
 
 
 def check_build(store: Path) -> Finding:

@@ -49,7 +49,7 @@ class RayEngine:
         Raises:
             ConfigError: they do not all solve them alike, or there is none.
         """
-        found = self._cluster.on_every_machine(rounding)
+        found = [digest for _, digest in self._cluster.on_every_machine(rounding)]
         if len(set(found)) > 1:
             raise ConfigError(f"training.address: {ROUND_DIFFERENTLY}")
         return f"numba, on {len(found)} machine{'s' if len(found) > 1 else ''} of a Ray cluster"

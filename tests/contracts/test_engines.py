@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ import pytest
 
 from client.contributions.factor_sums import PlainCounts, PlainStatistics, PrivateCounts, PrivateStatistics
 from client.deploy.loading import load_training_data
-from client.sharding.platform import make_engine, source_of_shards
+from client.sharding.looking import examine_cluster
+from client.sharding.platform import catalogue_of, make_engine, open_shards, source_of_shards
 from client.sharding.ray_engine import RayEngine
 from client.training.engine import Engine, LocalEngine
 from common.config.model import FactorizationConfig
@@ -24,6 +27,19 @@ from tests.private_support import private_plan
 from tests.support.sharded import N_ITEMS, DiesOnce, InlineCluster, Tells, at, local_engine, partitioned, sharded_config
 
 PLAN = private_plan(noise="per_platform")
+OLD_RAY = """
+import sys
+import ray
+from client.sharding.cluster import RayCluster
+from common.config.platform import EngineConfig
+from common.errors import ConfigError
+
+ray.__version__ = "1.0"
+try:
+    RayCluster(EngineConfig(engine="ray", address=sys.argv[1]))
+except ConfigError as error:
+    print(error)
+"""
 MODEL = FactorizationConfig(dimension=3, regularization=2.0, unobserved_weight=0.2, backend="numba")
 ITEMS = np.random.default_rng(2).normal(size=(N_ITEMS, 3)).astype(np.float32)
 SUMS: dict[str, Any] = {
@@ -128,6 +144,18 @@ class TestRayEngine(EngineContract):
             engine.sum(Tells())
         assert str(caught.value).endswith("a worker met RuntimeError")
         assert caught.value.__suppress_context__
+
+    def test_the_doctor_finds_the_cluster_sound(self, config: PlatformConfig, cluster: LocalCluster) -> None:
+        users = open_shards(config, catalogue_of(config).items)
+        findings = list(examine_cluster(at(config, cluster.address).training, PLAN, users))
+        assert [finding.detail for finding in findings if finding.level != "ok"] == []
+        assert len(findings) == 5
+
+    def test_another_version_of_ray_is_told_as_such(self, cluster: LocalCluster) -> None:
+        done = subprocess.run(
+            [sys.executable, "-c", OLD_RAY, cluster.address], capture_output=True, text=True, check=False
+        )
+        assert "runs another version of Ray or Python than this process (Ray 1.0, Python" in done.stdout
 
     def test_the_clusters_files_hold_no_id(self, engine: Engine, cluster: LocalCluster) -> None:
         """The workers have read everybody by now, and one has met an error that names somebody."""

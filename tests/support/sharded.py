@@ -15,6 +15,7 @@ import numpy as np
 
 from client.deploy.loading import load_training_data
 from client.deploy.partition import partition_users
+from client.sharding.cluster import Machine
 from client.training.engine import LocalEngine, Sums, UserBlock
 from common.deploy.roles import PlatformConfig
 
@@ -108,8 +109,8 @@ class InlineCluster:
 
         return run
 
-    def on_every_machine(self, function: Any) -> list[Any]:
-        return [function(), function()]
+    def on_every_machine(self, function: Any, *arguments: Any) -> list[tuple[Machine, Any]]:
+        return [(Machine(name, 2, 2**30), function(*arguments)) for name in ("one", "two")]
 
     def few_at_a_time(self, refs: Any) -> Any:
         return refs

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import polars as pl
 
-from client.batch.blocks import BatchLists, BlockLists
+from client.batch.blocks import BatchLists
 from client.batch.parts import PartedFile
 from client.batch.users import AskedUsers, Everybody, ListedUsers, SomeUsers
 from client.data.reading.exclusions import read_exclusions
@@ -25,12 +25,12 @@ from client.recommend.answers import Scope
 from client.recommend.feedback_file import FEEDBACK_LOG, read_events
 from client.recommend.lists import ListMaker
 from client.recommend.recommender import Recommender
-from client.scoring.topk import block_rows
 from client.steering.hidden import HiddenItems
 from common.config.serving import SteeringConfig
 
 _PART_USERS: Final = 5_000
 _TELL_SECONDS: Final = 1.0
+_COLUMNS: Final = {"user_id": pl.String, "rank": pl.UInt32, "item_key": pl.String, "score": pl.Float32}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,42 +131,36 @@ def write_lists(
         for count, some in enumerate(asked.parts(part_users), 1):
             written += len(some.ids)
             if not file.has(count - 1):
-                file.write(count - 1, part_of_lists(lists, some, recommender, threads or os.cpu_count()))
+                file.write(count - 1, part_of_lists(lists, some, threads or os.cpu_count()))
                 since += len(some.ids)
             if (now := time.monotonic()) - told > tell_seconds:
                 told = now
                 tell(f"{some.asked:,} of {total:,} users, {since / max(now - started, 1e-9):,.0f} a second")
         if not count:
             count = 1
-            file.write(0, _frame([], _EMPTY))
+            file.write(0, pl.DataFrame(schema=_COLUMNS))
         file.finish(count)
     return written, asked.unknown
 
 
-def part_of_lists(lists: BatchLists, some: SomeUsers, recommender: Recommender, threads: int | None) -> pl.DataFrame:
-    """The lists of some users, blocks of them side by side: their products let go of the interpreter."""
-    # A product packs the items once, whatever the number of users: more of them cost less each.
-    step = max(16, 2 * block_rows(max(len(recommender.own.linear), len(recommender.cross.linear))))
+def part_of_lists(lists: BatchLists, some: SomeUsers, threads: int | None) -> pl.DataFrame:
+    """The lists of some users, blocks of them side by side: products and selection let go of the interpreter."""
+    step = lists.block_users
     blocks = [slice(start, start + step) for start in range(0, len(some.ids), step)]
     histories = lists.histories_of(some.rows)
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(lambda block: lists.of(some.ids[block], some.rows[block], histories), blocks)
-        return pl.concat([_frame(some.ids[block], one) for block, one in zip(blocks, found, strict=True)])
-
-
-def _frame(users: Sequence[str], found: BlockLists) -> pl.DataFrame:
-    ids = pl.Series("user_id", users, dtype=pl.String)
+        found = list(pool.map(lambda block: lists.of(some.ids[block], some.rows[block], histories), blocks))
+    items, scores = np.concatenate([one.items for one in found]), np.concatenate([one.scores for one in found])
+    users, places = np.nonzero(items >= 0)
     return pl.DataFrame(
         {
-            "user_id": ids.gather(pl.Series(found.users, dtype=pl.UInt32)),
-            "rank": pl.Series(found.ranks, dtype=pl.UInt32),
-            "item_key": pl.Series(found.keys, dtype=pl.String),
-            "score": pl.Series(found.scores, dtype=pl.Float32),
-        }
+            "user_id": pl.Series(some.ids, dtype=pl.String).gather(users),
+            "rank": pl.Series(places + 1, dtype=pl.UInt32),
+            "item_key": lists.keys.gather(items[users, places]),
+            "score": pl.Series(scores[users, places], dtype=pl.Float32),
+        },
+        schema=_COLUMNS,
     )
-
-
-_EMPTY = BlockLists(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), (), np.zeros(0, dtype=np.float32))
 
 
 def recorded_of(store: Path, rules: EventRules) -> dict[str, tuple[Event, ...]]:

@@ -83,14 +83,10 @@ class FactorPart(Part):
 
     def factors(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float64]:
         """float64 ``[k, width]``: :meth:`factor` of each, to the bit."""
-        solved = np.zeros((len(users), self.fold_in.row), dtype=np.float32)
-        for place, user in enumerate(users):
-            entries = slice(histories.indptr[user], histories.indptr[user + 1])
-            rows, values = histories.indices[entries], histories.values[entries]
-            if self.columns is not None:
-                known, rows = self._known(rows)
-                values = values[known]
-            solved[place] = self.fold_in.user(rows, values)
+        rows = histories.select_users(users)
+        if self.columns is not None:
+            rows = replace(rows, indices=self.columns[rows.indices]).select_entries(self.columns[rows.indices] >= 0)
+        solved = self.fold_in.users(rows)
         scoring: NDArray[np.float64] = self.fold_in.scoring_factors(solved).astype(np.float64)
         return scoring
 

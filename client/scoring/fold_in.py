@@ -6,6 +6,7 @@ The same code folds in users for evaluation and for serving, so what was measure
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,24 +51,35 @@ class FoldIn:
 
     def entry_weights(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """float64 ``[k]``: w_ui of the entries of one history, oldest first, as training weighs them."""
+        return self._weights(values, np.arange(len(values))[::-1])
+
+    def _weights(self, values: NDArray[np.floating], after: NDArray[np.integer]) -> NDArray[np.float64]:
+        """The same of any entries; ``after``: int ``[k]``: how many of the user's come after each."""
         if self._explicit:
             return np.ones(len(values))
-        after = np.arange(len(values))[::-1]
         boost = 1 + self.config.recency_boost * np.exp(-after / self.config.recency_span)
         return np.asarray(values * boost, dtype=np.float64)
+
+    def _targets(self, items: NDArray[np.integer], values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """``[k]``: what the products with the entries' rows of the design are to be."""
+        return values - self._mean - self._items[items, -1] if self._explicit else np.ones(len(items))
 
     def system(
         self, items: NDArray[np.integer], values: NDArray[np.floating]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The normal equations (matrix ``[row, row]``, right-hand side ``[row]``) of one history, oldest entry first."""
-        rows = self._design[items]
         weights = self.entry_weights(values)
-        targets = values - self._mean - self._items[items, -1] if self._explicit else np.ones(len(items))
+        return self._system(items, weights, weights * self._targets(items, values))
+
+    def _system(
+        self, items: NDArray[np.integer], weights: NDArray[np.float64], weighted_targets: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        rows = self._design[items]
         unobserved = 0.0 if self._explicit else self.config.unobserved_weight * len(self._items)
         ridge = self.config.regularization * max(len(items) + unobserved, 1.0) ** self.config.regularization_exponent
         matrix = self._base + (rows * weights[:, None]).T @ rows
         matrix.flat[:: len(matrix) + 1] += ridge
-        return matrix, rows.T @ (weights * targets)
+        return matrix, rows.T @ weighted_targets
 
     def pull(self, prior: NDArray[np.floating]) -> NDArray[np.float64]:
         """float64 ``[row]``: A₀·prior, which a prior mean adds to the right-hand side; A₀ is the matrix of no history.
@@ -97,10 +109,21 @@ class FoldIn:
         return solved if broken == 0 and np.isfinite(solved).all() else np.zeros_like(solved)
 
     def users(self, histories: UserItemMatrix) -> NDArray[np.float32]:
-        """float32 ``[n, row]``: the factors of all rows."""
-        factors = np.zeros((histories.n_users, self._items.shape[1]), dtype=np.float32)
-        for user, (start, end) in enumerate(zip(histories.indptr[:-1], histories.indptr[1:], strict=True)):
-            factors[user] = self.user(histories.indices[start:end], histories.values[start:end])
+        """float32 ``[n, row]``: :meth:`user` of each row, to the bit; what is the same for all of them is done once."""
+        items, values = histories.indices, histories.values
+        weights = self._weights(
+            values, np.repeat(histories.indptr[1:], histories.row_lengths) - 1 - np.arange(len(items))
+        )
+        weighted_targets = weights * self._targets(items, values)
+        solved = np.zeros((histories.n_users, self.row))
+        for user, (start, end) in enumerate(pairwise(histories.indptr.tolist())):
+            one = slice(start, end)
+            _, factor, broken = dposv(*self._system(items[one], weights[one], weighted_targets[one]))
+            if broken == 0:
+                solved[user] = factor
+        with np.errstate(over="ignore"):
+            factors: NDArray[np.float32] = solved.astype(np.float32)
+        factors[~np.isfinite(factors).all(axis=1)] = 0.0
         return factors
 
     def scoring_factors(self, factors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -61,6 +61,36 @@ class Query:
 
 
 @dataclass(frozen=True, eq=False)
+class BlockQuery:
+    """Queries of k users. Their scores less each user's offset, which orders nothing, are made some items at a time.
+
+    Attributes:
+        vectors: float32 ``[k, width]``.
+        offsets: float32 ``[k]``.
+        direct: float64 ``[k, m]``: what direct parts add, or None without any.
+        items: float32 ``[m, width]``, of the scope.
+    """
+
+    vectors: NDArray[np.float32]
+    offsets: NDArray[np.float32]
+    direct: NDArray[np.float64] | None
+    items: NDArray[np.float32]
+
+    @property
+    def ranks(self) -> NDArray[np.bool_]:
+        """Bool ``[k]``: as :attr:`Query.ranks`."""
+        ranks: NDArray[np.bool_] = (self.vectors != 0).any(axis=1)
+        return ranks if self.direct is None else ranks | (self.direct != 0).any(axis=1)
+
+    def without_offsets(self, items: slice) -> NDArray[np.float32]:
+        """float32 ``[w, k]``: of the items of a slice, a row an item."""
+        scores: NDArray[np.float32] = self.items[items] @ self.vectors.T
+        if self.direct is not None:
+            scores += self.direct[:, items].T.astype(np.float32)
+        return scores
+
+
+@dataclass(frozen=True, eq=False)
 class _Block:
     """Of k users: vectors float64 ``[k, width]``, offsets ``[k]``, scales ``[k, P]`` and β ``[k]``, direct ``[k, m]``."""
 
@@ -178,23 +208,21 @@ class LinearScope:
 
     def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:
         """float32 ``[k, m]`` of the rows ``users``, of histories in the parts' columns."""
-        scores, offsets = self.without_offsets(histories, users)
-        scores += offsets[:, None]
+        if len(users) == 0:
+            return np.zeros((0, len(self)), dtype=np.float32)
+        block = self.block_query(histories, users)
+        scores: NDArray[np.float32] = block.vectors @ self.items.T
+        if block.direct is not None:
+            scores += block.direct.astype(np.float32)
+        scores += block.offsets[:, None]
         return scores
 
-    def without_offsets(
-        self, histories: UserItemMatrix, users: NDArray[np.integer]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """float32 ``[k, m]`` and ``[k]``: :meth:`scores` less each user's offset, which orders nothing, and the offsets."""
-        if len(users) == 0:
-            return np.zeros((0, len(self)), dtype=np.float32), np.zeros(0, dtype=np.float32)
+    def block_query(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> BlockQuery:
+        """The queries of the rows ``users``, of histories in the parts' columns."""
         factors = [part.factors(histories, users) for part in self.parts]
         direct = [self.parts[place].scores(histories, users).astype(np.float64) for place in self._direct]
         block = self._combined(factors, direct)
-        scores: NDArray[np.float32] = block.vectors.astype(np.float32) @ self.items.T
-        if block.direct is not None:
-            scores += block.direct.astype(np.float32)
-        return scores, block.offsets.astype(np.float32)
+        return BlockQuery(block.vectors.astype(np.float32), block.offsets.astype(np.float32), block.direct, self.items)
 
     def inverse_deviation(self, vector: NDArray[np.float64], where: slice) -> float:
         """1 / standard deviation of ``items[:, where] @ vector``; 0 where these are all the same."""

@@ -119,7 +119,7 @@ def _write_lists(source: ListSource, shard: int) -> int:
         recommender = model.over(rows.user_ids, rows.known)
         lists = BatchLists(recommender, steered, job.k, job.scope, source.events, rules)
         some = SomeUsers(rows.user_ids, np.arange(len(rows.user_ids)), count)
-        frames.append(part_of_lists(lists, some, recommender, threads=1))
+        frames.append(part_of_lists(lists, some, threads=1))
     if frames:
         buffer = io.BytesIO()
         pl.concat(frames).write_parquet(buffer)

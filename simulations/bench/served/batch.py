@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from common.config.serving import SteeringConfig
 from simulations.engine.random_model import random_platform_model
 
 Figures = dict[str, Any]
+Taken = tuple[float, float]
+"""Seconds on the clock, and of CPU."""
 SIZES = (20_000, 60_000, 200_000)
 
 
@@ -48,7 +51,7 @@ def bench_batch(
     recommender = Recommender(model)
     other.user_factors = recommender.own.linear.parts[0].factors(model.histories, np.arange(users)).astype(np.float32)
     everybody, some = np.arange(users), np.arange(min(users, 2000))
-    seconds: dict[str, list[float]] = {"implicit": [], "implicit_solving": [], "batch_to_file": [], "batch": []}
+    seconds: dict[str, list[Taken]] = {"implicit": [], "implicit_solving": [], "batch_to_file": [], "batch": []}
     with tempfile.TemporaryDirectory() as folder:
         PlatformStore(Path(folder) / "store").commit(model)
         job = BatchJob(
@@ -59,10 +62,11 @@ def bench_batch(
         for _ in range(turns):
             seconds["implicit"].append(_seconds(lambda: other.recommend(everybody, histories, N=k)))
             solving = _seconds(lambda: other.recommend(some, histories[some], N=k, recalculate_user=True))
-            seconds["implicit_solving"].append(solving * users / len(some))
+            seconds["implicit_solving"].append((solving[0] * users / len(some), solving[1] * users / len(some)))
             seconds["batch"].append(_seconds(lambda: _in_memory(lists, model.user_ids, cores)))
             seconds["batch_to_file"].append(_seconds(lambda: recommend_to_file(job, lambda _: None)))
-    rates = {f"{name}_users_a_second": users / float(np.median(taken)) for name, taken in seconds.items()}
+    medians = {name: np.median(np.array(taken), axis=0) for name, taken in seconds.items()}
+    rates = {f"{name}_users_a_second": users / float(wall) for name, (wall, _) in medians.items()}
     return {
         "users": users,
         "items": items,
@@ -71,6 +75,7 @@ def bench_batch(
         "threads": cores,
         "load_average": os.getloadavg()[0],
         **rates,
+        "cpu_seconds": {name: float(cpu) for name, (_, cpu) in medians.items()},
         "batch_over_implicit": rates["batch_users_a_second"] / rates["implicit_users_a_second"],
         "batch_over_implicit_solving": rates["batch_users_a_second"] / rates["implicit_solving_users_a_second"],
         "batch_to_file_over_implicit": rates["batch_to_file_users_a_second"] / rates["implicit_users_a_second"],
@@ -111,18 +116,18 @@ def _memory_of(folder: Path) -> Figures:
 def _in_memory(lists: BatchLists, ids: tuple[str, ...], threads: int) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    rows = np.arange(len(ids))
+    rows, step = np.arange(len(ids)), lists.block_users
     histories = lists.histories_of(rows)
     with ThreadPoolExecutor(threads) as pool:
-        blocks = [slice(start, start + 160) for start in range(0, len(ids), 160)]
+        blocks = [slice(start, start + step) for start in range(0, len(ids), step)]
         for _ in pool.map(lambda block: lists.of(ids[block], rows[block], histories), blocks):
             pass
 
 
-def _seconds(call: Any) -> float:
-    started = time.perf_counter()
+def _seconds(call: Callable[[], object]) -> Taken:
+    wall, cpu = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - started
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _resident_mib(name: str) -> float:

@@ -13,30 +13,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.batch.blocks import best_of_each
 from client.batch.run import BatchJob, recommend_to_file, write_lists
+from client.batch.selection import best_of_each
 from client.data.dataset import UserItemMatrix
 from client.data.recorded import EventRules
 from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
 from client.recommend.lists import ListMaker
 from client.recommend.recommender import Recommender
+from client.scoring.linear_form import BlockQuery
 from client.scoring.topk import top_k
 from client.steering.hidden import HiddenItems
 from common.config.serving import NeverListed, SteeringConfig
 from common.errors import DataError, StoreError
 from simulations.engine.random_model import random_platform_model
+from tests.support import random_matrix
 
 
-@given(st.integers(0, 200), st.integers(1, 300), st.integers(1, 40), st.booleans())
-def test_the_best_of_each_row_are_those_of_a_full_sort(seed, m, k, ties):
+@given(
+    seed=st.integers(0, 200),
+    m=st.sampled_from([1, 7, 300, 1024, 1025, 2500]),
+    k=st.integers(1, 40),
+    kind=st.sampled_from(["ties", "floats", "direct"]),
+)
+def test_the_best_of_each_are_those_of_a_full_sort(seed, m, k, kind):
     rng = np.random.default_rng(seed)
-    scores = rng.integers(0, 5, (4, m)).astype(np.float32) if ties else rng.standard_normal((4, m)).astype(np.float32)
-    scores[rng.random((4, m)) < 0.3] = -np.inf
-    rows, columns = best_of_each(scores, k)
-    expected, _ = top_k(scores, k)
-    for row in range(4):
-        assert columns[rows == row].tolist() == expected[row][expected[row] >= 0].tolist()
+    if kind == "floats":
+        vectors, items = (rng.standard_normal((rows, 6)).astype(np.float32) for rows in (5, m))
+    else:  # whole numbers: products are exact, and many are equal
+        vectors, items = (rng.integers(-2, 3, (rows, 2)).astype(np.float32) for rows in (5, m))
+    direct = None
+    if kind == "direct":
+        direct = rng.integers(0, 3, (5, m)).astype(np.float64)
+        direct[rng.random((5, m)) < 0.3] = -np.inf
+    seen = random_matrix(rng, 5, m)
+    barred = rng.random(m) < 0.2
+    query = BlockQuery(vectors, np.zeros(5, dtype=np.float32), direct, items)
+    found, scores = best_of_each(query, k, seen.csr(), barred)
+    every = query.without_offsets(slice(0, m)).T
+    expected, best = top_k(np.ascontiguousarray(every), k, seen, candidates=~barred)
+    assert found.tolist() == expected.tolist()
+    assert scores.tobytes() == best.tobytes()
 
 
 @pytest.fixture(params=["local", "blend", "shared"])

@@ -40,6 +40,17 @@ def test_a_folded_in_user_is_the_one_that_training_solves(config: FactorizationC
 
 
 @given(configs, st.integers(0, 30))
+def test_a_block_of_users_has_the_factors_of_each_alone(config: FactorizationConfig, seed: int) -> None:
+    """To the bit: lists for everybody are those that the service gives one at a time."""
+    rng = np.random.default_rng(seed)
+    histories = random_matrix(rng, 5, 40, explicit=config.feedback == "explicit")
+    boosted = config.model_copy(update={"recency_boost": 3.0, "recency_span": 2.5})
+    fold_in = FoldIn(items_of(config, 40, seed), boosted, 3.2 if config.feedback == "explicit" else 0.0)
+    alone = [fold_in.user(histories.row(u), histories.values[slice(*histories.indptr[u : u + 2])]) for u in range(5)]
+    assert fold_in.users(histories).tobytes() == np.stack(alone).tobytes()
+
+
+@given(configs, st.integers(0, 30))
 def test_a_users_factor_is_the_minimum_of_the_objective(config: FactorizationConfig, seed: int) -> None:
     """Least squares on the stacked system, an oracle that shares no line with the normal equations."""
     rng = np.random.default_rng(seed)

@@ -7,6 +7,7 @@ user has seen is looked up for those few alone.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from client.scoring.linear_form import BlockQuery
 from client.training.kernels.numba_compile import jit
 
 _SLICE: Final = 1024
-"""Items at a time."""
+"""Items at a time, at most."""
 
 
 def best_of_each(
@@ -39,8 +40,10 @@ def best_of_each(
     scores = np.full((users, k), -np.inf, dtype=np.float32)
     bounds = scores[:, -1].copy()
     indptr, columns = seen.indptr.astype(np.int64), seen.indices.astype(np.int32)
-    for first in range(0, len(barred), _SLICE):
-        some = query.without_offsets(slice(first, first + _SLICE))
+    # Even slices: a product of a few rows would be another routine's, which rounds in another order.
+    edges = np.linspace(0, len(barred), 1 + -(-len(barred) // _SLICE)).astype(np.int64)
+    for first, end in pairwise(edges.tolist()):
+        some = query.without_offsets(slice(first, end))
         _take_better(some, first, items, scores, bounds, indptr, columns, barred)
     return items, scores
 

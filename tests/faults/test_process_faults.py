@@ -78,6 +78,7 @@ def kill(program: str, *also: str) -> None:
 
 def disturbed_run(federation: LocalFederation, fault: Callable[[], None]) -> RunStatus:
     """A run with a fault after its first round; taken up again by the operator if it gave up."""
+    federation.wait_online(2, deadline=200)  # a run may end while what the fault before has killed is coming up again
     name = begin_run(federation.config)
     run = RunFolder(federation.config.state, name)
     wait_for(lambda: run.status().server_round >= 1 or run.status().state == FAILED, "a first round", 180)

@@ -67,8 +67,7 @@ def _partition(
     if found := config.data.settings_that_depend_on_other_users():
         raise ConfigError(f"{', '.join(f'data.{one}' for one in found)}: shards are cleaned one by one; leave it out")
     source, catalogue = open_source(config.data), catalogue_of(config)
-    # polars counts rows in 32 bits, and numbers them here in 64; a text file has about as many rows as lines.
-    rows = int(source.table.collect(source.frame.select(pl.col("row").max()))[0].item())
+    rows = source.table.about_how_many()
     count = shards or min(_MOST_SHARDS, max(_LEAST_SHARDS, -(-rows // _ROWS_OF_SHARD)))
     book = ExclusionBook(config.state / "store")
     recorded, excluded = recorded_events(config), book.current()

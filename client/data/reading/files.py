@@ -47,6 +47,7 @@ class TableFile:
             text file, its number in Parquet; both from 1.
         dialect: how a text file is written; None for Parquet.
         recbole: whether column names carry a type, as in ``user_id:token``.
+        rows: of Parquet, whose files say so; None for text.
     """
 
     path: Path
@@ -56,11 +57,22 @@ class TableFile:
     row: str
     dialect: Dialect | None
     recbole: bool
+    rows: int | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what was told from the file and not from its settings, for the cleaning report."""
         return () if self.dialect is None else self.dialect.notes
+
+    def about_how_many(self) -> int:
+        """Rows of Parquet, lines of text: polars counts in 32 bits, and numbers here in 64.
+
+        Raises:
+            DataError: as :meth:`collect`.
+        """
+        if self.rows is not None:
+            return self.rows
+        return int(self.collect(self.frame.select(pl.col(self.row).max()))[0].item())
 
     @property
     def place(self) -> Literal["line", "row"]:
@@ -189,10 +201,10 @@ def open_table(config: FileConfig, path: Path, section: str) -> TableFile:
     except OSError as error:
         raise DataError(f"{path}: cannot be opened: {error.strerror}") from None
     kind = _format(config, path, section)
-    dialect = None
+    dialect, rows = None, None
     if kind == "parquet":
         parts = scan_parquet(path)
-        schema = parts.schema
+        schema, rows = parts.schema, sum(parts.counts)
         row = _unused(schema)
         frame = parts.numbered(row)
     elif path.is_dir():
@@ -204,7 +216,7 @@ def open_table(config: FileConfig, path: Path, section: str) -> TableFile:
         frame = scan_text(path, dialect, row)
         for note in dialect.notes:
             _log.info("%s: %s", path, note)
-    table = TableFile(path, section, frame, schema, row, dialect, recbole=kind == "inter")
+    table = TableFile(path, section, frame, schema, row, dialect, recbole=kind == "inter", rows=rows)
     if table.collect(frame.select(row).head(1))[0].is_empty():
         raise DataError(f"{path}: has a header and no rows")
     return table

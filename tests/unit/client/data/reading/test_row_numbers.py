@@ -13,6 +13,7 @@ import pytest
 from client.data.cleaning import clean, open_source
 from client.data.items import catalogue_from_file
 from client.data.reading.dialect import find_dialect
+from client.data.reading.files import open_table
 from client.data.reading.parquet import ParquetTable, scan_parquet
 from client.data.reading.text import scan_text
 from client.data.recorded import RecordedEvents
@@ -79,3 +80,11 @@ def test_histories_are_the_same_wherever_their_rows_stand(tmp_path: Path) -> Non
         shift = 0 if one.recorded else FAR
         assert (one.reason, one.rows, one.recorded) == (other.reason, other.rows, other.recorded)
         assert [row + shift for row in one.examples] == [*other.examples]
+
+
+@pytest.mark.parametrize("name", ["views.csv", "views.parquet"])
+def test_a_file_tells_about_how_many_rows_it_has(tmp_path: Path, name: str) -> None:
+    frame = pl.DataFrame({"user_id": ["a"] * 70, "item_id": ["1"] * 70})
+    frame.write_parquet(tmp_path / name) if name.endswith("parquet") else frame.write_csv(tmp_path / name)
+    table = open_table(FileConfig(), tmp_path / name, "interactions")
+    assert table.about_how_many() - (name == "views.csv") == 70

@@ -18,7 +18,7 @@ from client.sharding.worker import ROUND_DIFFERENTLY, rounding, told_by_kind
 from common.config.federation import FederationPlan
 from common.config.platform import EngineConfig
 from common.deploy.doctor import Finding
-from common.errors import ConfigError, CrossfedError
+from common.errors import CrossfedError
 
 _WHAT: Final = "cluster"
 _PACKAGES: Final = ("crossfed", "numba", "numpy", "polars", "ray")
@@ -79,7 +79,7 @@ def examine_cluster(
     try:
         seen = connect(config).on_every_machine(look_around, [] if users is None else _files(users))
     except CrossfedError as error:
-        hint = "" if isinstance(error, ConfigError) else "; is the same crossfed installed on all of its machines?"
+        hint = "; is the same crossfed installed on all of its machines?" if "a worker" in str(error) else ""
         yield Finding("wrong", _WHAT, f"{error}{hint}")
         return
     workers = sum(machine.workers for machine, _ in seen)

@@ -40,9 +40,9 @@ def test_two_and_four_workers_agree_to_the_bit(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_workers_that_are_killed_one_after_another_change_no_bit(tmp_path: Path) -> None:
+def test_four_workers_of_whom_some_are_killed_change_no_bit(tmp_path: Path) -> None:
     config = partitioned(sharded_config(tmp_path, users=400), shards=12)
-    with local_cluster(2) as cluster:
+    with local_cluster(4) as cluster:
         engine = engine_at(config, cluster.address)
         expected, killed, ended = bits(engine.sum(WHAT)), 0, threading.Event()
 

@@ -17,7 +17,7 @@ help:
 	@echo "make setup      install into $(VENV)"
 	@echo "make simulate   set up, then run the quickstart federation"
 	@echo "make test       set up, then run checks and tests"
-	@echo "make check      ruff, mypy, import contracts, doctests"
+	@echo "make check      ruff, mypy, import contracts, linters of images and compose file, doctests"
 	@echo "make faults     killed processes, fuzzing, full disks (slow)"
 	@echo "make bench      the figures of the README (slow)"
 	@echo "make docs       the docs site in build/site, strictly"
@@ -43,6 +43,8 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint deploy/aggregator/Dockerfile deploy/platform/Dockerfile
+	$(BIN)/compose-lint check --quiet --fail-on low --config deploy/compose-lint.yaml deploy/compose.yaml
 	$(BIN)/pytest -q --doctest-modules --import-mode=importlib client common server simulations
 
 faults: faults-books faults-processes

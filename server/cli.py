@@ -162,6 +162,7 @@ def admin_log(config: Config, as_json: AsJson = False) -> None:
 @app.command()
 def renew(config: Config, names: Names = None) -> None:
     """Make a new server certificate from the same authority; restart to use it. Platforms need nothing new."""
+    AdminLog(_load(config).state).record("renew")
     say(f"good for {renew_certificate(config, tuple(names or ())):.0f} days; restart crossfed-server start")
 
 
@@ -291,6 +292,7 @@ def restore_backup(
 ) -> None:
     """Unpack a backup; what was admitted, revoked or run after it was made is not in it."""
     restored = restore(source, folder)
+    AdminLog(_load(restored.config).state).record("restore", made=restored.made)
     say(f"{restored.config}: restored as of {restored.made}; revoke again whom you have revoked since")
     for key, path in restored.outside.items():
         say(f"{key} points outside of the restored folder: {path}; change it in {restored.config.name}")

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from client.batch.outputs import parts_of
 from common.deploy.locks import held
 from common.errors import StoreError
 from common.files import make_folder, write_atomically
@@ -39,7 +40,7 @@ class PartedFile:
         if path.is_dir():
             raise StoreError(f"{path}: is a folder; name a file")
         self.path = path
-        self._folder = path.parent / f".{path.name}.parts"
+        self._folder = parts_of(path)
         self._job = json.dumps(job, sort_keys=True).encode()
 
     def __enter__(self) -> PartedFile:

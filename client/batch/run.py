@@ -16,9 +16,10 @@ import numpy as np
 import polars as pl
 
 from client.batch.blocks import BatchLists
+from client.batch.outputs import ListOutputs, StillTheSame
 from client.batch.parts import PartedFile
 from client.batch.users import AskedUsers, Everybody, ListedUsers, SomeUsers
-from client.data.reading.exclusions import read_exclusions
+from client.data.reading.exclusions import Exclusions
 from client.data.recorded import Event, EventRules
 from client.personalization.store import PlatformStore
 from client.recommend.answers import Scope
@@ -86,7 +87,7 @@ def recommend_to_file(
         DataError: the file of users cannot be read.
         StoreError: there is no model, or the file cannot be written.
     """
-    store = PlatformStore(job.store)
+    store, same = PlatformStore(job.store), StillTheSame(job.store)
     if (oldest := job.rules.oldest(time.time())) is not None:
         store.forget_older(oldest)
     version, signature = store.current(), store.signature()
@@ -95,6 +96,7 @@ def recommend_to_file(
         signature,
         Recommender(store.load()),
         tell,
+        same=same,
         threads=threads,
         part_users=part_users,
         tell_seconds=tell_seconds,
@@ -108,6 +110,7 @@ def write_lists(
     recommender: Recommender,
     tell: Callable[[str], None],
     *,
+    same: StillTheSame,
     threads: int | None = None,
     part_users: int = _PART_USERS,
     tell_seconds: float = _TELL_SECONDS,
@@ -120,15 +123,18 @@ def write_lists(
     rules = job.rules
     if rules.meaning is None:
         rules = replace(rules, meaning="weight" if recommender.implicit else "rating")
-    events, hidden = recorded_of(job.store, rules), HiddenItems(job.store)
+    events, hidden = recorded_of(job.store, rules, same.excluded), HiddenItems(job.store)
     lists = BatchLists(recommender, ListMaker(job.steering, hidden), job.k, job.scope, events, rules)
     asked: AskedUsers = (
         Everybody(recommender, events) if job.users is None else ListedUsers(job.users, recommender, events)
     )
     total, written, since, count = len(asked), 0, 0, 0
     started, told = time.monotonic(), 0.0
-    with PartedFile(job.output, _made_from(job, signature, asked, hidden.current(), events, part_users)) as file:
+    ListOutputs(job.store).note(job.output)
+    made_from = [*signature, asked.digest(), sorted(hidden.current()), sorted(same.excluded.entries), part_users]
+    with PartedFile(job.output, _made_from(job, made_from, events)) as file:
         for count, some in enumerate(asked.parts(part_users), 1):
+            same.check()
             written += len(some.ids)
             if not file.has(count - 1):
                 file.write(count - 1, part_of_lists(lists, some, threads or os.cpu_count()))
@@ -139,6 +145,7 @@ def write_lists(
         if not count:
             count = 1
             file.write(0, pl.DataFrame(schema=_COLUMNS))
+        same.check()
         file.finish(count)
     return written, asked.unknown
 
@@ -163,12 +170,12 @@ def part_of_lists(lists: BatchLists, some: SomeUsers, threads: int | None) -> pl
     )
 
 
-def recorded_of(store: Path, rules: EventRules) -> dict[str, tuple[Event, ...]]:
+def recorded_of(store: Path, rules: EventRules, excluded: Exclusions) -> dict[str, tuple[Event, ...]]:
     """Return what users did since training, of those who are not left out."""
     path = store / FEEDBACK_LOG
     if not path.exists():
         return {}
-    recorded, excluded = read_events(path, rules), read_exclusions(store)
+    recorded = read_events(path, rules)
     found: defaultdict[str, list[Event]] = defaultdict(list)
     rows = zip(recorded.user_ids, recorded.item_keys, recorded.values.tolist(), recorded.times.tolist(), strict=True)
     oldest = rules.oldest(time.time())
@@ -178,16 +185,9 @@ def recorded_of(store: Path, rules: EventRules) -> dict[str, tuple[Event, ...]]:
     return {user: tuple(events) for user, events in found.items() if user not in excluded}
 
 
-def _made_from(
-    job: BatchJob,
-    signature: Sequence[object],
-    asked: AskedUsers,
-    hidden: frozenset[str],
-    events: Mapping[str, tuple[Event, ...]],
-    part_users: int,
-) -> dict[str, Any]:
+def _made_from(job: BatchJob, made_from: Sequence[object], events: Mapping[str, tuple[Event, ...]]) -> dict[str, Any]:
     """A change of any of it changes lists; ids stand in it as one digest."""
-    content = repr((signature, asked.digest(), sorted(hidden), job.k, job.scope, job.steering, part_users))
+    content = repr((made_from, job.k, job.scope, job.steering))
     digest = sha256(content.encode("utf-8", "surrogatepass"))
     for user in sorted(events):
         digest.update(repr((user, events[user])).encode("utf-8", "surrogatepass"))

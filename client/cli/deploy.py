@@ -204,6 +204,7 @@ def restore_backup(
 ) -> None:
     """Unpack a backup; privacy spent after it was made is not known here, so restore the newest."""
     restored = restore(source, folder)
+    AdminLog(load_yaml_model(restored.config, PlatformConfig).state).record("restore", made=restored.made)
     elsewhere = {key: str(path) for key, path in restored.outside.items()}
     if as_json:
         content = {"config": str(restored.config), "made": restored.made, "elsewhere": elsewhere}

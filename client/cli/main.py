@@ -173,6 +173,7 @@ def privacy_restore(
     delta: Annotated[float, typer.Option(min=0.0, max=1.0, help="Lifetime δ, with --epsilon.")] = 1e-6,
 ) -> None:
     """Go on with an old copy of ledger and journal, or with none: all that the kept heads say was spent counts as spent."""
+    AdminLog(home).record("privacy restore")
     policy = None if epsilon is None else BudgetPolicy(epsilon=epsilon, delta=delta)
     PlainConsole().print(verify_table(restore_logs(home, policy)))
     if restored_passports(home, time.time):

@@ -25,6 +25,7 @@ from common.deploy.console import PlainConsole, PlainTable, say, say_json
 from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError, PassportError
 from common.files import write_atomically
+from common.sealed.admin import AdminLog
 
 passport = typer.Typer(
     no_args_is_help=True, help="What a person carries to another platform, and brings from one; see docs/passport.md."
@@ -116,7 +117,9 @@ def revoke(
     """
     if (serial is None) == (user is None):
         raise ConfigError("SERIAL, --user: give one of them")
-    with _desk(config) as (desk, _):
+    with _desk(config) as (desk, platform):
+        # Neither whose nor which: both name a person to whoever has the receipts.
+        AdminLog(platform.state).record("passport revoke")
         if serial is not None:
             receipts = desk.books.revoke(serial)
         else:

@@ -45,7 +45,7 @@ NOT_UNDONE: Final = (
     "now on is made without the person. A run that was under way ends with what it began with, and until then keeps its "
     "rows of numbers, without ids, on disk.",
     "The platform's own files named under own_files: crossfed leaves the person out when it reads them; the platform itself "
-    "must delete the rows.",
+    "must delete the rows, and write lists for everybody that it keeps anew.",
     "Backups made before: after restoring one, run `crossfed-client person reapply` with the exclusion list kept beside the "
     "newest backup (state/store/exclusions.json); until then the restored platform knows the person again.",
     "Passports that the person has carried to other platforms: those platforms erase what they redeemed, on request.",
@@ -83,6 +83,11 @@ STEPS: Final = (
         name="shards",
         said="copies of rows and recorded events in shards, where the platform keeps users so",
         take=lambda places, _: places.forget_shards(),
+    ),
+    Step(
+        name="lists",
+        said="parts of lists for everybody that a command which was cut short had left",
+        take=lambda places, _: places.lists.forget_parts(),
     ),
     Step(
         name="progress",
@@ -203,8 +208,8 @@ class Erasures:
                 held = ", ".join(self._places.still_held()) or "nothing any more"
                 raise StoreError(
                     f"{self._config.state}: the person is left out already, but not all is erased: {held}. A running "
-                    "recommender writes there and has not looked at the list yet; run `crossfed-client person resume` later, "
-                    "or stop the platform first"
+                    "recommender, or `crossfed-client recommend`, writes there and has not looked at the list yet; run "
+                    "`crossfed-client person resume` later, or stop the platform first"
                 )
             time.sleep(_POLL_SECONDS)
 

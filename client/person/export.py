@@ -15,6 +15,8 @@ from client.personalization.platform_model import PlatformModel
 from client.personalization.store import PlatformStore
 from client.recommend.feedback_file import FeedbackEvent, read_log
 from client.recommend.quarantine import quarantine_of
+from client.sharding.person import rows_in_shards
+from client.sharding.platform import catalogue_of
 from client.towers.stored import USER_ROWS
 from client.versions.experiment import ExperimentFile
 from client.versions.outcomes import read_shown
@@ -51,6 +53,8 @@ def export_person(config: PlatformConfig, user: str) -> Json:
         ],
         "recorded_feedback": _feedback(places, user),
         "models": _models(places, user),
+        "shards": _shards(config, user),
+        "lists": places.lists.rows_of(user),
         "passports": _passports(places, user),
         "experiment": _experiment(places, user),
         "elsewhere": _NOT_HERE,
@@ -60,7 +64,8 @@ def export_person(config: PlatformConfig, user: str) -> Json:
 def is_known(content: Json) -> bool:
     """Whether an export holds anything of the person."""
     rows = any(file["rows"] for file in content["files"])
-    return bool(rows or content["recorded_feedback"] or content["models"] or any(content["passports"].values()))
+    held = any(content[name] for name in ("recorded_feedback", "models", "shards", "lists"))
+    return bool(rows or held or any(content["passports"].values()))
 
 
 def _feedback(places: Places, user: str) -> list[Json]:
@@ -76,6 +81,11 @@ def _feedback(places: Places, user: str) -> list[Json]:
         for event, is_aside in events
         if event.user_id == user
     ]
+
+
+def _shards(config: PlatformConfig, user: str) -> list[Json]:
+    folder = config.training.shards
+    return rows_in_shards(folder, user, catalogue_of(config).items.keys) if folder.exists() else []
 
 
 def _models(places: Places, user: str) -> list[Json]:

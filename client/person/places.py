@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import polars as pl
 
+from client.batch.outputs import ListOutputs
 from client.contributions.run_file import TOWERS_FILE
 from client.data.reading.columns import identifiers
 from client.data.reading.exclusions import ExclusionBook, Exclusions
@@ -76,6 +77,11 @@ class Places:
         """Empty the rows of whoever is left out in all shards: copies of files and recorded feedback that crossfed made."""
         forget_in_shards(self.config.training.shards, self.book.current())
 
+    @property
+    def lists(self) -> ListOutputs:
+        """Files of lists for everybody that were begun."""
+        return ListOutputs(self.store_folder)
+
     def forget_progress(self) -> None:
         """Delete what an ended run has left of its training: rows of numbers, without ids, in the order of users."""
         if not self.running:
@@ -120,12 +126,14 @@ class Places:
         if self._feedback_holds(excluded):
             found.append(FEEDBACK_LOG)
         found += shards_that_hold(self.config.training.shards, excluded)
+        found += self.lists.parts_that_hold(excluded)
         return found
 
     def files_that_hold(self, tag: str) -> list[str]:
-        """The platform's own files in which a person stands: crossfed reads them and never writes them."""
+        """The platform's own files in which a person stands: those that crossfed reads, and lists that it wrote for it."""
         excluded = self.book.current()
-        found = []
+        this_one = replace(excluded, entries={tag: excluded.entries[tag]} if tag in excluded.entries else {})
+        found = self.lists.whole_that_hold(this_one)
         for table, column in self.user_files():
             users = identifiers(column, table.schema[column]).alias("user")
             [ids] = table.collect(table.frame.select(users).unique())

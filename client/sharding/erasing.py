@@ -31,7 +31,7 @@ def forget_in_shards(folder: Path, excluded: Exclusions) -> int:
     """
     _forget_rows(folder)
     changed, problem = 0, None
-    for path in _files(folder):
+    for path in files_of_shards(folder):
         try:
             changed += _forget_in(path, excluded)
         except StoreError as error:
@@ -47,7 +47,7 @@ def shards_that_hold(folder: Path, excluded: Exclusions) -> list[str]:
     Raises:
         StoreError: a file cannot be read.
     """
-    return [str(path.relative_to(folder)) for path in _files(folder) if _gone(path, excluded).any()]
+    return [str(path.relative_to(folder)) for path in files_of_shards(folder) if _gone(path, excluded).any()]
 
 
 def _forget_rows(folder: Path) -> None:
@@ -60,7 +60,8 @@ def _forget_rows(folder: Path) -> None:
             return
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_of_shards(folder: Path) -> Iterator[Path]:
+    """The files of the newest shards, of those before, and of what a partition that was cut short left."""
     yield from sorted(folder.glob(f"{PARTS}*/*.parquet"))
 
 
@@ -69,10 +70,13 @@ def _gone(path: Path, excluded: Exclusions) -> pl.Series:
         users = pl.scan_parquet(path, glob=False).select("user").collect()["user"].to_list()
     except (pl.exceptions.PolarsError, OSError):
         # polars' own message may quote what it has read.
-        raise StoreError(
-            f"{path}: cannot be read, or is damaged; delete it, and run crossfed-client data partition again"
-        ) from None
+        raise unreadable(path) from None
     return pl.Series("gone", excluded.mask(users), dtype=pl.Boolean)
+
+
+def unreadable(path: Path) -> StoreError:
+    """Return the error of a shard that cannot be read."""
+    return StoreError(f"{path}: cannot be read, or is damaged; delete it, and run crossfed-client data partition again")
 
 
 def _forget_in(path: Path, excluded: Exclusions) -> bool:

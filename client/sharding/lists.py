@@ -21,9 +21,10 @@ import numpy as np
 import polars as pl
 
 from client.batch.blocks import BatchLists
+from client.batch.outputs import ListOutputs, StillTheSame, old_of, parts_of
 from client.batch.run import BatchDone, BatchJob, part_of_lists, recorded_of
 from client.batch.users import SomeUsers
-from client.data.reading.exclusions import Exclusions, read_exclusions
+from client.data.reading.exclusions import Exclusions
 from client.data.recorded import Event
 from client.personalization.store import PlatformStore
 from client.recommend.lists import ListMaker
@@ -79,21 +80,24 @@ def recommend_by_shards(
     """
     if job.output.is_file():
         raise StoreError(f"{job.output}: is a file; where users are in shards, lists are a folder of Parquet files")
-    version, parts = PlatformStore(job.store).current(), job.output.parent / f".{job.output.name}.parts"
+    version, parts, same = PlatformStore(job.store).current(), parts_of(job.output), StillTheSame(job.store)
+    ListOutputs(job.store).note(job.output)
     make_folder(parts, mode=0o700)
     lock = parts.with_suffix(".lock")
     with held(lock, "crossfed-client recommend", mend="wait for its end, or name another folder", mode=0o600):
-        events, excluded = recorded_of(job.store, job.rules), read_exclusions(job.store)
-        _begin(parts, _made_from(job, users, events))
-        source = ListSource(users, job, version, parts, events, excluded, block_users)
+        events = recorded_of(job.store, job.rules, same.excluded)
+        _begin(parts, _made_from(job, users, events, same.excluded))
+        source = ListSource(users, job, version, parts, events, same.excluded, block_users)
         with cluster.told_plainly():
             told, task = cluster.put(source), cluster.task(lists_of_shard)
             under_way = cluster.few_at_a_time(task(told, shard) for shard in range(len(users.shards)))
             asked = []
             for ref in under_way:
                 asked.append(ref)
+                same.check()
                 tell(f"shard {len(asked):,} of {len(users.shards):,}")
             count = sum(cluster.get(asked))
+        same.check()
         _publish(parts, job.output)
     return BatchDone(count, 0, version)
 
@@ -133,11 +137,12 @@ def _recommender(store: Path, version: int) -> Recommender:
     return Recommender(PlatformStore(store).load(version))
 
 
-def _made_from(job: BatchJob, users: ShardedUsers, events: Mapping[str, tuple[Event, ...]]) -> str:
+def _made_from(
+    job: BatchJob, users: ShardedUsers, events: Mapping[str, tuple[Event, ...]], excluded: Exclusions
+) -> str:
     signature, hidden = PlatformStore(job.store).signature(), sorted(HiddenItems(job.store).current())
-    content = repr(
-        (signature, users.made_from, users.shards, hidden, sorted(events.items()), job.k, job.scope, job.steering)
-    )
+    made_from = (signature, users.made_from, users.shards, hidden, sorted(excluded.entries), sorted(events.items()))
+    content = repr((made_from, job.k, job.scope, job.steering))
     return sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -152,7 +157,7 @@ def _begin(folder: Path, made_from: str) -> None:
 
 def _publish(parts: Path, output: Path) -> None:
     """Give the folder its name; what was there under it goes."""
-    old = output.parent / f".{output.name}.old"
+    old = old_of(output)
     shutil.rmtree(old, ignore_errors=True)
     try:
         (parts / _JOB).unlink()

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from client.batch.blocks import BatchLists
+from client.batch.outputs import StillTheSame
 from client.batch.run import BatchJob, recommend_to_file, write_lists
 from client.data.recorded import EventRules
 from client.personalization.store import PlatformStore
@@ -109,7 +110,7 @@ def _memory_of(folder: Path) -> Figures:
     recommender = Recommender(PlatformStore(job.store).load())
     loaded = _resident_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-    write_lists(job, (1,), recommender, lambda _: None)
+    write_lists(job, (1,), recommender, lambda _: None, same=StillTheSame(job.store))
     return {"model_mib": loaded - before, "peak_mib": _resident_mib("VmHWM") - loaded}
 
 

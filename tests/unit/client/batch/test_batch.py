@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.batch.outputs import StillTheSame
 from client.batch.run import BatchJob, recommend_to_file, write_lists
 from client.batch.selection import best_of_each
 from client.data.dataset import UserItemMatrix
@@ -163,7 +164,10 @@ def test_what_is_held_does_not_grow_with_the_users(tmp_path):
             recommender.row_of("")  # makes the index that the service has, too
             for _ in range(2):  # what is made once and kept is no part of it
                 tracemalloc.start()
-                write_lists(wanted, (users, name), recommender, lambda _: None, threads=1, part_users=250)
+                write_lists(
+                    wanted, (users, name), recommender, lambda _: None,
+                    same=StillTheSame(wanted.store), threads=1, part_users=250,
+                )  # fmt: skip
                 held[name, users] = tracemalloc.get_traced_memory()[1]
                 tracemalloc.stop()
     # Two numbers say where a user's row is; a set of ids or histories in another form would take 100 bytes and more.

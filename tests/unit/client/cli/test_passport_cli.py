@@ -19,6 +19,7 @@ from client.recommend.answers import Explanation, ModelShare
 from common.deploy.console import PlainConsole
 from common.deploy.provisioning import Pins
 from common.errors import PassportError
+from common.sealed.admin import AdminLog
 from simulations.engine.random_model import random_platform_model
 
 _runner = CliRunner()
@@ -82,6 +83,8 @@ def test_issue_show_redeem_log_revoke(platforms: dict[str, Path], tmp_path: Path
 
     assert shown["serial"] in _run("revoke", "-c", platforms["books"], "--user", "anna")
     assert "revoked" in _run("log", "-c", platforms["books"], "--user", "anna")
+    [act] = AdminLog(tmp_path / "books" / "state").acts()
+    assert (act.act, act.details) == ("passport revoke", {}), "neither whose nor which"
     assert "nothing to revoke" in _run("revoke", "-c", platforms["books"], "--user", "nobody")
 
 

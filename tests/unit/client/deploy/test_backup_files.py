@@ -25,6 +25,7 @@ from common.config.loader import load_yaml_model
 from common.deploy.provisioning import Registration
 from common.deploy.roles import AggregatorConfig
 from common.errors import ConfigError, NewerStoreError, StoreError
+from common.sealed.admin import AdminLog
 from server.deploy.provisioning import invite
 from tests.support.joined import joined
 
@@ -134,6 +135,7 @@ def test_restoring_says_which_paths_point_elsewhere(config: Path, tmp_path: Path
         f"data.interactions.path points outside of the restored folder: {tmp_path / 'views.csv'} (there)"
         in result.output
     )
+    assert [one.act for one in AdminLog(tmp_path / "again" / "state").acts()] == ["restore"]
     (tmp_path / "views.csv").unlink()
     result = CliRunner().invoke(app, ["restore", str(tmp_path / "b"), str(tmp_path / "third")])
     assert "NOT there" in result.output

@@ -17,6 +17,7 @@ from common.config.loader import load_yaml_model
 from common.contributions.run_plan import read_plan
 from common.deploy.roles import AggregatorConfig
 from common.errors import StoreError
+from common.sealed.admin import AdminLog
 from server.cli import app
 from server.deploy.admission import AdmissionBook
 from server.deploy.backup import back_up, restore
@@ -114,6 +115,7 @@ def test_a_run_that_was_going_on_is_not_resumed_unasked(made: AggregatorFolder, 
     assert "crossfed-server run --resume now" in result.output
     assert "revoke again whom you have revoked since" in result.output
     restored = load_yaml_model(tmp_path / "again" / "federation.yaml", AggregatorConfig)
+    assert [one.act for one in AdminLog(restored.state).acts()][-1] == "restore"
     [run] = [run for run in list_runs(restored.state) if run.name == "now"]
     assert run.state == FAILED
     assert "going on when the backup was made" in (run.error or "")

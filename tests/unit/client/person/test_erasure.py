@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from client.batch.run import BatchJob, recommend_to_file
 from client.cli.main import app
 from client.data.reading.exclusions import EXCLUSIONS_FILE, ExclusionBook, read_exclusions
+from client.data.recorded import EventRules
 from client.deploy.loading import load_platform_data, load_training_data
 from client.deploy.partition import partition_users
 from client.keys import KeyFolder, make_keys
@@ -32,7 +34,7 @@ from client.sharding.platform import catalogue_of, open_shards
 from client.sharding.shards import ShardedUsers
 from client.versions.experiment import ExperimentFile
 from client.versions.outcomes import ShownUsers, read_shown
-from common.config.serving import ServingConfig
+from common.config.serving import ServingConfig, SteeringConfig
 from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError, ContractError, InUseError, PassportError, StoreError
 from tests.support.persons import ANNA, BERND, holding, platform_with_persons
@@ -305,6 +307,56 @@ def test_the_export_holds_all_and_is_empty_afterwards(platform: PlatformConfig) 
     assert not after["models"]
     assert not any(after["passports"].values())
     assert not is_known(export_person(platform, "nobody"))
+
+
+def test_the_export_holds_every_copy_in_shards(tmp_path: Path) -> None:
+    config = partitioned(partitioned(sharded_config(tmp_path)), 3)
+    [rows] = [rows for rows in export_person(config, "person-33")["files"] if rows["file"] == "interactions"]
+    held = export_person(config, "person-33")["shards"]
+    assert [one["file"].partition("/")[0] for one in held] == ["parts-000001", "parts-000002"]
+    for one in held:
+        assert {entry["item"] for entry in one["history"]} <= {f"imdb:{int(row['item_id'])}" for row in rows["rows"]}
+        assert one["history"]
+    assert is_known(export_person(config, "person-33"))
+    assert export_person(config, "nobody")["shards"] == []
+
+
+def test_lists_cut_short_are_erased_with_the_person(platform: PlatformConfig, tmp_path: Path) -> None:
+    asked = batch_job(platform, tmp_path / "lists" / "recs.parquet")
+
+    def tell(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recommend_to_file(asked, tell, part_users=1, tell_seconds=0.0)
+    assert holding(asked.output.parent, ANNA) == [".recs.parquet.parts/000000.parquet"]
+    assert [one["file"] for one in export_person(platform, ANNA)["lists"]] == [
+        str(asked.output.parent / ".recs.parquet.parts" / "000000.parquet")
+    ]
+    erased(platform)
+    assert holding(asked.output.parent, ANNA) == []
+    recommend_to_file(asked, lambda _: None)
+    assert holding(asked.output.parent, BERND) == ["recs.parquet"]
+    assert holding(asked.output.parent, ANNA) == []
+
+
+def test_who_is_erased_while_lists_are_written_is_in_none(platform: PlatformConfig, tmp_path: Path) -> None:
+    asked = batch_job(platform, tmp_path / "lists" / "recs.parquet")
+    book = Places(platform).book
+
+    def tell(text: str) -> None:
+        book.add({book.tag(ANNA): "erased"})
+
+    with pytest.raises(StoreError, match="a person was left out"):
+        recommend_to_file(asked, tell, part_users=1, tell_seconds=0.0)
+    assert not asked.output.exists()
+
+
+def batch_job(platform: PlatformConfig, output: Path) -> BatchJob:
+    return BatchJob(
+        store=platform.state / "store", output=output, users=None, k=3, scope="own",
+        steering=SteeringConfig(), rules=EventRules(meaning="weight"),
+    )  # fmt: skip
 
 
 def test_no_passport_is_redeemed_for_who_was_erased(platform: PlatformConfig) -> None:

@@ -33,6 +33,7 @@ from common.privacy.accounting import gaussian_epsilon
 from common.privacy.contribution import Release
 from common.privacy.lifetime import BudgetPolicy
 from common.privacy.minting import mint
+from common.sealed.admin import AdminLog
 from common.sealed.witness import FileWitness
 from common.wire.contract import ArraySpec, MessageSpec
 
@@ -178,6 +179,7 @@ def test_a_restore_keeps_the_recorded_lifetime_budget(tmp_path: Path) -> None:
     stated = ["privacy", "restore", "--home", str(tmp_path), "--epsilon", "2", "--delta", "1e-7"]
     assert CliRunner().invoke(app, stated).exit_code == 0
     assert BudgetLedger.open(tmp_path).spend().policy == BudgetPolicy(epsilon=2.0, delta=1e-7)
+    assert [one.act for one in AdminLog(tmp_path).acts()] == ["privacy restore"] * 2
 
 
 def test_a_restore_without_a_ledger_wants_the_lifetime_budget_stated(tmp_path: Path) -> None:

@@ -14,6 +14,10 @@ from client.batch.run import BatchJob, recommend_to_file
 from client.data.reading.exclusions import ExclusionBook
 from client.data.recorded import EventRules
 from client.deploy.loading import load_platform_data
+from client.keys import KeyFolder, make_keys
+from client.person.erasure import Erasures
+from client.person.export import export_person
+from client.person.places import Places
 from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
 from client.recommend.feedback_file import FEEDBACK_LOG
@@ -23,13 +27,15 @@ from common.config.serving import SteeringConfig
 from common.deploy.roles import PlatformConfig
 from common.errors import StoreError
 from simulations.engine.random_model import random_platform_model
+from tests.support.persons import holding
 from tests.support.sharded import N_ITEMS, InlineCluster, local, partitioned, sharded_config
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> PlatformConfig:
     """Its model knows all users, which are in shards too."""
-    config = partitioned(sharded_config(tmp_path))
+    config = partitioned(sharded_config(tmp_path, keys=tmp_path / "keys"))
+    make_keys(KeyFolder(config.keys), tmp_path / "node.key")
     data = load_platform_data(local(config))
     model = random_platform_model(np.random.default_rng(0), own=N_ITEMS, foreign=20, unshared=4)
     PlatformStore(config.state / "store").commit(replace(model, user_ids=data.user_ids, histories=data.interactions))
@@ -113,6 +119,49 @@ def test_an_interrupted_command_goes_on_where_it_was(config: PlatformConfig) -> 
     assert found.drop("score").equals(at_once(config).drop("score"))
     assert {part.suffix for part in output.iterdir()} == {".parquet"}
     assert not list(output.parent.glob(".lists.parts"))
+
+
+def test_parts_cut_short_are_erased_with_a_person(config: PlatformConfig) -> None:
+    """Whoever is in shards alone changes no version of the model: nothing else would make the command begin anew."""
+    store = PlatformStore(config.state / "store")
+    model = store.load()
+    store.commit(model.without(np.arange(len(model.user_ids)) >= 5))
+    with pytest.raises(KeyboardInterrupt):
+        by_shards(config, Interrupted())
+    parts = config.state.parent / ".lists.parts"
+    person = next(user for user in pl.read_parquet(parts / "*.parquet")["user_id"] if user not in store.load().user_ids)
+    [held] = export_person(config, person)["lists"]
+    assert [row["rank"] for row in held["rows"]] == [1, 2, 3, 4, 5, 6]
+    assert Places(config).still_held() == []
+    erasures = Erasures(config, patience=0)
+    erasures.complete(erasures.begin(person, "erased"))
+    assert holding(config.state.parent, person) == ["views.csv"], "the platform's own"
+    assert person not in set(by_shards(config)["user_id"])
+
+
+def test_an_erasure_ends_a_command_that_writes(config: PlatformConfig) -> None:
+    person, erasures = "person-33", Erasures(config, patience=0)
+
+    class Meanwhile(InlineCluster):
+        def few_at_a_time(self, refs: Any) -> Any:
+            yield next(iter(refs))
+            with pytest.raises(StoreError, match="crossfed-client recommend"):
+                erasures.complete(erasures.begin(person, "erased"))
+            yield from refs
+
+    with pytest.raises(StoreError, match="a person was left out"):
+        by_shards(config, Meanwhile())
+    assert len(erasures.resume()) == 1
+    assert holding(config.state.parent, person) == ["views.csv"]
+
+
+def test_a_receipt_names_whole_lists_and_an_export_holds_them(config: PlatformConfig) -> None:
+    by_shards(config)
+    person, erasures = "person-33", Erasures(config, patience=0)
+    [held] = export_person(config, person)["lists"]
+    assert Path(held["file"]).parent == job(config, "lists").output
+    receipt = erasures.complete(erasures.begin(person, "erased"))
+    assert held["file"] in receipt.own_files
 
 
 def test_a_file_of_that_name_stays(config: PlatformConfig) -> None:

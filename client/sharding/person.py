@@ -1,4 +1,4 @@
-"""What shards hold of one person: copies of rows and of recorded feedback, in the newest ones and in those before."""
+"""Finds one person in shards: copies of rows and of recorded feedback, in the newest ones and in those before."""
 
 from __future__ import annotations
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from client.batch.outputs import LISTS_FILE, ListOutputs
 from client.contributions.run_file import VOCABULARY_FILE, RunFile
 from client.data.reading.exclusions import EXCLUSIONS_FILE, ExclusionBook
 from client.passport.books import PASSPORTS_FILE, PassportBooks
@@ -168,6 +170,20 @@ class Journal(Keeper):
         return [entry.content["digest"] for entry in entries if entry.content["event"] == "sent"]
 
 
+class Lists(Keeper):
+    @property
+    def file(self) -> Path:
+        return self.folder / LISTS_FILE
+
+    def write(self, number: int) -> None:
+        path = self.folder.parent / f"{self.folder.name}-{number}.parquet"
+        ListOutputs(self.folder).note(path)
+        pl.DataFrame({"user_id": ["anna"], "item_key": [str(number)]}).write_parquet(path)
+
+    def read(self) -> Any:
+        return [one["rows"] for one in ListOutputs(self.folder).rows_of("anna")]
+
+
 class AdminActs(Keeper):
     @property
     def file(self) -> Path:
@@ -253,6 +269,10 @@ class TestLedger(StoreContract):
 class TestJournal(StoreContract):
     keeper = Journal
     by_sqlite = True
+
+
+class TestLists(StoreContract):
+    keeper = Lists
 
 
 class TestAdminActs(StoreContract):

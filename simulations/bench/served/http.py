@@ -1,4 +1,4 @@
-"""HTTP beside gRPC: one server process answers both, and a load generator asks in turns, on one schedule.
+"""HTTP beside gRPC: one server process answers both, and one load generator asks them in short turns, on one schedule.
 
 As in :mod:`simulations.bench.serving`, latencies count from the scheduled times. Both callers are Python: the gRPC library's
 client, and the standard library's HTTP client with a connection a thread.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -30,65 +31,67 @@ from simulations.engine.random_model import random_platform_model
 
 Figures = dict[str, Any]
 _THREADS = 16
+_ME = (sys.executable, "-m", "simulations.bench.served.http")
 
 
 def bench_http(
-    *, rate: float = 300.0, seconds: float = 8.0, turns: int = 5, items: int = 50_000, dimension: int = 64
+    *, rate: float = 300.0, seconds: float = 3.0, turns: int = 9, items: int = 50_000, dimension: int = 64
 ) -> Figures:
     """p50 and p99 of a list of ten own items over gRPC and over HTTP in turns, and HTTP's over gRPC's (medians of turns)."""
     model = random_platform_model(
         np.random.default_rng(0), own=items, foreign=items // 5, unshared=items // 10, users=10_000,
         dimension=dimension, verdict="local", history=50,
     )  # fmt: skip
-    found: dict[str, list[Figures]] = {"grpc": [], "http": []}
     with tempfile.TemporaryDirectory() as folder:
         PlatformStore(Path(folder)).commit(model)
-        with _server(Path(folder)) as targets:
-            for transport in found:
-                _load(transport, targets[transport], rate / 6, 2.0)
-            for _ in range(turns):
-                for transport, figures in found.items():
-                    figures.append(_load(transport, targets[transport], rate, seconds))
+        with _server(Path(folder)) as served:
+            command = [*_ME, "load", json.dumps(served), str(rate), str(seconds), str(turns)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, list[Figures]] = json.loads(done.stdout)
+    names = ("p50_ms", "p99_ms", "server_cpu_ms")
     medians = {
-        transport: {name: float(np.median([one[name] for one in figures])) for name in ("p50_ms", "p99_ms")}
+        transport: {name: float(np.median([one[name] for one in figures])) for name in names}
         for transport, figures in found.items()
     }
     return {
         "rate": rate,
         "seconds": seconds * turns,
         "failures": sum(one["failures"] for figures in found.values() for one in figures),
+        "load_average": os.getloadavg()[0],
         **medians,
         "p99_of_turns": {transport: [one["p99_ms"] for one in figures] for transport, figures in found.items()},
-        "p50_http_over_grpc": medians["http"]["p50_ms"] / medians["grpc"]["p50_ms"],
-        "p99_http_over_grpc": medians["http"]["p99_ms"] / medians["grpc"]["p99_ms"],
+        **{f"{name[:-3]}_http_over_grpc": medians["http"][name] / medians["grpc"][name] for name in names},
     }
 
 
 @contextmanager
-def _server(store: Path) -> Iterator[dict[str, str]]:
-    command = [sys.executable, "-m", "simulations.bench.served.http", "serve", str(store)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def _server(store: Path) -> Iterator[dict[str, Any]]:
+    with subprocess.Popen(
+        [*_ME, "serve", str(store)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        targets: dict[str, str] = json.loads(process.stdout.readline())
-        yield targets
+        served: dict[str, Any] = json.loads(process.stdout.readline())
+        yield served
         process.stdin.close()
 
 
-def _load(transport: str, target: str, rate: float, seconds: float) -> Figures:
-    command = [
-        sys.executable,
-        "-m",
-        "simulations.bench.served.http",
-        "load",
-        transport,
-        target,
-        str(rate),
-        str(seconds),
-    ]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    figures: Figures = json.loads(done.stdout)
-    return figures
+def _in_turns(served: dict[str, Any], rate: float, seconds: float, turns: int) -> dict[str, list[Figures]]:
+    found: dict[str, list[Figures]] = {"grpc": [], "http": []}
+    for transport in found:
+        _generate(transport, served[transport], rate / 6, 2.0)
+    for turn in range(turns):
+        for transport in sorted(found, reverse=turn % 2 == 1):
+            before = _cpu_seconds(served["process"])
+            figures = _generate(transport, served[transport], rate, seconds)
+            used = _cpu_seconds(served["process"]) - before
+            found[transport].append(figures | {"server_cpu_ms": 1000 * used / int(rate * seconds)})
+    return found
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _generate(transport: str, target: str, rate: float, seconds: float) -> Figures:
@@ -137,10 +140,11 @@ def main(arguments: list[str]) -> None:
     match arguments:
         case ["serve", store]:
             with serve_recommender(Path(store), config=ServingConfig(http=HttpConfig(port=0))) as server:
-                print(json.dumps({"grpc": server.target, "http": server.http_target}), flush=True)
+                served = {"grpc": server.target, "http": server.http_target, "process": os.getpid()}
+                print(json.dumps(served), flush=True)
                 sys.stdin.read()
-        case ["load", transport, target, rate, seconds]:
-            print(json.dumps(_generate(transport, target, float(rate), float(seconds))))
+        case ["load", served, rate, seconds, turns]:
+            print(json.dumps(_in_turns(json.loads(served), float(rate), float(seconds), int(turns))))
         case _:
             print(json.dumps(bench_http(), indent=1))
 

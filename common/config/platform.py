@@ -58,9 +58,10 @@ class PersonalizationConfig(FrozenModel):
     verdict_level: Annotated[float, Field(gt=0, lt=1)] = 0.6
     """Coverage of the two-sided interval of the gain over the local model, whose lower end must exceed 0. 0.6 asks for a
     one-sided certainty of 80 %: 0.95 would leave small platforms, whose intervals are wide, with their own model."""
-    cross_level: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    """The same for what ranks the others' items, against popularity: coverage of an interval for other users *and* other items,
-    as the items that it is judged on are few. 0.9 asks for a one-sided certainty of 95 %; else popularity serves."""
+    cross_level: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """The same for what ranks the others' items, against popularity: coverage of an interval of prediction, for other users and
+    for as many items as only others have, since few items can be ranked worse by what is better in the mean. 0.8 asks for a
+    one-sided certainty of 90 %; else popularity serves."""
     tower_weight: Annotated[float, Field(ge=0)] = 1.0
     """γ: weight of the deep model's standardised scores beside the shared factors' in cross-platform scores."""
     content: bool = True

@@ -20,6 +20,7 @@ def two_way_interval(
     differences: NDArray[np.float64],
     *,
     level: float,
+    ahead: float = 0.0,
 ) -> PairedInterval:
     """Σ share·difference, and its normal interval with errors clustered by user and by item.
 
@@ -32,6 +33,8 @@ def two_way_interval(
         shares: ``[n]``, above 0; what an interaction counts.
         differences: ``[n]``; of what two rankings make of it: 1, 0 or −1 where one found it.
         level: coverage of the two-sided interval.
+        ahead: above 0, the interval is one of prediction, for the mean over a further 1/ahead times as many items: that
+            varies by which items they are, too, however well the mean over all of them is known.
 
     >>> one = np.arange(4)
     >>> two_way_interval(one, one, np.full(4, 0.25), np.array([1.0, 1.0, 0.0, 0.0]), level=0.9).mean
@@ -46,6 +49,7 @@ def two_way_interval(
     variance = float(by_user @ by_user + by_item @ by_item - influence @ influence)
     # A difference of matrices need not be above 0; either alone is.
     variance = max(variance, float(by_user @ by_user), float(by_item @ by_item))
+    variance += ahead * float(by_item @ by_item)
     half = float(scipy.special.ndtri(0.5 + level / 2)) * variance**0.5
     return PairedInterval(mean, mean - half, mean + half)
 

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
 
 from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.data.described import Described
 from client.personalization.cross_parts import CrossParts, near_factors, users_of_owners
 from client.personalization.described import DescribedItems
-from client.personalization.item_cold import Fold, choose_blend, conditional_logit
+from client.personalization.item_cold import choose_blend
 from client.personalization.leave_out import without_own
 from client.personalization.platform_model import CrossVerdict
 from client.scoring.blend import Blend
@@ -83,36 +82,6 @@ def chosen(
     return choose_blend(data, shared, without_own(shared, data), np.random.default_rng(0), level=level)
 
 
-def test_the_logit_finds_the_weights_that_drew_the_choices() -> None:
-    rng = np.random.default_rng(0)
-    features = rng.standard_normal((4000, 12, 3)).astype(np.float32)
-    true = np.array([1.5, 0.0, 0.7])
-    chosen = (features @ true + rng.gumbel(size=(4000, 12))).argmax(axis=1)
-    folds = [Fold(features, np.arange(12) == chosen[:, None], np.arange(4000), np.arange(12))]
-    weights = conditional_logit(folds)
-    assert weights == pytest.approx(true, abs=0.12)
-    assert (weights >= 0).all()
-
-
-def test_the_logit_is_at_the_top_of_the_likelihood_as_scipy_says_it() -> None:
-    rng = np.random.default_rng(1)
-    features = rng.standard_normal((200, 8, 2)).astype(np.float32)
-    truth = rng.random((200, 8)) < 0.2
-    items = np.arange(8)
-    folds = [
-        Fold(features[:90], truth[:90], np.arange(90), items),
-        Fold(features[90:], truth[90:], np.arange(110), items),
-    ]
-
-    def likelihood(w: np.ndarray) -> float:
-        return float(log_softmax(features @ w, axis=1)[truth].mean() - 1e-3 * w @ w)
-
-    best = conditional_logit(folds)
-    for step in (np.array([0.05, 0.0]), np.array([0.0, 0.05])):
-        assert likelihood(best) >= likelihood(best + step) - 1e-6
-        assert likelihood(best) >= likelihood(np.maximum(best - step, 0)) - 1e-6
-
-
 def test_makers_are_found_to_matter_and_the_hidden_items_agree() -> None:
     data, here, there, _ = world(2, loyal=2.0)
     found = chosen(data, here, there)
@@ -170,6 +139,16 @@ def test_popularity_serves_unless_the_blend_is_surely_better() -> None:
             assert verdict.chosen_mean == verdict.popularity_mean
         names.append(verdict.name)
     assert names.count("popularity") >= 2
+
+
+def test_few_items_to_come_ask_for_a_surer_blend() -> None:
+    data, here, there, _ = world(2, loyal=2.0)
+    widths = []
+    for foreign in (FOREIGN, 6):
+        found = chosen(replace(data, others=np.arange(M) < OWN + foreign), here, there)
+        assert found is not None
+        widths.append(found[1].interval[1] - found[1].interval[0])
+    assert widths[1] > 1.2 * widths[0]
 
 
 def test_popularity_that_serves_is_what_was_told() -> None:

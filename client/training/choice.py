@@ -1,0 +1,172 @@
+"""How scorers weigh in what users choose, and what lists by them find: a conditional logit (McFadden 1974), none below 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.optimize
+from numpy.typing import NDArray
+
+from common.metrics import PairedInterval, two_way_interval
+
+_RIDGE = 1e-3
+_START = 0.1
+_DROPPED = 1e-3
+"""A weight below it is 0: its part would cost time and rank nothing."""
+_LONGEST, _SHORTEST = 20, 5
+_NEAR = 2
+"""How many times as long as a list the choice near its end is; the longest list at least."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Some users and hidden items.
+
+    Attributes:
+        features: float32 ``[u, c, k]``: standardised scores of each of k scorers.
+        truth: bool ``[u, c]``.
+        users: int ``[u]``.
+        items: int ``[c]``: positions of the hidden items.
+    """
+
+    features: NDArray[np.float32]
+    truth: NDArray[np.bool_]
+    users: NDArray[np.integer]
+    items: NDArray[np.integer]
+
+    def of_scorers(self, kept: Sequence[int]) -> Fold:
+        """The same with the scorers ``kept`` alone."""
+        return Fold(self.features[..., list(kept)], self.truth, self.users, self.items)
+
+
+def list_length(depth: float, n_items: int) -> int:
+    """How many of ``n_items`` candidates a list holds that is the share ``depth`` of them: 5 to 20."""
+    return int(np.clip(round(depth * n_items), min(_SHORTEST, n_items), _LONGEST))
+
+
+def conditional_logit(
+    folds: Sequence[Fold],
+    start: NDArray[np.float64] | None = None,
+    *,
+    out: Sequence[NDArray[np.bool_]] | None = None,
+) -> NDArray[np.float64]:
+    """float64 ``[k]``: w ≥ 0 that maximises the mean of log softmax(Σ w_k z_k) over what users had, less 0.001·‖w‖².
+
+    The softmax of a user is over a fold's items. The problem is convex.
+
+    Args:
+        folds: at least one, with something to find.
+        start: float64 ``[k]``: where the search begins.
+        out: bool ``[u, c]`` for each fold: which items a user does not choose among; none of them is true.
+    """
+    k, n = folds[0].features.shape[2], sum(float(fold.truth.sum()) for fold in folds)
+    begin = np.full(k, _START) if start is None else start
+
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        total, slope = 0.0, np.zeros(k)
+        for place, fold in enumerate(folds):
+            scores = fold.features @ weights.astype(np.float32)
+            if out is not None:
+                scores[out[place]] = -np.inf
+            scores -= scores.max(axis=1, keepdims=True)
+            odds = np.exp(scores)
+            normal = odds.sum(axis=1, keepdims=True)
+            wanted = fold.truth.sum(axis=1, keepdims=True)
+            total += float((wanted * np.log(normal)).sum() - scores[fold.truth].sum())
+            surplus = (wanted * (odds / normal) - fold.truth).astype(np.float32)
+            slope += np.tensordot(surplus, fold.features, axes=2)
+        return total / n + _RIDGE * float(weights @ weights), slope / n + 2 * _RIDGE * weights
+
+    found = scipy.optimize.minimize(
+        loss, begin, jac=True, method="L-BFGS-B", bounds=[(0.0, None)] * k, options={"maxiter": 100, "ftol": 1e-7}
+    )
+    weights: NDArray[np.float64] = np.where(found.x < _DROPPED, 0.0, found.x)
+    return weights
+
+
+def near_top(folds: Sequence[Fold], depth: float, start: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """float64 ``[k]``: the logit once more, over what its own weights rank near the end of a list.
+
+    What tells a good item from the many that nobody wants need not tell which of twenty good ones comes first, and it is
+    these that a list is made of. What a user had and is far from the list says nothing here.
+
+    Args:
+        folds: as of :func:`conditional_logit`.
+        depth: which share of the candidates a list holds.
+        start: as there.
+    """
+    weights = conditional_logit(folds, start)
+    near: list[Fold] = []
+    out: list[NDArray[np.bool_]] = []
+    for fold in folds:
+        scores = fold.features @ weights.astype(np.float32)
+        n_items = scores.shape[1]
+        kept = min(max(_NEAR * list_length(depth, n_items), _LONGEST), n_items)
+        least = -np.partition(-scores, kept - 1, axis=1)[:, kept - 1 : kept]
+        far = scores < least
+        truth = fold.truth & ~far
+        users = truth.any(axis=1)
+        near.append(Fold(fold.features[users], truth[users], fold.users[users], fold.items))
+        out.append(far[users])
+    if not any(len(fold.users) for fold in near):
+        return weights
+    return conditional_logit(near, weights, out=out)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Holds what a ranking found of all that the folds' users had.
+
+    Attributes:
+        users, items: int ``[n]``: of each interaction.
+        shares: float64 ``[n]``: what finding it adds to the recall, a mean over users of means over folds.
+        found: float64 ``[n]``: in which share of the deals.
+    """
+
+    users: NDArray[np.integer]
+    items: NDArray[np.integer]
+    shares: NDArray[np.float64]
+    found: NDArray[np.float64]
+
+    @property
+    def recall(self) -> float:
+        return float(self.shares @ self.found)
+
+    def above(self, other: Found, level: float, ahead: float = 0.0) -> PairedInterval:
+        """Recall of this ranking less that of ``other``, of the same interactions, for other users and other items.
+
+        ``ahead`` is as of :func:`~common.metrics.two_way_interval`.
+        """
+        found = self.found - other.found
+        return two_way_interval(self.users, self.items, self.shares, found, level=level, ahead=ahead)
+
+    @classmethod
+    def mean(cls, deals: Sequence[Found]) -> Found:
+        """Of several deals as of one: an interaction of each counts once, with its mean."""
+        if len(deals) == 1:
+            return deals[0]
+        users, items, shares, found = (
+            np.concatenate([getattr(one, name) for one in deals]) for name in ("users", "items", "shares", "found")
+        )
+        pairs, place = np.unique(np.column_stack([users, items]), axis=0, return_inverse=True)
+        place = place.ravel()
+        total = np.bincount(place, shares)
+        return cls(pairs[:, 0], pairs[:, 1], total / len(deals), np.bincount(place, shares * found) / total)
+
+
+def found_in(folds: Sequence[Fold], scores: Sequence[NDArray[np.float32]], depth: float) -> Found:
+    """What lists find that are as large a share (``depth``) of the candidates as 20 are of the others' items."""
+    judged, times = np.unique(np.concatenate([fold.users for fold in folds]), return_counts=True)
+    parts = []
+    for fold, scored in zip(folds, scores, strict=True):
+        length = list_length(depth, fold.truth.shape[1])
+        # Of equal scores those that nobody wanted come first, as in every evaluation.
+        listed = np.zeros(fold.truth.shape, dtype=np.bool_)
+        np.put_along_axis(listed, np.lexsort((fold.truth, -scored), axis=1)[:, :length], True, axis=1)
+        rows, columns = np.nonzero(fold.truth)
+        folds_of = times[np.searchsorted(judged, fold.users)]
+        shares = 1.0 / (np.minimum(fold.truth.sum(axis=1), length) * folds_of * len(judged))
+        parts.append((fold.users[rows], fold.items[columns], shares[rows], listed[rows, columns].astype(np.float64)))
+    return Found(*(np.concatenate(of_folds) for of_folds in zip(*parts, strict=True)))

@@ -111,7 +111,7 @@ class _Dealt:
         return _Dealt(deals, [self.names[place] for place in kept])
 
     def found_by(self, scores: Callable[[Fold], NDArray[np.float32]], depth: float) -> Found:
-        """What is found by ``scores``, float32 ``[u, c]`` of a fold."""
+        """Find by ``scores``, float32 ``[u, c]`` of a fold."""
         return Found.mean([found_in(folds, [scores(fold) for fold in folds], depth) for folds in self.deals])
 
     def judged(self, weigh: _Weigh, depth: float) -> _Judged:

@@ -157,7 +157,7 @@ class Found:
 
 
 def found_in(folds: Sequence[Fold], scores: Sequence[NDArray[np.float32]], depth: float) -> Found:
-    """What lists find that are as large a share (``depth``) of the candidates as 20 are of the others' items."""
+    """Count what lists find that are as large a share (``depth``) of the candidates as 20 are of the others' items."""
     judged, times = np.unique(np.concatenate([fold.users for fold in folds]), return_counts=True)
     parts = []
     for fold, scored in zip(folds, scores, strict=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.sparse as sp
 
+from client.training.kernels.preconditioning import solve_preconditioned
 from client.training.kernels.systems import Entries, Kernels, RowSystems, gram
 from client.training.trainer import Anchor, ItemStatistics
 from common.linalg import initial_item_factors, scaled_ridge
@@ -57,9 +58,6 @@ class _AlternatingLeastSquares:
             return self.kernels.solve_cholesky(systems)
         if empty_ridge is None:
             return self.kernels.solve_cg(systems, warm_start, self.config.cg_steps)
-        # It brings numba, which the exact solver may not need.
-        from client.training.preconditioning import solve_preconditioned
-
         return solve_preconditioned(self.kernels, systems, warm_start, self.config.cg_steps, empty_ridge)
 
     def _user_ridge(self, matrix: UserItemMatrix, unobserved_weight: float) -> NDArray[np.float64]:

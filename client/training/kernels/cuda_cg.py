@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from numba import cuda, float32, float64
 
-from client.training.kernels.cuda_exact import SHARED_BYTES, device_function, kernel
+from client.training.kernels.cuda_compile import SHARED_BYTES, device_function, kernel
 
 THREADS = 128
 """Of a block; a power of two."""
@@ -66,7 +66,7 @@ def _apply(
     weights: Any,
     targets: Any,
     base: Any,
-    pull: Any,
+    diagonal: Any,
     start: Any,
     stop: Any,
     p: Any,
@@ -74,12 +74,15 @@ def _apply(
     dot_parts: Any,
     sum_parts: Any,
 ) -> None:
-    """Write sign·(B + diag(pull) + Σ w f fᵀ) x to ``image``, with Σ w y f added where ``sign`` is −1."""
+    """Write sign·(B + diag(diagonal) + Σ w f fᵀ) x to ``image``, with Σ w y f added where ``sign`` is −1.
+
+    ``base`` may have no rows: B is zero then.
+    """
     me, step = cuda.threadIdx.x, cuda.blockDim.x
     cuda.syncthreads()
     for place in range(me, sum_parts * p, step):
         total = float32(0.0)
-        for k in range(place // p, p, sum_parts):
+        for k in range(place // p, len(base), sum_parts):
             total += base[k, place % p] * x[k]
         partial[place] = sign * total
     for first in range(start, stop, panel_rows):
@@ -111,7 +114,7 @@ def _apply(
             partial[place] = total
     cuda.syncthreads()
     for j in range(me, p, step):
-        total = sign * pull[j] * x[j]
+        total = sign * diagonal[j] * x[j]
         for part in range(sum_parts):
             total += partial[part * p + j]
         image[j] = total
@@ -131,7 +134,7 @@ def cg_kernel(p: int, threads: int | None = None) -> CgKernel | None:
     """The loop for factors of width ``p``, or None where they do not fit a block."""
     block = threads or THREADS
     sum_parts = max(1, block // p)
-    others = 5 * p + block + sum_parts * p
+    others = 6 * p + block + sum_parts * p
     panel_rows = 128
     while panel_rows and 4 * (others + panel_rows * (p + 2) + max(block, panel_rows)) > SHARED_BYTES:
         panel_rows //= 2
@@ -140,7 +143,7 @@ def cg_kernel(p: int, threads: int | None = None) -> CgKernel | None:
     dot_parts = max(1, block // panel_rows)
     dots_size = dot_parts * panel_rows
     panel_size = panel_rows * (p + 1)
-    sums_at = 5 * p + block
+    sums_at = 6 * p + block
     panel_at = others
     scores_at = panel_at + panel_size
     dots_at = scores_at + panel_rows
@@ -155,6 +158,7 @@ def cg_kernel(p: int, threads: int | None = None) -> CgKernel | None:
         targets: Any,
         factors: Any,
         bases: Any,
+        own: Any,
         sides: Any,
         ridge: Any,
         shape: Any,
@@ -167,12 +171,14 @@ def cg_kernel(p: int, threads: int | None = None) -> CgKernel | None:
 
         ``unsound`` is 1 for a row that is not finite, which is zeroed.
 
-        With ``sides`` row i of them and of ``bases`` is the data term of rows[i]; without, its entries are, beside bases[0].
+        With ``sides`` row i of them and of ``bases`` is the data term of rows[i]; without, its entries are, beside bases[0],
+        which may have no rows, and diag(own).
         """
         me, step = cuda.threadIdx.x, cuda.blockDim.x
         shared = cuda.shared.array(0, float32)
         x, residual, direction = shared[:p], shared[p : 2 * p], shared[2 * p : 3 * p]
-        image, pull, parts = shared[3 * p : 4 * p], shared[4 * p : 5 * p], shared[5 * p : sums_at]
+        image, pull, diagonal = shared[3 * p : 4 * p], shared[4 * p : 5 * p], shared[5 * p : 6 * p]
+        parts = shared[6 * p : sums_at]
         partial, panel = shared[sums_at:panel_at], shared[panel_at:scores_at]
         scores, dots = shared[scores_at:dots_at], shared[dots_at:whole]
         one, dense = float32(1.0), len(sides) > 0
@@ -187,6 +193,7 @@ def cg_kernel(p: int, threads: int | None = None) -> CgKernel | None:
             for j in range(me, p, step):
                 x[j] = out[row, j]
                 pull[j] = ridge[row] * shape[j]
+                diagonal[j] = pull[j] if dense else pull[j] + own[j]
             if empty and len(anchors) == 0:
                 for j in range(me, p, step):
                     out[row, j] = float32(0.0)
@@ -194,8 +201,8 @@ def cg_kernel(p: int, threads: int | None = None) -> CgKernel | None:
             if stop - start <= panel_rows:
                 _fill(panel, factors, indices, start, stop, p, panel_rows)
             _apply(
-                image, x, -one, panel, scores, dots, partial, factors, indices, weights, targets, base, pull, start,
-                stop, p, panel_rows, dot_parts, sum_parts,
+                image, x, -one, panel, scores, dots, partial, factors, indices, weights, targets, base, diagonal,
+                start, stop, p, panel_rows, dot_parts, sum_parts,
             )  # fmt: skip
             for j in range(me, p, step):
                 total = image[j]
@@ -210,8 +217,8 @@ def cg_kernel(p: int, threads: int | None = None) -> CgKernel | None:
                 if energy < float32(1e-20):
                     break
                 _apply(
-                    image, direction, one, panel, scores, dots, partial, factors, indices, weights, targets, base, pull,
-                    start, stop, p, panel_rows, dot_parts, sum_parts,
+                    image, direction, one, panel, scores, dots, partial, factors, indices, weights, targets, base,
+                    diagonal, start, stop, p, panel_rows, dot_parts, sum_parts,
                 )  # fmt: skip
                 curvature = _dot(direction, image, parts)
                 if not curvature > float32(0.0):
@@ -234,6 +241,18 @@ def cg_kernel(p: int, threads: int | None = None) -> CgKernel | None:
                 unsound[row] = 1
 
     return CgKernel(solve_rows, block, 4 * whole)
+
+
+@kernel
+def multiply_rows(rows: Any, matrix: Any, out: Any) -> None:
+    """Write rows·matrix to ``out``, float32; each number by one thread, so that a row's bits are its own."""
+    p = matrix.shape[1]
+    for place in range(cuda.grid(1), len(rows) * p, cuda.gridsize(1)):
+        row, j = place // p, place % p
+        total = float32(0.0)
+        for k in range(len(matrix)):
+            total += rows[row, k] * matrix[k, j]
+        out[row, j] = total
 
 
 @kernel

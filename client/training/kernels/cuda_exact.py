@@ -16,35 +16,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from numba import config, cuda, float32, float64, int32
+from numba import cuda, float32, float64, int32
+
+from client.training.kernels.cuda_compile import SHARED_BYTES, device_function, kernel
+from client.training.kernels.cuda_factorise import BAND, CORNER, factorise_and_solve
 
 CHUNK = 2048
 """Entries of a row that one block sums."""
-SHARED_BYTES = 48 * 1024
-"""What every device gives a block without being asked for more."""
 _TILE = 8
 """Rows and columns of the sum that a thread holds."""
 _TILE_SUMS = _TILE * _TILE
 _MOST_THREADS = 256
 _MOST_PANEL_ROWS = 16
-
-
-_MOST_REGISTERS = 200
-"""Of a thread: two blocks of 160 threads fit a multiprocessor with 64 Ki of them."""
-
-
-def kernel(function: Callable[..., Any]) -> Any:
-    """``function`` compiled for the device to start; numba's simulator has no registers."""
-    return cuda.jit(function) if config.ENABLE_CUDASIM else cuda.jit(max_registers=_MOST_REGISTERS)(function)
-
-
-def device_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` compiled for other device code to call."""
-    compiled: Callable[..., Any] = cuda.jit(device=True)(function)
-    return compiled
 
 
 @device_function
@@ -70,6 +55,7 @@ def _add_panels(
     me, step, pitch = cuda.threadIdx.x, cuda.blockDim.x, _TILE * across
     tiles = across * (across + 1) // 2
     sums = cuda.local.array(_TILE_SUMS, float64)
+    found = cuda.local.array(_TILE_SUMS, float64)
     left = cuda.local.array(_TILE, float64)
     for first_tile in range(0, tiles, step):
         r, c = 0, min(first_tile + me, tiles - 1)
@@ -100,13 +86,16 @@ def _add_panels(
                     right = panel[t * pitch + c + b * across]
                     for a in range(_TILE):
                         sums[_TILE * a + b] += left[a] * right
+        # Placed by numbers that the compiler does not know, sums themselves could not stay in registers.
+        for k in range(_TILE_SUMS):
+            found[k] = sums[k]
         if first_tile + me < tiles:
             for a in range(_TILE):
                 for b in range(_TILE):
                     i, j = r + a * across, c + b * across
                     low, high = min(i, j), max(i, j)
                     if low < p and high <= p and (r < c or a <= b):
-                        total[low * p - low * (low - 1) // 2 + high] = sums[_TILE * a + b]
+                        total[low * p - low * (low - 1) // 2 + high] = found[_TILE * a + b]
     cuda.syncthreads()
 
 
@@ -119,40 +108,6 @@ def _add_pieces(total: Any, pieces: Any, first: Any, last: Any) -> None:
             value += pieces[piece, place]
         total[place] = value
     cuda.syncthreads()
-
-
-@device_function
-def _factorise_and_solve(a: Any, x: Any, inverse: Any, sound: Any, p: Any) -> None:
-    """Solve the packed system ``a`` by LDLᵀ into ``x``; overwrites ``a``, and ``inverse`` with 1 over D.
-
-    The right-hand side goes through the factorisation as a last column. Sets ``sound[0]`` to 0 where a pivot is not positive.
-    """
-    me, step = cuda.threadIdx.x, cuda.blockDim.x
-    row = 0  # (i, j) lies at row + j
-    for i in range(p):
-        for j in range(i + me, p + 1, step):
-            value = a[row + j]
-            above = 0
-            for k in range(i):
-                value -= a[above + i] * inverse[k] * a[above + j]
-                above += p - k
-            a[row + j] = value
-            if j == i:
-                inverse[i] = 1.0 / value if value > 0.0 else 0.0
-        cuda.syncthreads()
-        if not a[row + i] > 0.0:  # every thread has read the same number, so all of them leave
-            if me == 0:
-                sound[0] = 0
-            return
-        row += p - i
-    for j in range(me, p, step):
-        x[j] = a[j * p - j * (j - 1) // 2 + p]
-    for i in range(p - 1, -1, -1):
-        if me == i % step:
-            x[i] *= inverse[i]
-        cuda.syncthreads()
-        for j in range(me, i, step):
-            x[j] -= x[i] * a[j * p - j * (j - 1) // 2 + i]
 
 
 class ExactKernels(NamedTuple):
@@ -185,16 +140,16 @@ def exact_kernels(p: int, threads: int | None = None) -> ExactKernels:
 
     Args:
         p: the width.
-        threads: of a block; as many as there are tiles unless given.
+        threads: of a block, eight at least; as many as there are tiles unless given.
     """
     across = math.ceil((p + 1) / _TILE)
     pitch, size = _TILE * across, p * (p + 3) // 2
     tiles = across * (across + 1) // 2
     panel_rows = _MOST_PANEL_ROWS
-    while panel_rows > 1 and 8 * (panel_rows * (pitch + 1) + 2 * p) > SHARED_BYTES:
+    while panel_rows > 1 and 8 * (panel_rows * (pitch + 1) + 2 * p + CORNER) > SHARED_BYTES:
         panel_rows //= 2
     panel_size = panel_rows * pitch
-    taken = panel_size + panel_rows + 2 * p
+    taken = panel_size + panel_rows + 2 * p + CORNER
     inside = 8 * (taken + size) <= SHARED_BYTES
     whole = taken + size
 
@@ -236,6 +191,7 @@ def exact_kernels(p: int, threads: int | None = None) -> ExactKernels:
         me, step = cuda.threadIdx.x, cuda.blockDim.x
         shared = cuda.shared.array(0, float64)
         panel, held = shared[:panel_size], shared[panel_size : panel_size + panel_rows]
+        corner = shared[panel_size + panel_rows : taken - 2 * p]
         x, inverse = shared[taken - 2 * p : taken - p], shared[taken - p : taken]
         sound = cuda.shared.array(1, int32)
         a = shared[taken:whole] if inside else scratch[cuda.blockIdx.x]
@@ -255,7 +211,7 @@ def exact_kernels(p: int, threads: int | None = None) -> ExactKernels:
             if me == 0:
                 sound[0] = 1
             cuda.syncthreads()
-            _factorise_and_solve(a, x, inverse, sound, p)
+            factorise_and_solve(a, x, inverse, corner, panel, panel_size // BAND, sound, p)
             cuda.syncthreads()
             for j in range(me, p, step):
                 value = float32(x[j])
@@ -321,6 +277,6 @@ def exact_kernels(p: int, threads: int | None = None) -> ExactKernels:
                     value += pieces[piece, j * p - j * (j - 1) // 2 + p]
                 sides[i, j] = float32(value)
 
-    block = threads or min(_MOST_THREADS, 32 * math.ceil(tiles / 32))
+    block = max(BAND, threads) if threads else min(_MOST_THREADS, 32 * math.ceil(tiles / 32))
     shared = 8 * (whole if inside else taken)
     return ExactKernels(sum_pieces, solve_rows, write_statistics, write_systems, block, shared, size, not inside)

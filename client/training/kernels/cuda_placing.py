@@ -1,7 +1,8 @@
-"""Entries on a GPU: which rows one block takes whole, which go in pieces, and in which order they are begun."""
+"""Arrays on a GPU that stay between calls, and entries there: which rows one block takes whole, and which go in pieces."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,47 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from client.training.kernels.systems import Entries
+
+
+class Workspace:
+    """Memory of the current device that one call after another uses: getting it anew each time would stop the device."""
+
+    def __init__(self) -> None:
+        self._flat: dict[tuple[str, np.dtype[Any]], Any] = {}
+        self._each = 0
+        self._nothing: dict[tuple[tuple[int, ...], np.dtype[Any]], Any] = {}
+
+    def empty(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        """An array of whatever content, until ``name`` is asked for again; it grows and never shrinks."""
+        key, size = (name, np.dtype(dtype)), math.prod(shape)
+        if not size:  # a view of nothing is not sure to be one
+            if (shape, key[1]) not in self._nothing:
+                self._nothing[shape, key[1]] = cuda.device_array(shape, dtype)
+            return self._nothing[shape, key[1]]
+        if key not in self._flat or len(self._flat[key]) < size:
+            self._flat.pop(key, None)  # before the new one is there, so that both need not fit
+            self._flat[key] = cuda.device_array(size, dtype)
+        return self._flat[key][:size].reshape(shape)
+
+    def holding(self, name: str, content: NDArray[Any]) -> Any:
+        """An array with that content, as :meth:`empty`."""
+        content = np.ascontiguousarray(content)
+        array = self.empty(name, content.shape, content.dtype)
+        if content.size:
+            array.copy_to_device(content)
+        return array
+
+    def zeros(self, name: str, n: int) -> Any:
+        """uint8 ``[n]`` of zeros."""
+        return self.holding(name, np.zeros(n, dtype=np.uint8))
+
+    def each_once(self, n: int) -> tuple[Any, Any]:
+        """0 … n − 1, int32, and as many ones, float32: entries that meet each row once. Not to be written to."""
+        if n > self._each:
+            self.holding("order", np.arange(n, dtype=np.int32))
+            self.holding("ones", np.ones(n, dtype=np.float32))
+            self._each = n
+        return self.empty("order", (n,), np.int32), self.empty("ones", (n,), np.float32)
 
 
 @dataclass(frozen=True, eq=False)

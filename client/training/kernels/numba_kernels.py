@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numba
@@ -17,7 +18,7 @@ from common.linalg import packed_size
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from client.training.kernels.systems import Entries, RowSystems
+    from client.training.kernels.systems import Coordinates, Entries, Kernels, RowSystems
 
 _LAUNCH = threading.Lock()
 """Numba's fallback threading layer crashes when two threads launch kernels; one kernel uses all cores anyway."""
@@ -39,6 +40,19 @@ def multiply_rows(rows: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDA
     with _LAUNCH:
         multiply_blocks(bounds, np.ascontiguousarray(rows, dtype=np.float32), np.ascontiguousarray(matrix), out)
     return out
+
+
+def solve_carried(
+    kernels: Kernels, systems: RowSystems, warm_start: NDArray[np.float32], steps: int, coordinates: Coordinates
+) -> NDArray[np.float32]:
+    """``solve_cg`` in ``coordinates``, by a backend that carries nothing itself: the CPU's cores carry rows there and back."""
+    inside = replace(
+        systems,
+        factors=multiply_rows(systems.factors, coordinates.into),
+        anchors=None if systems.anchors is None else multiply_rows(systems.anchors, coordinates.out_of),
+    )
+    solved = kernels.solve_cg(inside, multiply_rows(warm_start, coordinates.out_of), steps)
+    return multiply_rows(solved, coordinates.into.T)
 
 
 class NumbaKernels:
@@ -67,7 +81,15 @@ class NumbaKernels:
         warn_of_failures(int(failures), entries.n_rows)
         return out
 
-    def solve_cg(self, systems: RowSystems, warm_start: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+    def solve_cg(
+        self,
+        systems: RowSystems,
+        warm_start: NDArray[np.float32],
+        steps: int,
+        coordinates: Coordinates | None = None,
+    ) -> NDArray[np.float32]:
+        if coordinates is not None:
+            return solve_carried(self, systems, warm_start, steps, coordinates)
         entries, p = systems.entries, systems.factors.shape[1]
         out = np.array(warm_start, dtype=np.float32, order="C")
         anchors = systems.anchors if systems.anchors is not None else np.empty((0, p), dtype=np.float32)

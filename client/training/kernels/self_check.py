@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from client.training.kernels.preconditioning import solve_preconditioned
 from client.training.kernels.systems import Entries, RowSystems
 from common.errors import ConfigError
 
@@ -20,11 +21,24 @@ _LENGTHS = (0, 1, 7, 40, 3000)
 
 
 def check_kernels(kernels: Kernels) -> None:
-    """Compare a backend's exact solutions with NumPy's on a few rows, and a row's with the same row's alone, to the bit.
+    """Compare a backend's solutions with NumPy's on a few rows, and a row's with the same row's alone, to the bit.
 
     Raises:
-        ConfigError: they differ, so the device or its compiler computes something else than it should.
+        ConfigError: they differ, or there are none, so the device or its compiler does something else than it should.
     """
+    try:
+        _check(kernels)
+    except ConfigError:
+        raise
+    except Exception as error:  # drivers and compilers fail in ways of their own
+        raise ConfigError(
+            f"model.backend: {kernels.name} fails its trial on this device ({type(error).__name__}); set backend to numba "
+            "and report it"
+        ) from error
+
+
+def _check(kernels: Kernels) -> None:
+    """Exact solutions, and steps in coordinates as they are taken."""
     rng = np.random.default_rng(0)
     systems = _systems(rng, _LENGTHS)
     solved = kernels.solve_cholesky(systems)
@@ -33,12 +47,24 @@ def check_kernels(kernels: Kernels) -> None:
         raise ConfigError(
             f"model.backend: {kernels.name} computes wrong numbers on this device; set backend to numba and report it"
         )
-    alone = kernels.solve_cholesky(_row_alone(systems, len(_LENGTHS) - 1))
-    if alone.tobytes() != solved[-1:].tobytes():
-        raise ConfigError(
-            f"model.backend: with {kernels.name} a row's solution depends on other rows on this device; set backend to "
-            "numba and report it"
-        )
+    start, one = rng.normal(size=solved.shape).astype(np.float32), _row_alone(systems, len(_LENGTHS) - 1)
+    for _ in range(2):  # a backend may keep memory between calls
+        by_steps = _by_steps(kernels, systems, start)
+        if not np.allclose(by_steps, expected, rtol=1e-3, atol=1e-4):
+            raise ConfigError(
+                f"model.backend: {kernels.name} takes wrong steps on this device; set backend to numba and report it"
+            )
+        alone = kernels.solve_cholesky(one).tobytes(), _by_steps(kernels, one, start[-1:]).tobytes()
+        if alone != (solved[-1:].tobytes(), by_steps[-1:].tobytes()):
+            raise ConfigError(
+                f"model.backend: with {kernels.name} a row's solution depends on other rows on this device; set backend to "
+                "numba and report it"
+            )
+
+
+def _by_steps(kernels: Kernels, systems: RowSystems, start: NDArray[np.float32]) -> NDArray[np.float32]:
+    """As many steps as there are dimensions, which lead to the solution, in coordinates as they are used."""
+    return solve_preconditioned(kernels, systems, start, _WIDTH, 1.0)
 
 
 def _systems(rng: np.random.Generator, lengths: tuple[int, ...]) -> RowSystems:

@@ -66,6 +66,19 @@ class RowSystems:
     anchors: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """Coordinates y = xᵀC in which a row's steps are taken; x = C⁻ᵀy is carried back.
+
+    Attributes:
+        into: float32 ``[p, p]``; C⁻ᵀ: a factor f is fᵀC⁻ᵀ there.
+        out_of: float32 ``[p, p]``; C: a row x is xᵀC there.
+    """
+
+    into: NDArray[np.float32]
+    out_of: NDArray[np.float32]
+
+
 class Kernels(Protocol):
     """A backend: the inner loops, on one device. All backends agree to float32 rounding.
 
@@ -83,10 +96,22 @@ class Kernels(Protocol):
         """The exact minimisers, float32 ``[n, p]``, accumulated and factorised in float64."""
         ...
 
-    def solve_cg(self, systems: RowSystems, warm_start: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+    def solve_cg(
+        self,
+        systems: RowSystems,
+        warm_start: NDArray[np.float32],
+        steps: int,
+        coordinates: Coordinates | None = None,
+    ) -> NDArray[np.float32]:
         """``steps`` conjugate gradient steps from ``warm_start`` (float32 ``[n, p]``), in float32.
 
         Rows without entries and without an anchor are zero, as their exact solution is.
+
+        Args:
+            systems: with ``coordinates`` its base and shape are those there; factors and anchors are as ever.
+            warm_start: as ever.
+            steps: how many.
+            coordinates: in which steps are taken; each row is carried there and back by itself.
         """
         ...
 

@@ -19,6 +19,8 @@ from common.linalg import packed_size
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from client.training.kernels.systems import Coordinates
+
 _BATCH_VALUES = 2**23
 """Padded entries × p that one batch gathers: 64 MiB in float64."""
 _GROWTH = 1.25
@@ -186,7 +188,18 @@ class TensorFlowKernels:
             return np.concatenate(parts)
         return solved
 
-    def solve_cg(self, systems: RowSystems, warm_start: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
+    def solve_cg(
+        self,
+        systems: RowSystems,
+        warm_start: NDArray[np.float32],
+        steps: int,
+        coordinates: Coordinates | None = None,
+    ) -> NDArray[np.float32]:
+        if coordinates is not None:
+            # It brings numba, which the exact solver does not need.
+            from client.training.kernels.numba_kernels import solve_carried
+
+            return solve_carried(self, systems, warm_start, steps, coordinates)
         out = np.array(warm_start, dtype=np.float32)
         if systems.anchors is None:
             out[np.diff(systems.entries.indptr) == 0] = 0

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from client.training import factory
 from client.training.kernels.numba_kernels import NumbaKernels
 from client.training.kernels.self_check import check_kernels
-from client.training.kernels.systems import Kernels, RowSystems
+from client.training.kernels.systems import Coordinates, Kernels, RowSystems
 from common.config.model import FactorizationConfig
 from common.errors import ConfigError
 
@@ -24,7 +24,7 @@ IN_SIMULATOR = """
 import numpy as np
 from client.training.kernels.cuda_kernels import CudaKernels
 from client.training.kernels.numba_kernels import NumbaKernels
-from client.training.kernels.systems import Entries, RowSystems
+from client.training.kernels.systems import Coordinates, Entries, RowSystems
 
 def close(a, b):
     np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
@@ -43,10 +43,29 @@ close(exact, cpu.solve_cholesky(systems))
 start = rng.normal(size=(4, 5)).astype(np.float32)
 by_steps = gpu.solve_cg(systems, start, 2)
 close(by_steps, cpu.solve_cg(systems, start, 2))
+
+# In coordinates, where the base is a diagonal: rows are carried there and back.
+turn = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+there = Coordinates((turn * 2).astype(np.float32), (turn / 2).astype(np.float32))
+diagonal = RowSystems(entries, factors, np.diag(rng.random(5) + 1), ridge, systems.shape, anchors)
+close(gpu.solve_cg(diagonal, start, 2, there), cpu.solve_cg(diagonal, start, 2, there))
+assert np.abs(gpu.solve_cg(diagonal, start, 2, there) - gpu.solve_cg(diagonal, start, 2)).max() > 1e-2
+close(gpu.solve_cg(systems, start, 2, there), cpu.solve_cg(systems, start, 2, there))
 for ours, theirs in zip(gpu.statistics(entries, factors), cpu.statistics(entries, factors)):
     close(ours, theirs)
 close(gpu.gram(start), start.T.astype(float) @ start)
 close(gpu.squared_error(entries, exact, factors), cpu.squared_error(entries, exact, factors))
+
+# More dimensions than a band has rows, and more than a block has threads; memory is used again, by fewer rows too.
+for p in (19, 3):
+    wide = rng.normal(size=(9, p)).astype(np.float32)
+    few = RowSystems(entries, wide, 0.3 * wide.T.astype(float) @ wide, ridge, rng.random(p) + 0.5, anchors[:, :1] * wide[:4])
+    close(gpu.solve_cholesky(few), cpu.solve_cholesky(few))
+    # The pivot fails in the last band, not in the first.
+    down = np.zeros((p, p))
+    down[-1, -1] = -1e9
+    assert not gpu.solve_cholesky(RowSystems(entries, wide, few.base + down, ridge, few.shape)).any()
+close(gpu.solve_cholesky(systems), exact)
 
 # A row that is not positive definite is zero and changes no other, which are as they were, to the bit.
 broken = RowSystems(entries, factors, base, np.array([0.5, -1e6, 0.5, 0.5]), np.ones(5))
@@ -88,6 +107,31 @@ def test_a_backend_that_computes_wrong_numbers_is_refused() -> None:
     check_kernels(NumbaKernels())
     with pytest.raises(ConfigError, match="wrong numbers"):
         check_kernels(_Wrong(1e-3, 0))
+
+
+class _Missteps(NumbaKernels):
+    """Takes one step less where it carries rows elsewhere, or fails."""
+
+    def __init__(self, fails: bool) -> None:
+        self._fails = fails
+
+    def solve_cg(
+        self,
+        systems: RowSystems,
+        warm_start: NDArray[np.float32],
+        steps: int,
+        coordinates: Coordinates | None = None,
+    ) -> NDArray[np.float32]:
+        if self._fails:
+            raise RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS")
+        return super().solve_cg(systems, warm_start, steps - 3 if coordinates else steps, coordinates)
+
+
+def test_a_backend_that_takes_wrong_steps_or_fails_is_refused() -> None:
+    with pytest.raises(ConfigError, match="takes wrong steps"):
+        check_kernels(_Missteps(fails=False))
+    with pytest.raises(ConfigError, match=r"fails its trial on this device \(RuntimeError\)"):
+        check_kernels(_Missteps(fails=True))
 
 
 def test_a_backend_whose_rows_hang_on_others_is_refused() -> None:

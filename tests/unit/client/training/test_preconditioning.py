@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from client.training.kernels.numba_kernels import NumbaKernels
+from client.training.kernels.preconditioning import solve_preconditioned
 from client.training.kernels.systems import Entries, RowSystems, gram
-from client.training.preconditioning import solve_preconditioned
 
 KERNELS = NumbaKernels()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from client.training.kernels.numba_kernels import multiply_rows
+from client.training.kernels.systems import Coordinates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,11 +43,5 @@ def solve_preconditioned(
     scale = np.sqrt(values + empty_ridge)
     into = (vectors / scale / root[:, None]).astype(np.float32)
     out_of = (vectors * scale * root[:, None]).astype(np.float32)
-    inside = replace(
-        systems,
-        factors=multiply_rows(systems.factors, into),
-        base=np.diag(values / scale**2),
-        shape=1.0 / scale**2,
-        anchors=None if systems.anchors is None else multiply_rows(systems.anchors, out_of),
-    )
-    return multiply_rows(kernels.solve_cg(inside, multiply_rows(warm_start, out_of), steps), into.T)
+    inside = replace(systems, base=np.diag(values / scale**2), shape=1.0 / scale**2)
+    return kernels.solve_cg(inside, warm_start, steps, Coordinates(into, out_of))

@@ -39,15 +39,17 @@ def write_report(
         run: what ``crossfed-simulate run --output`` wrote, of this release or an earlier one.
         language: of the page. What the code says of the data (cleaning, mechanism) stays English.
         users: ``PLATFORM:ID`` of real users whose lists are shown as well; nobody's unless asked for.
-        steering: shown is what it would change in the lists as a whole; None: nothing is steered.
+        steering: shown is what it would change in the lists as a whole; None: as the scenario says, which may be nothing.
 
     Raises:
         ConfigError: ``run`` is no folder of a finished run, or there is no such platform.
         DataError: there is no such user.
         StoreError: a platform's store is damaged.
     """
-    path = run / REPORT
-    write_atomically(path, report_page(read_run(run), run, language, users, steering).encode(), mode=0o644)
+    path, content = run / REPORT, read_run(run)
+    if steering is None and (rules := content.get("configuration", {}).get("steering")) is not None:
+        steering = SteeringConfig.model_validate(rules)
+    write_atomically(path, report_page(content, run, language, users, steering).encode(), mode=0o644)
     return path
 
 

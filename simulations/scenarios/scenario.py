@@ -15,6 +15,7 @@ from common.config.data import DataConfig, check_feedback
 from common.config.federation import FederationPlan
 from common.config.loader import load_yaml_model
 from common.config.platform import CatalogueConfig, PersonalizationConfig
+from common.config.serving import SteeringConfig
 from common.config.text import TextModelConfig
 from common.contributions.run_plan import CheckedPlan
 from common.errors import ConfigError
@@ -136,6 +137,8 @@ class Scenario(FrozenModel):
     """Measure what passports bring to people who are new on a platform and known on another."""
     price_at: tuple[Annotated[float, Field(gt=0)], ...] = ()
     """Also train privately at these ε, and show beside the exact model what privacy costs; only under ``mode: none``."""
+    steering: SteeringConfig | None = None
+    """Rules and wishes whose effect on the lists as a whole ``report.html`` shows, before and after; they train nothing."""
     protocol: Literal["full", "sampled-99"] = "full"
     """sampled-99 ranks one held-out item among 99 others, for comparison with papers only."""
     search: dict[SearchKey, SearchParameter] = Field(default_factory=dict)

@@ -244,7 +244,7 @@ def _study(path: Path, scenario: Scenario, space: Mapping[str, SearchParameter])
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    plain = scenario.model_dump(mode="json", exclude={"search", "description", "price_at"})
+    plain = scenario.model_dump(mode="json", exclude={"search", "description", "price_at", "steering"})
     shape = {key: parameter.model_dump(mode="json") for key, parameter in space.items()}
     fingerprint = json.dumps({"scenario": plain, "search": shape}, sort_keys=True)
     study = optuna.create_study(

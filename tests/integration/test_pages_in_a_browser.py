@@ -251,6 +251,7 @@ def test_titles_and_errors_of_others_are_text(
     shown = NASTY.replace("\u202e", r"\u202e")
     with Visitor(browser, aggregator) as visitor:
         visitor.enter()
+        assert "missed" in visitor.page.locator("tr", has_text="forum").inner_text()
         assert shown in visitor.see("/runs").inner_text("main")
         assert visitor.complaints == []
     with Visitor(browser, platform) as visitor:

@@ -13,8 +13,11 @@ import yaml
 from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
 from client.versions.outcomes import ShownUsers
+from common.config.loader import load_yaml_model
+from common.deploy.roles import AggregatorConfig
 from simulations.run import simulate
 from simulations.scenarios.scenario import Scenario
+from tests.support.registrations import registration
 
 MARK = "3e7a"
 """In every user's id and nowhere else."""
@@ -104,10 +107,14 @@ def aggregator_files(folder: Path) -> Path:
         The path of ``federation.yaml``.
     """
     from common.contributions.run_plan import read_plan
+    from server.deploy.admission import AdmissionBook
     from server.deploy.provisioning import initialise
 
     plan = read_plan({"federation": "films", "platforms": 2, "privacy": {"mode": "none"}})
     config = initialise(folder / "agg", plan, "films.example.org:9443", superlink_port=1).config
+    book = AdmissionBook(load_yaml_model(config, AggregatorConfig).platforms)
+    for name in ("cinema", "forum"):
+        book.admit(registration(name), plan.federation)
     runs = folder / "agg" / "state" / "runs"
     record = {
         "round": 1, "seconds": 1.5, "bytes_up": 120_000, "bytes_down": 80_000, "objective": 12.5, "recall": None,

@@ -191,6 +191,13 @@ def test_lists_are_shown_before_and_after_steering(runs: list[Path], tmp_path: P
     for spread in (before, after):
         for value in (spread.coverage, spread.gini, spread.foreign_share):
             assert f"{value:.3f}" in page.texts
+    # A run shows by itself what its scenario says.
+    said = tmp_path / "said"
+    shutil.copytree(runs[0], said)
+    content = json.loads((said / "result.json").read_text(encoding="utf-8"))
+    content["configuration"]["steering"] = never.model_dump(mode="json")
+    (said / "result.json").write_text(json.dumps(content), encoding="utf-8")
+    assert f"{after.gini:.3f}" in Reader(write_report(said).read_text(encoding="utf-8")).texts
     path.write_text("steering: {no_such: 1}\n")
     with pytest.raises(ConfigError, match="no_such"):
         read_steering(path)

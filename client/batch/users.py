@@ -99,10 +99,12 @@ class ListedUsers:
         recorded: ids with recorded events.
 
     Raises:
-        DataError: by each method: the file cannot be read.
+        DataError: it is a pipe or a folder; by each method: the file cannot be read.
     """
 
     def __init__(self, path: Path, recommender: Recommender, recorded: Collection[str]) -> None:
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: can be read once alone; write the ids into a file, which is read several times")
         self._path, self._recommender, self._recorded = path, recommender, recorded
         self._strangers: set[str] = set()
 

@@ -95,6 +95,8 @@ def lines(
             where = sorted({x for points in series.values() for x, _ in points})
             axes.set_xticks(where, [f"{x:g}" for x in where])
             axes.minorticks_off()
+        elif all(x == int(x) for points in series.values() for x, _ in points):
+            axes.locator_params(axis="x", integer=True)
         axes.set_xlabel(_plain(across))
         axes.set_ylabel(_plain(up))
         if len(series) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import tracemalloc
 from dataclasses import replace
@@ -144,6 +145,9 @@ def test_the_users_of_a_file_and_nobody_else(store, tmp_path):
     done = recommend_to_file(asked, lambda _: None)
     assert (done.users, done.unknown, done.version) == (2, 1, 1)
     assert pl.read_parquet(asked.output)["user_id"].unique(maintain_order=True).to_list() == ["user-2", "user-1"]
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="can be read once alone"):
+        recommend_to_file(job(store, users=tmp_path / "pipe"), lambda _: None)
     (tmp_path / "ids.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"ids\.txt: cannot be read"):
         recommend_to_file(asked, lambda _: None)

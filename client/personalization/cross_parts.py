@@ -30,7 +30,10 @@ _FEWEST_TOGETHER, _MOST_PAIRS = 10, 256
 """Common items that have two features, so that what both together say can be learned; and how many such pairs, at most."""
 _PENALTIES = 10.0 ** np.arange(0, 3.51, 0.5)
 _LEAST_RATE = 1e-9
+_FACTOR_RIDGES = (50.0, 600.0)
+"""The same of tastes by factors, which tell more of an item than its description."""
 NEAR_FACTORS = "near factors"
+TASTES_BY_FACTORS = tuple(f"tastes by factors {ridge:g}" for ridge in _FACTOR_RIDGES)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,13 +90,20 @@ class CrossParts:
         """How many users of the other platforms have each item, as told: what needs no model at all."""
         return PriorPart("popularity", np.log(np.maximum(self.foreign_counts, 0.0) + 0.5).astype(np.float32))
 
-    def fitted(self, readable: NDArray[np.integer], histories: UserItemMatrix, shared: FactorModel) -> list[Part]:
+    def fitted(
+        self,
+        readable: NDArray[np.integer],
+        histories: UserItemMatrix,
+        shared: FactorModel,
+        without_own: NDArray[np.float32] | None = None,
+    ) -> list[Part]:
         """All scorers, as if the platform had the items ``readable`` alone.
 
         Args:
             readable: int: positions among :attr:`own`.
             histories: n × m; interactions with these.
             shared: factors over the vocabulary.
+            without_own: float32 ``[m, row]``: factors as the others' users alone have made them; None where nobody can tell.
         """
         common = readable[self.others[readable]]
         counts = histories.item_counts().astype(np.float64)
@@ -126,6 +136,12 @@ class CrossParts:
         parts += [
             place_among(tastes, common, known, regularization=ridge, name=f"tastes {ridge:g}") for ridge in _RIDGES
         ]
+        if without_own is not None:
+            by = np.column_stack([known, without_own.astype(np.float64)])
+            parts += [
+                place_among(tastes, common, by, regularization=ridge, name=name)
+                for ridge, name in zip(_FACTOR_RIDGES, TASTES_BY_FACTORS, strict=True)
+            ]
         pairs = _pairs(features, rate, common)
         if pairs.shape[1]:
             both = np.column_stack([known, pairs])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
-from client.personalization.cross_parts import NEAR_FACTORS, CrossParts
+from client.personalization.cross_parts import NEAR_FACTORS, TASTES_BY_FACTORS, CrossParts
 from client.personalization.platform_model import CrossVerdict
 from client.scoring.blend import Blend
 from client.scoring.factors import FactorModel
@@ -88,7 +88,7 @@ def choose_blend(
     if not better:
         return Blend(weights={popularity.name: 1.0}, parts=(popularity,)), verdict
     weight_of = dict(zip(reached.names, reached.weights, strict=True))
-    parts = _named(data.fitted(data.own, data.histories, shared), reached.names)
+    parts = _named(data.fitted(data.own, data.histories, shared, without_own), reached.names)
     return _blend(parts, np.array([weight_of[part.name] for part in parts])), verdict
 
 
@@ -170,16 +170,21 @@ def _dealt(
 def _admitted(dealt: _Dealt, depth: float) -> _Judged:
     """The blend that is judged against popularity.
 
-    Near factors are left out where the blend is not surely better with them: parts of one market gain by them, and separate
-    catalogues did not. Weights are those of the choice near the top where the blend is surely better by these.
+    Some scorers are left out where the blend is not surely better with them: parts of one market gain by near factors, and
+    separate catalogues did not; with tastes by factors it is the other way round. Weights are those of the choice near the
+    top where the blend is surely better by these.
     """
-    judged = dealt.judged(conditional_logit, depth)
-    if NEAR_FACTORS in dealt.names:
-        less = dealt.of_scorers([name for name in dealt.names if name != NEAR_FACTORS])
-        without = less.judged(conditional_logit, depth)
-        if judged.found.above(without.found, _ADMITTED).lower <= 0:
-            dealt, judged = less, without
-    top = dealt.judged(partial(near_top, depth=depth), depth)
+    asked = ({NEAR_FACTORS}, set(TASTES_BY_FACTORS))
+    names = [name for name in dealt.names if not any(name in group for group in asked)]
+    chosen = dealt.of_scorers(names)
+    judged = chosen.judged(conditional_logit, depth)
+    for group in asked:
+        if group <= set(dealt.names):
+            more = dealt.of_scorers([*chosen.names, *group])
+            with_group = more.judged(conditional_logit, depth)
+            if with_group.found.above(judged.found, _ADMITTED).lower > 0:
+                chosen, judged = more, with_group
+    top = chosen.judged(partial(near_top, depth=depth), depth)
     return top if top.found.above(judged.found, _ADMITTED).lower > 0 else judged
 
 
@@ -209,7 +214,7 @@ def _folds(
         known = shared
         if without_own is not None:
             known = replace(shared, item_parameters=shared.with_rows(hidden, without_own[hidden]))
-        parts = _judged(data.fitted(np.setdiff1d(data.own, hidden), left, known), without_own)
+        parts = _judged(data.fitted(np.setdiff1d(data.own, hidden), left, known, without_own), without_own)
         fitted.append((parts, hidden, left, users, truth))
     # Some scorers want attributes that occur together, which the items left of a fold need not have.
     everywhere = set.intersection(*({part.name for part in parts} for parts, *_ in fitted))

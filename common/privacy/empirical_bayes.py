@@ -43,9 +43,8 @@ def denoise_item_vectors(
     features: Floats,
     *,
     feature_variance: float,
-    strength: float = 1.0,
 ) -> Floats:
-    """Posterior means of w̄_i·μ_i, mixed with the released vectors where ``strength`` is below 1.
+    """Posterior means of w̄_i·μ_i.
 
     Args:
         vectors: b, ``[m, d]``, with white noise.
@@ -53,7 +52,6 @@ def denoise_item_vectors(
         sigma: standard deviation of the noise on an entry of ``vectors``; one, or ``[m]`` by item.
         features: ``[m, k]``, from :func:`item_features`.
         feature_variance: ρ, how much of an item's taste features may explain.
-        strength: 1 for the posterior mean, 0 for ``vectors`` as they are.
 
     Returns:
         float64 ``[m, d]``.
@@ -77,7 +75,7 @@ def denoise_item_vectors(
         spread = deviations.T @ deviations + np.diag((gain * noise[:, None]).sum(axis=0))
         means = (predicted + deviations) @ axes.T
         covariance = axes @ (spread / len(vectors)) @ axes.T
-    return np.asarray(strength * means * weight_sums[:, None] + (1 - strength) * vectors)
+    return np.asarray(means * weight_sums[:, None])
 
 
 def _moment_covariance(observed: Floats, noise: Floats) -> Floats:

@@ -145,7 +145,6 @@ def _unscaled_factors(
         np.broadcast_to(released.item_sigma, len(weights))[kept],
         item_features(released.counts[kept], None if attributes is None else attributes[kept]),
         feature_variance=setting.feature_variance,
-        strength=setting.denoising_strength,
     )
     if released.item_grams is None:
         grams = observed_grams(vectors, sums[kept], released.user_gram, users=released.users)

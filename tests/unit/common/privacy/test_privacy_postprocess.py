@@ -93,7 +93,7 @@ def exact_sums(seed: int, *, n: int = 400, m: int = 30, d: int = 3) -> tuple[Rel
 
 
 MECHANISM = tuned_setting(3.0).mechanism.model_copy(update={"popularity_exponent": 0.0, "kept_items": 100})
-SETTING = tuned_setting(3.0).model_copy(update={"mechanism": MECHANISM, "dimension": 3, "denoising_strength": 1.0})
+SETTING = tuned_setting(3.0).model_copy(update={"mechanism": MECHANISM, "dimension": 3})
 
 
 def test_estimated_grams_are_nearer_to_the_truth_than_common_shares() -> None:

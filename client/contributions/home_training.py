@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.contributions.population import Population
 from client.contributions.run_file import RunFile
 from client.scoring.scorer import Scorer
 from client.towers.stored import TowerModel
@@ -35,6 +36,8 @@ _LOOKS = 15
 _PATIENCE = 3
 """Training ends after so many looks without a better mean."""
 _BEST = "best_"
+USERS = "users"
+"""Under which a file of progress keeps the seal of the users whose embeddings it has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,7 @@ class HomeTraining:
         run_id: of the run that has ended.
         prepare: makes the model and its trainer, as they are before the first round.
         own: int32 ``[m_own]``: the model's row of each own item.
+        users: whom the model has embeddings of, and who judges it.
         progress: where training stands is kept here at each look.
     """
 
@@ -67,9 +71,11 @@ class HomeTraining:
         run_id: str,
         prepare: Callable[[], tuple[TwoTower, LocalTrainer]],
         own: NDArray[np.int32],
+        users: Population,
         progress: RunFile,
     ) -> None:
         self._plan, self._run_id, self._prepare, self._own, self._progress = plan, run_id, prepare, own, progress
+        self._users = users
 
     def run(self, measure: Measure, n_users: int) -> HomeModel | None:
         """Train until validation users are no longer served better; None where there is nobody to judge it.
@@ -113,17 +119,28 @@ class HomeTraining:
     def _keep(self, model: TwoTower, trainer: LocalTrainer, state: _State) -> None:
         facts, arrays = trainer.progress()
         best = {f"{_BEST}{name}": value for name, value in state.best.items()}
-        told = {"rounds": state.rounds, "since": state.since, "size": _size(model), "trainer": facts}
+        told = {
+            "rounds": state.rounds,
+            "since": state.since,
+            "size": _size(model),
+            USERS: self._users.seal,
+            "trainer": facts,
+        }
         self._progress.save(self._run_id, self._plan, told, {**arrays, **best, "looks": np.stack(state.looks)})
 
     def _resumed(self, model: TwoTower, trainer: LocalTrainer, n_users: int) -> _State:
-        """Where an earlier process was; the beginning unless that was with as many users, items and judges."""
+        """Where an earlier process was; the beginning unless that was with the same users and judges, and as many items.
+
+        An earlier version did not note whose embeddings it kept: its files are taken up where numbers agree.
+        """
         kept = self._progress.load(self._run_id, self._plan)
         if kept is None:
             return _State()
         facts, arrays = kept
         looks = arrays.get("looks", np.zeros((0, 0)))
-        if facts.get("size") != _size(model) or looks.shape[1] != n_users:
+        others = USERS in facts and not self._users.sealed(facts[USERS])
+        if others or facts.get("size") != _size(model) or looks.shape[1] != n_users:
+            _log.info("the deep model at home: users or items are others than before; its training begins anew")
             return _State()
         trainer.restore(facts["trainer"], arrays)
         best = {name.removeprefix(_BEST): value for name, value in arrays.items() if name.startswith(_BEST)}

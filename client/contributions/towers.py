@@ -20,8 +20,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from client.contributions.contributor import Contributor, PlatformContext
-from client.contributions.home_training import HomeTraining
+from client.contributions.home_training import USERS, HomeTraining
 from client.contributions.membership import Membership
+from client.contributions.population import Population
 from client.contributions.run_file import TOWERS_FILE, RunFile
 from client.data.dataset import ItemDescriptions
 from client.data.training import TrainingData
@@ -148,7 +149,8 @@ class HomeTowers(_Trained, NoTowers):
             model.load(initial_values(tower_variables(self._plan.towers), items.n_shared, self._plan.seed))
             return model, trainer
 
-        return HomeTraining(self._plan, request.run_id, prepare, items.own, self._progress)
+        users = Population(self._data.user_ids, self._data.validation.users)
+        return HomeTraining(self._plan, request.run_id, prepare, items.own, users, self._progress)
 
 
 class PlainTowers(_Trained):
@@ -168,6 +170,7 @@ class PlainTowers(_Trained):
     ) -> None:
         super().__init__(platform, plan, data, progress, texts)
         self._mechanism = PlainMechanism()
+        self._users = Population(data.user_ids)
         self._current: tuple[str, TwoTower, LocalTrainer] | None = None
 
     def update(self, request: AgentRequest, membership: Membership) -> PrivatizedContribution:
@@ -183,7 +186,8 @@ class PlainTowers(_Trained):
             # Said in what is released, by weights of zero, and not by a code: codes are functions of public facts.
             _log.warning("round %d of the deep model: %s", tower_round, error)
             result = idle_result(model)
-        self._progress.save(request.run_id, self._plan, *trainer.progress())
+        facts, kept = trainer.progress()
+        self._progress.save(request.run_id, self._plan, facts | {USERS: self._users.seal}, kept)
         arrays = trained_arrays(model, result, membership.shared_positions)
         return self._mechanism.release("update", request.server_round, arrays)
 
@@ -210,7 +214,12 @@ class PlainTowers(_Trained):
         if current is None or current[0] != run_id:
             model, trainer = self._made(membership.vocabulary, TowerItems.of(membership), 2)
             if (kept := self._progress.load(run_id, self._plan)) is not None:
-                trainer.restore(*kept)
+                facts, arrays = kept
+                # An earlier version did not note whose embeddings it kept.
+                if USERS not in facts or self._users.sealed(facts[USERS]):
+                    trainer.restore(facts, arrays)
+                else:
+                    _log.warning("the users are others than before: what the deep model keeps of users begins anew")
             self._current = current = run_id, model, trainer
         return current[1:]
 

@@ -40,10 +40,10 @@ class CrossChoice:
     without_own: NDArray[np.float32] | None = None
 
     def of(self, data: TrainingData, rng: np.random.Generator) -> tuple[Blend, CrossVerdict | None]:
-        """The blend, and why; None where its weights are the shipped or configured ones."""
+        """The blend, and why; None where its weights are the shipped or configured ones, as where there is no item to rank."""
         config = self.config
         fixed = config.beta is not None or config.attribute_weight is not None or not config.attributes
-        if fixed or self.shared.config.feedback != "implicit":
+        if fixed or self.shared.config.feedback != "implicit" or not self.catalogues.lacking:
             return self.configured(data), None
         parts = self.catalogues.parts(data)
         known = without_own(self.shared, parts) if self.without_own is None else self.without_own

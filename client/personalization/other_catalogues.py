@@ -47,6 +47,11 @@ class OtherCatalogues:
         return self.noise is not None
 
     @property
+    def lacking(self) -> bool:
+        """Whether there is an item that the platform does not have."""
+        return int(np.sum(self.own_positions >= 0)) < len(self.owners)
+
+    @property
     def others(self) -> NDArray[np.bool_]:
         """Bool ``[m]``: whether some other platform shares the item."""
         return np.asarray(np.any(self.owners, axis=1), dtype=np.bool_)

@@ -99,7 +99,7 @@ class EgressJournal:
             earlier = _find(writer.entries, receipt)
             if earlier is None:
                 digest = beside.submit(lambda: hashlib.sha256(content).hexdigest())
-                write_under_its_name(self._content, content, digest.result, prefix="contribution")
+                write_under_its_name(self._content, content, digest.result, prefix="contribution", read_again=False)
                 charge = {"sequence": receipt.sequence, "mac": receipt.mac}
                 entry = {**summary, "event": "sent", "digest": digest.result(), "receipt": charge}
                 self._append(writer, entry, head)

@@ -6,7 +6,9 @@ however the users are spread (mechanism.md, "One round without privacy").
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,7 +19,7 @@ from common.config.federation import FederationPlan
 from common.config.model import FactorizationConfig
 from common.linalg import pack_symmetric, packed_size, scaled_ridge, solve_posdef, unpack_symmetric
 from common.wire.exchange import Arrays
-from server.aggregation.leave_out import KeptParts, counts_of_others
+from server.aggregation.leave_out import KeptParts, counts_of_others, lacks_items
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
 
@@ -126,11 +128,16 @@ class ExactAggregation:
         if others_counts is None:
             return {}
         users = np.array([state.user_counts.get(name, 0.0) for name in parts])
+        numbers = {name: number for number, name in enumerate(parts)}
+        told = [name for name, part in parts.items() if lacks_items(part, len(state.vocabulary))]
         without = total.without_each(self._plan.training, user_counts=users)
-        return {
-            name: without(index, part.arrays, others_counts(name)[part.positions])
-            for index, (name, part) in enumerate(parts.items())
-        }
+
+        def of(name: str) -> NDArray[np.float32]:
+            return without(numbers[name], parts[name].arrays, others_counts(name)[parts[name].positions])
+
+        # As much work as the round's own solve, for each platform that lacks little.
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            return dict(zip(told, pool.map(of, told), strict=True))
 
 
 class StatisticsSum:
@@ -179,11 +186,15 @@ class StatisticsSum:
             covered = np.flatnonzero(owners[positions] > 1)
             shared = positions[covered]
             ridge = _item_ridge(config, counts[covered], users[shared] - user_counts[index])
-            gram = self._gram[shared] - statistics["gram"][covered]
-            if config.feedback == "implicit":
-                gram += config.unobserved_weight * (grams[shared] - self._user_grams[index])
             solved = np.zeros((len(positions), self._rhs.shape[1]), dtype=np.float32)
-            solved[covered] = _solutions(gram, self._rhs[shared] - statistics["rhs"][covered], ridge)
+            for start in range(0, len(covered), _SOLVE_BLOCK):
+                some = slice(start, start + _SOLVE_BLOCK)
+                own, items = covered[some], shared[some]
+                gram = self._gram[items]
+                gram -= statistics["gram"][own]
+                if config.feedback == "implicit":
+                    gram += config.unobserved_weight * (grams[items] - self._user_grams[index])
+                solved[own] = _solutions(gram, self._rhs[items] - statistics["rhs"][own], ridge[some])
             return solved
 
         return without

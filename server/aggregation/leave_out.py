@@ -56,6 +56,11 @@ class KeptParts:
         self._parts[part.platforms[0]] = part
 
 
+def lacks_items(part: Contribution, n_items: int) -> bool:
+    """Whether the platform that sent ``part`` lacks an item: no other has scorers of the others' items to weigh."""
+    return len(part.positions) < n_items
+
+
 def with_counts(state: FederationState, counts: Mapping[str, NDArray[np.float64]]) -> FederationState:
     """``state`` with each platform's own item counts, float64 ``[m_p]`` in order of its items."""
     order = {name: str(index) for index, name in enumerate(state.vocabulary.owners)}

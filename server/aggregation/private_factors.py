@@ -21,7 +21,7 @@ from common.privacy.postprocess import (
 )
 from common.wire.exchange import Arrays
 from server.aggregation.factors import Aggregation, ExactAggregation, Solved, ownership
-from server.aggregation.leave_out import KeptParts, counts_of_others
+from server.aggregation.leave_out import KeptParts, counts_of_others, lacks_items
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
 
@@ -129,6 +129,8 @@ class SharedGramAggregation:
         if others_counts is None:
             return {}
         for name, part in parts.items():
+            if not lacks_items(part, len(state.vocabulary)):
+                continue
             others = {other: gram for other, gram in grams.items() if other != name}
             if not any(gram.any() for gram in others.values()):
                 return {}

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from client.agent import PlatformAgent
+from client.contributions.home_training import USERS
+from client.contributions.run_file import TOWERS_FILE, RunFile
 from client.recommend.similar import ItemSimilarity
 from common.config.federation import FederationPlan
 from common.contributions.protocol import reply_contract, request_contract
@@ -44,11 +46,16 @@ def home_plan(plan: FederationPlan | None = None, **changes: Any) -> FederationP
     return read_plan(plan.model_dump() | {"towers": towers_of(place="home", training=training, **changes)})
 
 
-def agents_at(folder: Path, plan: FederationPlan) -> list[PlatformAgent]:
-    """Of three platforms the first has users who can judge a deep model, so that no more are trained than looked at."""
+def agents_at(folder: Path, plan: FederationPlan, *, renamed: bool = False) -> list[PlatformAgent]:
+    """Of three platforms the first has users who can judge a deep model, so that no more are trained than looked at.
+
+    With ``renamed`` its users are other people, as many.
+    """
     platforms = random_platforms(3, SIZES)
-    first = random_platforms(3, SIZES[:1], validated=True)
-    return agents_of(platforms | first, plan, folder)
+    ((name, first),) = random_platforms(3, SIZES[:1], validated=True).items()
+    if renamed:
+        first = replace(first, user_ids=tuple(f"other-{user}" for user in first.user_ids))
+    return agents_of(platforms | {name: first}, plan, folder)
 
 
 Run = tuple[FederationOutcome, list[Recorder]]
@@ -199,7 +206,8 @@ def with_trainer(agent: Any, before_a_round: Callable[[], None]) -> None:
     towers.at_home = watched
 
 
-def test_a_platform_killed_while_it_trains_goes_on_to_the_same_model(exact: Run, tmp_path: Path) -> None:
+def killed_at_the_third_round(folder: Path, plan: FederationPlan) -> None:
+    """The first platform's process ends while it trains; two rounds are on disk."""
     begun = []
 
     def dies_at_the_third() -> None:
@@ -207,17 +215,47 @@ def test_a_platform_killed_while_it_trains_goes_on_to_the_same_model(exact: Run,
         if len(begun) == 3:
             raise Killed
 
-    agents = agents_at(tmp_path, exact[1][0].agent.plan)  # type: ignore[attr-defined]
+    agents = agents_at(folder, plan)
     with_trainer(agents[0], dies_at_the_third)
     with pytest.raises(Killed):
-        federate(agents, agents[0].plan, tmp_path)
-    again = agents_at(tmp_path, agents[0].plan)[0]
+        federate(agents, plan, folder)
+
+
+def rounds_trained_by(again: PlatformAgent) -> int:
+    """How many rounds an agent trains that goes on with what is on disk."""
+    begun = []
     with_trainer(again, lambda: begun.append(len(begun)))
     assert again.wait_built().state == "built"
-    assert len(begun) == 3 + ROUNDS - 2, "two rounds were on disk"
+    return len(begun)
+
+
+def test_a_platform_killed_while_it_trains_goes_on_to_the_same_model(exact: Run, tmp_path: Path) -> None:
+    plan = exact[1][0].agent.plan  # type: ignore[attr-defined]
+    killed_at_the_third_round(tmp_path, plan)
+    again = agents_at(tmp_path, plan)[0]
+    assert rounds_trained_by(again) == ROUNDS - 2, "two rounds were on disk"
     kept, expected = again.store.load().towers, exact[1][0].agent.store.load().towers  # type: ignore[attr-defined]
     assert kept is not None
     assert all(np.array_equal(kept.values[name], expected.values[name]) for name in expected.values)
+
+
+def test_as_many_other_users_take_up_nobodys_embeddings(exact: Run, tmp_path: Path) -> None:
+    plan = exact[1][0].agent.plan  # type: ignore[attr-defined]
+    killed_at_the_third_round(tmp_path, plan)
+    assert rounds_trained_by(agents_at(tmp_path, plan, renamed=True)[0]) == ROUNDS
+
+
+def test_progress_of_an_older_version_is_taken_up(exact: Run, tmp_path: Path) -> None:
+    plan = exact[1][0].agent.plan  # type: ignore[attr-defined]
+    killed_at_the_third_round(tmp_path, plan)
+    again = agents_at(tmp_path, plan)[0]
+    progress = RunFile(again.store.root / TOWERS_FILE)
+    kept = progress.newest(plan)
+    assert kept is not None
+    run_id, facts, arrays = kept
+    del facts[USERS]
+    progress.save(run_id, plan, facts, arrays)
+    assert rounds_trained_by(again) == ROUNDS - 2
 
 
 def test_broken_down_training_leaves_the_other_models(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

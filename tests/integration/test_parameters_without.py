@@ -19,7 +19,15 @@ from common.wire.exchange import AgentReply, AgentRequest
 from server.federation.state import FederationState
 from simulations.audit.audited.platforms import without_noise
 from tests.private_support import private_plan, private_platforms
-from tests.support import Recorder, agents_of, federate, random_platforms, small_plan
+from tests.support import (
+    Recorder,
+    agents_of,
+    federate,
+    random_matrix,
+    random_platforms,
+    small_plan,
+    training_data,
+)
 
 NAMES = ("platform-0", "platform-1", "platform-2")
 
@@ -92,6 +100,18 @@ def test_own_users_have_no_say_in_what_a_platform_is_told(tmp_path: Path) -> Non
     again, _, _ = finishes({**platforms, "platform-0": fewer}, plan, tmp_path / "b")
     np.testing.assert_allclose(told["platform-0"], again["platform-0"], rtol=1e-4, atol=1e-6)
     assert not np.allclose(told["platform-1"], again["platform-1"]), "others' users have"
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_a_platform_that_lacks_no_item_is_told_nothing(tmp_path: Path, *, private: bool) -> None:
+    plan = private_plan(noise="per_platform") if private else small_plan()
+    platforms = private_platforms() if private else random_platforms(3, (20, 12, 8))
+    keys = sorted({key for data in platforms.values() for key in data.items.keys})
+    train = random_matrix(np.random.default_rng(1), platforms["platform-0"].train.n_users, len(keys))
+    platforms["platform-0"] = training_data(keys, train)
+    told, _, _ = finishes(platforms, plan, tmp_path)
+    assert told["platform-0"] is None
+    assert told["platform-1"] is not None
 
 
 def test_noisy_parameters_without_own_are_post_processing_of_releases(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,24 @@ def test_a_restarted_agent_goes_on_to_the_identical_result(exact: Any, tmp_path:
         kept, expected = one.agent.store.load().towers, recorder.agent.store.load().towers
         assert kept is not None
         assert all(np.array_equal(kept.values[name], expected.values[name]) for name in expected.values)
+
+
+def test_as_many_other_users_take_up_no_progress(exact: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, _, platforms = exact
+
+    def start(place: int) -> PlatformAgent:
+        return agents_of(others if restarts else platforms, deep_plan(), tmp_path)[place]
+
+    others = {
+        name: replace(data, user_ids=tuple(f"other-{user}" for user in data.user_ids))
+        for name, data in platforms.items()
+    }
+    restarts = False
+    restarted = [Restarted(partial(start, place)) for place in range(len(platforms))]
+    restarts = True
+    federate(restarted, deep_plan(), tmp_path)
+    assert "the users are others than before" in caplog.text
+    assert "other-" not in caplog.text
 
 
 def test_nothing_private_and_no_row_of_another_catalogue_leaves(exact: Any) -> None:

@@ -27,7 +27,7 @@ class Population:
 
     @cached_property
     def seal(self) -> str:
-        """What stands for these users in a file: a key of its own, drawn once, and HMAC-SHA-256 of ids and judges under it.
+        """Return what stands for these users in a file: a key drawn once, and HMAC-SHA-256 of ids and judges under it.
 
         Without the key the same users look different in each file; with it, only who knows all of them recognises them.
         """

@@ -282,7 +282,9 @@ class Recommender:
         if scope in ("cross", "all") and len(self.cross.linear):
             cosines = self.similarity.own_to_foreign(own) if own >= 0 else self.similarity.to_foreign(foreign)
             chosen += _most_alike(self.cross, cosines, k, foreign, wanted, bars.of("cross"))
-        return sorted(chosen, key=lambda item: -item.score)[:k]
+        alike = sorted(chosen, key=lambda item: -item.score)[:k]
+        # Rounding takes the cosine of two equal directions past 1.
+        return [replace(item, score=min(1.0, item.score)) for item in alike]
 
     def explain(
         self, history: History, key: str, *, limit: int | None = None, prior: NDArray[np.float32] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Final
@@ -15,9 +16,11 @@ from client.service.http_messages import Refused
 
 _TITLE: Final = "crossfed recommender"
 _STYLE: Final = """
-:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif }
-body { max-width: 60rem; margin: 0 auto; padding: 1rem }
-pre, code { font-family: ui-monospace, monospace; overflow-wrap: anywhere; white-space: pre-wrap }
+:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; background: #fff; color: #1b1d23 }
+a { color: #0b50b4 }
+@media (prefers-color-scheme: dark) { :root { background: #14171c; color: #e8eaee } a { color: #8ab6ff } }
+body { max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere }
+pre, code { font-family: ui-monospace, monospace; white-space: pre-wrap }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; vertical-align: top; padding: .25rem .5rem; border-bottom: 1px solid }
 """
@@ -104,7 +107,7 @@ def _page(told: Mapping[str, Any]) -> Iterator[str]:
             yield from _table("Answer", schemas[_name(one["responses"]["200"])])
     parts = sorted(schemas.keys() - _shown(told))
     for name in parts:
-        yield f"<h2 id='{escape(name)}'>{escape(name)}</h2><p>{escape(schemas[name].get('description', ''))}</p>"
+        yield f"<h2 id='{escape(name)}'>{escape(name)}</h2><p>{_text(schemas[name].get('description', ''))}</p>"
         yield from _table("Part", schemas[name])
     yield "</main></body></html>"
 
@@ -129,9 +132,14 @@ def _table(title: str, schema: Mapping[str, Any]) -> Iterator[str]:
     yield f"<table><caption>{title}</caption><thead><tr><th>field</th><th>type</th><th>meaning</th></tr></thead><tbody>"
     for name, field in schema["properties"].items():
         needed = " (needed)" if title == "Request" and name in required else ""
-        cells = (f"<code>{escape(name)}</code>{needed}", _type(field), escape(field.get("description", "")))
+        cells = (f"<code>{escape(name)}</code>{needed}", _type(field), _text(field.get("description", "")))
         yield "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     yield "</tbody></table>"
+
+
+def _text(description: str) -> str:
+    """HTML of a docstring, whose names in code stand between double backticks."""
+    return re.sub(r"``(.+?)``", r"<code>\1</code>", escape(description))
 
 
 def _type(field: Mapping[str, Any]) -> str:

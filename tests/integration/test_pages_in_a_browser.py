@@ -1,4 +1,4 @@
-"""Consoles and report in a real Chromium: without a mouse, without script, at 400 % zoom, light and dark, in both languages.
+"""Consoles, report and the page of HTTP requests in a real Chromium: without a mouse, without script, at 400 % zoom, light and dark, in both languages.
 
 ``CROSSFED_SCREENS=FOLDER`` keeps a picture of each page, to be looked at.
 """
@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from client.console.places import platform_console
+from client.service.http_gateway import OPERATIONS
+from client.service.openapi import pages as openapi_pages
 from common.web.console.serving import ConsoleServer
 from server.console.places import aggregator_console
 from simulations.report.page import write_report
@@ -150,6 +152,19 @@ def test_the_report_has_no_serious_finding_and_asks_nobody(browser: Any, folder:
             assert visitor.asked == [report.as_uri()]
             assert visitor.complaints == []
             visitor.keep(f"report-{scheme}")
+
+
+def test_the_page_of_requests_has_no_serious_finding(browser: Any, tmp_path: Path) -> None:
+    page = tmp_path / "docs.html"
+    page.write_bytes(openapi_pages(OPERATIONS)["/docs"][1])
+    for scheme, width in (("light", 1280), ("dark", 320)):
+        with Visitor(browser, None, color_scheme=scheme, viewport={"width": width, "height": 256}) as visitor:
+            visitor.page.goto(page.as_uri())
+            assert serious(visitor.page) == []
+            assert "``" not in visitor.page.inner_text("main")
+            assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
+            assert visitor.asked == [page.as_uri()]
+            visitor.keep(f"docs-{scheme}")
 
 
 @pytest.mark.parametrize("path", PLATFORM)

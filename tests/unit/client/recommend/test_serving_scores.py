@@ -204,6 +204,18 @@ def test_similar_items_are_ordered_by_cosine_in_the_space_that_ranks(verdict):
     assert model.own.keys[query] not in {item.key for item in listed}
 
 
+def test_a_cosine_is_at_most_one():
+    model = random_platform_model(np.random.default_rng(11), verdict="local")
+    rows, width = model.local.item_parameters.shape
+    one_direction = np.outer(np.linspace(0.1, 7.0, rows), np.random.default_rng(0).standard_normal(width)).astype(
+        np.float32
+    )
+    local = replace(model.local, item_parameters=one_direction)
+    listed = Recommender(replace(model, local=local)).similar(model.own.keys[4], k=500, scope="own")
+    assert max(item.score for item in listed) == 1.0
+    assert min(item.score for item in listed) > 1 - 1e-6
+
+
 def test_similar_to_a_foreign_item_uses_the_shared_space():
     model = random_platform_model(np.random.default_rng(12), verdict="local")
     i = int(np.flatnonzero(model.foreign)[0])

@@ -1,4 +1,6 @@
-"""Consoles, report and the page of HTTP requests in a real Chromium: without a mouse, without script, at 400 % zoom, light and dark, in both languages.
+"""Consoles, report and the page of HTTP requests in a real Chromium.
+
+Without a mouse, without script, at 400 % zoom, light and dark, in both languages.
 
 ``CROSSFED_SCREENS=FOLDER`` keeps a picture of each page, to be looked at.
 """

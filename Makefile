@@ -36,7 +36,7 @@ simulate: setup
 	$(BIN)/crossfed-simulate run quickstart
 
 test: check
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile -rs
 
 check: setup
 	$(BIN)/ruff check .

@@ -16,7 +16,6 @@ import polars as pl
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from client.batch.selection import best_of_each
 from client.data.dataset import UserItemMatrix
 from client.data.recorded import Event, EventRules
 from client.recommend.answers import Bars, Scope
@@ -140,6 +139,9 @@ class BatchLists:
         self, name: str, scope: ItemScope, rows: NDArray[np.int64], histories: UserItemMatrix, bars: Bars
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
         """Items and scores of the best of a scope, and bool ``[b]``: whose scores tell items apart."""
+        # It brings numba, which other commands may do without.
+        from client.batch.selection import best_of_each
+
         query = scope.linear.block_query(histories, rows)
         barred = np.zeros(len(scope.linear), dtype=np.bool_)
         if (never := bars.of(name)[0]) is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -236,3 +238,9 @@ def test_a_full_disk_leaves_what_was_there(store):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert asked.output.read_bytes() == b"as it was"
+
+
+def test_other_commands_do_without_the_compiler():
+    code = "import sys, client.cli.main, client.service.server; assert not {'numba', 'tensorflow'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

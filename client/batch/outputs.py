@@ -89,12 +89,15 @@ class ListOutputs:
         return [str(path) for path in self._files(whole=False) if excluded.mask(_users(path)).any()]
 
     def whole_that_hold(self, excluded: Exclusions) -> list[str]:
-        """Whole files in which somebody who is left out stands: they are the platform's own.
-
-        Raises:
-            StoreError: one cannot be read.
-        """
-        return [str(path) for path in self._files(whole=True) if excluded.mask(_users(path)).any()]
+        """Whole files in which somebody who is left out stands, or may: they are the platform's own."""
+        found = []
+        for path in self._files(whole=True):
+            try:
+                if excluded.mask(_users(path)).any():
+                    found.append(str(path))
+            except StoreError:  # something else stands under its name by now
+                found.append(f"{path} (cannot be read as lists)")
+        return found
 
     def rows_of(self, user: str) -> list[dict[str, object]]:
         """A person's lists, in parts and in whole files: each file with its rows.

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from client.batch.outputs import ListOutputs
 from client.batch.run import BatchJob, recommend_to_file
 from client.data.reading.exclusions import ExclusionBook
 from client.data.recorded import EventRules
@@ -160,8 +161,12 @@ def test_a_receipt_names_whole_lists_and_an_export_holds_them(config: PlatformCo
     person, erasures = "person-33", Erasures(config, patience=0)
     [held] = export_person(config, person)["lists"]
     assert Path(held["file"]).parent == job(config, "lists").output
+    other = config.state.parent / "other.parquet"
+    ListOutputs(config.state / "store").note(other)
+    other.write_text("no lists of crossfed")
     receipt = erasures.complete(erasures.begin(person, "erased"))
     assert held["file"] in receipt.own_files
+    assert f"{other} (cannot be read as lists)" in receipt.own_files
 
 
 def test_a_file_of_that_name_stays(config: PlatformConfig) -> None:

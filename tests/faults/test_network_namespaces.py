@@ -6,6 +6,7 @@ the platforms and the aggregator and forwards as such a line would (``tests/supp
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,26 +21,18 @@ import pytest
 from common.contributions.run_plan import read_plan
 from server.deploy.runs import FINISHED, RunFolder
 from simulations.engine.deployment import AGGREGATOR, LocalFederation, provision
+from tests.support.namespaces import inside, make_links_slow, namespace
 from tests.support.process_files import PLAN, SETTINGS, make_files
 
 BETWEEN = "between"
 NAMES = (AGGREGATOR, "a", "b", "c", BETWEEN)
 ROOT = Path(__file__).parents[2]
 BRIDGE = "crossfed0"
-SLOW = ("netem", "delay", "100ms", "loss", "1%")  # on either end of a link: 200 ms and 1 % each way
 PATIENCE_SECONDS = 480
 
 
 def ip(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["ip", *words], capture_output=True, text=True, check=check)
-
-
-def namespace(name: str) -> str:
-    return f"crossfed-{name}"
-
-
-def inside(name: str) -> list[str]:
-    return ["ip", "netns", "exec", namespace(name)]
 
 
 def address(name: str) -> str:
@@ -50,17 +43,6 @@ def take_apart() -> None:
     for name in NAMES:
         ip("netns", "del", namespace(name), check=False)
     ip("link", "del", BRIDGE, check=False)
-
-
-def make_links_slow() -> bool:
-    """Whether the kernel can."""
-    done = [
-        subprocess.run(
-            [*inside(name), "tc", "qdisc", "add", "dev", "eth0", "root", *SLOW], capture_output=True, check=False
-        )
-        for name in NAMES
-    ]
-    return all(result.returncode == 0 for result in done)
 
 
 @pytest.fixture
@@ -79,22 +61,28 @@ def hosts() -> Iterator[bool]:
             ip("-n", namespace(name), "addr", "add", f"{address(name)}/24", "dev", "eth0")
             for device in ("lo", "eth0"):
                 ip("-n", namespace(name), "link", "set", device, "up")
-        yield make_links_slow()
+        yield make_links_slow(NAMES)
     finally:
         take_apart()
 
 
 @contextmanager
 def slow_line(port: str) -> Iterator[None]:
-    """Forward from the host between to the aggregator."""
+    """Forward from the host between to the aggregator; it must have held pieces back, and some of them longer."""
     command = [*inside(BETWEEN), sys.executable, "-m", "tests.support.slow_link", address(BETWEEN), port]
-    process = subprocess.Popen([*command, address(AGGREGATOR), port], cwd=ROOT)
+    process = subprocess.Popen([*command, address(AGGREGATOR), port], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         yield
         assert process.poll() is None
-    finally:
+    except BaseException:
         process.kill()
-        process.wait()
+        raise
+    finally:
+        process.terminate()
+        told, _ = process.communicate()
+    counts = json.loads(told)
+    assert counts["pieces"] > 100
+    assert counts["late"] > 0
 
 
 def run_to_its_end(federation: LocalFederation) -> None:

@@ -1,13 +1,16 @@
 """Forwards TCP connections as a slow and lossy line would, where the kernel cannot: ``slow_link.py HOST PORT TARGET PORT``.
 
 Each piece arrives 100 ms later, either way, so that a round trip takes 200 ms. One in a hundred arrives half a second later
-still, as one that was lost and sent again, and one in four hundred never does: its connection is cut off.
+still, as one that was lost and sent again, and one in four hundred never does: its connection is cut off. Ended by SIGTERM it
+prints how many pieces there were, how many of them were late, and how many connections were cut.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import signal
 import sys
 
 DELAY_SECONDS = 0.1
@@ -27,6 +30,7 @@ class SlowLine:
     def __init__(self, target: tuple[str, int], chance: random.Random) -> None:
         self._target = target
         self._chance = chance
+        self.counts = {"pieces": 0, "late": 0, "cut": 0}
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection until either side ends it."""
@@ -52,6 +56,8 @@ class SlowLine:
         while piece:
             piece = await reader.read(16_384)
             late = RESEND_SECONDS if self._chance.random() < LOST else 0.0
+            self.counts["pieces"] += 1
+            self.counts["late"] += late > 0
             await line.put((loop.time() + DELAY_SECONDS + late, piece))
 
     async def _deliver(self, line: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
@@ -60,6 +66,7 @@ class SlowLine:
             due, piece = await line.get()
             await asyncio.sleep(max(0.0, due - loop.time()))
             if self._chance.random() < CUT:
+                self.counts["cut"] += 1
                 raise ConnectionResetError
             if not piece:
                 writer.write_eof() if writer.can_write_eof() else None
@@ -71,8 +78,11 @@ class SlowLine:
 async def _forward(host: str, port: int, target: tuple[str, int]) -> None:
     line = SlowLine(target, random.Random(0))
     server = await asyncio.start_server(line.connected, host, port)
-    async with server:
-        await server.serve_forever()
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    await ended.wait()
+    print(json.dumps(line.counts), flush=True)
+    server.close()
 
 
 if __name__ == "__main__":

@@ -16,13 +16,15 @@ from client.deploy.partition import partition_users
 from client.recommend.feedback import FeedbackLog
 from client.recommend.feedback_file import FEEDBACK_LOG
 from client.sharding.adding import added
-from client.sharding.platform import catalogue_of, open_shards
-from client.sharding.ray_engine import tree
+from client.sharding.cluster import Machine
+from client.sharding.platform import catalogue_of, open_shards, source_of_shards
+from client.sharding.ray_engine import RayEngine, tree
 from client.sharding.shards import ShardedUsers, UserRows
 from client.sharding.worker import PartialSum, sum_of_sums
+from common.config.model import FactorizationConfig
 from common.deploy.roles import PlatformConfig
-from common.errors import DataError, InternalError
-from tests.support.sharded import local, partitioned, sharded_config
+from common.errors import ConfigError, DataError, InternalError
+from tests.support.sharded import InlineCluster, local, partitioned, sharded_config
 
 
 @pytest.fixture
@@ -187,3 +189,27 @@ def test_floats_are_added_in_64_bits_and_keep_their_type() -> None:
     found = added(iter(parts))["x"]
     assert found.dtype == np.float32
     assert found.tolist() == [2.0**24 + 2] * 3
+
+
+def test_whole_numbers_are_added_exactly() -> None:
+    """A platform's sums have more digits than floats: 2^53 + 1 is no float of 64 bits, and not where it stands."""
+    parts = [{"x": np.array([value, -value], dtype=np.int64)} for value in (2**53, 1, 2**60)]
+    found = added(iter(parts))["x"]
+    assert found.dtype == np.int64
+    assert found.tolist() == [2**60 + 2**53 + 1, -(2**60) - 2**53 - 1]
+
+
+def test_a_cluster_that_rounds_differently_is_refused_before_a_run(config: PlatformConfig) -> None:
+    class Mixed(InlineCluster):
+        def on_every_machine(self, function: Any, *arguments: Any) -> list[tuple[Machine, Any]]:
+            return [
+                (machine, f"{found}{machine.name}") for machine, found in super().on_every_machine(function, *arguments)
+            ]
+
+    def engine(cluster: Any) -> RayEngine:
+        return RayEngine(cluster, source_of_shards(config, load_training_data(config)))
+
+    model = FactorizationConfig()
+    assert engine(InlineCluster()).solver(model) == "numba, on 2 machines of a Ray cluster"
+    with pytest.raises(ConfigError, match=r"training\.address: the cluster's machines round differently"):
+        engine(Mixed()).solver(model)

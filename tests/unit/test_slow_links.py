@@ -1,4 +1,4 @@
-"""What stands for a slow line in ``make faults``: the kernel is asked for netem's by tc, and the stand-in delays and loses."""
+"""The slow line of ``make faults``: the kernel is asked for it by tc, and what stands in for the kernel delays and loses."""
 
 from __future__ import annotations
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from client.deploy.doctor import examine
 from client.sharding.cluster import Machine, RayCluster
 from client.sharding.looking import WorkerView, bytes_of_worker, examine_cluster, look_around
 from client.sharding.platform import catalogue_of, open_shards
@@ -127,3 +129,13 @@ def test_an_address_where_nothing_answers_is_told_at_once() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"  # nobody listens
         with pytest.raises(ConfigError, match=rf"nothing answers at {address} .*ray start --head"):
             RayCluster(EngineConfig(engine="ray", address=address))
+
+
+def test_the_doctor_looks_at_the_cluster_of_a_platform_that_has_one(config: PlatformConfig, tmp_path: Path) -> None:
+    content = config.model_dump(mode="json", exclude_unset=True)
+    content["training"]["address"] = "127.0.0.1:1"
+    path = tmp_path / "platform.yaml"
+    path.write_text(yaml.safe_dump(content))
+    finding = next(finding for finding in examine(path, devices=False) if finding.what == "cluster")
+    assert finding.level == "wrong"
+    assert "nothing answers at 127.0.0.1:1" in finding.detail

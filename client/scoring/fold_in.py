@@ -31,11 +31,7 @@ class FoldIn:
         self.config = config
         self._explicit = config.feedback == "explicit"
         self._mean = value_mean
-        self._items = item_parameters.astype(np.float64)
-        # A user's unknowns are [u, b_u]: the bias meets a constant 1 in place of b_i.
-        self._design = (
-            np.column_stack([self._items[:, :-1], np.ones(len(self._items))]) if self._explicit else self._items
-        )
+        self._items = item_parameters
 
     @property
     def row(self) -> int:
@@ -47,7 +43,8 @@ class FoldIn:
         """float64 ``[row, row]``: α₀ Σ_i v_i v_iᵀ over the catalogue; nothing for explicit feedback."""
         if self._explicit:
             return np.zeros((self._items.shape[1],) * 2)
-        return self.config.unobserved_weight * (self._items.T @ self._items)
+        items = self._items.astype(np.float64)
+        return self.config.unobserved_weight * (items.T @ items)
 
     def entry_weights(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """float64 ``[k]``: w_ui of the entries of one history, oldest first, as training weighs them."""
@@ -62,7 +59,17 @@ class FoldIn:
 
     def _targets(self, items: NDArray[np.integer], values: NDArray[np.floating]) -> NDArray[np.floating]:
         """``[k]``: what the products with the entries' rows of the design are to be."""
-        return values - self._mean - self._items[items, -1] if self._explicit else np.ones(len(items))
+        if not self._explicit:
+            return np.ones(len(items))
+        biases: NDArray[np.float64] = self._items[items, -1].astype(np.float64)
+        return values - self._mean - biases
+
+    def _design(self, items: NDArray[np.integer]) -> NDArray[np.float64]:
+        """float64 ``[k, row]``: a user's unknowns are [u, b_u], so that the bias meets a constant 1 in place of b_i."""
+        rows: NDArray[np.float64] = self._items[items].astype(np.float64)
+        if self._explicit:
+            rows[:, -1] = 1.0
+        return rows
 
     def system(
         self, items: NDArray[np.integer], values: NDArray[np.floating]
@@ -74,7 +81,7 @@ class FoldIn:
     def _system(
         self, items: NDArray[np.integer], weights: NDArray[np.float64], weighted_targets: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        rows = self._design[items]
+        rows = self._design(items)
         unobserved = 0.0 if self._explicit else self.config.unobserved_weight * len(self._items)
         ridge = self.config.regularization * max(len(items) + unobserved, 1.0) ** self.config.regularization_exponent
         matrix = self._base + (rows * weights[:, None]).T @ rows
@@ -136,7 +143,7 @@ class FoldIn:
     @cached_property
     def scoring_items(self) -> NDArray[np.float32]:
         """float32 ``[m, row (+ 1)]``: items in the form that :meth:`scoring_factors` meets."""
-        items = self._items.astype(np.float32)
+        items: NDArray[np.float32] = self._items.astype(np.float32, copy=False)
         return np.hstack([items, np.ones((len(items), 1), dtype=np.float32)]) if self._explicit else items
 
     def scores(self, histories: UserItemMatrix, users: NDArray[np.integer]) -> NDArray[np.float32]:

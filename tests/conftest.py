@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 _MEMORY = Path("/dev/shm")
 if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+# PyTorch's own build for CUDA brings Triton, and Triton and TensorFlow an LLVM each: the second that a process loads ends it.
+sys.modules["triton"] = None  # type: ignore[assignment]
 
 # Nothing asserts a wall-clock time: not Hypothesis either, whose deadlines a busy machine misses.
 settings.register_profile("crossfed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -245,7 +245,7 @@ def opacus_gradients(model: TwoTower, training: TowerTraining) -> list[NDArray[n
     return [part.detach().double().numpy() for part in parts]
 
 
-@pytest.mark.filterwarnings("ignore:Full backward hook")
+@pytest.mark.filterwarnings("ignore:Full backward hook", "ignore:CUDA initialization")
 def test_per_user_gradients_and_their_clipped_sum_are_those_of_opacus() -> None:
     model, training = a_model(a_config("mean", encoders=ENCODERS[:1])), TowerTraining(negatives=4)
     part = gradients_of(model, matrix(HISTORIES, len(POSITIONS)), training, range(len(HISTORIES)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ _ARRAYS: Final = "arrays"
 _HEADER: Final = "crossfed"
 _NUMPY: Final = "numpy.ndarray"
 _LONGEST_HEADER: Final = 1 << 16
+_USUAL_HEADER: Final = 256
 
 
 def request_content(request: AgentRequest, arrays: ArrayRecord | None = None) -> RecordDict:
@@ -99,11 +101,15 @@ def array_record(arrays: Arrays) -> ArrayRecord:
 
 def _encoded(array: NDArray[Any]) -> Array:
     """As Flower encodes an array, in NumPy's format, but copied once."""
-    header = BytesIO()
-    form = {"descr": npy.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
-    npy.write_array_header_1_0(header, form)
-    data = b"".join([header.getvalue(), octets(array)])
+    data = b"".join([_header_of(array.dtype, array.shape), octets(array)])
     return Array(dtype=str(array.dtype), shape=array.shape, stype=_NUMPY, data=data)
+
+
+@lru_cache(maxsize=256)
+def _header_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    header = BytesIO()
+    npy.write_array_header_1_0(header, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+    return header.getvalue()
 
 
 def _config(header: ConfigRecord) -> dict[str, Json]:
@@ -123,16 +129,28 @@ def _parts(content: RecordDict) -> tuple[ConfigRecord, Arrays]:
 def _array(array: Array) -> NDArray[Any]:
     """A read-only view of the message's own bytes."""
     try:
-        header = BytesIO(array.data[:_LONGEST_HEADER])
-        # NumPy would also open other versions, and an archive of several arrays, which is no array.
-        if npy.read_magic(header) != (1, 0):
-            raise ValueError("not in NumPy's first format")
-        shape, fortran_order, dtype = npy.read_array_header_1_0(header)
-        if fortran_order or dtype.hasobject or array.stype != _NUMPY:
+        length = len(npy.MAGIC_PREFIX) + 4 + int.from_bytes(array.data[8:10], "little")
+        header = array.data[: min(length, _LONGEST_HEADER)]
+        # Of many platforms most headers are alike.
+        shape, dtype, start = (_read_header if len(header) <= _USUAL_HEADER else _read_header.__wrapped__)(header)
+        if array.stype != _NUMPY:
             raise ValueError("not an array as crossfed encodes it")
         count = math.prod(shape)
-        if count * dtype.itemsize != len(array.data) - header.tell():
+        if count * dtype.itemsize != len(array.data) - start:
             raise ValueError("more or fewer values than the shape says")
-        return np.frombuffer(array.data, dtype, count, header.tell()).reshape(shape)
+        return np.frombuffer(array.data, dtype, count, start).reshape(shape)
     except (TypeError, ValueError, EOFError, OverflowError, MemoryError, RecursionError) as error:
         raise ContractError("an array of the message cannot be read") from error
+
+
+@lru_cache(maxsize=1024)
+def _read_header(data: bytes) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Shape, dtype and where the values begin, of an array in NumPy's first format. Raises: ValueError, whatever is wrong."""
+    header = BytesIO(data)
+    # NumPy would also open other versions, and an archive of several arrays, which is no array.
+    if npy.read_magic(header) != (1, 0):
+        raise ValueError("not in NumPy's first format")
+    shape, fortran_order, dtype = npy.read_array_header_1_0(header)
+    if fortran_order or dtype.hasobject:
+        raise ValueError("not an array as crossfed encodes it")
+    return shape, dtype, header.tell()

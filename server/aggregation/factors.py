@@ -19,7 +19,7 @@ from common.config.federation import FederationPlan
 from common.config.model import FactorizationConfig
 from common.linalg import pack_symmetric, packed_size, scaled_ridge, solve_posdef, unpack_symmetric
 from common.wire.exchange import Arrays
-from server.aggregation.leave_out import KeptParts, counts_of_others, lacks_items
+from server.aggregation.leave_out import MOST_BYTES, KeptParts, counts_of_others, lacks_items
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
 
@@ -72,10 +72,13 @@ class ExactAggregation:
 
     Args:
         plan: the factorisation.
+        most_bytes: of contributions that are kept until their sum is known; where there are more, no platform is told its
+            items' parameters without it.
     """
 
-    def __init__(self, plan: FederationPlan) -> None:
+    def __init__(self, plan: FederationPlan, most_bytes: int = MOST_BYTES) -> None:
         self._plan = plan
+        self._most_bytes = most_bytes
 
     def describe(self, features: NDArray[np.float64]) -> None:
         """Exact sums need no help."""
@@ -97,7 +100,7 @@ class ExactAggregation:
         return np.asarray(arrays["item_counts"], dtype=np.float64)
 
     def solve(self, state: FederationState, contributions: Iterable[Contribution]) -> Solved:
-        total, kept = StatisticsSum(len(state.vocabulary), self._plan.row), KeptParts()
+        total, kept = StatisticsSum(len(state.vocabulary), self._plan.row), KeptParts(self._most_bytes)
         objective, recall = 0.0, np.zeros(2)
         platforms: list[str] = []
         for part in kept.passing(contributions):
@@ -125,7 +128,7 @@ class ExactAggregation:
         self, state: FederationState, total: StatisticsSum, parts: Mapping[str, Contribution]
     ) -> dict[str, NDArray[np.float32]]:
         others_counts = counts_of_others(state)
-        if others_counts is None:
+        if others_counts is None or not parts:
             return {}
         users = np.array([state.user_counts.get(name, 0.0) for name in parts])
         numbers = {name: number for number, name in enumerate(parts)}

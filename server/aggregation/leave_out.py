@@ -18,7 +18,7 @@ from common.wire.exchange import Arrays, nbytes
 from server.federation.collect import Contribution
 from server.federation.state import FederationState
 
-_MOST_BYTES = 1 << 30
+MOST_BYTES = 1 << 30
 """Of contributions that are kept until their sum is known; beyond it platforms reckon at home."""
 _COUNTS, _STATISTICS = "counts", "statistics"
 """Kinds of contributions, by whose name a state keeps results."""
@@ -31,7 +31,7 @@ class KeptParts:
         most_bytes: of all that is kept; nothing is where there is more.
     """
 
-    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes, self._bytes = most_bytes, 0
         self._parts: dict[str, Contribution] | None = {}
 

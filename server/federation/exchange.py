@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from logging import getLogger
 from typing import Final, Protocol
 
@@ -33,6 +35,7 @@ _CODE: Final = re.compile(r"[a-z][a-z-]{0,31}")
 # A deployed grid is a network call away; the in-process one answers at the first pull and never waits.
 _POLL_SECONDS: Final = 0.2
 _PUSH_TRIES: Final = 3
+_NEXT: Final = 16
 _MESSAGE_TYPES: Final[Mapping[str, str]] = {
     "join": MessageType.QUERY,
     "vocabulary": MessageType.QUERY,
@@ -186,7 +189,7 @@ class PlatformExchange:
                 self._fail(message, "unreachable")
             else:
                 self._questions[message_id] = message
-        waiting = set(self._questions)
+        waiting = OrderedDict.fromkeys(self._questions)
         arrived: dict[str, Message] = {}
         for message_id, question in list(self._questions.items()):
             while message_id in waiting and not self._expired(question):
@@ -194,7 +197,7 @@ class PlatformExchange:
             if message_id in arrived:
                 yield arrived.pop(message_id)
             else:
-                waiting.discard(message_id)
+                waiting.pop(message_id, None)
                 self._fail(question, "deadline")
 
     def read(self, kind: str, answers: Iterable[Message]) -> Iterator[tuple[int, AgentReply]]:
@@ -237,12 +240,18 @@ class PlatformExchange:
             return ids[0] if ids else None
         return None
 
-    def _pull(self, waiting: set[str], arrived: dict[str, Message]) -> None:
-        """Fetch what has come; wait a little when nothing has."""
-        answers = list(self.grid.pull_messages(list(waiting)))
+    def _pull(self, waiting: OrderedDict[str, None], arrived: dict[str, Message]) -> None:
+        """Fetch what has come; wait a little when nothing has.
+
+        The next few in the order of sending are asked for first: to name all that wait for each answer would cost the square
+        of the number of platforms. All are asked for where none of these has come, as an answer that nobody fetches expires.
+        """
+        answers = list(self.grid.pull_messages(list(islice(waiting, _NEXT))))
+        if not answers and len(waiting) > _NEXT:
+            answers = list(self.grid.pull_messages(list(waiting)))
         for answer in answers:
             arrived[answer.metadata.reply_to_message_id] = answer
-            waiting.discard(answer.metadata.reply_to_message_id)
+            waiting.pop(answer.metadata.reply_to_message_id, None)
         if not answers:
             self._clock.sleep(_POLL_SECONDS)
 

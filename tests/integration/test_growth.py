@@ -116,17 +116,17 @@ def costs(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[int, int], tu
     return cost(60, folder), cost(240, folder)
 
 
-def test_four_times_the_platforms_call_four_times_as_much(costs: Any) -> None:
+def test_functions_called_grow_with_the_platforms(costs: Any) -> None:
     (few, _), (many, _) = costs
     assert many < 4.4 * few
 
 
-def test_four_times_the_platforms_are_asked_for_four_times_as_much(costs: Any) -> None:
+def test_messages_asked_for_grow_with_the_platforms(costs: Any) -> None:
     (_, few), (_, many) = costs
     assert many < 4.8 * few
 
 
-def test_a_round_of_more_platforms_than_are_kept_is_solved_all_the_same() -> None:
+def test_a_round_of_more_platforms_than_are_kept_is_solved() -> None:
     plan = small_plan(rounds=2)
     agents = [Ready(number) for number in range(3)]
     state = with_vocabulary(

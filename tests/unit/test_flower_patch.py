@@ -58,7 +58,7 @@ def waits(source: Path, pulls: list[int | None]) -> list[float]:
 
 
 @pytest.mark.skipif(shutil.which("patch") is None, reason="needs patch")
-def test_the_proposed_patch_makes_a_node_ask_sooner_after_a_message(tmp_path: Path) -> None:
+def test_the_proposed_patch_lets_a_node_ask_sooner(tmp_path: Path) -> None:
     flower = find_spec("flwr")
     assert flower is not None
     assert flower.origin is not None

@@ -55,7 +55,7 @@ class CrossVerdict:
         metric: what was compared.
         users: how many were looked at.
         popularity_mean, chosen_mean: of the metric.
-        interval: of the blend − popularity, chosen or not; for other users and other items.
+        interval: of the blend − popularity, chosen or not; for other users and as many items as only others have.
     """
 
     name: str

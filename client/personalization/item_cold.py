@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from client.scoring.blend import Blend
 from client.scoring.factors import FactorModel
 from client.scoring.part import Part
 from client.scoring.scorer import z
-from client.training.choice import Fold, Found, conditional_logit, found_in, near_top
+from client.training.choice import Fold, Found, conditional_logit, found_in
 
 _FOLDS = 5
 _DEALS = 4
@@ -36,9 +35,6 @@ _FEWEST_ITEMS, _FEWEST_USERS = 25, 30
 _LIST = 20
 _ADMITTED = 0.6
 """Coverage of the interval by which other scorers or weights must make the blend better: as of the verdict on own items."""
-
-_Weigh = Callable[..., NDArray[np.float64]]
-"""From folds and where to start to float64 ``[k]``."""
 
 
 def choose_blend(
@@ -114,15 +110,17 @@ class _Dealt:
         """Find by ``scores``, float32 ``[u, c]`` of a fold."""
         return Found.mean([found_in(folds, [scores(fold) for fold in folds], depth) for folds in self.deals])
 
-    def judged(self, weigh: _Weigh, depth: float) -> _Judged:
+    def judged(self, depth: float) -> _Judged:
         """Weights of all folds, and what each fold's users find by weights that its items had no say in."""
-        weights = weigh([fold for folds in self.deals for fold in folds])
+        weights = conditional_logit([fold for folds in self.deals for fold in folds])
         reached = [
             found_in(
                 folds,
                 [
                     fold.features
-                    @ weigh([other for other in folds if other is not fold], start=weights).astype(np.float32)
+                    @ conditional_logit([other for other in folds if other is not fold], start=weights).astype(
+                        np.float32
+                    )
                     for fold in folds
                 ],
                 depth,
@@ -158,7 +156,7 @@ def _dealt(
         return _Dealt([], first.names)
     popularity = data.popularity()
     popular = first.found_by(lambda fold: _everyone(popularity.of_items, fold), depth)
-    sure = first.judged(conditional_logit, depth).found.above(popular, _CERTAIN, ahead)
+    sure = first.judged(depth).found.above(popular, _CERTAIN, ahead)
     if sure.lower > 0 or sure.upper < 0:
         return first
     further = (_folds(data, shared, without_own, rng) for _ in range(_DEALS - 1))
@@ -171,21 +169,19 @@ def _admitted(dealt: _Dealt, depth: float) -> _Judged:
     """The blend that is judged against popularity.
 
     Some scorers are left out where the blend is not surely better with them: parts of one market gain by near factors, and
-    separate catalogues did not; with tastes by factors it is the other way round. Weights are those of the choice near the
-    top where the blend is surely better by these.
+    separate catalogues did not; with tastes by factors it is the other way round.
     """
     asked = ({NEAR_FACTORS}, set(TASTES_BY_FACTORS))
     names = [name for name in dealt.names if not any(name in group for group in asked)]
     chosen = dealt.of_scorers(names)
-    judged = chosen.judged(conditional_logit, depth)
+    judged = chosen.judged(depth)
     for group in asked:
         if group <= set(dealt.names):
             more = dealt.of_scorers([*chosen.names, *group])
-            with_group = more.judged(conditional_logit, depth)
+            with_group = more.judged(depth)
             if with_group.found.above(judged.found, _ADMITTED).lower > 0:
                 chosen, judged = more, with_group
-    top = chosen.judged(partial(near_top, depth=depth), depth)
-    return top if top.found.above(judged.found, _ADMITTED).lower > 0 else judged
+    return judged
 
 
 def _everyone(of_items: NDArray[np.float32], fold: Fold) -> NDArray[np.float32]:

@@ -16,8 +16,6 @@ _START = 0.1
 _DROPPED = 1e-3
 """A weight below it is 0: its part would cost time and rank nothing."""
 _LONGEST, _SHORTEST = 20, 5
-_NEAR = 2
-"""How many times as long as a list the choice near its end is; the longest list at least."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +44,7 @@ def list_length(depth: float, n_items: int) -> int:
     return int(np.clip(round(depth * n_items), min(_SHORTEST, n_items), _LONGEST))
 
 
-def conditional_logit(
-    folds: Sequence[Fold],
-    start: NDArray[np.float64] | None = None,
-    *,
-    out: Sequence[NDArray[np.bool_]] | None = None,
-) -> NDArray[np.float64]:
+def conditional_logit(folds: Sequence[Fold], start: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """float64 ``[k]``: w ≥ 0 that maximises the mean of log softmax(Σ w_k z_k) over what users had, less 0.001·‖w‖².
 
     The softmax of a user is over a fold's items. The problem is convex.
@@ -59,17 +52,14 @@ def conditional_logit(
     Args:
         folds: at least one, with something to find.
         start: float64 ``[k]``: where the search begins.
-        out: bool ``[u, c]`` for each fold: which items a user does not choose among; none of them is true.
     """
     k, n = folds[0].features.shape[2], sum(float(fold.truth.sum()) for fold in folds)
     begin = np.full(k, _START) if start is None else start
 
     def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         total, slope = 0.0, np.zeros(k)
-        for place, fold in enumerate(folds):
+        for fold in folds:
             scores = fold.features @ weights.astype(np.float32)
-            if out is not None:
-                scores[out[place]] = -np.inf
             scores -= scores.max(axis=1, keepdims=True)
             odds = np.exp(scores)
             normal = odds.sum(axis=1, keepdims=True)
@@ -84,35 +74,6 @@ def conditional_logit(
     )
     weights: NDArray[np.float64] = np.where(found.x < _DROPPED, 0.0, found.x)
     return weights
-
-
-def near_top(folds: Sequence[Fold], depth: float, start: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """float64 ``[k]``: the logit once more, over what its own weights rank near the end of a list.
-
-    What tells a good item from the many that nobody wants need not tell which of twenty good ones comes first, and it is
-    these that a list is made of. What a user had and is far from the list says nothing here.
-
-    Args:
-        folds: as of :func:`conditional_logit`.
-        depth: which share of the candidates a list holds.
-        start: as there.
-    """
-    weights = conditional_logit(folds, start)
-    near: list[Fold] = []
-    out: list[NDArray[np.bool_]] = []
-    for fold in folds:
-        scores = fold.features @ weights.astype(np.float32)
-        n_items = scores.shape[1]
-        kept = min(max(_NEAR * list_length(depth, n_items), _LONGEST), n_items)
-        least = -np.partition(-scores, kept - 1, axis=1)[:, kept - 1 : kept]
-        far = scores < least
-        truth = fold.truth & ~far
-        users = truth.any(axis=1)
-        near.append(Fold(fold.features[users], truth[users], fold.users[users], fold.items))
-        out.append(far[users])
-    if not any(len(fold.users) for fold in near):
-        return weights
-    return conditional_logit(near, weights, out=out)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""How scorers weigh in choices, among all items and near the end of a list, and what lists find."""
+"""How scorers weigh in choices, and what lists find."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from client.training.choice import Fold, Found, conditional_logit, found_in, list_length, near_top
+from client.training.choice import Fold, Found, conditional_logit, found_in, list_length
 
 
 def test_the_logit_finds_the_weights_that_drew_the_choices() -> None:
@@ -39,26 +39,6 @@ def test_the_logit_is_at_the_top_of_the_likelihood_as_scipy_says_it() -> None:
     for step in (np.array([0.05, 0.0]), np.array([0.0, 0.05])):
         assert likelihood(best) >= likelihood(best + step) - 1e-6
         assert likelihood(best) >= likelihood(np.maximum(best - step, 0)) - 1e-6
-
-
-def test_near_the_top_the_first_scorer_tells_less() -> None:
-    """It finds the twenty good ones among 200, and puts those among these first that nobody wants."""
-    rng = np.random.default_rng(2)
-    good = np.arange(200) < 20
-    features = rng.standard_normal((300, 200, 2)).astype(np.float32)
-    features[..., 0] += 3.0 * good
-    wanted = np.where(good, features[..., 1] - features[..., 0] + 0.5 * rng.gumbel(size=(300, 200)), -np.inf)
-    folds = [Fold(features, wanted >= np.sort(wanted, axis=1)[:, [-3]], np.arange(300), np.arange(200))]
-    everywhere, near = conditional_logit(folds), near_top(folds, 0.05)
-    assert near[1] / near[0] > 1.4 * everywhere[1] / everywhere[0]
-
-
-def test_what_nobody_finds_near_the_top_changes_no_weight() -> None:
-    rng = np.random.default_rng(3)
-    features = rng.standard_normal((50, 100, 1)).astype(np.float32)
-    far = features[..., 0] == features[..., 0].min(axis=1, keepdims=True)
-    folds = [Fold(features, far, np.arange(50), np.arange(100))]
-    assert near_top(folds, 0.05) == pytest.approx(conditional_logit(folds))
 
 
 def test_a_list_is_a_share_of_the_candidates_within_limits() -> None:

@@ -21,6 +21,7 @@ from common.deploy.doctor import check_spending
 from common.errors import ConfigError, ContractError, TrainingError
 from common.wire.exchange import AgentRequest
 from server.deploy.provisioning import initialise
+from simulations.cli.studies import noise
 from simulations.engine.federate import FederationOutcome
 from tests.private_support import charges_of, private_plan
 from tests.support import (
@@ -174,6 +175,12 @@ def test_a_new_plan_that_spends_on_depth_has_to_say_so(tmp_path: Path, *, spend:
         with pytest.raises(ConfigError, match=r"\.238 for nothing\); set plan\.towers\.place=home"):
             initialise(tmp_path, spending, "127.0.0.1:9443")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_no_noise_is_computed_for_a_plan_that_spends_on_depth() -> None:
+    private = ["plan.privacy.mode=user", "plan.privacy.epsilon=3", "plan.towers.dimension=8"]
+    with pytest.raises(ConfigError, match=r"^noise: plan\.towers: .* set plan\.towers\.place=home"):
+        noise("quickstart", private)
 
 
 class Killed(BaseException):

@@ -136,7 +136,7 @@ def _small_run(overrides: Sequence[str], epsilon: float) -> dict[str, float]:
         strategy = FederatedFactorization(scenario.plan, CheckpointStore(Path(folder) / "aggregator"), run_id="bench")
         strategy.train(inline_grid(agents))
         agent = next(agent for agent in agents if agent.name == SMALLEST)
-        _finish(agent, strategy.state)
+        build_model_of(agent, strategy.state)
         model = agent.store.load()
     platform = next(platform for platform in platforms if platform.name == SMALLEST)
     evaluator = Evaluator(scenario)
@@ -154,13 +154,15 @@ def _small_run(overrides: Sequence[str], epsilon: float) -> dict[str, float]:
     }
 
 
-def _finish(agent: PlatformAgent, state: FederationState) -> None:
-    """Let one platform build its own model; the others' are not looked at."""
+def build_model_of(agent: PlatformAgent, state: FederationState) -> None:
+    """Let one platform build its own model, and wait for it; the others' are not looked at."""
     arrays: Mapping[str, NDArray[Any]] = {"item_parameters": state.item_parameters, "item_counts": state.item_counts}
     reply = agent.exchange(
         AgentRequest(kind="finish", run_id=state.run_id, server_round=state.server_round, config={}, arrays=arrays)
     )
     assert reply.code == "ok", reply.code
+    outcome = agent.wait_built()
+    assert outcome.state == "built", outcome.error
 
 
 def _movies_run(seed: int, epsilon: float) -> dict[str, float]:

@@ -36,7 +36,7 @@ simulate: setup
 	$(BIN)/crossfed-simulate run quickstart
 
 test: check
-	$(BIN)/pytest -n 2 --dist loadfile -rs
+	$(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0 -rs
 
 check: setup
 	$(BIN)/ruff check .

@@ -8,12 +8,13 @@ backup: put back, it could be asked for a second survivor list.
 from __future__ import annotations
 
 import shutil
-import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from backports import tarfile
 
 from client.keys import KeyFolder, registration_of
 from client.passport.book_file import LEFT_OUT_OF_BACKUPS, PASSPORTS_FILE, RESTORED_NOTE, restored_passports

@@ -6,10 +6,10 @@ the federation and was admitted, and one that has still to take the secret over.
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import pytest
+from backports import tarfile
 
 from client.keys import KeyFolder
 from common.config.loader import load_yaml_model

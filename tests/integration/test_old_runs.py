@@ -6,11 +6,11 @@ with item-item statistics, stopped after the first of two rounds. ``none/expecte
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from backports import tarfile
 
 from client.privacy.report import verify_logs
 from common.config.federation import FederationPlan

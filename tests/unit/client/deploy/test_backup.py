@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tarfile
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from backports import tarfile
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from client.deploy.agent_process import ReloadableAgent

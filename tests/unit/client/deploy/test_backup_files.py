@@ -6,13 +6,13 @@ import gzip
 import io
 import os
 import sqlite3
-import tarfile
 import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from backports import tarfile
 from typer.testing import CliRunner
 
 from client.cli.main import app

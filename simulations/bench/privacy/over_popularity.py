@@ -21,6 +21,7 @@ import numpy as np
 
 from client.scoring.evaluation import gap_closed
 from client.scoring.scorer import PopularityScorer
+from common.errors import ConfigError
 from simulations.bench.cross import METRIC, SEEDS, pooled_difference
 from simulations.engine.datasets import SimulatedPlatform, make_platforms
 from simulations.engine.federate import scenario_texts, simulation_secret
@@ -73,6 +74,10 @@ def _over_draws(draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _draw(name: str, seed: int | None, epsilon: float | None, overrides: Sequence[str], with_ceiling: bool) -> Figures:
     scenario = load_scenario(name, [*overrides, *([] if seed is None else [f"seed={seed}"])])
     platforms = make_platforms(scenario)
+    if all(platform.hidden is None for platform in platforms):
+        raise ConfigError(
+            f"{name} hides none of the others' items, so nothing can be measured; give platforms hide_shared"
+        )
     scenario = scenario.with_platforms(len(platforms))
     plan = without_privacy(scenario.plan) if epsilon is None else private_plan(scenario.plan, epsilon)
     scenario = scenario.model_copy(update={"plan": plan})

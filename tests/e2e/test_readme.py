@@ -74,10 +74,12 @@ def test_the_served_store_answers_the_requests_as_written(quickstart: Path) -> N
         finally:
             serving.send_signal(signal.SIGTERM)
     assert serving.returncode == 0
-    first, event, second, health = answers
-    assert [one["platforms"] != ["forum"] for one in first["items"]] == [True] * 3
+    foreign, before, event, after, health = answers
+    assert [one["platforms"] != ["forum"] for one in foreign["items"]] == [True] * 3
     assert event == {"sequence": 1, "duplicate": False, "reflected": True, "variant": ""}
-    assert len(second["items"]) == 3
+    seen = json.loads(re.findall(r"--json '([^']*event_id[^']*)'", README)[0])["item_key"]
+    assert [len(one["items"]) for one in (before, after)] == [3, 3]
+    assert seen not in [one["key"] for one in after["items"]]
     assert health == {"status": "SERVING"}
 
 

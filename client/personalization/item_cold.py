@@ -21,7 +21,7 @@ from client.scoring.blend import Blend
 from client.scoring.factors import FactorModel
 from client.scoring.part import Part
 from client.scoring.scorer import z
-from client.training.choice import Fold, Found, conditional_logit, found_in
+from client.training.choice import LONGEST_LIST, Fold, Found, conditional_logit, found_in
 
 _FOLDS = 5
 _DEALS = 4
@@ -32,7 +32,6 @@ _USERS = 400
 """A fold, at most: more change the weights by less than other folds would."""
 _FEWEST_ITEMS, _FEWEST_USERS = 25, 30
 """Common items and users with something to find, below which no weights can be told from luck."""
-_LIST = 20
 _ADMITTED = 0.6
 """Coverage of the interval by which other scorers or weights must make the blend better: as of the verdict on own items."""
 
@@ -63,7 +62,7 @@ def choose_blend(
     if common < _FEWEST_ITEMS:
         return None
     foreign = max(int(data.others.sum()) - common, 1)
-    depth, ahead = _LIST / foreign, common / foreign
+    depth, ahead = LONGEST_LIST / foreign, common / foreign
     popularity = data.popularity()
     dealt = _dealt(data, shared, without_own, rng, depth, ahead)
     users = np.unique(np.concatenate([fold.users for folds in dealt.deals for fold in folds] or [np.zeros(0, int)]))
@@ -75,7 +74,7 @@ def choose_blend(
     better = interval.lower > 0
     verdict = CrossVerdict(
         name="blend" if better else "popularity",
-        metric=f"recall@{_LIST}",
+        metric=f"recall@{LONGEST_LIST}",
         users=len(users),
         popularity_mean=popular.recall,
         chosen_mean=(reached.found if better else popular).recall,

@@ -15,7 +15,8 @@ _RIDGE = 1e-3
 _START = 0.1
 _DROPPED = 1e-3
 """A weight below it is 0: its part would cost time and rank nothing."""
-_LONGEST, _SHORTEST = 20, 5
+LONGEST_LIST = 20
+_SHORTEST = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Fold:
 
 def list_length(depth: float, n_items: int) -> int:
     """How many of ``n_items`` candidates a list holds that is the share ``depth`` of them: 5 to 20."""
-    return int(np.clip(round(depth * n_items), min(_SHORTEST, n_items), _LONGEST))
+    return int(np.clip(round(depth * n_items), min(_SHORTEST, n_items), LONGEST_LIST))
 
 
 def conditional_logit(folds: Sequence[Fold], start: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

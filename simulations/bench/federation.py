@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from server.strategy import FederatedFactorization
 from simulations.bench.als import load_ml1m
 from simulations.engine.datasets import SimulatedPlatform, undescribed_items, untested_platform
 from simulations.engine.federate import inline_grid, make_agents, platforms_ahead, simulation_secret
-from simulations.engine.grid import InlineGrid
 from simulations.evaluation.pooled import PlatformMatrix, train_pooled
 from simulations.scenarios.scenario import Scenario
 
@@ -66,11 +65,11 @@ def _overhead(data: Path, *, platforms: int, rounds: int, repeats: int, share: f
         before = time.perf_counter(), time.process_time()
         train_pooled(_pool(parts), plan, simulation_secret(0))
         pooled = time.perf_counter() - before[0], time.process_time() - before[1]
-        clock = _CoreClock()
+        clock = _RoundClock(time.process_time)
         rounds_of = _federate(parts, plan, clock).history
         wall = sum(record.seconds for record in rounds_of)
         found["wall"].append(wall / pooled[0])
-        found["cores"].append(clock.seconds / pooled[1])
+        found["cores"].append(sum(clock.taken) / pooled[1])
         found["pooled"].append(pooled[0])
         found["rounds"].append(wall)
     # The first pair warms caches and compiled kernels up.
@@ -97,22 +96,6 @@ def _parts_of_ml1m(data: Path, platforms: int, share: float) -> list[SimulatedPl
     return parts
 
 
-class _CoreClock(SilentObserver):
-    """Adds up the seconds of a core that the rounds take, from the counts' answers on."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._before = 0.0
-
-    def on_reply(self, server_round: int, kind: str, platform: str, code: str, reply_bytes: int) -> None:
-        if kind == "counts":
-            self._before = time.process_time()
-
-    def on_round(self, record: RoundRecord) -> None:
-        now = time.process_time()
-        self.seconds, self._before = self.seconds + now - self._before, now
-
-
 def many_platforms(*, platforms: int = 1000, rounds: int = 3) -> Figures:
     """Seconds a round beyond the platforms' own work, and peak memory, with platforms that answer ready statistics.
 
@@ -126,11 +109,11 @@ def many_platforms(*, platforms: int = 1000, rounds: int = 3) -> Figures:
     agents = [_Ready(f"p{index:04d}", digests, row, secret.fingerprint, index) for index in range(platforms)]
     grid = inline_grid(agents)
     with tempfile.TemporaryDirectory(prefix="crossfed-bench-") as folder:
-        clock = _RoundClock(grid)
+        clock = _RoundClock(lambda: grid.platform_seconds)
         strategy = FederatedFactorization(plan, CheckpointStore(Path(folder)), run_id="bench", observer=clock)
         strategy.train(grid)
     seconds = float(np.mean([record.seconds for record in strategy.state.history]))
-    own = float(np.mean(clock.own))
+    own = float(np.mean(clock.taken))
     return {
         "platforms": platforms,
         "seconds a round": seconds,
@@ -141,20 +124,25 @@ def many_platforms(*, platforms: int = 1000, rounds: int = 3) -> Figures:
 
 
 class _RoundClock(SilentObserver):
-    """Notes how many seconds of each round were spent in the platforms."""
+    """Notes how far a clock goes in each round, from the counts' answers on.
 
-    def __init__(self, grid: InlineGrid) -> None:
-        self.own: list[float] = []
-        self._grid = grid
+    Args:
+        read: the clock, in seconds.
+    """
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self.taken: list[float] = []
+        self._read = read
         self._before = 0.0
 
     def on_reply(self, server_round: int, kind: str, platform: str, code: str, reply_bytes: int) -> None:
         if kind == "counts":
-            self._before = self._grid.platform_seconds
+            self._before = self._read()
 
     def on_round(self, record: RoundRecord) -> None:
-        self.own.append(self._grid.platform_seconds - self._before)
-        self._before = self._grid.platform_seconds
+        now = self._read()
+        self.taken.append(now - self._before)
+        self._before = now
 
 
 class _Ready:

@@ -124,6 +124,7 @@ def _simulate(
         observer=observer,
         ahead=platforms_ahead(scenario),
         origin=origin,
+        on_stage=observer.on_stage,
     )
     observer.on_stage("measuring on test interactions")
     kept = Measured()

@@ -12,6 +12,7 @@ import polars as pl
 from client.data.dataset import ItemTable
 from client.data.described import Described
 from client.data.reading.columns import as_text
+from client.data.reading.values import is_nothing, listed, numbers, year_of
 from common.attributes import (
     LONGEST_CATEGORY,
     LONGEST_TEXT,
@@ -89,21 +90,25 @@ def _category(column: pl.Series, config: DescribeConfig, where: str) -> tuple[Va
     if isinstance(column.dtype, pl.List | pl.Array):
         raise DataError(f"{where} holds several values an item; set kind: categories, here and in plan.attributes")
     found, cut = _cut_after(LONGEST_CATEGORY, column, where)
-    return found, f"{cut:,} values are cut after {LONGEST_CATEGORY} characters" if cut else ""
+    named: Values = [None if value is None or is_nothing(str(value)) else value for value in found]
+    return named, f"{cut:,} values are cut after {LONGEST_CATEGORY} characters" if cut else ""
 
 
 def _categories(column: pl.Series, config: DescribeConfig, where: str) -> tuple[Values, str]:
     if isinstance(column.dtype, pl.List | pl.Array):
         inner = column.dtype.inner
         if inner.is_nested():
-            raise DataError(f"{where} holds lists of lists; give one list of texts an item, or kind: vector")
+            what = "structs" if isinstance(inner, pl.Struct) else "lists"
+            raise DataError(f"{where} holds lists of {what}; give one list of texts or numbers an item")
         given = [None if own is None else [nfc(str(one)) for one in own if one is not None] for own in column.to_list()]
     else:
-        given = [None if text is None else text.split(config.separator) for text in _texts(column, where)]
+        given = [
+            None if text is None else listed(text) or text.split(config.separator) for text in _texts(column, where)
+        ]
     several, long = 0, 0
     found: Values = []
     for own in given:
-        named = {one.strip().casefold(): one.strip() for one in own or () if one.strip()}
+        named = {one.strip().casefold(): one.strip() for one in own or () if not is_nothing(one)}
         several += len(named) > MOST_CATEGORIES
         long += any(len(one) > LONGEST_CATEGORY for one in named.values())
         cut = dict.fromkeys(one[:LONGEST_CATEGORY].strip() for one in list(named.values())[:MOST_CATEGORIES])
@@ -114,15 +119,28 @@ def _categories(column: pl.Series, config: DescribeConfig, where: str) -> tuple[
 
 
 def _number(column: pl.Series, config: DescribeConfig, where: str) -> tuple[Values, str]:
-    if not column.dtype.is_numeric() and column.dtype not in (pl.String, pl.Null):
+    said: tuple[str, ...] = ()
+    if isinstance(column.dtype, pl.Date | pl.Datetime):
+        moments = column.cast(pl.Datetime("us")).to_list()
+        given, found = moments, [None if moment is None else year_of(moment) for moment in moments]
+        said = ("dates are read as years",)
+    elif column.dtype.is_numeric():
+        given = column.cast(pl.Float64, strict=False).fill_nan(None).to_list()
+        found = [number if number is not None and np.isfinite(number) else None for number in given]
+    elif column.dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+        given = [None if text is None or is_nothing(text) else text for text in _texts(column, where)]
+        found, said = numbers(given)
+    else:
         raise DataError(f"{where} holds {column.dtype} and no numbers; set kind: category, or give a column of numbers")
-    numbers = column.cast(pl.Float64, strict=False)
-    found: Values = [number if number is not None and np.isfinite(number) else None for number in numbers.to_list()]
-    told = sum(value is not None for value in column.to_list())
+    told = sum(value is not None for value in given)
     lost = told - sum(value is not None for value in found)
-    if column.dtype == pl.String and told and lost == told:
-        raise DataError(f"{where} holds no number at all; set kind: category or text, here and in plan.attributes")
-    return found, f"{lost:,} values are no numbers and count as missing" if lost else ""
+    if told and lost == told and not column.dtype.is_numeric():
+        raise DataError(
+            f"{where} holds no number at all ($ 3.50, 1,200, 3,5 and 2016-07-01 are read, 12 oz and 1/7/16 are not); "
+            "set kind: category or text, here and in plan.attributes"
+        )
+    lost_note = (f"{lost:,} values are no numbers and count as missing",) if lost else ()
+    return list(found), "; ".join((*lost_note, *said))
 
 
 def _text(column: pl.Series, config: DescribeConfig, where: str) -> tuple[Values, str]:
@@ -160,17 +178,22 @@ def _vector(column: pl.Series, config: DescribeConfig, where: str) -> tuple[Valu
 
 
 def _numbers_in(value: Any, where: str) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """Of a list, or of a text with blanks or commas between numbers."""
-    if value is None or (isinstance(value, str) and not value.strip()):
+    """Of a list, or of a text with blanks or commas between numbers, in brackets or not."""
+    if value is None or (isinstance(value, str) and is_nothing(value)):
         return None
     try:
-        given = value.replace(",", " ").split() if isinstance(value, str) else value
+        given = _without_brackets(value).replace(",", " ").split() if isinstance(value, str) else value
         numbers = np.atleast_1d(np.asarray([np.nan if one is None else float(one) for one in given], dtype=np.float64))
     except (TypeError, ValueError):
         raise DataError(
             f"{where} holds what is no list of numbers; set another kind, here and in plan.attributes"
         ) from None
     return numbers if len(numbers) else None
+
+
+def _without_brackets(text: str) -> str:
+    text = text.strip()
+    return text[1:-1] if text[:1] + text[-1:] in ("[]", "()", "{}") else text
 
 
 def _texts(column: pl.Series, where: str) -> list[str | None]:

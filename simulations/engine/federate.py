@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -112,20 +112,26 @@ def make_agents(
     return agents
 
 
-def build_models(connections: Sequence[AgentConnection], *, ahead: int = 0) -> float:
+def build_models(
+    connections: Sequence[AgentConnection], *, ahead: int = 0, on_stage: Callable[[str], None] = lambda text: None
+) -> float:
     """Build every platform's own model, which in a deployment happens behind its answer; returns seconds.
 
     Args:
         connections: those of them that are agents, and whose run has finished.
         ahead: how many build beside the one whose turn it is.
+        on_stage: told how many are done.
 
     Raises:
         CrossfedError: a platform's model could not be built; the message says whose.
     """
     started = time.perf_counter()
     agents = [agent for agent in connections if isinstance(agent, PlatformAgent)]
+    built = []
     with ThreadPoolExecutor(ahead + 1) as pool:
-        built = list(pool.map(lambda agent: agent.wait_built(), agents))
+        for outcome in pool.map(lambda agent: agent.wait_built(), agents):
+            built.append(outcome)
+            on_stage(f"own models and what ranks others' items: {len(built)} of {len(agents)} platforms")
     for agent, outcome in zip(agents, built, strict=True):
         if outcome.state == "failed":
             raise TrainingError(
@@ -176,6 +182,7 @@ def run_federation(
     ahead: int = 0,
     origin: Mapping[str, Json] | None = None,
     phases: Sequence[Phase] | None = None,
+    on_stage: Callable[[str], None] = lambda text: None,
 ) -> FederationOutcome:
     """Run the strategy over the agents to the end; resumes where ``folder`` holds a checkpoint of the same plan.
 
@@ -191,6 +198,7 @@ def run_federation(
             (:func:`platforms_ahead`).
         origin: what the run is started with, for its checkpoints.
         phases: as the strategy takes them.
+        on_stage: told of what happens after the last round.
 
     Raises:
         FederationError: too few platforms answered.
@@ -207,7 +215,8 @@ def run_federation(
         with inline_grid(agents, ahead=ahead) as grid:
             strategy.start(grid)
         platform_seconds = grid.platform_seconds
-    platform_seconds += build_models(agents, ahead=ahead)
+    on_stage("platforms build their own models and choose what ranks others' items")
+    platform_seconds += build_models(agents, ahead=ahead, on_stage=on_stage)
     return FederationOutcome(
         state=strategy.state,
         agents=list(agents),

@@ -86,11 +86,11 @@ def result_tables(content: Mapping[str, Any]) -> Group:
     own = _table(
         f"Own items, test interactions: {_recall_of(content)}", "users", "items", "popular", "local", "shared", "final"
     )
-    own.add_column("verdict")
+    own.add_column("verdict", no_wrap=True)
     cross = _table("Items of the other platforms: Recall@20", "users", "popular", "shared", "final", "×")
     cross.add_column("ceiling", justify="right")
     cross.add_column("gap closed", justify="right")
-    cross.add_column("chosen")
+    cross.add_column("chosen", no_wrap=True)
     for name, part in content["platforms"].items():
         cells = [_number(part["own"][scorer]["recall@20"]) for scorer in ("popularity", "local", "shared", "final")]
         own.add_row(name, f"{part['users']:,}", f"{part['items']:,}", *cells, part["verdict"])

@@ -12,10 +12,12 @@ from client.data.reading.columns import identifiers, texts
 from client.data.reading.files import TableFile, open_table
 from client.data.reading.marks import is_marked, mark_columns
 from client.data.reading.names import GENRE_NAMES, ITEM_NAMES, TIME_NAMES, TITLE_NAMES, USER_NAMES, VALUE_NAMES
+from client.data.reading.values import listed
 from common.config.data import InteractionsConfig, ItemsConfig, UsersConfig
 from common.errors import DataError
 
 _NO_GENRE = ("", "(no genres listed)", "unknown")
+_NOTHING = ("null", "nan", "none", "<na>", "\\n")
 # A time beyond these would be after the year 2200, and so is in the next finer unit, in which it is March 1970 or later.
 _IN_2200 = 7_258_118_400
 _UNIX_SCALES = ((_IN_2200 * 10**6, 10**9), (_IN_2200 * 10**3, 10**6), (_IN_2200, 10**3))
@@ -183,7 +185,7 @@ def read_items(config: ItemsConfig, described: Collection[str] = ()) -> ItemRows
     public = table.column(config.key_column, key_guesses, setting="items.key_column")
     id_column = table.column(config.id_column, ITEM_NAMES, setting="items.id_column") or public
     if id_column is None:
-        id_column = table.required_column(None, (), setting="items.id_column")
+        id_column = table.required_column(None, ("id",), setting="items.id_column")
     title = table.column(config.title_column, TITLE_NAMES, setting="items.title_column", taken=described)
     genres = table.column(config.genres_column, GENRE_NAMES, setting="items.genres_column", taken=described)
     for column, name in ((id_column, "id"), (public, "key"), (title, "title")):
@@ -220,7 +222,7 @@ def read_users(config: UsersConfig, only: Collection[str] | None = None) -> pl.D
         DataError: the file is missing, empty or damaged, or a column cannot be found.
     """
     table = open_table(config, config.path, "users")
-    id_column = table.required_column(config.id_column, USER_NAMES, setting="users.id_column")
+    id_column = table.required_column(config.id_column, (*USER_NAMES, "id"), setting="users.id_column")
     table.check_type(id_column, _IDS, setting="users.id_column")
     ids = table.frame.select(identifiers(id_column, table.schema[id_column]).alias("id"))
     used = {id_column} | mark_columns(table, config.consent, config.opt_out)
@@ -251,11 +253,27 @@ def _genres(column: str | None, table: TableFile, separator: str) -> pl.Expr:
     if isinstance(table.schema[column], pl.List | pl.Array):
         parts = pl.col(column).cast(pl.List(pl.String))
     else:
-        parts = pl.col(column).cast(pl.String).str.split(separator)
+        parts = (
+            pl.col(column)
+            .cast(pl.String)
+            .map_batches(lambda given: _parts(given, separator), return_dtype=pl.List(pl.String), is_elementwise=True)
+        )
     # A letter with its accent is one character, however it was typed: names meet over platforms.
     stripped = parts.list.eval(pl.element().str.normalize("NFC").str.strip_chars())
-    named = stripped.list.eval(pl.element().filter(~pl.element().is_in(_NO_GENRE) & pl.element().is_not_null()))
+    nothing = pl.element().is_in(_NO_GENRE) | pl.element().str.to_lowercase().is_in(_NOTHING)
+    named = stripped.list.eval(pl.element().filter(~nothing & pl.element().is_not_null()))
     return named.fill_null([])
+
+
+def _parts(given: pl.Series, separator: str) -> pl.Series:
+    """Lists of values of texts: split, or as they stand in brackets."""
+    parts = given.str.split(separator)
+    if not given.str.strip_chars_start().str.starts_with("[").any():
+        return parts
+    lists = [None if text is None else listed(text) for text in given.to_list()]
+    return pl.Series(
+        given.name, [own if own is not None else part for own, part in zip(lists, parts, strict=True)], parts.dtype
+    )
 
 
 def _attributes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,31 @@ def test_what_is_cut_is_said_and_bounded() -> None:
         assert all(value is None or fits(kind, value) for value in found.columns[name])
     assert [found.columns[name][0] for name in ("year", "cover")] == [1969.0, None]
     assert found.columns["year"][1] is None
+
+
+def test_columns_of_a_text_file_are_read_as_people_write_them() -> None:
+    items = table(
+        price=["$ 3.50", "$ 1,200", None],
+        since=["2016-01-01", "1994", "nan"],
+        topics=['["a", "b|c"]', "a|NULL", "None"],
+        cover=["[1.0, 2.0]", "3 4", "NULL"],
+        maker=["NULL", "Nancy", "nan"],
+    )
+    found, notes = described(
+        items, price="number", since="number", topics="categories", cover="vector", maker="category"
+    )
+    assert [found.columns["price"], found.columns["since"]] == [(3.5, 1200.0, None), (2016.0, 1994.0, None)]
+    assert found.values("topics") == (("a", "b|c"), ("a",), ())
+    assert found.values("maker") == ((), ("Nancy",), ())
+    assert found.vectors("cover").tolist() == [[1.0, 2.0], [3.0, 4.0], [0.0, 0.0]]
+    assert notes == ("price: $ is left out", "since: 1 dates are read as years")
+
+
+def test_dates_and_missing_numbers_of_parquet_are_numbers() -> None:
+    items = table(since=[date(2016, 1, 1), None], at=[datetime(1994, 1, 1, 5), None], price=[float("nan"), 2.0])
+    found, notes = described(items, since="number", at="number", price="number")
+    assert [found.columns[name][0] for name in ("since", "at", "price")] == [2016.0, 1994.0, None]
+    assert not any("count as missing" in note for note in notes)
 
 
 def test_a_description_too_large_for_a_card_loses_its_largest() -> None:

@@ -9,11 +9,19 @@ import pytest
 from rich.console import Console, RenderableType
 
 from simulations.report.terminal import fold_table, result_tables
-from simulations.run import simulate
+from simulations.run import SilentRunObserver, simulate
 from simulations.scenarios.scenario import Scenario
 from tests.support.scenarios import ratings_scenario, scenario_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Stages(SilentRunObserver):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def on_stage(self, text: str) -> None:
+        self.told.append(text)
 
 
 def text_of(table: RenderableType) -> str:
@@ -43,7 +51,9 @@ def test_ratings_end_in_a_table_of_their_errors_with_intervals(tmp_path: Path) -
 def test_events_end_in_no_table_of_ratings_and_sampling_is_named(tmp_path: Path) -> None:
     split = {"protocol": "leave-last-out"}
     quick = {"split": split, "cross": {"ceiling": False, "tune_beta": False}}
-    content = simulate(scenario_of(tmp_path, **quick), tmp_path / "out").content
+    observer = Stages()
+    content = simulate(scenario_of(tmp_path, **quick), tmp_path / "out", observer=observer).content
+    assert "own models and what ranks others' items: 2 of 2 platforms" in observer.told
     shown = text_of(result_tables(content))
     assert content["protocol"] == "full"
     assert "test interactions: Recall@20 " in shown
@@ -51,6 +61,17 @@ def test_events_end_in_no_table_of_ratings_and_sampling_is_named(tmp_path: Path)
     assert "NOT PRIVATE" in shown
     assert "NOT PRIVATE" not in text_of(result_tables(content | {"privacy": {"mode": "user"}}))
     assert "among 99 sampled others" in text_of(result_tables(content | {"protocol": "sampled-99"}))
+
+
+def test_what_was_chosen_is_read_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
+    content = simulate(scenario_of(tmp_path, cross={"ceiling": False, "tune_beta": False}), tmp_path / "out").content
+    numbers = {"recall@20": 0.5, "users": 12345}
+    chosen = {"name": "popularity", "interval": [-0.1, 0.1]}
+    block = dict.fromkeys(("popularity", "shared", "final", "ceiling"), numbers)
+    for part in content["platforms"].values():
+        part["cross"] = {**block, "gap_closed": 1.22, "chosen": chosen}
+    renamed = {f"languages-{name}": part for name, part in content["platforms"].items()}
+    assert text_of(result_tables(content | {"platforms": renamed})).count(" popularity ") == 2
 
 
 def test_a_platform_whose_users_have_nothing_to_test_ends_with_nulls(tmp_path: Path) -> None:

@@ -251,7 +251,8 @@ def _budget(config: PlatformConfig) -> Finding:
             return Finding("wrong", "budget", str(error))
         left = report["left"]["runs"]
         spent = "data left without privacy" if report["epsilon"] is None else f"ε {report['epsilon']:.3g} is spent"
-    text = f"ε {epsilon:g} pays for {runs} {'run' if runs == 1 else 'runs'} of ε {config.plan.privacy.epsilon:g}; {spent}; {left} left"
+    many = f"{runs} {'run' if runs == 1 else 'runs'}"
+    text = f"ε {epsilon:g} pays for {many} of ε {config.plan.privacy.epsilon:g}; {spent}; {left} left"
     agreed = runs_paid(config.plan)
     if runs is not None and agreed is not None and runs < agreed:
         text += f"; the plan's budget pays for {agreed}, so that this platform is the first to refuse"

@@ -120,7 +120,8 @@ def clean(
     matrix = _matrix(rows, len(users), len(catalogue.items), timed=source.time_column is not None)
     _note_oddities(rows, source, config, log)
     log.notes += source.table.notes + catalogue.notes
-    return _assemble(matrix, users["user"], catalogue, config, log, len(recorded))
+    data = _assemble(matrix, users["user"], catalogue, config, log, len(recorded))
+    return replace(data, report=replace(data.report, timed=source.time_column is not None))
 
 
 def filter_by_counts(data: PlatformData, cleaning: CleaningConfig) -> PlatformData:

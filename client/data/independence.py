@@ -33,7 +33,13 @@ def check_users_independent(data: DataConfig, *, at: str = "data") -> None:
 
 
 def withheld_by_user(
-    matrix: UserItemMatrix, user_ids: Sequence[str], *, key: str, users_share: float, share: float
+    matrix: UserItemMatrix,
+    user_ids: Sequence[str],
+    *,
+    key: str,
+    users_share: float,
+    share: float,
+    latest: bool = False,
 ) -> NDArray[np.bool_]:
     """Bool ``[nnz]``: the entries to withhold for validation; each user is drawn alone.
 
@@ -47,12 +53,16 @@ def withheld_by_user(
         key: tells the draws of different platforms and seeds apart.
         users_share: a user's chance to take part, in (0, 1).
         share: of a chosen user's entries, to the nearest; of two or more entries, at least one is withheld and one left.
+        latest: withhold the last entries of each row, which is in order of time, instead of any.
     """
     digests = (hashlib.blake2b(f"{key} {user}".encode(), digest_size=8).digest() for user in user_ids)
     seeds = np.frombuffer(b"".join(digests), dtype="<u8")
     lengths, users = matrix.row_lengths, matrix.entry_users()
     chosen = (seeds < np.uint64(users_share * 2.0**64)) & (lengths >= 2)
     counts = np.where(chosen, np.clip(np.floor(lengths * share + 0.5), 1, np.maximum(lengths - 1, 1)), 0)
+    if latest:
+        from_end = matrix.indptr[1:][users] - 1 - np.arange(matrix.nnz)
+        return np.asarray(from_end < counts[users])
     order = np.lexsort((_mixed(seeds[users] ^ _mixed(matrix.indices.astype(np.uint64))), users))
     ranks = np.empty(matrix.nnz, dtype=np.int64)
     ranks[order] = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], lengths)

@@ -46,6 +46,7 @@ class CleaningReport:
     notes: what else there is to know, a sentence each.
     recorded: how many of the rows read are recorded events.
     place: what the numbers of the examples count: a text file's lines, the header being one, or the rows of a Parquet file.
+    timed: whether the file says when; else the order of its rows stands for the order in time.
     """
 
     source: str
@@ -57,6 +58,7 @@ class CleaningReport:
     notes: tuple[str, ...] = ()
     recorded: int = 0
     place: Place = "row"
+    timed: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON can hold it."""
@@ -68,6 +70,7 @@ class CleaningReport:
             "users": self.users,
             "items": self.items,
             "place": self.place,
+            "timed": self.timed,
             "dropped": [
                 {
                     "reason": one.reason,
@@ -84,7 +87,7 @@ class CleaningReport:
 
     @classmethod
     def of_dict(cls, content: Mapping[str, Any]) -> CleaningReport:
-        """The report that :meth:`as_dict` was made of."""
+        """The report that :meth:`as_dict` was made of; shards of earlier versions do not say whether they are timed."""
         dropped = (
             Dropped(
                 one["reason"], one["rows"], tuple(one["example_rows"]), asked=one["asked"], recorded=one["recorded"]
@@ -92,7 +95,8 @@ class CleaningReport:
             for one in content["dropped"]
         )
         names = ("source", "rows_read", "rows_kept", "users", "items", "recorded", "place")
-        return cls(dropped=tuple(dropped), notes=tuple(content["notes"]), **{name: content[name] for name in names})
+        told = {name: content[name] for name in names}
+        return cls(dropped=tuple(dropped), notes=tuple(content["notes"]), timed=content.get("timed", False), **told)
 
     @property
     def warning(self) -> str | None:

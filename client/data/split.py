@@ -32,6 +32,14 @@ class EvaluationSlice:
     history: UserItemMatrix
     truth: UserItemMatrix
 
+    @property
+    def comes_later(self) -> bool:
+        """Whether, of each measured user, nothing that was held out is older than anything in the history."""
+        of_users = np.isin(self.history.entry_users(), self.users)
+        newest = np.full(self.history.n_users, np.iinfo(np.int64).min)
+        np.maximum.at(newest, self.history.entry_users()[of_users], self.history.times[of_users])
+        return bool((self.truth.times >= newest[self.truth.entry_users()]).all())
+
 
 @dataclass(frozen=True, eq=False)
 class Split:

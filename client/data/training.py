@@ -35,6 +35,7 @@ class TrainingData:
         shared: bool ``[m_own]``; the items whose digests and statistics the platform shares.
         cards_shared: whether what is described of the shared items goes to the other platforms, encrypted.
         users: profile attributes, one row per user id in that order (null where unknown), or None. Private.
+        timed: whether it is known when interactions were, and not only in which order of rows they came.
     """
 
     user_ids: tuple[str, ...]
@@ -44,6 +45,7 @@ class TrainingData:
     shared: NDArray[np.bool_]
     cards_shared: bool = True
     users: pl.DataFrame | None = None
+    timed: bool = False
 
     def __post_init__(self) -> None:
         if len(self.items) != self.train.n_items or len(self.shared) != self.train.n_items:

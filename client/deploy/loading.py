@@ -91,6 +91,7 @@ def load_training_data(config: PlatformConfig) -> TrainingData:
         shared=shared_items(data.items, config.catalogue, HiddenItems(config.state / "store").current()),
         cards_shared=config.catalogue.cards,
         users=data.users,
+        timed=data.report.timed,
     )
 
 
@@ -221,6 +222,7 @@ def withheld_of(matrix: UserItemMatrix, user_ids: Sequence[str], config: Platfor
         key=f"{config.name} {config.seed}",
         users_share=config.validation_users,
         share=config.validation_share,
+        latest=config.validation_entries == "latest",
     )
 
 

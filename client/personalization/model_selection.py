@@ -5,14 +5,17 @@ A silo trusts itself, so its local model needs no noise and is the baseline that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from client.data.split import EvaluationSlice
 from client.scoring.evaluation import PerUserMetrics, evaluate
+from client.scoring.fold_in import Recency
 from client.scoring.scorer import Scorer
 from client.scoring.topk import block_rows
 from common.config.platform import PersonalizationConfig
@@ -92,6 +95,65 @@ def choose_verdict(
             mean = float(values.mean())
             verdict = Verdict(candidate.name, candidate.weight, metric, own_mean, mean, interval)
     return verdict
+
+
+def cross_fitted(values: NDArray[np.float64], rng: np.random.Generator, folds: int = 10) -> NDArray[np.float64]:
+    """float64 ``[k]`` of ``[candidates, k]``: each user's value under the candidate that is best for the other folds' users."""
+    fold = rng.permutation(values.shape[1]) % folds
+    chosen = np.empty(values.shape[1])
+    for number in np.unique(fold):
+        others = values[:, fold != number]
+        best = int(np.argmax(others.mean(axis=1))) if others.shape[1] else 0
+        chosen[fold == number] = values[best, fold == number]
+    return chosen
+
+
+RECENCIES: Final = tuple(
+    Recency(boost=boost, span=span) for boost, span in itertools.product((4.0, 40.0), (1.0, 4.0, 16.0))
+)
+"""Tried where a user's latest entries may weigh more. Wide apart: what is between them gains little over the nearer one."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecencyChoice:
+    """How a model's users are folded in, and why.
+
+    Attributes:
+        recency: chosen; None: as in training.
+        interval: paired bootstrap of what users gain by what the others chose, whether that is served or not.
+        gain: float64 ``[k]``: that gain of each validation user, where something is served; else 0.
+        flattery: float64 ``[k]``: how much more each gains by what is served, which all have chosen together.
+    """
+
+    recency: Recency | None = None
+    interval: tuple[float, float] = (0.0, 0.0)
+    gain: NDArray[np.float64] | float = 0.0
+    flattery: NDArray[np.float64] | float = 0.0
+
+
+def choose_recency(
+    reached: Callable[[Recency | None], NDArray[np.float64]], rng: np.random.Generator, *, level: float
+) -> RecencyChoice:
+    """The best of :data:`RECENCIES` on validation users, where what it gains is sure; else None.
+
+    Users judge what was chosen without their say, so that trying several flatters none.
+
+    Args:
+        reached: each validation user's value, float64 ``[k]``, with users folded in so.
+        rng: deals users to folds and resamples them.
+        level: coverage of the two-sided interval whose lower end must exceed 0.
+    """
+    plain = reached(None)
+    if len(plain) == 0:
+        return RecencyChoice()
+    values = np.stack([plain, *(reached(recency) for recency in RECENCIES)])
+    gain = cross_fitted(values, rng) - plain
+    sure = paired_bootstrap(gain, np.zeros_like(gain), rng, level=level)
+    interval = sure.lower, sure.upper
+    best = int(np.argmax(values.mean(axis=1)))
+    if best == 0 or sure.lower <= 0:
+        return RecencyChoice(interval=interval)
+    return RecencyChoice(RECENCIES[best - 1], interval, gain, values[best] - plain - gain)
 
 
 class ValidationUsers:

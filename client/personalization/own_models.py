@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from client.data.dataset import UserItemMatrix
 from client.data.training import TrainingData
 from client.personalization.described import TextVectors
-from client.personalization.model_selection import ValidationUsers
+from client.personalization.model_selection import ValidationUsers, cross_fitted
 from client.scoring.factors import FactorModel
-from client.scoring.fold_in import FoldIn
+from client.scoring.fold_in import FoldIn, Recency
 from client.scoring.scorer import SolvedFactorScorer
 from client.training.als import rating_sum_and_count
 from client.training.anchored import fit_anchored
@@ -81,10 +81,10 @@ class OwnModels:
             self._local = self._tuned(fitted.item_factors, tuned.config, trials)
         return self._local
 
-    def local_of(self, train: UserItemMatrix) -> FoldIn:
+    def local_of(self, train: UserItemMatrix, recency: Recency | None = None) -> FoldIn:
         """A model with the local one's hyperparameters, trained on ``train`` alone."""
-        config = self.local().model.config
-        return FoldIn(fit(train, config, self.rng("local")).item_factors, config, self.local().model.value_mean)
+        local = self.local().model
+        return FoldIn(fit(train, local.config, self.rng("local")).item_factors, local.config, local.value_mean, recency)
 
     def anchored(self, shared: FactorModel, own_positions: NDArray[np.int32]) -> TunedModel:
         """With the rows ``own_positions`` (int32 ``[m_own]``, −1 for none) of ``shared`` as the prior mean."""
@@ -167,17 +167,6 @@ class Trials:
     def cross_fitted(self, rng: np.random.Generator, folds: int = 10) -> NDArray[np.float64]:
         """float64 ``[k]``: each user's value under the candidate that is best for the users of the other folds."""
         return cross_fitted(np.stack(self._values), rng, folds)
-
-
-def cross_fitted(values: NDArray[np.float64], rng: np.random.Generator, folds: int = 10) -> NDArray[np.float64]:
-    """float64 ``[k]`` of ``[candidates, k]``: each user's value under the candidate that is best for the other folds' users."""
-    fold = rng.permutation(values.shape[1]) % folds
-    chosen = np.empty(values.shape[1])
-    for number in np.unique(fold):
-        others = values[:, fold != number]
-        best = int(np.argmax(others.mean(axis=1))) if others.shape[1] else 0
-        chosen[fold == number] = values[best, fold == number]
-    return chosen
 
 
 _OWN_STEPS = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from logging import getLogger
 
@@ -13,10 +14,17 @@ from client.data.dataset import ItemDescriptions
 from client.data.training import TrainingData
 from client.personalization.cross_choice import CrossChoice
 from client.personalization.described import TextVectors, ranked_items
-from client.personalization.model_selection import Candidate, ValidationUsers, choose_verdict
+from client.personalization.model_selection import (
+    Candidate,
+    RecencyChoice,
+    ValidationUsers,
+    choose_recency,
+    choose_verdict,
+    cross_fitted,
+)
 from client.personalization.other_catalogues import OtherCatalogues
-from client.personalization.own_models import OwnModels, TunedModel, cross_fitted, far_apart
-from client.personalization.platform_model import OWN_MODELS, CrossVerdict, OwnVerdict, PlatformModel
+from client.personalization.own_models import OwnModels, TunedModel, far_apart
+from client.personalization.platform_model import FOLDED_IN, OWN_MODELS, CrossVerdict, OwnVerdict, PlatformModel
 from client.scoring.described.released_counts import CountNoise
 from client.scoring.ease import EasePart
 from client.scoring.factors import FactorModel
@@ -127,9 +135,10 @@ class Personalizer:
             towers=view.towers if deep is None else deep.model,
             cross_verdict=cross_verdict,
         )
+        model, recency = self._with_recency(model)
         if self._config.ranker.enabled:
             model = self._with_ranker(model)
-        model = replace(model, verdict=self._judge(model, local, anchored, deep))
+        model = replace(model, verdict=self._judge(model, local, anchored, deep, recency))
         if view.count_noise is None:
             self._tell_of_settings(model)
         return model
@@ -160,6 +169,28 @@ class Personalizer:
         """The local model, tuned and trained once: it does not depend on the federation."""
         return self._own.local().model
 
+    def _with_recency(self, model: PlatformModel) -> tuple[PlatformModel, dict[str, RecencyChoice]]:
+        """With users' latest entries weighing more where validation users surely gain by it; and why, by name of the model."""
+        names = [name for name in FOLDED_IN if model.has(name)]
+        choices = dict.fromkeys(names, RecencyChoice())
+        if not (self._config.recency and self._implicit and self._data.timed):
+            return model, choices
+        if not self._data.validation.comes_later:
+            _log.info(
+                "whether a user's latest interactions should weigh more is not tried: what is kept back for validation is none "
+                "that came later (validation_entries: random)"
+            )
+            return model, choices
+        for name in names:
+            choice = choices[name] = choose_recency(
+                lambda recency: self._validation.values(model.with_recency(name, recency).own_scorer(name)),  # noqa: B023 -- called at once
+                self._own.rng(f"recency {name}"),
+                level=self._config.verdict_level,
+            )
+            model = model.with_recency(name, choice.recency)
+            _tell_of_recency(name, choice, self._validation.metric)
+        return model, choices
+
     def _with_ranker(self, model: PlatformModel) -> PlatformModel:
         """With the ranking stage trained over every model there is; without it where there is too little to train on."""
         from client.training.reranker import fit_ranker
@@ -174,7 +205,7 @@ class Personalizer:
                 self._data.train,
                 items,
                 self._config.ranker,
-                refitted=lambda train: {"local": self._own.local_of(train)},
+                refitted=lambda train: {"local": self._own.local_of(train, model.local.recency)},
             )
         except DataError as error:
             _log.warning("%s", error)
@@ -182,40 +213,47 @@ class Personalizer:
         return replace(model, ranker=ranked.ranker)
 
     def _judge(
-        self, model: PlatformModel, local: TunedModel, anchored: TunedModel | None, deep: HomeModel | None
+        self,
+        model: PlatformModel,
+        local: TunedModel,
+        anchored: TunedModel | None,
+        deep: HomeModel | None,
+        recency: Mapping[str, RecencyChoice],
     ) -> OwnVerdict:
         """Compare all candidates with the local model.
 
         A model that was tuned on these users looks better on them than it is; the others were not. So tuned models
         count with what they reach on users who had no say in their tuning. A blend has the local model in it: its gain
         over that, as it is, is added to what the local model counts; and what a deep model that stopped where these users
-        liked it best looks better than it is, is taken off.
+        liked it best looks better than it is, is taken off. So is what the choice of a recency flatters.
         """
         values = self._validation.values
         plain = values(model.own_scorer("local"))
+        alone = local.values + recency["local"].gain
         candidates: list[Candidate] = []
 
         def consider(name: str, weight: float | None, reached: NDArray[np.float64]) -> None:
             candidates.append(Candidate(name, weight, self._validation.of_users(reached)))
 
-        def consider_blends(name: str, flattery: NDArray[np.float64] | float = 0.0) -> None:
+        def consider_blends(name: str, flattery: NDArray[np.float64] | float) -> None:
             for w in self._config.blend_weights if self._implicit else ():
-                consider(name, w, local.values + values(model.own_scorer(name, w)) - plain - flattery)
+                consider(name, w, alone + values(model.own_scorer(name, w)) - plain - flattery)
 
         if model.has("shared"):
-            consider("shared", None, values(model.own_scorer("shared")))
-            consider_blends("blend")
+            flattery = recency["shared"].flattery
+            consider("shared", None, values(model.own_scorer("shared")) - flattery)
+            consider_blends("blend", flattery)
         if model.has("towers"):
             seen = values(model.own_scorer("towers"))
             reached = seen if deep is None else cross_fitted(deep.looks, self._own.rng("deep folds"))
             consider("towers", None, reached)
             consider_blends("tower_blend", seen - reached)
         if anchored is not None:
-            consider("anchored", None, anchored.values)
+            consider("anchored", None, anchored.values + recency["anchored"].gain)
         if model.ranker is not None:
-            consider("ranker", None, local.values + values(model.own_scorer("ranker")) - plain)
+            consider("ranker", None, alone + values(model.own_scorer("ranker")) - plain)
         verdict = choose_verdict(
-            self._validation.of_users(local.values),
+            self._validation.of_users(alone),
             candidates,
             metric=self._validation.metric,
             rng=self._own.rng("verdict"),
@@ -252,6 +290,19 @@ def _tell_of_choice(verdict: CrossVerdict | None) -> None:
         verdict.name,
         verdict.metric,
         *verdict.interval,
+    )
+
+
+def _tell_of_recency(name: str, choice: RecencyChoice, metric: str) -> None:
+    chosen = choice.recency
+    _log.info(
+        "%s model: a user's latest interactions weigh %s; %s of the best weighing less that of none is %+.3f to %+.3f",
+        name,
+        "as all others"
+        if chosen is None
+        else f"up to {1 + chosen.boost:g} times as much, over the last {chosen.span:g}",
+        metric,
+        *choice.interval,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.scoring.blend import Blend
 from client.scoring.factors import FactorModel, own_factors, shared_on_own, shared_on_vocabulary
+from client.scoring.fold_in import Recency
 from client.scoring.linear_form import LinearScope
 from client.scoring.part import Part
 from client.scoring.reranker import RankedScorer, Ranker
@@ -22,6 +23,8 @@ from common.errors import ContractError
 
 OWN_MODELS: Final = ("local", "shared", "anchored", "towers")
 """What may rank a platform's own items by itself, in the order in which they are put together."""
+FOLDED_IN: Final = ("local", "shared", "anchored")
+"""Those of them in which a user is a factor that is solved from the history."""
 _BLENDS: Final = {"blend": ("local", "shared"), "tower_blend": ("local", "towers")}
 """Verdicts of two models; the weight is that of the second."""
 
@@ -131,6 +134,17 @@ class PlatformModel:
             "towers": self.towers is None,
         }
         return not absent.get(name, False)
+
+    def with_recency(self, name: str, recency: Recency | None) -> PlatformModel:
+        """The same with users folded into one of :data:`FOLDED_IN` otherwise."""
+        factors: dict[str, Any] = {name: replace(getattr(self, name), recency=recency)}
+        return replace(self, **factors)
+
+    @property
+    def recencies(self) -> dict[str, Recency]:
+        """How users' latest entries weigh, by name of the factor models that fold users in otherwise than in training."""
+        models: dict[str, FactorModel | None] = {name: getattr(self, name) for name in FOLDED_IN}
+        return {name: one.recency for name, one in models.items() if one is not None and one.recency is not None}
 
     @property
     def foreign(self) -> NDArray[np.bool_]:

@@ -19,6 +19,7 @@ from client.scoring.attributes import AttributePart
 from client.scoring.blend import Blend
 from client.scoring.ease import EasePart
 from client.scoring.factors import FactorModel
+from client.scoring.fold_in import Recency
 from client.scoring.part import stored_part
 from client.scoring.reranker import Ranker
 from client.towers.stored import USER_ROWS, TowerModel
@@ -84,7 +85,11 @@ def write_model(folder: Path, model: PlatformModel) -> None:
         "user_ids": model.user_ids,
         "n_items": model.histories.n_items,
         "models": {
-            name: {"config": part.config.model_dump(mode="json"), "value_mean": part.value_mean}
+            name: {
+                "config": part.config.model_dump(mode="json"),
+                "value_mean": part.value_mean,
+                "recency": None if part.recency is None else asdict(part.recency),
+            }
             for name, part in models.items()
         },
         "towers": None if model.towers is None else _towers_manifest(model.towers),
@@ -116,6 +121,7 @@ def model_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Platf
             item_parameters=arrays[f"{name}_parameters"],
             config=FactorizationConfig.model_validate(part["config"]),
             value_mean=part["value_mean"],
+            recency=_recency_of(part.get("recency")),
         )
         for name, part in manifest["models"].items()
     }
@@ -180,6 +186,10 @@ def _blend_of(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Blen
         own = {name.removeprefix(prefix): values for name, values in arrays.items() if name.startswith(prefix)}
         parts.append(stored_part(told["kind"]).of_arrays(told["name"], own))
     return Blend(weights=found["weights"], beta=found["beta"], parts=tuple(parts))
+
+
+def _recency_of(told: dict[str, float] | None) -> Recency | None:
+    return None if told is None else Recency(**told)
 
 
 def _cross_verdict_of(told: dict[str, Any] | None) -> CrossVerdict | None:

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from client.scoring.fold_in import FoldIn
+from client.scoring.fold_in import FoldIn, Recency
 from client.scoring.part import Carried, Part, UserHistory
 from common.config.model import FactorizationConfig
 
@@ -30,11 +30,14 @@ class FactorModel:
         item_parameters: float32 ``[m, row]``.
         config: of the training.
         value_mean: μ of explicit feedback, else 0.
+        recency: how much more a user's latest entries weigh where own items are ranked; None: as in training. Chosen at home:
+            it is no part of what the model was trained to.
     """
 
     item_parameters: NDArray[np.float32]
     config: FactorizationConfig
     value_mean: float = 0.0
+    recency: Recency | None = None
 
     def with_rows(self, rows: NDArray[np.integer], parameters: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 ``[m, row]``: a copy of the parameters, those of ``rows`` replaced."""
@@ -42,9 +45,9 @@ class FactorModel:
         changed[rows] = parameters
         return changed
 
-    def restricted(self, rows: NDArray[np.integer]) -> FoldIn:
-        """A scorer over the items ``rows`` alone, which count as the whole catalogue."""
-        return FoldIn(self.item_parameters[rows], self.config, self.value_mean)
+    def restricted(self, rows: NDArray[np.integer], recency: Recency | None = None) -> FoldIn:
+        """A scorer over the items ``rows`` alone, which count as the whole catalogue; without a recency as in training."""
+        return FoldIn(self.item_parameters[rows], self.config, self.value_mean, recency)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +126,7 @@ class FactorPart(Part):
 
 def own_factors(name: str, model: FactorModel) -> FactorPart:
     """A model of the platform's own items alone, whose histories have its columns."""
-    fold_in = FoldIn(model.item_parameters, model.config, model.value_mean)
+    fold_in = FoldIn(model.item_parameters, model.config, model.value_mean, model.recency)
     return FactorPart(name, fold_in, None, fold_in.scoring_items, model.value_mean)
 
 
@@ -135,7 +138,7 @@ def shared_on_own(shared: FactorModel, own_positions: NDArray[np.int32]) -> Fact
         own_positions: int32 ``[m_own]``: position of each own item, −1 where nobody shares it.
     """
     known = own_positions >= 0
-    fold_in = shared.restricted(own_positions[known])
+    fold_in = shared.restricted(own_positions[known], shared.recency)
     items = np.zeros((len(known), fold_in.scoring_items.shape[1]), dtype=np.float32)
     items[known] = fold_in.scoring_items
     if known.any():

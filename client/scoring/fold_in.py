@@ -5,6 +5,7 @@ The same code folds in users for evaluation and for serving, so what was measure
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
@@ -16,6 +17,28 @@ from client.data.dataset import UserItemMatrix
 from common.config.model import FactorizationConfig
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recency:
+    """How much more a user's latest entries weigh, the older ones so much less that all together weigh the same.
+
+    The a-th from the end weighs w_ui·(1 + β·exp(−a/τ)), a from 0, times what keeps Σ w_ui of the history. So how much is known
+    of a user beside the prior and the unobserved items does not depend on β and τ, whatever the model was trained with.
+
+    Attributes:
+        boost: β ≥ 0; 0 weighs all alike.
+        span: τ > 0, in entries.
+    """
+
+    boost: float
+    span: float
+
+    def weights(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """float64 ``[k]`` of the ``values`` of one history, oldest first."""
+        given = values.astype(np.float64)
+        raised = given * (1 + self.boost * np.exp(-np.arange(len(values))[::-1] / self.span))
+        return np.asarray(raised * (given.sum() / raised.sum()) if len(values) else raised)
+
+
 class FoldIn:
     """Solves user factors for fixed item parameters.
 
@@ -23,15 +46,21 @@ class FoldIn:
         item_parameters: float32 ``[m, row]``: one row a column of the histories; ``[v_i, b_i]`` for explicit feedback.
         config: the hyperparameters that the item parameters were trained with.
         value_mean: μ; 0 for implicit feedback.
+        recency: how entries of implicit feedback weigh by their order, in place of what training does; None: as in training.
     """
 
     def __init__(
-        self, item_parameters: NDArray[np.float32], config: FactorizationConfig, value_mean: float = 0.0
+        self,
+        item_parameters: NDArray[np.float32],
+        config: FactorizationConfig,
+        value_mean: float = 0.0,
+        recency: Recency | None = None,
     ) -> None:
         self.config = config
         self._explicit = config.feedback == "explicit"
         self._mean = value_mean
         self._items = item_parameters
+        self._recency = recency
 
     @property
     def row(self) -> int:
@@ -47,15 +76,26 @@ class FoldIn:
         return self.config.unobserved_weight * (items.T @ items)
 
     def entry_weights(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
-        """float64 ``[k]``: w_ui of the entries of one history, oldest first, as training weighs them."""
-        return self._weights(values, np.arange(len(values))[::-1])
+        """float64 ``[k]``: w_ui of the entries of one history, oldest first."""
+        if self._recency is not None and not self._explicit:
+            return self._recency.weights(values)
+        return self._trained_weights(values, np.arange(len(values))[::-1])
 
-    def _weights(self, values: NDArray[np.floating], after: NDArray[np.integer]) -> NDArray[np.float64]:
-        """The same of any entries; ``after``: int ``[k]``: how many of the user's come after each."""
+    def _trained_weights(self, values: NDArray[np.floating], after: NDArray[np.integer]) -> NDArray[np.float64]:
+        """The same of any entries, as in training; ``after``: int ``[k]``: how many of the user's come after each."""
         if self._explicit:
             return np.ones(len(values))
         boost = 1 + self.config.recency_boost * np.exp(-after / self.config.recency_span)
         return np.asarray(values * boost, dtype=np.float64)
+
+    def _block_weights(self, histories: UserItemMatrix) -> NDArray[np.float64]:
+        """float64 ``[nnz]``: :meth:`entry_weights` of each row."""
+        values = histories.values
+        if self._recency is not None and not self._explicit:
+            rows = np.split(values, histories.indptr[1:-1])
+            return np.concatenate([self._recency.weights(row) for row in rows])
+        after = np.repeat(histories.indptr[1:], histories.row_lengths) - 1 - np.arange(len(values))
+        return self._trained_weights(values, after)
 
     def _targets(self, items: NDArray[np.integer], values: NDArray[np.floating]) -> NDArray[np.floating]:
         """``[k]``: what the products with the entries' rows of the design are to be."""
@@ -109,29 +149,35 @@ class FoldIn:
             values: ``[k]``.
             prior: ``[row]``: the factor's mean before anything is known of it; None: zero.
         """
-        matrix, right = self.system(items, values)
-        _, factor, broken = dposv(matrix, right if prior is None else right + self.pull(prior))
-        with np.errstate(over="ignore"):
-            solved: NDArray[np.float32] = factor.astype(np.float32)
-        return solved if broken == 0 and np.isfinite(solved).all() else np.zeros_like(solved)
+        weights = self.entry_weights(values)
+        pull = None if prior is None else self.pull(prior)
+        solved: NDArray[np.float32] = _told(
+            self._solved(items, weights, weights * self._targets(items, values), pull)[None]
+        )[0]
+        return solved
 
     def users(self, histories: UserItemMatrix) -> NDArray[np.float32]:
         """float32 ``[n, row]``: :meth:`user` of each row, to the bit; what is the same for all of them is done once."""
         items, values = histories.indices, histories.values
-        weights = self._weights(
-            values, np.repeat(histories.indptr[1:], histories.row_lengths) - 1 - np.arange(len(items))
-        )
+        weights = self._block_weights(histories)
         weighted_targets = weights * self._targets(items, values)
         solved = np.zeros((histories.n_users, self.row))
         for user, (start, end) in enumerate(pairwise(histories.indptr.tolist())):
             one = slice(start, end)
-            _, factor, broken = dposv(*self._system(items[one], weights[one], weighted_targets[one]))
-            if broken == 0:
-                solved[user] = factor
-        with np.errstate(over="ignore"):
-            factors: NDArray[np.float32] = solved.astype(np.float32)
-        factors[~np.isfinite(factors).all(axis=1)] = 0.0
-        return factors
+            solved[user] = self._solved(items[one], weights[one], weighted_targets[one])
+        return _told(solved)
+
+    def _solved(
+        self,
+        items: NDArray[np.integer],
+        weights: NDArray[np.float64],
+        weighted_targets: NDArray[np.float64],
+        pull: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.float64]:
+        """float64 ``[row]``: the factor of one history, 0 where its system breaks down; ``pull``: of a prior."""
+        matrix, right = self._system(items, weights, weighted_targets)
+        _, factor, broken = dposv(matrix, right if pull is None else right + pull)
+        return np.zeros(self.row) if broken else factor
 
     def scoring_factors(self, factors: NDArray[np.float32]) -> NDArray[np.float32]:
         """User factors in the form whose dot product with :attr:`scoring_items` is the prediction, biases included."""
@@ -151,3 +197,11 @@ class FoldIn:
         factors = self.users(histories.select_users(np.asarray(users)))
         scores: NDArray[np.float32] = self.scoring_factors(factors) @ self.scoring_items.T
         return scores
+
+
+def _told(factors: NDArray[np.float64]) -> NDArray[np.float32]:
+    """float32 ``[n, row]``; zero where float32 has no room for one."""
+    with np.errstate(over="ignore"):
+        told: NDArray[np.float32] = factors.astype(np.float32)
+    told[~np.isfinite(told).all(axis=1)] = 0.0
+    return told

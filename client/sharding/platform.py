@@ -28,6 +28,9 @@ def source_of(config: PlatformConfig, items: ItemTable) -> str:
     """Digest of all that decides what stands in shards, but for the interactions themselves."""
     data = config.data.model_dump(mode="json")
     held_back = [config.name, config.seed, config.validation_users, config.validation_share]
+    if config.validation_entries != "random":
+        # Not said in shards from before there was a choice.
+        held_back.append(config.validation_entries)
     return digest_of_source(items.keys, [data, held_back])
 
 

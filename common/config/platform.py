@@ -62,6 +62,11 @@ class PersonalizationConfig(FrozenModel):
     """The same for what ranks the others' items, against popularity: coverage of an interval of prediction, for other users and
     for as many items as only others have, since few items can be ranked worse by what is better in the mean. 0.8 asks for a
     one-sided certainty of 90 %; else popularity serves."""
+    recency: bool = True
+    """Whether to try, where own items are ranked, to weigh a user's latest interactions more when the user's factor is solved:
+    by how much is chosen for each model, and only where validation users surely gain. It is tried on implicit feedback with
+    times, where what is kept back of a user is later than the rest: ``validation_entries: latest`` of a platform, and
+    ``split.protocol: leave-last-out`` of a scenario. Training, and what leaves, stay as they are."""
     tower_weight: Annotated[float, Field(ge=0)] = 1.0
     """γ: weight of the deep model's standardised scores beside the shared factors' in cross-platform scores."""
     content: bool = True

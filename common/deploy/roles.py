@@ -232,6 +232,9 @@ class PlatformConfig(_Deployed):
     """Share of the users of whom some interactions are kept back to choose models."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Of those users' interactions."""
+    validation_entries: Literal["random", "latest"] = "random"
+    """Which of them: random, any; latest, each user's last ones, so that models are chosen by what comes next. Only so can show
+    what it brings to weigh a user's latest interactions more (``personalization.recency``)."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Chooses the validation slice. Privacy noise takes no seed."""
     budget: Annotated[float, Field(gt=0)] | None = None

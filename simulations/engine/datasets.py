@@ -252,6 +252,7 @@ def _split(part: _Part, scenario: Scenario) -> SimulatedPlatform:
         shared=shared_items(data.items, part.catalogue),
         cards_shared=part.catalogue.cards,
         users=data.users,
+        timed=data.report.timed,
     )
     return SimulatedPlatform(
         name=part.name,

@@ -109,7 +109,7 @@ def cross_fitted(values: NDArray[np.float64], rng: np.random.Generator, folds: i
 
 
 RECENCIES: Final = tuple(
-    Recency(boost=boost, span=span) for boost, span in itertools.product((4.0, 40.0), (1.0, 4.0, 16.0))
+    Recency(boost=boost, span=span) for boost, span in itertools.product((4.0, 40.0), (1.0, 3.0, 10.0))
 )
 """Tried where a user's latest entries may weigh more. Wide apart: what is between them gains little over the nearer one."""
 

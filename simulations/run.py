@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from client.privacy.card import card_content, card_text
+from client.scoring.fold_in import Recency
 from common.catalogue import FederationSecret
 from common.errors import ConfigError
 from common.files import write_atomically
@@ -139,7 +140,7 @@ def _simulate(
     content["seconds"]["total"] = time.perf_counter() - started
     _write(folder, content)
     # What is finished is on disk before it is trained again for the privacy cost.
-    for cost in _privacy_costs(scenario, platforms, secret, observer):
+    for cost in _privacy_costs(scenario, platforms, secret, measured, observer):
         content["price"].append(cost)
         content["seconds"]["total"] = time.perf_counter() - started
         _write(folder, content)
@@ -199,12 +200,18 @@ def _content(
 
 
 def _privacy_costs(
-    scenario: Scenario, platforms: list[SimulatedPlatform], secret: FederationSecret, observer: RunObserver
+    scenario: Scenario,
+    platforms: list[SimulatedPlatform],
+    secret: FederationSecret,
+    measured: Mapping[str, Mapping[str, Any]],
+    observer: RunObserver,
 ) -> Iterator[dict[str, Any]]:
-    """Train again at each ε of ``price_at``, where the run itself has no noise."""
+    """Train again at each ε of ``price_at``, where the run itself has no noise; users are folded in as ``measured`` were."""
+    chosen = {name: block["recency"].get("shared") for name, block in measured.items()}
+    recencies = {name: Recency(**one) for name, one in chosen.items() if one is not None}
     for epsilon in scenario.price_at if not scenario.plan.private else ():
         observer.on_stage(f"privacy cost: training again at ε = {epsilon:g}")
-        yield privacy_cost_at(scenario, platforms, secret, epsilon).as_dict()
+        yield privacy_cost_at(scenario, platforms, secret, epsilon, recencies).as_dict()
 
 
 def _weights(

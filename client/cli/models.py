@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from client.data.recorded import EventRules
+from client.personalization.platform_model import ranked_by
 from client.personalization.store import PlatformStore
 from client.recommend.feedback_file import FEEDBACK_LOG, read_events
 from client.versions.experiment import Experiment, Kind
@@ -50,12 +51,18 @@ def list_models(config: Config, as_json: AsJson = False) -> None:
     for row in rows:
         written = datetime.fromtimestamp(row["written"], UTC).isoformat(sep=" ", timespec="minutes")
         table.add_row(
-            str(row["version"]), row["role"], written, str(row["server_round"]), row["verdict"], _cross(row["cross"])
+            str(row["version"]), row["role"], written, str(row["server_round"]), _own(row), _cross(row["cross"])
         )
     console = PlainConsole()
     console.print(table)
     if any(row["cross"] for row in rows):
         console.print("others' items: chosen on own items, hidden for it; blend - popularity", style="dim")
+
+
+def _own(row: dict[str, Any]) -> str:
+    """The verdict, and whether a model of it weighs a user's latest interactions more."""
+    latest = any(name in row["recency"] for name in ranked_by(row["verdict"]))
+    return f"{row['verdict']}, latest weigh more" if latest else str(row["verdict"])
 
 
 def _cross(chosen: dict[str, Any] | None) -> str:

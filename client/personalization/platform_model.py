@@ -29,6 +29,13 @@ _BLENDS: Final = {"blend": ("local", "shared"), "tower_blend": ("local", "towers
 """Verdicts of two models; the weight is that of the second."""
 
 
+def ranked_by(verdict: str) -> tuple[str, ...]:
+    """Return which of :data:`OWN_MODELS` rank own items where :class:`OwnVerdict` has the name ``verdict``."""
+    if verdict == "ranker":
+        return tuple(name for name in OWN_MODELS if name != "anchored")
+    return _BLENDS.get(verdict, (verdict,))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OwnVerdict:
     """Which model ranks the platform's own items, chosen on its validation users.

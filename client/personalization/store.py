@@ -175,7 +175,8 @@ class PlatformStore(VersionFolder):
         """Return what a version's manifest says of it: ``server_round``, ``verdict``, ``written`` (seconds since 1970).
 
         And ``cross``: what ranks the others' items, and why (:class:`~client.personalization.platform_model.CrossVerdict`);
-        None where nothing was validated.
+        None where nothing was validated. And ``recency``: by model, how much more a user's latest interactions weigh
+        (:class:`~client.scoring.fold_in.Recency`), where they do.
 
         Raises:
             StoreError: it cannot be read.
@@ -187,6 +188,7 @@ class PlatformStore(VersionFolder):
                 "server_round": manifest["server_round"],
                 "verdict": manifest["verdict"]["name"],
                 "cross": manifest.get("cross_verdict"),
+                "recency": {name: one["recency"] for name, one in manifest["models"].items() if one.get("recency")},
                 "written": int(path.stat().st_mtime),
             }
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from client.personalization.platform_model import (
 from client.scoring.blend import Blend
 from client.scoring.evaluation import PerUserMetrics, evaluate, evaluate_ratings, gap_closed
 from client.scoring.factors import FactorModel, FactorPart, shared_on_own, shared_on_vocabulary
+from client.scoring.fold_in import Recency
 from client.scoring.linear_form import LinearScope
 from client.scoring.part import Part
 from client.scoring.scorer import PopularityScorer, Scorer
@@ -118,9 +119,11 @@ def measure_pooled(
     pooled: FederationState,
     plan: FederationPlan,
     secret: FederationSecret,
+    recency: Recency | None,
 ) -> Block:
-    """Own items on the test slice, by factors trained with everybody's data in one place."""
-    scorer = shared_on_own(shared_model(pooled, plan), positions_of(platform.training, pooled.vocabulary, secret))
+    """Own items on the test slice, by factors trained with everybody's data in one place; users folded in by ``recency``."""
+    factors = replace(shared_model(pooled, plan), recency=recency)
+    scorer = shared_on_own(factors, positions_of(platform.training, pooled.vocabulary, secret))
     block = evaluator.block(evaluator.per_user(scorer, platform.test))
     if plan.model.feedback == "explicit":
         return _with_ratings(block, evaluator.ratings(scorer, platform.test))

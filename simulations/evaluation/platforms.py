@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from client.personalization.platform_model import PlatformModel
+from client.personalization.platform_model import PlatformModel, ranked_by
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
 from server.federation.state import FederationState
@@ -57,7 +57,8 @@ class _Judge:
             "items": len(platform.training.items),
             "interactions": platform.interactions,
             "cleaning": platform.report.as_dict(),
-            "verdict": _verdict(model.verdict.name, model.verdict.weight),
+            "verdict": _verdict(model),
+            "recency": {name: asdict(one) for name, one in model.recencies.items()},
             "own": measure_own(self.evaluator, platform, model, self.kept),
             "cross": None if platform.hidden is None else self._cross(platform, platform.hidden, model),
         }
@@ -119,11 +120,17 @@ def measure_platforms(
     measured: dict[str, Block] = {}
     pooled: dict[str, Block] = {}
     for platform in platforms:
-        pooled[platform.name] = measure_pooled(judge.evaluator, platform, judge.pooled, plan, secret)
         model = stores[platform.name].load()
+        # Folded in alike, so that the two differ by how their factors were made.
+        pooled[platform.name] = measure_pooled(
+            judge.evaluator, platform, judge.pooled, plan, secret, model.shared.recency
+        )
         measured[platform.name] = judge.measured(platform, model, pooled[platform.name])
     return measured, pooled
 
 
-def _verdict(name: str, weight: float | None) -> str:
-    return name if weight is None else f"{name} {weight:g}"
+def _verdict(model: PlatformModel) -> str:
+    """The verdict with its weight, and whether a model of it weighs a user's latest interactions more."""
+    name, weight = model.verdict.name, model.verdict.weight
+    told = name if weight is None else f"{name} {weight:g}"
+    return f"{told}, latest weigh more" if model.recencies.keys() & set(ranked_by(name)) else told

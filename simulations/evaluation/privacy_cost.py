@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from client.personalization.own_models import platform_rng
 from client.personalization.personalize import placed_by_content
 from client.scoring.blend import Blend
 from client.scoring.factors import FactorModel, shared_on_own
+from client.scoring.fold_in import Recency
 from client.scoring.scorer import PopularityScorer, Scorer
 from common.catalogue import FederationSecret
 from common.config.federation import FederationPlan
@@ -32,6 +33,8 @@ from simulations.evaluation.measure import Block, CrossPlatformTask, Evaluator, 
 from simulations.evaluation.other_catalogues import other_catalogues_of
 from simulations.scenarios.noise import plan_with_noise
 from simulations.scenarios.scenario import Scenario
+
+NONE: Mapping[str, Recency] = {}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -85,11 +88,12 @@ def privacy_cost_at(
     platforms: Sequence[SimulatedPlatform],
     secret: FederationSecret,
     epsilon: float,
+    recencies: Mapping[str, Recency] = NONE,
 ) -> PrivacyCost:
     """Run the whole private federation once and measure its shared model."""
     plan = private_plan(scenario.plan, epsilon)
     state = train_shared(scenario.model_copy(update={"plan": plan}), platforms)
-    return measure_point(scenario, platforms, secret, state, plan)
+    return measure_point(scenario, platforms, secret, state, plan, recencies)
 
 
 def measure_point(
@@ -98,15 +102,26 @@ def measure_point(
     secret: FederationSecret,
     state: FederationState,
     plan: FederationPlan,
+    recencies: Mapping[str, Recency] = NONE,
 ) -> PrivacyCost:
-    """Measure a trained shared model on own and hidden items."""
+    """Measure a trained shared model on own and hidden items.
+
+    Args:
+        scenario: that was run.
+        platforms: all.
+        secret: theirs.
+        state: after the last round.
+        plan: that was trained by.
+        recencies: by platform, how users are folded in where own items are ranked; the same with noise and without.
+    """
     plan = state.plan_of(plan)
     evaluator, model = Evaluator(scenario), shared_model(state, plan)
     texts = scenario_texts(scenario)
     own: dict[str, Block] = {}
     cross: dict[str, dict[str, Block]] = {}
     for platform in platforms:
-        scorer = shared_on_own(model, positions_of(platform.training, state.vocabulary, secret))
+        folded = replace(model, recency=recencies.get(platform.name))
+        scorer = shared_on_own(folded, positions_of(platform.training, state.vocabulary, secret))
         own[platform.name] = evaluator.block(evaluator.per_user(scorer, platform.test))
         if platform.hidden is not None:
             task = CrossPlatformTask.of(platform, platform.hidden, state, secret)

@@ -70,7 +70,7 @@ def test_training_serves_anew_and_keeps_what_is_compared(store):
     store.experiments.end()
     store.commit(random_platform_model(np.random.default_rng(10)))
     assert store.versions() == [5, 6, 7]
-    assert set(store.told(7)) == {"server_round", "verdict", "cross", "written"}
+    assert set(store.told(7)) == {"server_round", "verdict", "cross", "recency", "written"}
 
 
 def test_users_are_split_the_same_in_answers_reasons_and_feedback(store):

@@ -44,10 +44,10 @@ def test_a_platform_that_keeps_its_cards_sends_none(tmp_path: Path) -> None:
     assert load_training_data(config(tmp_path, catalogue={"cards": False})).cards() == [None] * 5
 
 
-def _crowd(folder: Path, absent: str = "") -> PlatformConfig:
+def _crowd(folder: Path, absent: str = "", **changes: object) -> PlatformConfig:
     rng = np.random.default_rng(5)
     rows = [f"{user},{item}\n" for user in map("user{}".format, range(60)) for item in rng.permutation(40)[:12]]
-    platform = config(folder)
+    platform = config(folder, **changes)
     (folder / "views.csv").write_text("user_id,item_id\n" + "".join(row for row in rows if row.split(",")[0] != absent))
     (folder / "films.csv").write_text("item_id,title\n" + "".join(f"{item},Film {item}\n" for item in range(40)))
     return platform
@@ -61,11 +61,12 @@ def _histories(data: TrainingData) -> dict[str, tuple[tuple[int, ...], tuple[int
     }
 
 
+@pytest.mark.parametrize("entries", ["random", "latest"])
 @pytest.mark.parametrize("absent", ["user0", "user30", "user59"], ids=["first", "middle", "last"])
-def test_one_user_more_changes_no_training_data_of_others(tmp_path: Path, absent: str) -> None:
+def test_one_user_more_changes_no_training_data_of_others(tmp_path: Path, absent: str, entries: str) -> None:
     """The sensitivity of every release rests on this, from the file to the training data."""
-    everyone = _histories(load_training_data(_crowd(tmp_path)))
-    without = _histories(load_training_data(_crowd(tmp_path, absent)))
+    everyone = _histories(load_training_data(_crowd(tmp_path, validation_entries=entries)))
+    without = _histories(load_training_data(_crowd(tmp_path, absent, validation_entries=entries)))
     assert {user: history for user, history in everyone.items() if user != absent} == without
 
 
@@ -76,6 +77,27 @@ def test_the_asked_shares_are_withheld_and_everybody_keeps_some(tmp_path: Path) 
     assert {len(held) for held in withheld} == {1}, "10 % of 12"
     assert all(len(kept) + len(held) == 12 and not set(kept) & set(held) for kept, held in histories.values())
     assert len({item for held in withheld for item in held}) > len(withheld) / 3, "not the same item of everybody"
+
+
+def test_the_latest_are_withheld_of_the_same_users_where_asked(tmp_path: Path) -> None:
+    anyway = load_training_data(_crowd(tmp_path))
+    asked = load_training_data(_crowd(tmp_path, validation_entries="latest", validation_share=0.25))
+    assert asked.validation.users.tolist() == anyway.validation.users.tolist()
+    assert (anyway.validation.comes_later, asked.validation.comes_later) == (False, True)
+    for user in asked.validation.users:
+        whole = asked.known.row(int(user)).tolist()
+        assert asked.validation.truth.row(int(user)).tolist() == whole[-3:], "25 % of 12"
+        assert asked.train.row(int(user)).tolist() == whole[:-3]
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_data_say_whether_it_is_known_when(tmp_path: Path, timed: bool) -> None:
+    platform = config(tmp_path)
+    if timed:
+        (tmp_path / "views.csv").write_text(
+            "user_id,item_id,timestamp\na,1,1000000000\na,2,1000000001\nc,1,1000000000\n"
+        )
+    assert load_training_data(platform).timed == timed
 
 
 @pytest.mark.parametrize(

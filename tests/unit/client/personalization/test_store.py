@@ -16,6 +16,7 @@ from client.recommend.recommender import Recommender
 from client.scoring.attributes import AttributePart
 from client.scoring.blend import Blend
 from client.scoring.ease import EasePart
+from client.scoring.fold_in import Recency
 from common.errors import NewerStoreError, StoreError
 from tests.support.disk import FullDisk
 from tests.support.stores import model_of
@@ -48,6 +49,29 @@ def test_a_model_comes_back_with_identical_recommendations(tmp_path: Path, verdi
         assert getattr(loaded, name).tobytes() == getattr(model, name).tobytes()
     for name in ("indptr", "indices", "values", "times"):
         assert getattr(loaded.histories, name).tobytes() == getattr(model.histories, name).tobytes()
+
+
+def test_how_latest_items_weigh_comes_back_and_is_told(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path)
+    latest = Recency(boost=40.0, span=3.0)
+    store.commit(model_of(2, "local").with_recency("local", latest))
+    assert store.load().recencies == {"local": latest}
+    assert answers(store.load()) == answers(model_of(2, "local").with_recency("local", latest))
+    assert store.told(1)["recency"] == {"local": {"boost": 40.0, "span": 3.0}}
+    store.commit(model_of(2, "local"))
+    assert store.told(2)["recency"] == store.load().recencies == {}
+
+
+def test_a_version_from_before_recency_weighs_all_alike(tmp_path: Path) -> None:
+    store = PlatformStore(tmp_path)
+    store.commit(model_of(2))
+    path = store.folder_of(1) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for part in manifest["models"].values():
+        del part["recency"]
+    path.write_text(json.dumps(manifest))
+    assert store.load().recencies == store.told(1)["recency"] == {}
+    assert answers(store.load()) == answers(model_of(2))
 
 
 def test_a_model_without_an_anchored_one_comes_back_without(tmp_path: Path) -> None:

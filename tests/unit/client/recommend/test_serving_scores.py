@@ -7,12 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from client.data.dataset import UserItemMatrix
+from client.data.recorded import Event
+from client.passport.making import ContentsMaker
 from client.recommend.answers import ItemFilter
 from client.recommend.recommender import Recommender
 from client.scoring.attributes import AttributePart
 from client.scoring.ease import EasePart
+from client.scoring.fold_in import Recency
 from client.scoring.scorer import z
 from client.scoring.topk import top_k
+from common.config.passport import PassportConfig
 from simulations.engine.random_model import random_platform_model
 from tests.scoring_oracle import cross_oracle
 
@@ -37,6 +42,13 @@ def oracle(model, user: int) -> dict[str, float]:
     cross = z(cross_oracle(model).scores(model.on_vocabulary(history), row), model.foreign)[0]
     scores = dict(zip(model.own.keys, own, strict=True))
     return scores | {model.vocabulary.keys[i]: cross[i] for i in np.flatnonzero(model.foreign)}
+
+
+def by_latest(model):
+    """The model with users' latest entries weighing more, in each of its models otherwise."""
+    for span, name in enumerate(("local", "shared", "anchored"), start=1):
+        model = model.with_recency(name, Recency(boost=30.0, span=float(span))) if model.has(name) else model
+    return model
 
 
 @pytest.mark.parametrize("attributes", [False, True])
@@ -68,6 +80,60 @@ def test_contributions_sum_to_the_score(verdict, feedback, attributes):
             assert why.score == pytest.approx(item.score, abs=3e-5)
             assert sum(share.amount for share in why.models.values()) == pytest.approx(item.score, abs=3e-5)
             assert {part.key for part in why.contributions} == {model.own.keys[c] for c in history.columns}
+
+
+@pytest.mark.parametrize("verdict", ["local", "shared", "blend", "anchored"])
+def test_latest_items_weigh_more_in_lists_and_explanations(verdict):
+    plain = random_platform_model(np.random.default_rng(2), verdict=verdict)
+    recommender, before = Recommender(by_latest(plain)), Recommender(plain)
+    expected = oracle(by_latest(plain), 1)
+    history = recommender.history_of("user-1")
+    listed = recommender.recommend("user-1", k=200, exclude_seen=False)
+    np.testing.assert_allclose([item.score for item in listed], [expected[item.key] for item in listed], atol=2e-5)
+    own = {item.key: item.score for item in before.recommend("user-1", 200, "own", exclude_seen=False)}
+    assert any(abs(item.score - own[item.key]) > 0.1 for item in listed if item.key in own), "they do weigh more"
+    for item in listed:
+        why = recommender.explain(history, item.key)
+        parts = sum(part.amount for part in why.contributions) + why.others + why.item_bias + why.popularity
+        assert parts == pytest.approx(item.score, abs=3e-5)
+        assert why.score == pytest.approx(item.score, abs=3e-5)
+
+
+def test_others_items_are_ranked_with_all_entries_alike():
+    plain = random_platform_model(np.random.default_rng(2), verdict="shared")
+    lists = [Recommender(each).recommend("user-1", 30, "cross") for each in (plain, by_latest(plain))]
+    assert lists[0] == lists[1]
+
+
+def test_an_event_folds_in_as_the_newest_entry():
+    model = by_latest(random_platform_model(np.random.default_rng(6), verdict="local"))
+    recommender = Recommender(model)
+    known = recommender.history_of("user-2")
+    new = next(column for column in range(60) if column not in known.columns)
+    event = Event(item_key=model.own.keys[new], value=1.0, time=10**10)
+    history = recommender.history_of("user-2", [event])
+    assert history.columns.tolist() == [*known.columns.tolist(), new]
+    later = UserItemMatrix.from_entries(
+        np.zeros(len(history.columns), dtype=int), history.columns, history.values, np.arange(len(history.columns)),
+        n_users=1, n_items=60,
+    )  # fmt: skip
+    expected = z(model.own_scorer().scores(later, np.array([0])))[0]
+    listed = recommender.recommend_for(recommender.prepare(history), 200, "own", exclude_seen=False)
+    rows = [model.own.keys.index(item.key) for item in listed]
+    np.testing.assert_allclose([item.score for item in listed], expected[rows], atol=2e-5)
+
+
+def test_passports_tell_the_factor_that_training_would_solve():
+    plain = random_platform_model(np.random.default_rng(2), verdict="shared")
+    made = [
+        ContentsMaker(model, None).make(
+            Recommender(model).history_of("user-3"), PassportConfig(contents=("factor",)), account=None
+        )
+        for model in (plain, by_latest(plain))
+    ]
+    assert made[0].factor is not None
+    assert made[1].factor is not None
+    assert made[0].factor.values.tobytes() == made[1].factor.values.tobytes()
 
 
 def test_a_contribution_is_what_an_item_adds_with_the_solve_fixed():

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from client.data.dataset import UserItemMatrix
-from client.scoring.fold_in import FoldIn
+from client.scoring.fold_in import FoldIn, Recency
 from client.training.factory import make_trainer
 from common.config.model import FactorizationConfig
 from tests.support import matrix, random_matrix
@@ -39,13 +41,15 @@ def test_a_folded_in_user_is_the_one_that_training_solves(config: FactorizationC
     assert np.allclose(solved, trained, rtol=1e-3, atol=1e-4 * scale)
 
 
-@given(configs, st.integers(0, 30))
-def test_a_block_of_users_has_the_factors_of_each_alone(config: FactorizationConfig, seed: int) -> None:
+@given(configs, st.integers(0, 30), st.sampled_from([None, Recency(boost=40.0, span=3.0)]))
+def test_a_block_of_users_has_the_factors_of_each_alone(
+    config: FactorizationConfig, seed: int, recency: Recency | None
+) -> None:
     """To the bit: lists for everybody are those that the service gives one at a time."""
     rng = np.random.default_rng(seed)
     histories = random_matrix(rng, 5, 40, explicit=config.feedback == "explicit")
     boosted = config.model_copy(update={"recency_boost": 3.0, "recency_span": 2.5})
-    fold_in = FoldIn(items_of(config, 40, seed), boosted, 3.2 if config.feedback == "explicit" else 0.0)
+    fold_in = FoldIn(items_of(config, 40, seed), boosted, 3.2 if config.feedback == "explicit" else 0.0, recency)
     alone = [fold_in.user(histories.row(u), histories.values[slice(*histories.indptr[u : u + 2])]) for u in range(5)]
     assert fold_in.users(histories).tobytes() == np.stack(alone).tobytes()
 
@@ -138,6 +142,35 @@ def test_recent_entries_weigh_as_they_do_in_training() -> None:
     factors = rng.standard_normal((12, 4)).astype(np.float32)
     trained = make_trainer(config).solve_users(histories, factors)
     np.testing.assert_allclose(FoldIn(factors, config).users(histories), trained, rtol=1e-4, atol=1e-6)
+
+
+@given(st.integers(0, 30), st.integers(1, 6), st.floats(0, 50), st.floats(0.3, 20))
+def test_later_entries_weigh_more_and_all_as_much(seed: int, length: int, boost: float, span: float) -> None:
+    """Least squares on the stacked system with weights from a loop, whatever training gave entries by their order."""
+    rng = np.random.default_rng(seed)
+    config = FactorizationConfig(dimension=4, regularization=0.5, unobserved_weight=0.2, recency_boost=9.0)
+    items, columns = items_of(config, 7, seed), rng.permutation(7)[:length]
+    values = rng.integers(1, 4, length).astype(np.float32)
+    raised = [value * (1 + boost * math.exp(-after / span)) for after, value in enumerate(values[::-1].tolist())][::-1]
+    weights = np.array(raised) * float(values.sum()) / sum(raised)
+    root, wide = np.sqrt(weights), items.astype(float)
+    stacked = np.vstack([root[:, None] * wide[columns], np.sqrt(0.2) * wide, np.sqrt(0.5) * np.eye(4)])
+    expected = np.linalg.lstsq(stacked, np.concatenate([root, np.zeros(11)]), rcond=None)[0]
+    fold_in = FoldIn(items, config, recency=Recency(boost=boost, span=span))
+    np.testing.assert_allclose(fold_in.user(columns, values), expected, rtol=1e-3, atol=1e-4)
+    assert fold_in.entry_weights(values).sum() == pytest.approx(float(values.sum()))
+
+
+def test_recency_leaves_ratings_and_histories_of_one_alone() -> None:
+    one, latest = np.array([2]), Recency(boost=40.0, span=1.0)
+    for feedback in ("implicit", "explicit"):
+        config = FactorizationConfig(feedback=feedback, dimension=3)  # type: ignore[arg-type]
+        plain, recent = (FoldIn(items_of(config, 5, 1), config, recency=each) for each in (None, latest))
+        history = one if feedback == "implicit" else np.array([2, 0, 1])
+        values = np.arange(1, 1 + len(history)).astype(np.float32)
+        assert plain.user(history, values).tobytes() == recent.user(history, values).tobytes()
+        nothing = np.zeros(0)
+        assert recent.user(nothing.astype(int), nothing).tobytes() == plain.user(nothing.astype(int), nothing).tobytes()
 
 
 @pytest.mark.parametrize("scale", [1e18, 1e38, 1e-45])

@@ -114,7 +114,9 @@ def test_shards_of_another_catalogue_are_refused(config: PlatformConfig) -> None
         load_training_data(config)
 
 
-@pytest.mark.parametrize("change", [{"seed": 3}, {"validation_share": 0.5}, {"name": "other"}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 3}, {"validation_share": 0.5}, {"validation_entries": "latest"}, {"name": "other"}]
+)
 def test_shards_of_other_settings_are_refused(config: PlatformConfig, change: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="other settings"):
         load_training_data(config.model_copy(update=change))

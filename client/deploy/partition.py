@@ -140,7 +140,8 @@ def _events_of(recorded: RecordedEvents, number: int, count: int) -> RecordedEve
 
 def _empty(source: InteractionsFile, rows: int) -> CleaningReport:
     dropped = (Dropped(_NOTHING_LEFT, rows),) if rows else ()
-    return CleaningReport(str(source.table.path), rows, 0, dropped, 0, 0, place=source.table.place)
+    timed = source.time_column is not None
+    return CleaningReport(str(source.table.path), rows, 0, dropped, 0, 0, place=source.table.place, timed=timed)
 
 
 def _together(reports: Iterable[CleaningReport], n_items: int) -> CleaningReport:

@@ -93,6 +93,11 @@ ENTRIES: dict[str, Entry] = {
         "served.batch:bench_batch", "lists for everybody, to a file, beside implicit's batch recommend: users a second"
     ),
     "batch-memory": Entry("served.batch:bench_batch_memory", "lists for everybody: memory beyond the model"),
+    "recency": Entry(
+        "served.recency:bench_recency",
+        "users folded in by their latest items, chosen on validation: HR@10, NDCG@10 of the last item, with and without",
+        "folder",
+    ),
     "serving-implicit": Entry("serving:bench_implicit", "one user's list against implicit in process"),
     "sequence": Entry(
         "sequence:bench_sequence", "ML-1M leave-last-out, full ranking: a Transformer, pooled and federated", "folder"

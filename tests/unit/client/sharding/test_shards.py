@@ -77,6 +77,11 @@ def test_blocks_of_any_size_hold_the_same(config: PlatformConfig) -> None:
     assert everybody(users, 1) == everybody(users, 7) == everybody(users, 10_000)
 
 
+def test_a_sample_is_timed_as_the_file_is(config: PlatformConfig) -> None:
+    assert load_training_data(config).timed
+    assert load_training_data(local(config)).timed
+
+
 def test_a_sample_is_some_of_the_users_whole(tmp_path: Path) -> None:
     config = partitioned(sharded_config(tmp_path, users=400))
     users = shards_of(config)

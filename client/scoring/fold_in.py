@@ -16,6 +16,11 @@ from scipy.linalg.lapack import dposv
 from client.data.dataset import UserItemMatrix
 from common.config.model import FactorizationConfig
 
+_ONE = np.zeros(1, dtype=np.int64)
+"""Where the entries of a single history begin."""
+_LEAST = 2.0**-54
+"""Added to 1, it is nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recency:
@@ -32,11 +37,32 @@ class Recency:
     boost: float
     span: float
 
+    @cached_property
+    def _latest(self) -> NDArray[np.float64]:
+        """float64 ``[l + 1]``: 1 + β·exp(−a/τ), the latest first; the last one is 1, as are all before it."""
+        length = int(np.ceil(self.span * max(np.log(max(self.boost, _LEAST) / _LEAST), 0.0)))
+        return np.append(1 + self.boost * np.exp(-np.arange(length) / self.span), 1.0)
+
     def weights(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
         """float64 ``[k]`` of the ``values`` of one history, oldest first."""
-        given = values.astype(np.float64)
-        raised = given * (1 + self.boost * np.exp(-np.arange(len(values))[::-1] / self.span))
-        return np.asarray(raised * (given.sum() / raised.sum()) if len(values) else raised)
+        given, count = values.astype(np.float64), min(len(values), len(self._latest))
+        raised = given.copy()
+        raised[len(values) - count :] *= self._latest[count - 1 :: -1] if count else 1.0
+        return raised * (np.add.reduceat(given, _ONE) / np.add.reduceat(raised, _ONE)) if count else raised
+
+    def weights_of_block(self, values: NDArray[np.floating], starts: NDArray[np.integer]) -> NDArray[np.float64]:
+        """float64 ``[nnz]``: :meth:`weights`, to the bit, of histories none of which is empty.
+
+        Args:
+            values: ``[nnz]``: of one history after the other.
+            starts: int64 ``[n]``: where each begins.
+        """
+        if not len(values):
+            return values.astype(np.float64)
+        given, lengths = values.astype(np.float64), np.diff(starts, append=len(values))
+        after = np.repeat(starts + lengths - 1, lengths) - np.arange(len(values))
+        raised = given * self._latest[np.minimum(after, len(self._latest) - 1)]
+        return raised * np.repeat(np.add.reduceat(given, starts) / np.add.reduceat(raised, starts), lengths)
 
 
 class FoldIn:
@@ -79,23 +105,25 @@ class FoldIn:
         """float64 ``[k]``: w_ui of the entries of one history, oldest first."""
         if self._recency is not None and not self._explicit:
             return self._recency.weights(values)
-        return self._trained_weights(values, np.arange(len(values))[::-1])
-
-    def _trained_weights(self, values: NDArray[np.floating], after: NDArray[np.integer]) -> NDArray[np.float64]:
-        """The same of any entries, as in training; ``after``: int ``[k]``: how many of the user's come after each."""
-        if self._explicit:
-            return np.ones(len(values))
-        boost = 1 + self.config.recency_boost * np.exp(-after / self.config.recency_span)
-        return np.asarray(values * boost, dtype=np.float64)
+        return self._trained_weights(values, _ONE)
 
     def _block_weights(self, histories: UserItemMatrix) -> NDArray[np.float64]:
         """float64 ``[nnz]``: :meth:`entry_weights` of each row."""
-        values = histories.values
+        starts = histories.indptr[:-1][histories.row_lengths > 0]
         if self._recency is not None and not self._explicit:
-            rows = np.split(values, histories.indptr[1:-1])
-            return np.concatenate([self._recency.weights(row) for row in rows])
-        after = np.repeat(histories.indptr[1:], histories.row_lengths) - 1 - np.arange(len(values))
-        return self._trained_weights(values, after)
+            return self._recency.weights_of_block(histories.values, starts)
+        return self._trained_weights(histories.values, starts)
+
+    def _trained_weights(self, values: NDArray[np.floating], starts: NDArray[np.integer]) -> NDArray[np.float64]:
+        """float64 ``[nnz]`` as in training, of histories that begin at ``starts``."""
+        if self._explicit:
+            return np.ones(len(values))
+        if not self.config.recency_boost:
+            return values.astype(np.float64)
+        ends = np.append(starts[1:], len(values))
+        after = np.repeat(ends - 1, ends - starts) - np.arange(len(values))
+        boost = 1 + self.config.recency_boost * np.exp(-after / self.config.recency_span)
+        return np.asarray(values * boost, dtype=np.float64)
 
     def _targets(self, items: NDArray[np.integer], values: NDArray[np.floating]) -> NDArray[np.floating]:
         """``[k]``: what the products with the entries' rows of the design are to be."""
@@ -203,5 +231,7 @@ def _told(factors: NDArray[np.float64]) -> NDArray[np.float32]:
     """float32 ``[n, row]``; zero where float32 has no room for one."""
     with np.errstate(over="ignore"):
         told: NDArray[np.float32] = factors.astype(np.float32)
-    told[~np.isfinite(told).all(axis=1)] = 0.0
+    finite = np.isfinite(told)
+    if not finite.all():
+        told[~finite.all(axis=1)] = 0.0
     return told

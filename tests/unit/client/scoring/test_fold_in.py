@@ -41,7 +41,7 @@ def test_a_folded_in_user_is_the_one_that_training_solves(config: FactorizationC
     assert np.allclose(solved, trained, rtol=1e-3, atol=1e-4 * scale)
 
 
-@given(configs, st.integers(0, 30), st.sampled_from([None, Recency(boost=40.0, span=3.0)]))
+@given(configs, st.integers(0, 30), st.sampled_from([None, *(Recency(boost=40.0, span=span) for span in (0.2, 3.0))]))
 def test_a_block_of_users_has_the_factors_of_each_alone(
     config: FactorizationConfig, seed: int, recency: Recency | None
 ) -> None:

@@ -65,8 +65,7 @@ def print_findings(findings: Iterable[Finding], *, as_json: bool) -> int:
         console = PlainConsole(soft_wrap=True)
         for finding in found:
             level = styled(f"{finding.level:5}", _STYLE[finding.level])
-            detail = visible(finding.detail, lines=True).replace("\n", "\n      ")
-            console.print(level, f"{visible(finding.what)}: {detail}")
+            console.print(level, f"{visible(finding.what)}: {visible(finding.detail)}")
     return int(any(finding.level == "wrong" for finding in found))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from common.config.federation import FederationPlan
 from common.config.model import FactorizationConfig
 from common.contributions.race_kind import RACE, stated
 from server.aggregation.factors import StatisticsSum
-from server.aggregation.halving import LONGEST, Scores, settings, standing, winner
+from server.aggregation.halving import LONGEST, Scores, Sizes, Standing, standing, winner
 from server.aggregation.phase import Phase, Question, Step
 from server.federation.collect import Contribution
 from server.federation.state import FederationState, ModelChoice, Trial, first_factors
@@ -60,7 +61,7 @@ class RacePhase(Phase):
         factors = total.solve(before, race.model, item_counts=state.item_counts, user_counts=users)
         # Recall says who is found, NDCG in which order; each by itself is led astray by chance more often.
         score = float(worth[:2].mean() / max(worth[2], 1.0))
-        after = race.after_step(score, factors)
+        after = race.after_step(score, factors, validated=float(worth[2]))
         return Step(state=after.put(state), platforms=tuple(platforms))
 
     def worth_keeping(self, before: FederationState, after: FederationState) -> bool:
@@ -77,11 +78,13 @@ class Race:
 
     Attributes:
         plan: whose model is open.
+        sizes: of the federation when the race began; validation users as of the last step.
         scores: float64 ``[k, n + 1]``, as :mod:`server.aggregation.halving` has them.
         trained: factors by number of the setting, float32 ``[m, d]``; of those that are left and have had a step.
     """
 
     plan: FederationPlan
+    sizes: Sizes
     scores: Scores
     trained: Mapping[int, NDArray[np.float32]]
 
@@ -93,29 +96,30 @@ class Race:
             kept = {}
         scores = kept.get("scores", np.zeros((0, min(plan.rounds, LONGEST) + 1)))
         trained = {int(name.removeprefix(_FACTORS)): kept[name] for name in kept if name.startswith(_FACTORS)}
-        return cls(plan, scores, trained)._with_all_that_take_part()
+        sizes = Sizes(*kept["sizes"].tolist()) if "sizes" in kept else _sizes_of(state)
+        return cls(plan, sizes, scores, trained)._with_all_that_take_part()
 
     def _with_all_that_take_part(self) -> Self:
         known, scores = len(self.scores), self.scores
-        wanted = len(self.settings)
+        wanted = len(self.standing.settings)
         blank = np.full((max(wanted - known, 0), scores.shape[1]), np.nan)
         return replace(self, scores=np.concatenate([scores, blank]))
 
-    @property
-    def settings(self) -> tuple[FactorizationConfig, ...]:
-        """All that take part so far."""
-        return settings(self.plan.model, self.scores)
+    @cached_property
+    def standing(self) -> Standing:
+        """Who takes part so far, and whose turn it is."""
+        return standing(self.plan.model, self.sizes, self.scores)
 
     @property
     def turn(self) -> int | None:
         """The setting whose step is next; None once the race is over."""
-        return standing(len(self.scores), self.scores)[1]
+        return self.standing.turn
 
     @property
     def model(self) -> FactorizationConfig:
         """The setting whose step is next."""
         assert self.turn is not None, "the race is over"
-        return self.settings[self.turn]
+        return self.standing.settings[self.turn]
 
     def factors(self, state: FederationState) -> NDArray[np.float32]:
         """Its factors, float32 ``[m, d]``: as trained, or the first ones, which are those of a plan that fixes the setting."""
@@ -123,12 +127,13 @@ class Race:
         trained = self.trained.get(self.turn)
         return first_factors(len(state.vocabulary), self.plan.with_model(self.model)) if trained is None else trained
 
-    def after_step(self, score: float, factors: NDArray[np.float32]) -> Self:
+    def after_step(self, score: float, factors: NDArray[np.float32], *, validated: float) -> Self:
         """After the step of the setting whose turn it was: the score of the factors that it began with, and new ones."""
         turn, scores = self.turn, self.scores.copy()
         assert turn is not None, "the race is over"
         scores[turn, np.flatnonzero(np.isnan(scores[turn]))[0]] = score
-        return replace(self, scores=scores, trained={**self.trained, turn: factors})._with_all_that_take_part()
+        sizes, trained = self.sizes._replace(validated=validated), {**self.trained, turn: factors}
+        return replace(self, sizes=sizes, scores=scores, trained=trained)._with_all_that_take_part()
 
     def put(self, state: FederationState) -> FederationState:
         """``state`` with this race: what it needs to go on, or what it came to."""
@@ -138,15 +143,27 @@ class Race:
             chosen = self._choice()
             first = first_factors(len(state.vocabulary), self.plan.with_model(chosen.model))
             return replace(after, results=rest, choice=chosen, item_parameters=first)
-        left, _ = standing(len(self.scores), self.scores)
+        left = self.standing.left
         kept: dict[str, NDArray[Any]] = {f"{_FACTORS}{k}": self.trained[k] for k in left if k in self.trained}
-        return replace(after, results={**state.results, RACE: {"scores": self.scores, **kept}})
+        return replace(
+            after, results={**state.results, RACE: {"scores": self.scores, "sizes": np.array(self.sizes), **kept}}
+        )
 
     def _choice(self) -> ModelChoice:
         number, rounds = winner(self.scores)
         trials = tuple(
             Trial(model=model, scores=tuple(row[1:][~np.isnan(row[1:])].tolist()))
-            for model, row in zip(self.settings, self.scores, strict=True)
+            for model, row in zip(self.standing.settings, self.scores, strict=True)
         )
         last = rounds == self.scores.shape[1] - 1
-        return ModelChoice(model=self.settings[number], rounds=self.plan.rounds if last else rounds, trials=trials)
+        return ModelChoice(
+            model=self.standing.settings[number], rounds=self.plan.rounds if last else rounds, trials=trials
+        )
+
+
+def _sizes_of(state: FederationState) -> Sizes:
+    """Means over all users, from counts, which are exact where there is a race."""
+    users = np.array(state.users_by_platform())
+    items = np.array([len(items) for items in state.vocabulary.owners.values()])
+    total = max(float(users.sum()), 1.0)
+    return Sizes(history=float(state.item_counts.sum()) / total, items=float(users @ items) / total, validated=0.0)

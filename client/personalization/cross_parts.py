@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.personalization.described import DescribedItems
-from client.scoring.attributes import own_tastes, place_among
+from client.scoring.attributes import own_tastes, place_among, place_by_likeness
 from client.scoring.demand import standard_columns
 from client.scoring.described.counted import CountedPart, category_part
 from client.scoring.described.nearest import fit_nearest
@@ -33,7 +33,10 @@ _LEAST_RATE = 1e-9
 _FACTOR_RIDGES = (50.0, 600.0)
 """The same of tastes by factors, which tell more of an item than its description."""
 NEAR_FACTORS = "near factors"
-TASTES_BY_FACTORS = tuple(f"tastes by factors {ridge:g}" for ridge in _FACTOR_RIDGES)
+_LIKENESS_RIDGE = 0.3
+"""λ of tastes by likeness; from 0.1 to 1 own items are ranked about alike."""
+TASTES_BY_LIKENESS = "tastes by likeness"
+TASTES_BY_FACTORS = (*(f"tastes by factors {ridge:g}" for ridge in _FACTOR_RIDGES), TASTES_BY_LIKENESS)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -140,8 +143,9 @@ class CrossParts:
             by = np.column_stack([known, without_own.astype(np.float64)])
             parts += [
                 place_among(tastes, common, by, regularization=ridge, name=name)
-                for ridge, name in zip(_FACTOR_RIDGES, TASTES_BY_FACTORS, strict=True)
+                for ridge, name in zip(_FACTOR_RIDGES, TASTES_BY_FACTORS[:-1], strict=True)
             ]
+            parts.append(place_by_likeness(tastes, common, by, regularization=_LIKENESS_RIDGE, name=TASTES_BY_LIKENESS))
         pairs = _pairs(features, rate, common)
         if pairs.shape[1]:
             both = np.column_stack([known, pairs])

@@ -10,7 +10,13 @@ import pytest
 
 from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.data.described import Described
-from client.personalization.cross_parts import TASTES_BY_FACTORS, CrossParts, near_factors, users_of_owners
+from client.personalization.cross_parts import (
+    TASTES_BY_FACTORS,
+    TASTES_BY_LIKENESS,
+    CrossParts,
+    near_factors,
+    users_of_owners,
+)
 from client.personalization.described import DescribedItems
 from client.personalization.item_cold import choose_blend
 from client.personalization.leave_out import without_own
@@ -281,7 +287,8 @@ def test_near_factors_that_tell_nothing_are_not_admitted() -> None:
     assert "near factors" not in found[0].weights
 
 
-def test_tastes_by_factors_place_items_that_nothing_is_told_of() -> None:
+@pytest.mark.parametrize("name", [TASTES_BY_FACTORS[0], TASTES_BY_LIKENESS])
+def test_tastes_by_factors_place_items_that_nothing_is_told_of(name: str) -> None:
     data, here, there, _ = world(11, loyal=2.0)
     untold = replace(data, described=DescribedItems([""] * M, {}))
     shared = factors(here, there)
@@ -289,7 +296,7 @@ def test_tastes_by_factors_place_items_that_nothing_is_told_of() -> None:
     assert not set(TASTES_BY_FACTORS) & {part.name for part in untold.fitted(data.own, data.histories, shared)}
     users, foreign = np.arange(300), np.arange(OWN, M)
     by_factors, without = (
-        _recall(parts[name].at(foreign).scores(data.histories, users), here[:, OWN:])
-        for name in (TASTES_BY_FACTORS[0], "tastes 200")
+        _recall(parts[scorer].at(foreign).scores(data.histories, users), here[:, OWN:])
+        for scorer in (name, "tastes 200")
     )
     assert by_factors > without + 0.05

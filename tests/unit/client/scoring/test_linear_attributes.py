@@ -7,7 +7,7 @@ import pytest
 
 from client.data.dataset import UserItemMatrix
 from client.personalization.described import DescribedItems
-from client.scoring.attributes import AttributePart, fit_attribute_transfer
+from client.scoring.attributes import AttributePart, fit_attribute_transfer, place_among, place_by_likeness
 from client.scoring.demand import expected_demand
 from common.errors import ContractError
 
@@ -99,3 +99,40 @@ def test_demand_learns_from_further_attributes_what_is_wanted_here() -> None:
     told = expected_demand(here[:300], foreign, common, wanted[:, None])
     errors = [np.abs(np.log(one[300:]) - np.log1p(here[300:])).mean() for one in (blind, told)]
     assert errors[1] < 0.3 * errors[0]
+
+
+def _corners(n: int, fitted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two features of ±1, tastes that their product tells and their sum does not, and the first ``fitted`` items."""
+    features = np.random.default_rng(4).choice([-1.0, 1.0], (n, 2))
+    tastes = np.column_stack([features.prod(axis=1), 0.5 * features[:, 0]])
+    return features, tastes, np.arange(fitted)
+
+
+@pytest.mark.parametrize("n", [120, 2600], ids=["all-are-examples", "some-are"])
+def test_likeness_learns_what_features_say_together(n: int) -> None:
+    features, tastes, common = _corners(n, n - 20)
+    known = np.where(np.arange(n)[:, None] < n - 20, tastes, 0.0)
+    by_likeness = place_by_likeness(known, common, features, regularization=0.3, name="t").item_factors[-20:]
+    by_sum = place_among(known, common, features, regularization=0.3).item_factors[-20:]
+    assert np.abs(by_likeness - tastes[-20:]).max() < 0.1
+    assert np.abs(by_sum[:, 0] - tastes[-20:, 0]).max() > 0.5, "a sum of what each feature says cannot"
+
+
+def test_likeness_is_kernel_ridge_regression() -> None:
+    rng = np.random.default_rng(6)
+    features, tastes, common = rng.normal(size=(60, 3)), rng.normal(size=(60, 4)), np.arange(5, 45)
+    placed = place_by_likeness(tastes, common, features, regularization=0.5, name="t")
+    design = (features - features[common].mean(axis=0)) / features[common].std(axis=0)
+    squares = np.square(design[:, None] - design[None]).sum(axis=2)
+    kernel = np.exp(-squares / 6.0) + 0.1 * (design @ design.T) / 3.0
+    mean = tastes[common].mean(axis=0)
+    dual = np.linalg.solve(kernel[np.ix_(common, common)] + 0.5 * np.eye(40), tastes[common] - mean)
+    np.testing.assert_allclose(placed.item_factors, mean + kernel[:, common] @ dual, atol=1e-4)
+
+
+def test_likeness_of_nothing_places_nothing() -> None:
+    empty = place_by_likeness(np.zeros((5, 0)), np.arange(3), np.ones((5, 2)), regularization=0.3, name="t")
+    assert not empty.item_factors.any()
+    tastes = np.arange(10.0).reshape(5, 2)
+    alike = place_by_likeness(tastes, np.arange(3), np.ones((5, 2)), regularization=0.3, name="t")
+    np.testing.assert_allclose(alike.item_factors, np.tile(tastes[:3].mean(axis=0), (5, 1)), atol=1e-6)

@@ -132,8 +132,8 @@ class KeyFolder:
     def _secret_bytes(self) -> bytes:
         if not self.secret_path.exists():
             raise ConfigError(
-                f"{self.secret_path}: this platform has no federation secret yet; one platform makes it (crossfed-client "
-                "secret new), the others take it over (secret seal there, secret import here)"
+                f"{self.secret_path}: this platform has no federation secret yet; crossfed-client sign ROSTER brings it (or "
+                "one by one: a platform makes it, secret new, and the others take it over, secret seal there and import here)"
             )
         secret = _private_bytes(self.secret_path)
         if len(secret) != SECRET_BYTES or not any(secret):

@@ -72,6 +72,8 @@ def examine(config_path: Path, *, devices: bool = True) -> Iterator[Finding]:
     yield check_port("127.0.0.1", config.supernode.port, "SuperNode's runtime API")
     if config.recommender.enabled:
         yield check_port(config.recommender.host, config.recommender.port, "recommender")
+        if config.recommender.http is not None:
+            yield check_port(config.recommender.host, config.recommender.http.port, "recommender over HTTP")
     yield refused_app(config.supernode) or Finding("ok", "courier's app", f"runs {installed_app_digest()} alone")
     yield _separation(config)
     yield _data(config)
@@ -129,7 +131,8 @@ def _pins(config: PlatformConfig) -> Finding:
         return Finding("wrong", "pinned platforms", str(error))
     secure = config.plan.secure_sum
     enough = not secure or len(pinned) >= (config.plan.platforms or 0) - 1
-    return Finding("ok" if enough else "wrong", "pinned platforms", ", ".join(pinned) or "none")
+    mend = "" if enough else "; crossfed-client sign ROSTER pins the others, or crossfed-client pin one by one"
+    return Finding("ok" if enough else "wrong", "pinned platforms", (", ".join(pinned) or "none") + mend)
 
 
 def _run_files(config: PlatformConfig) -> Finding:
@@ -248,7 +251,8 @@ def _budget(config: PlatformConfig) -> Finding:
             return Finding("wrong", "budget", str(error))
         left = report["left"]["runs"]
         spent = "data left without privacy" if report["epsilon"] is None else f"ε {report['epsilon']:.3g} is spent"
-    text = f"ε {epsilon:g} pays for {runs} runs of ε {config.plan.privacy.epsilon:g}; {spent}; {left} left"
+    many = f"{runs} {'run' if runs == 1 else 'runs'}"
+    text = f"ε {epsilon:g} pays for {many} of ε {config.plan.privacy.epsilon:g}; {spent}; {left} left"
     agreed = runs_paid(config.plan)
     if runs is not None and agreed is not None and runs < agreed:
         text += f"; the plan's budget pays for {agreed}, so that this platform is the first to refuse"

@@ -212,6 +212,7 @@ class ModelBuilder:
         attempts = (before.attempts if before.run_id == run_id else 0) + 1
         outcome = BuildOutcome(run_id=run_id, state="building", attempts=attempts)
         self._error = None
+        _log.info("the model of run %s is being built; the one before serves until then", run_id)
         try:
             self._note(outcome)
             version = self._store.commit(make())

@@ -162,7 +162,10 @@ class ServingModel:
         """
         found = self._snapshot
         if found is None:
-            raise StoreError("no model yet: it is there once the platform has finished its first federation")
+            raise StoreError(
+                "no model yet: it is there some minutes after the platform's first run, once the platform has built it; "
+                "crossfed-client doctor says how far it is"
+            )
         return found
 
     def snapshot_for(self, user_id: str) -> tuple[Snapshot, str]:

@@ -65,7 +65,8 @@ def print_findings(findings: Iterable[Finding], *, as_json: bool) -> int:
         console = PlainConsole(soft_wrap=True)
         for finding in found:
             level = styled(f"{finding.level:5}", _STYLE[finding.level])
-            console.print(level, f"{visible(finding.what)}: {visible(finding.detail)}")
+            detail = visible(finding.detail, lines=True).replace("\n", "\n      ")
+            console.print(level, f"{visible(finding.what)}: {detail}")
     return int(any(finding.level == "wrong" for finding in found))
 
 

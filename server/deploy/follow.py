@@ -55,7 +55,7 @@ class RunFollower:
         self._tell_answers(now)
         self._tell_rounds(now)
         if now.state == FINISHED:
-            self._tell(f"run {self._run.name} is finished")
+            self._tell(f"run {self._run.name} is finished; each platform builds its own model now")
             return True
         if now.state == FAILED:
             raise FederationError(f"run {self._run.name} {now.state}: {now.error or 'no reason is known'}")

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from client.deploy.doctor import check_store, check_text_encoder
+from client.deploy.doctor import examine as examine_platform
 from client.personalization.store import PlatformStore
 from common.contributions.run_plan import read_plan
 from common.deploy.doctor import (
@@ -168,6 +169,34 @@ def test_the_exit_status_says_whether_something_is_wrong(tmp_path: Path) -> None
 def test_findings_with_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert print_findings([Finding("ok", "devices", "['/gpu:0'] [bold]")], as_json=False) == 0
     assert "['/gpu:0'] [bold]" in capsys.readouterr().out
+
+
+PLATFORM = """
+name: cinema
+aggregator: "127.0.0.1:1"
+recommender: {http: {}}
+data: {interactions: {path: none.csv}, items: {path: none.csv, namespace: x}}
+plan: {federation: films, platforms: 3, privacy: {mode: user}}
+"""
+
+
+def test_a_new_platform_is_told_what_is_missing_and_both_ports(tmp_path: Path) -> None:
+    (tmp_path / "platform.yaml").write_text(PLATFORM)
+    found = {one.what: one.detail for one in examine_platform(tmp_path / "platform.yaml", devices=False)}
+    assert [detail.partition(": ")[0] for what, detail in found.items() if what.startswith("port ")] == [
+        "SuperNode's runtime API",
+        "recommender",
+        "recommender over HTTP",
+    ]
+    assert "crossfed-client sign ROSTER" in found["pinned platforms"]
+    assert "crossfed-client sign ROSTER" in found["federation secret"]
+    assert "pays for 1 run of" in found["budget"]
+
+
+def test_a_report_of_several_lines_is_printed_as_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    print_findings([Finding("ok", "data", "orders.csv: kept 3 rows\n  note: no times\u202e")], as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["ok    data: orders.csv: kept 3 rows", "        note: no times\\u202e"]
 
 
 def test_a_text_encoder_that_is_not_the_plans_is_found() -> None:

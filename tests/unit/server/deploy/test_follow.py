@@ -69,7 +69,7 @@ def test_a_killed_process_is_waited_for() -> None:
     lines = Told([*states, status(RUNNING, 2), status(FINISHED, 3)]).follow()
     assert [line for line in lines if line.startswith("round")] == [f"round {n}: 2 platforms, 1.0 s" for n in (1, 2, 3)]
     assert sum("the run's process is gone" in line for line in lines) == 1
-    assert lines[-1] == "run r is finished"
+    assert lines[-1] == "run r is finished; each platform builds its own model now"
 
 
 def test_a_run_that_nobody_takes_up_ends_the_following() -> None:
@@ -104,7 +104,7 @@ def test_the_minute_before_the_first_round_is_told() -> None:
         "b: join plan-differs",
         "a: finish ok",
         "round 1: 2 platforms, 1.0 s",
-        "run r is finished",
+        "run r is finished; each platform builds its own model now",
     ]
 
 

@@ -8,13 +8,12 @@ backup: put back, it could be asked for a second survivor list.
 from __future__ import annotations
 
 import shutil
+import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from backports import tarfile
 
 from client.keys import KeyFolder, registration_of
 from client.passport.book_file import LEFT_OUT_OF_BACKUPS, PASSPORTS_FILE, RESTORED_NOTE, restored_passports
@@ -22,12 +21,11 @@ from client.privacy.report import restore_logs
 from client.privacy.secure_sum.state import forget_secure_sums, is_secure_state
 from client.text.cache import CACHE_FOLDER
 from common.backup.listing import Listing, list_folder, outside
-from common.backup.reading import MANIFEST, empty, require_empty, unpack
+from common.backup.reading import MANIFEST, require_empty, unpack, unpack_without_manifest
 from common.backup.writing import write_backup
 from common.config.loader import load_yaml_model
 from common.deploy.roles import PlatformConfig
 from common.errors import ConfigError, StoreError
-from common.files import make_folder
 from common.privacy.lifetime import budget_policy
 
 ROLE = "platform"
@@ -182,15 +180,7 @@ def _has_manifest(source: Path) -> bool:
 
 def _unpack_unverified(source: Path, folder: Path) -> Path:
     """A backup of version 0.1; its folders become private. Returns the configuration."""
-    make_folder(folder, mode=0o700)
-    try:
-        with tarfile.open(source, "r:gz") as archive:
-            archive.extractall(folder, filter="data")
-    except (OSError, EOFError, tarfile.TarError) as error:
-        empty(folder)
-        raise StoreError(f"{source}: damaged; nothing of it was kept") from error
-    for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
-        path.chmod(0o700)
+    unpack_without_manifest(source, folder)
     configs = list(folder.glob("*.yaml"))
     if len(configs) != 1:
         shutil.rmtree(folder)

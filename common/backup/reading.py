@@ -21,6 +21,7 @@ from common.files import sync_folder
 FORMAT: Final = 1
 MANIFEST: Final = "backup.json"
 _PIECE: Final = 1 << 20
+_PERMISSIONS: Final = 0o777
 _DAMAGED: Final = (tarfile.TarError, EOFError, zlib.error, ValueError, KeyError, OSError)
 
 
@@ -103,25 +104,50 @@ def unpack(source: Path, folder: Path, role: str) -> Manifest:
     if manifest.role != role:
         raise StoreError(f"{source}: is a backup of a role {manifest.role!r}, and this command restores a {role}")
     for name in (*manifest.files, *manifest.folders, manifest.config):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise StoreError(f"{source}: names {name!r}, which lies outside of the folder; not restored")
+        _check_lies_inside(name, source)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         for name in sorted(manifest.folders):
             (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
         with tarfile.open(source, "r:gz") as archive:
             for member in archive:
-                if member.name in manifest.files:
-                    content = archive.extractfile(member)
-                    assert content is not None
-                    _place(content, folder / member.name, manifest.files[member.name].mode)
+                if member.isfile() and member.name in manifest.files:
+                    _place_member(archive, member, folder / member.name, manifest.files[member.name].mode)
         for name, mode in manifest.folders.items():
-            (folder / name).chmod(mode)
+            (folder / name).chmod(mode & _PERMISSIONS)
             sync_folder(folder / name)
     except _DAMAGED as error:
         empty(folder)
         raise StoreError(f"{folder}: cannot be restored ({error}); nothing of it was kept") from error
     return manifest
+
+
+def unpack_without_manifest(source: Path, folder: Path) -> None:
+    """Put the files of an archive of version 0.1 into an empty folder whose folders are the owner's alone; all, or none.
+
+    Files and folders are made one by one, and no link is: through a chain of links an archive reaches out of the folder in
+    spite of tarfile's own filter (CVE-2025-4517), which Python has mended in some versions only.
+
+    Raises:
+        StoreError: the archive is damaged, names what lies outside of the folder, or the disk is full.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        with tarfile.open(source, "r:gz") as archive:
+            for member in archive:
+                _check_lies_inside(member.name, source)
+                if member.isdir():
+                    (folder / member.name).mkdir(parents=True, exist_ok=True, mode=0o700)
+                elif member.isfile():
+                    _place_member(archive, member, folder / member.name, member.mode)
+        for path in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+            path.chmod(0o700)
+    except StoreError:
+        empty(folder)
+        raise
+    except _DAMAGED as error:
+        empty(folder)
+        raise StoreError(f"{source}: damaged, or cannot be unpacked ({error}); nothing of it was kept") from error
 
 
 def require_empty(folder: Path) -> None:
@@ -148,6 +174,11 @@ def _manifest_of(text: bytes, source: Path) -> Manifest:
         raise ValueError("the manifest does not fit") from None
 
 
+def _check_lies_inside(name: str, source: Path) -> None:
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise StoreError(f"{source}: names {name!r}, which lies outside of the folder; not restored")
+
+
 def _copy(content: IO[bytes] | gzip.GzipFile, take: Callable[[bytes], object]) -> int:
     size = 0
     while piece := content.read(_PIECE):
@@ -156,11 +187,13 @@ def _copy(content: IO[bytes] | gzip.GzipFile, take: Callable[[bytes], object]) -
     return size
 
 
-def _place(content: IO[bytes], path: Path, mode: int) -> None:
+def _place_member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, mode: int) -> None:
+    content = archive.extractfile(member)
+    assert content is not None
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         _copy(content, file.write)
-        os.fchmod(file.fileno(), mode)
+        os.fchmod(file.fileno(), mode & _PERMISSIONS)
         file.flush()
         os.fsync(file.fileno())

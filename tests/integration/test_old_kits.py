@@ -6,10 +6,10 @@ the federation and was admitted, and one that has still to take the secret over.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from backports import tarfile
 
 from client.keys import KeyFolder
 from common.config.loader import load_yaml_model
@@ -23,8 +23,7 @@ NAMES = ("cinema", "club")
 
 @pytest.fixture
 def kits(tmp_path: Path) -> Path:
-    with tarfile.open(FIXTURE) as archive:
-        archive.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(FIXTURE, tmp_path)
     return tmp_path
 
 

@@ -6,11 +6,11 @@ with item-item statistics, stopped after the first of two rounds. ``none/expecte
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from backports import tarfile
 
 from client.privacy.report import verify_logs
 from common.config.federation import FederationPlan
@@ -26,8 +26,7 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "runs-of-96db9a8.tar.gz"
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("old")
-    with tarfile.open(FIXTURE) as archive:
-        archive.extractall(folder, filter="data")
+    shutil.unpack_archive(FIXTURE, folder)
     return folder
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import tarfile
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from backports import tarfile
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from client.deploy.agent_process import ReloadableAgent
@@ -93,7 +94,7 @@ def test_no_backup_holds_or_restores_a_place_in_a_secure_sum(config_path: Path, 
     back_up(config_path, tmp_path / "new.backup")
     with tarfile.open(tmp_path / "new.backup") as archive:
         assert not [name for name in archive.getnames() if STATE_FILE in name]
-        archive.extractall(tmp_path / "old", filter="data")
+    shutil.unpack_archive(tmp_path / "new.backup", tmp_path / "old", "gztar")
     (tmp_path / "old" / MANIFEST).unlink()
     (tmp_path / "old" / "state" / STATE_FILE).write_bytes(b"as backups of version 0.1 hold it")
     with tarfile.open(tmp_path / "old.backup", "w:gz") as archive:

@@ -23,7 +23,7 @@ from client.recommend.lists import ListMaker
 from client.recommend.mixing import Mixing
 from client.recommend.recommender import Recommender
 from client.recommend.scopes import ItemScope
-from client.scoring.topk import block_rows
+from client.scoring.topk import MOST_INSERTED, block_rows
 
 Histories = Mapping[str, UserItemMatrix]
 """Histories by scope, each in its columns; rows are the model's."""
@@ -55,6 +55,9 @@ class BatchLists:
         scope: of the items.
         events: what users did since training, by user id as ids are compared.
         rules: what events count for.
+
+    Attributes:
+        longest: items of the longest list: k, or all that there are.
     """
 
     def __init__(
@@ -66,11 +69,13 @@ class BatchLists:
         events: Mapping[str, tuple[Event, ...]],
         rules: EventRules,
     ) -> None:
-        self._recommender, self._lists, self._k, self._scope = recommender, lists, k, scope
+        self._recommender, self._lists, self._scope = recommender, lists, scope
         self._events, self._rules = events, rules
         names = ("own", "cross") if scope == "all" else (scope,)
         scopes = {"own": recommender.own, "cross": recommender.cross}
         self._scopes = {name: scopes[name] for name in names if len(scopes[name].linear)}
+        # A list longer than there are items would be padding, held for each user.
+        self.longest = min(k, max(1, sum(len(one.linear) for one in self._scopes.values())))
         self._first = {"own": 0, "cross": len(recommender.own.linear)}
         self._mixing = recommender.mixings[0] if len(self._scopes) == 2 else Mixing()
         self._together = bool(self._scopes) and lists.plain and all(one.stage is None for one in self._scopes.values())
@@ -82,8 +87,9 @@ class BatchLists:
 
     @property
     def block_users(self) -> int:
-        """How many users :meth:`of` is best given: fewer where parts of a scope have scores of all items in memory."""
-        longest = max((len(one.linear) for one in self._scopes.values() if not one.linear.linear), default=0)
+        """How many users :meth:`of` is best given: fewer where scores of all items of a scope are in memory."""
+        every = self.longest > MOST_INSERTED
+        longest = max((len(one.linear) for one in self._scopes.values() if every or not one.linear.linear), default=0)
         return min(_USERS, max(16, 2 * block_rows(longest)))
 
     def histories_of(self, rows: NDArray[np.int64]) -> Histories:
@@ -102,7 +108,7 @@ class BatchLists:
             rows: int64 ``[b]``: of each in the model; −1 where it has none.
             histories: of these and perhaps more users, by :meth:`histories_of`.
         """
-        lists = BlockLists(np.full((len(users), self._k), -1), np.full((len(users), self._k), -np.inf))
+        lists = BlockLists(np.full((len(users), self.longest), -1), np.full((len(users), self.longest), -np.inf))
         changed = np.array([user in self._events for user in users], dtype=np.bool_)
         indptr = self._recommender.model.histories.indptr
         # Row −1 reads some other user's length here; who has no row has events, and is answered alone.
@@ -132,7 +138,7 @@ class BatchLists:
             return items[0], scores[0], flat
         item, score = np.hstack(items), np.hstack(scores)
         # Stable, so that own items come first among equals, as the service has it.
-        order = np.argsort(-score, axis=1, kind="stable")[:, : self._k]
+        order = np.argsort(-score, axis=1, kind="stable")[:, : self.longest]
         return np.take_along_axis(item, order, axis=1), np.take_along_axis(score, order, axis=1), flat
 
     def _best(
@@ -147,7 +153,7 @@ class BatchLists:
         if (never := bars.of(name)[0]) is not None:
             barred[never] = True
         seen = histories.select_users(rows).csr() if name == "own" else sp.csr_array((len(rows), len(barred)))
-        items, products = best_of_each(query, self._k, seen, barred)
+        items, products = best_of_each(query, self.longest, seen, barred)
         scores = (products + query.offsets[:, None]).astype(np.float64)
         if name == "cross":
             scores = np.where(items < 0, -np.inf, self._mixing.all_on_own_scale(scores))
@@ -156,7 +162,7 @@ class BatchLists:
     def _alone(self, lists: BlockLists, place: int, user: str, row: int) -> None:
         recommender = self._recommender
         history = recommender.history_at(None if row < 0 else row, self._events.get(user, ()), self._rules)
-        found = self._lists.candidates(recommender, recommender.prepare(history), self._k, self._scope)
+        found = self._lists.candidates(recommender, recommender.prepare(history), self.longest, self._scope)
         for rank, one in enumerate(found):
             lists.items[place, rank] = one.row + self._first[one.scope]
             lists.scores[place, rank] = one.score

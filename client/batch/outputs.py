@@ -8,6 +8,7 @@ Beside an output ``NAME`` stand ``.NAME.parts`` until it is whole, and for a mom
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -45,12 +46,19 @@ class ListOutputs:
 
     store: Path
 
+    @property
+    def unnoted(self) -> bool:
+        """Whether nothing can be noted, as the store lies on a read-only file system: no erasure can find its outputs."""
+        return self.store.is_dir() and bool(os.statvfs(self.store).f_flag & os.ST_RDONLY)
+
     def note(self, output: Path) -> None:
         """Write down that an output is about to be begun, durably; those that are gone are forgotten.
 
         Raises:
-            StoreError: it cannot be written down, and nothing of it may be.
+            StoreError: it cannot be written down though something else could, and nothing of it may be.
         """
+        if self.unnoted:
+            return
         make_folder(self.store, mode=0o700)
         with (
             file_errors(self.store / LISTS_FILE),
@@ -102,14 +110,23 @@ class ListOutputs:
     def rows_of(self, user: str) -> list[dict[str, object]]:
         """A person's lists, in parts and in whole files: each file with its rows.
 
+        A whole file is the platform's own: where something else stands under its name by now, that is told in place of rows.
+
         Raises:
-            StoreError: a file cannot be read.
+            StoreError: a part cannot be read.
         """
+        mine = pl.col("user_id").cast(pl.String) == user
         found: list[dict[str, object]] = []
-        for path in [*self._files(whole=False), *self._files(whole=True)]:
-            rows = _read(path, pl.col("user_id") == user).drop("user_id")
-            if rows.height:
-                found.append({"file": str(path), "rows": rows.to_dicts()})
+        for whole in (False, True):
+            for path in self._files(whole=whole):
+                try:
+                    rows = _read(path, mine).drop("user_id")
+                except StoreError:
+                    if not whole:
+                        raise
+                    found.append({"file": str(path), "rows": [], "problem": "cannot be read as lists"})
+                else:
+                    found += [{"file": str(path), "rows": rows.to_dicts()}] if rows.height else []
         return found
 
     def _files(self, *, whole: bool) -> Iterator[Path]:

@@ -30,6 +30,7 @@ from client.steering.hidden import HiddenItems
 from common.config.serving import SteeringConfig
 
 _PART_USERS: Final = 5_000
+_PART_ROWS: Final = 4_000_000
 _TELL_SECONDS: Final = 1.0
 _COLUMNS: Final = {"user_id": pl.String, "rank": pl.UInt32, "item_key": pl.String, "score": pl.Float32}
 
@@ -80,7 +81,7 @@ def recommend_to_file(
         job: what is asked for.
         tell: told how far it is.
         threads: as many as there are cores unless given.
-        part_users: users whose lists are held in memory, and are lost where the command is interrupted.
+        part_users: users whose lists are held in memory, and are lost where the command is interrupted; fewer of long lists.
         tell_seconds: how often to tell, at most.
 
     Raises:
@@ -128,6 +129,7 @@ def write_lists(
     asked: AskedUsers = (
         Everybody(recommender, events) if job.users is None else ListedUsers(job.users, recommender, events)
     )
+    part_users = max(1, min(part_users, _PART_ROWS // lists.longest))
     total, written, since, count = len(asked), 0, 0, 0
     started, told = time.monotonic(), 0.0
     ListOutputs(job.store).note(job.output)

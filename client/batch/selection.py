@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from client.scoring.linear_form import BlockQuery
+from client.scoring.topk import MOST_INSERTED, top_k
 from client.training.kernels.numba_compile import jit
 
 _SLICE: Final = 1024
@@ -35,17 +36,30 @@ def best_of_each(
     Returns:
         Items int64 ``[b, k]``, padded with −1, and scores without offsets float32 ``[b, k]``, padded with −inf.
     """
+    # Even slices: a product of a few rows would be another routine's, which rounds in another order.
+    edges = np.linspace(0, len(barred), 1 + -(-len(barred) // _SLICE)).astype(np.int64)
+    slices = [slice(first, end) for first, end in pairwise(edges.tolist())]
+    if k > MOST_INSERTED:
+        return _best_of_all(np.concatenate([query.without_offsets(some) for some in slices]).T, k, seen, barred)
     users = len(query.offsets)
     items = np.full((users, k), -1, dtype=np.int64)
     scores = np.full((users, k), -np.inf, dtype=np.float32)
     bounds = scores[:, -1].copy()
     indptr, columns = seen.indptr.astype(np.int64), seen.indices.astype(np.int32)
-    # Even slices: a product of a few rows would be another routine's, which rounds in another order.
-    edges = np.linspace(0, len(barred), 1 + -(-len(barred) // _SLICE)).astype(np.int64)
-    for first, end in pairwise(edges.tolist()):
-        some = query.without_offsets(slice(first, end))
-        _take_better(some, first, items, scores, bounds, indptr, columns, barred)
+    for some in slices:
+        _take_better(query.without_offsets(some), some.start, items, scores, bounds, indptr, columns, barred)
     return items, scores
+
+
+def _best_of_all(
+    scores: NDArray[np.float32], k: int, seen: sp.csr_array, barred: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The same of all scores at once, float32 ``[b, m]``."""
+    every = np.ascontiguousarray(scores)
+    every[np.isnan(every)] = -np.inf
+    every[np.repeat(np.arange(len(every)), np.diff(seen.indptr)), seen.indices] = -np.inf
+    items, best = top_k(every, k, candidates=~barred)
+    return items.astype(np.int64), best
 
 
 @jit

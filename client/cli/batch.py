@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from client.batch.outputs import ListOutputs, parts_of
 from client.batch.run import BatchDone, BatchJob, recommend_to_file
 from client.data.recorded import EventRules
 from client.recommend.answers import Scope
@@ -26,6 +27,12 @@ def write_lists(
         platform = load_yaml_model(config, PlatformConfig)
         store, steering, rules = platform.state / "store", platform.steering, EventRules.of(platform.data)
     assert store is not None
+    if ListOutputs(store).unnoted:
+        say(
+            f"{store} is read-only, so no erasure of the platform can find {output}, nor its parts ({parts_of(output).name}) "
+            "if this is cut short: delete them yourself when a person is erased",
+            err=True,
+        )
     job = BatchJob(store=store, output=output, users=users, k=k, scope=scope, steering=steering, rules=rules)
     try:
         with PlainConsole(stderr=True).stages() as tell:

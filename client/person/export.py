@@ -63,8 +63,8 @@ def export_person(config: PlatformConfig, user: str) -> Json:
 
 def is_known(content: Json) -> bool:
     """Whether an export holds anything of the person."""
-    rows = any(file["rows"] for file in content["files"])
-    held = any(content[name] for name in ("recorded_feedback", "models", "shards", "lists"))
+    rows = any(file["rows"] for name in ("files", "lists") for file in content[name])
+    held = any(content[name] for name in ("recorded_feedback", "models", "shards"))
     return bool(rows or held or any(content["passports"].values()))
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SCORES_AT_ONCE = 1 << 22
 """Scores held at a time by blockwise code: 16 MiB of float32, 32 MiB of keys."""
 
+MOST_INSERTED = 512
+"""Longest list that is kept in order while scores pass by; a longer one takes a sort of all scores, in less time."""
+
 _EXCLUDED = np.iinfo(np.int64).min
 _PREFERRED = np.int64(1 << 31)
 _INDEX_BITS = np.int64((1 << 31) - 1)

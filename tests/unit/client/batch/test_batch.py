@@ -9,16 +9,19 @@ import sys
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from client.batch.outputs import StillTheSame
 from client.batch.run import BatchJob, recommend_to_file, write_lists
 from client.batch.selection import best_of_each
+from client.cli.main import app
 from client.data.dataset import UserItemMatrix
 from client.data.recorded import EventRules
 from client.personalization.store import PlatformStore
@@ -37,7 +40,7 @@ from tests.support import random_matrix
 @given(
     seed=st.integers(0, 200),
     m=st.sampled_from([1, 7, 300, 1024, 1025, 2500]),
-    k=st.integers(1, 40),
+    k=st.integers(1, 40) | st.integers(500, 3000),
     kind=st.sampled_from(["ties", "floats", "direct"]),
 )
 def test_the_best_of_each_are_those_of_a_full_sort(seed, m, k, kind):
@@ -129,6 +132,28 @@ def test_everybodys_list_is_the_one_that_is_served(store, scope):
 def test_lists_are_steered_as_the_platform_says(store, steering):
     asked = job(store, steering=steering)
     same(written(asked), served(asked, EVERYBODY))
+
+
+@pytest.mark.parametrize("scope", ["own", "cross", "all"])
+def test_a_list_longer_than_there_are_items_has_all_of_them(store, scope):
+    found, expected = written(job(store, scope=scope, k=10**9)), served(job(store, scope=scope, k=10**4), EVERYBODY)
+    assert {user: {key for key, _ in items} for user, items in found.items()} == {
+        user: {key for key, _ in items} for user, items in expected.items() if items
+    }
+
+
+def test_a_store_on_a_read_only_file_system_gives_lists(store, monkeypatch):
+    """No erasure can find them then, which the command says."""
+    usual = os.statvfs(store)
+    read_only = SimpleNamespace(f_flag=usual.f_flag | os.ST_RDONLY)
+    monkeypatch.setattr("client.batch.outputs.os.statvfs", lambda _: read_only)
+    before = {path.name for path in store.iterdir()}
+    output = store.parent / "recs.parquet"
+    result = CliRunner().invoke(app, ["recommend", "--all", "--store", str(store), "-o", str(output)])
+    assert result.exit_code == 0, result.output
+    assert "delete them yourself when a person is erased" in result.stderr
+    assert output.exists()
+    assert {path.name for path in store.iterdir()} == before
 
 
 def test_feedback_since_training_counts_for_known_and_new_users(store):

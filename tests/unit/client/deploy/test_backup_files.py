@@ -90,7 +90,7 @@ def test_a_backup_of_version_0_1_gets_its_registration_back(config: Path, tmp_pa
 
 
 def chain_of_links() -> list[tuple[tarfile.TarInfo, bytes]]:
-    """What leads out of the folder past tarfile's own filter: a path that is too long to be followed is taken as it is."""
+    """Members that lead out of the folder past tarfile's own filter, which takes a path that is too long as it is."""
     members, path, steps, long = [], "", "abcdefghijklmnop", "d" * 247
 
     def add(name: str, kind: bytes, target: str = "", content: bytes = b"") -> None:

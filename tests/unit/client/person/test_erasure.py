@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
@@ -350,6 +351,19 @@ def test_who_is_erased_while_lists_are_written_is_in_none(platform: PlatformConf
     with pytest.raises(StoreError, match="a person was left out"):
         recommend_to_file(asked, tell, part_users=1, tell_seconds=0.0)
     assert not asked.output.exists()
+
+
+def test_an_export_goes_on_past_what_is_no_list_any_more(platform: PlatformConfig, tmp_path: Path) -> None:
+    """Whole files are the platform's own: one may be written over, or its ids be made numbers."""
+    other, numbers = tmp_path / "other.parquet", tmp_path / "numbers.parquet"
+    for output in (other, numbers):
+        recommend_to_file(batch_job(platform, output), lambda _: None)
+    other.write_bytes(b"something else")
+    pl.DataFrame({"user_id": [7, 8], "item_key": ["x", "y"]}).write_parquet(numbers)
+    content = export_person(platform, "7")
+    told = {Path(str(one["file"])).name: one["rows"] for one in content["lists"]}
+    assert told == {"numbers.parquet": [{"item_key": "x"}], "other.parquet": []}
+    assert export_person(platform, ANNA)["lists"][0]["problem"] == "cannot be read as lists"
 
 
 def batch_job(platform: PlatformConfig, output: Path) -> BatchJob:

@@ -151,7 +151,13 @@ class Erasures:
         content = _read_job(job)
         for step in self._steps:
             if step.name not in content["done"]:
-                self._take(step, content)
+                try:
+                    self._take(step, content)
+                except StoreError:
+                    # A process that had begun before may have written after the step that looked for it.
+                    content["done"] = []
+                    write_atomically(job, json.dumps(content).encode())
+                    raise
                 content["done"].append(step.name)
                 write_atomically(job, json.dumps(content).encode())
         receipt = self._receipt(content)

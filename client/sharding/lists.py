@@ -109,7 +109,7 @@ def lists_of_shard(source: ListSource, shard: int) -> int:
 
 def _write_lists(source: ListSource, shard: int) -> int:
     path, job = source.folder / f"{shard:05d}.parquet", source.job
-    model = _recommender(job.store, source.version)
+    model = _recommender(job.store, source.version, PlatformStore(job.store).signature())
     rules = job.rules
     if rules.meaning is None:
         rules = replace(rules, meaning="weight" if model.implicit else "rating")
@@ -132,8 +132,8 @@ def _write_lists(source: ListSource, shard: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def _recommender(store: Path, version: int) -> Recommender:
-    """One a worker's process, which makes lists of many shards."""
+def _recommender(store: Path, version: int, signature: tuple[object, ...]) -> Recommender:
+    """One a worker's process, which outlives the command that makes lists: another ``signature`` is another model."""
     return Recommender(PlatformStore(store).load(version))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from client.batch.outputs import parts_of
 from client.batch.run import BatchJob, recommend_to_file
 from client.cli.main import app
 from client.data.reading.exclusions import EXCLUSIONS_FILE, ExclusionBook, read_exclusions
@@ -339,6 +341,26 @@ def test_lists_cut_short_are_erased_with_the_person(platform: PlatformConfig, tm
     recommend_to_file(asked, lambda _: None)
     assert holding(asked.output.parent, BERND) == ["recs.parquet"]
     assert holding(asked.output.parent, ANNA) == []
+
+
+def test_what_comes_back_after_its_step_is_erased_by_resume(platform: PlatformConfig, tmp_path: Path) -> None:
+    """A cluster's worker may write a part whose command was killed, after parts were deleted."""
+    asked = batch_job(platform, tmp_path / "lists" / "recs.parquet")
+    recommend_to_file(asked, lambda _: None)
+    late = parts_of(asked.output) / "000007.parquet"
+
+    def written(places: erasure.Places, content: Mapping[str, Any]) -> None:
+        late.parent.mkdir()
+        shutil.copy(asked.output, late)
+
+    steps = list(erasure.STEPS)
+    steps[-2] = replace(steps[-2], take=written)
+    erasures = Erasures(platform, patience=0, steps=steps)
+    with pytest.raises(StoreError, match="not all is erased"):
+        erasures.complete(erasures.begin(ANNA, "erased"))
+    assert late.exists()
+    assert len(Erasures(platform, patience=0).resume()) == 1
+    assert not late.exists()
 
 
 def test_who_is_erased_while_lists_are_written_is_in_none(platform: PlatformConfig, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,18 @@ def test_everybody_in_shards_has_a_list_though_the_model_knows_few(config: Platf
     few = np.arange(len(model.user_ids)) >= 5
     store.commit(model.without(few))
     assert by_shards(config, scope="own").drop("score").equals(expected.drop("score"))
+
+
+def test_workers_of_before_take_up_a_version_of_the_same_number(config: PlatformConfig) -> None:
+    """A store that was restored or made anew numbers its versions from where it is; a cluster's workers live on."""
+    store = PlatformStore(config.state / "store")
+    before, known = by_shards(config), store.load()
+    shutil.rmtree(store.all_versions)
+    other = random_platform_model(np.random.default_rng(1), own=N_ITEMS, foreign=20, unshared=4)
+    assert store.commit(replace(other, user_ids=known.user_ids, histories=known.histories)) == 1
+    found = by_shards(config)
+    assert not found.drop("score").equals(before.drop("score"))
+    assert found.drop("score").equals(at_once(config).drop("score"))
 
 
 def test_who_is_left_out_has_no_list(config: PlatformConfig) -> None:

@@ -61,6 +61,7 @@ from common.errors import (
     PlanMismatchError,
     PrivacyError,
     StoreError,
+    told_of,
 )
 from common.privacy.contribution import PrivatizedContribution
 from common.wire.exchange import OK, AgentReply, AgentRequest, Arrays, Json
@@ -146,7 +147,7 @@ class PlatformAgent:
             return self._refuse(request, error)
         except Exception as error:
             # This is the wire's edge: a traceback could carry values of users' data to the aggregator.
-            return self._refuse(request, InternalError(str(error)), cause=error)
+            return self._refuse(request, InternalError(told_of(error)), cause=error)
 
     def spend(self) -> PlatformSpend:
         """Return what this platform's ledger has charged and what its journal has seen leave."""

@@ -165,3 +165,12 @@ class InternalError(CrossfedError):
 
 class FailedContributionError(InternalError):
     """A contribution that was charged could not be made. Its code says no more than that: the cause may lie in the data."""
+
+
+def told_of(error: BaseException) -> str:
+    """Return what a log or a message may say of any error: the words of crossfed's own, of others the kind alone.
+
+    >>> told_of(ConfigError("plan.rounds: at least 1")), told_of(KeyError("anna"))
+    ('plan.rounds: at least 1', 'KeyError')
+    """
+    return str(error) if isinstance(error, CrossfedError) else type(error).__name__

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from common.config.federation import FederationPlan
 from common.errors import StoreError
-from common.files import archive, read_archive, write_atomically
+from common.files import archive, file_errors, read_archive, write_atomically
 from common.wire.exchange import Arrays
 
 _log = getLogger(__name__)
@@ -62,6 +62,21 @@ class RunFile:
         header, facts, arrays = kept
         run_id = str(header.get("run_id"))
         return (run_id, facts, arrays) if _plan_in(header) == plan else None
+
+    def forget(self, run_id: str) -> None:
+        """Delete what is kept, if it is of this run; what cannot be read is left as it is.
+
+        Raises:
+            StoreError: it cannot be deleted.
+        """
+        try:
+            kept = self._read()
+        except StoreError:
+            return
+        if kept is None or kept[0].get("run_id") != run_id:
+            return
+        with file_errors(self._path):
+            self._path.unlink(missing_ok=True)
 
     def check(self) -> None:
         """Raises: StoreError when the file is there and cannot be used; the message says what becomes of its run."""

@@ -4,7 +4,8 @@
     STORE/build.json     what became of it
 
 A finish is on disk before it is acknowledged, so that a process that ends in between builds its model when it is started
-again. Nothing of a build crosses the wire: not that it failed, and not how long it took, as it begins after the answer.
+again. What a run's training has left (rows of users) is deleted once its model is built. Nothing of a build crosses the wire:
+not that it failed, and not how long it took, as it begins after the answer.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from client.contributions.run_file import RunFile
+from client.contributions.run_file import TOWERS_FILE, RunFile
 from client.personalization.platform_model import PlatformModel
 from client.personalization.store import PlatformStore
 from common.config.federation import FederationPlan
-from common.errors import CrossfedError, InternalError, StoreError
+from common.errors import CrossfedError, InternalError, StoreError, told_of
 from common.files import write_atomically
 from common.wire.exchange import AgentRequest, Arrays, digest_of
 
@@ -100,6 +101,7 @@ class ModelBuilder:
         self._on_built = on_built
         self._delay = delay
         self._file = RunFile(store.root / FINISH_FILE)
+        self._progress = RunFile(store.root / TOWERS_FILE)
         self._path = store.root / BUILD_FILE
         self._background = background
         self._waiting: tuple[str, Callable[[], PlatformModel]] | None = None
@@ -143,6 +145,7 @@ class ModelBuilder:
         outcome = self.outcome
         if outcome.run_id == run_id:
             if outcome.state == "built":
+                self._forget_progress(run_id)  # an earlier version left it
                 return None
             if outcome.attempts >= _MOST_ATTEMPTS:
                 _log.error(
@@ -151,6 +154,7 @@ class ModelBuilder:
                     outcome.attempts,
                     outcome.error or "the process ended",
                 )
+                self._forget_progress(run_id)
                 return None
         vocabulary = {
             name.removeprefix(_VOCABULARY): array for name, array in arrays.items() if name.startswith(_VOCABULARY)
@@ -219,18 +223,26 @@ class ModelBuilder:
         except Exception as error:
             # Nobody waits for this: whatever went wrong is for the operator, and the model before goes on serving.
             _log.exception("the model of run %s could not be built; the one before goes on serving", run_id)
-            self._error = error if isinstance(error, CrossfedError) else InternalError(repr(error))
+            self._error = error if isinstance(error, CrossfedError) else InternalError(told_of(error))
             said = (
                 str(error) if isinstance(error, CrossfedError) else f"{type(error).__name__}; the agent's log says more"
             )
             self._note_quietly(replace(outcome, state="failed", error=said))
             return
         self._note_quietly(replace(outcome, state="built", version=version))
+        self._forget_progress(run_id)
         _log.info("the model of run %s is built: version %d", run_id, version)
         try:
             self._on_built()
         except CrossfedError as error:
             _log.error("version %d is in the store and could not be taken up: %s", version, error)
+
+    def _forget_progress(self, run_id: str) -> None:
+        """A model that is built, or never will be, needs no training any more; rows of its users would stay on disk."""
+        try:
+            self._progress.forget(run_id)
+        except StoreError as error:
+            _log.error("%s", error)
 
     def _note_quietly(self, outcome: BuildOutcome) -> None:
         try:

@@ -17,7 +17,7 @@ from client.privacy.ledger import BudgetLedger, Receipt
 from client.privacy.secure_sum.masking import MaskedContribution
 from common.config.federation import FederationPlan
 from common.contributions.protocol import contribution_specs, open_sizes, reply_specs
-from common.errors import CrossfedError, FailedContributionError, LedgerError, SecureSumError, StoreError
+from common.errors import CrossfedError, FailedContributionError, LedgerError, SecureSumError, StoreError, told_of
 from common.privacy.contribution import PrivatizedContribution, Release
 from common.privacy.lifetime import UNCLAIMED_DELTA, BudgetPolicy, subsampled_share
 from common.sealed.witness import FileWitness
@@ -128,9 +128,11 @@ class Outbox:
             raise
         except Exception as error:
             if all(release.mechanism == "none" for release in receipt.releases):
-                raise FailedContributionError(f"{error}; this platform is left out of the round") from error
+                raise FailedContributionError(f"{told_of(error)}; this platform is left out of the round") from error
             self.ledger.close(receipt.run_id)
-            raise FailedContributionError(f"{error}; this platform takes no further part in the run") from error
+            raise FailedContributionError(
+                f"{told_of(error)}; this platform takes no further part in the run"
+            ) from error
 
     def send(
         self,

@@ -92,7 +92,7 @@ def sentence_of(error: BaseException) -> str:
     """Return what a person needs to know of ``error``; for a defect of crossfed also writes the report that it names."""
     if _is_deliberate(error):
         return str(error)
-    chain = list(_chain(error))
+    chain = list(chain_of(error))
     for one in chain:
         if _lacks_memory(one):
             needed = next((f", and needs {part / 1e9:.1f} GB to start" for part in one.args if part in _NEEDS), "")
@@ -136,7 +136,8 @@ def _is_deliberate(error: BaseException) -> bool:
     return any(kind.__module__ == "common.errors" and kind.__name__ == "CrossfedError" for kind in type(error).__mro__)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain_of(error: BaseException) -> Iterator[BaseException]:
+    """``error``, what led to it, and so on."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

@@ -1,10 +1,17 @@
-"""Logs of the long-running roles: text for people, or one JSON object a line for collectors. No user ids in either."""
+"""Logs of the long-running roles: text for people, or one JSON object a line for collectors. No user ids in either.
+
+An error that nobody foresaw may quote what it met, so its words are never written: its kind and where it happened are. Only
+crossfed's own errors, whose messages hold no user's data, are told in words.
+"""
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
+import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,6 +20,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from common.deploy.guard import chain_of
 from common.errors import CrossfedError
 from common.visible import visible, visible_json
 
@@ -29,13 +37,19 @@ class TextFormatter(logging.Formatter):
     def __init__(self, layout: str = "%(asctime)s %(levelname)s %(name)s %(message)s") -> None:
         super().__init__(layout)
 
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; not with a traceback that another formatter has left in the record."""
+        own = copy.copy(record)
+        own.exc_text = None
+        return super().format(own)
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- the library's name
         """The line; a traceback, of crossfed's own frames, follows it."""
         return visible(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 -- the library's name
-        """The traceback, whose last line an error has written."""
-        return visible(super().formatException(ei), lines=True)
+        """Where it happened, without words of other errors than crossfed's own."""
+        return visible(_where(ei[1]), lines=True)
 
 
 class JsonFormatter(logging.Formatter):
@@ -52,6 +66,20 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             content["traceback"] = self.formatException(record.exc_info)
         return visible_json(content)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 -- the library's name
+        """As of text."""
+        return _where(ei[1])
+
+
+def _where(error: BaseException) -> str:
+    """An error's traceback, and of those that led to it; only crossfed's own have words: others' may quote what users did."""
+    told = []
+    for one in reversed(list(chain_of(error))):
+        kind, frames = type(one).__qualname__, "".join(traceback.format_tb(one.__traceback__))
+        said = f"{kind}: {one}" if isinstance(one, CrossfedError) else kind
+        told.append(f"Traceback (most recent call last):\n{frames}{said}")
+    return "\n\nwhich led to:\n\n".join(told)
 
 
 class _LogFile(RotatingFileHandler):
@@ -78,6 +106,8 @@ def set_up_logs(form: Literal["text", "json"] = "text", *, level: int = logging.
     for handler in handlers:
         handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=handlers, force=True)
+    # Python itself would write the error's words to standard error, which a service manager keeps.
+    threading.excepthook = _thread_ended
     if problem is not None:
         logging.getLogger(__name__).warning(
             "%s: cannot be written (%s); the log goes to standard error alone", file, problem
@@ -89,6 +119,13 @@ def set_up_simple_logs(level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(TextFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
+
+
+def _thread_ended(ended: threading.ExceptHookArgs) -> None:
+    name = "" if ended.thread is None else ended.thread.name
+    if ended.exc_value is not None and not issubclass(ended.exc_type, SystemExit):
+        info = ended.exc_type, ended.exc_value, ended.exc_traceback
+        logging.getLogger(__name__).error("the thread %s ended", name, exc_info=info)
 
 
 @contextmanager

@@ -212,15 +212,23 @@ def test_a_contribution_of_a_run_that_was_not_joined_is_refused(agent: PlatformA
     assert (reply.code, reply.arrays) == ("out-of-order", {})
 
 
-def test_an_error_leaves_as_its_code_alone(agent: PlatformAgent) -> None:
+@pytest.mark.parametrize("form", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
+def test_an_error_leaves_as_its_code_alone(
+    agent: PlatformAgent, caplog: pytest.LogCaptureFixture, form: logging.Formatter
+) -> None:
+    """The log has its kind and its place, and not its words, which may quote what a user did."""
     joined(agent)
 
     def explode(*_: Any) -> Any:
-        raise KeyError("private-user-1 /srv/shop/ratings.csv")
+        raise KeyError(f"private-{'user'}-1 /srv/shop/ratings.csv")
 
     stand_in(agent, "counts", explode)
     reply = agent.exchange(request("counts"))
     assert reply == AgentReplyLike("shop", "counts", 0, "internal")
+    written = "".join(form.format(record) for record in caplog.records)
+    assert "explode" in written
+    assert "KeyError" in written
+    assert "private-user-1" not in written
 
 
 class AgentReplyLike:

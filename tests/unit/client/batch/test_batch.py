@@ -146,7 +146,7 @@ def test_a_store_on_a_read_only_file_system_gives_lists(store, monkeypatch):
     """No erasure can find them then, which the command says."""
     usual = os.statvfs(store)
     read_only = SimpleNamespace(f_flag=usual.f_flag | os.ST_RDONLY)
-    monkeypatch.setattr("client.batch.outputs.os.statvfs", lambda _: read_only)
+    monkeypatch.setattr(os, "statvfs", lambda _: read_only)
     before = {path.name for path in store.iterdir()}
     output = store.parent / "recs.parquet"
     result = CliRunner().invoke(app, ["recommend", "--all", "--store", str(store), "-o", str(output)])

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from client.agent import PlatformAgent
+from client.contributions.run_file import TOWERS_FILE, RunFile
 from client.personalization.model_builder import BUILD_FILE, ModelBuilder, read_outcome
 from client.personalization.platform_model import PlatformModel
 from client.personalization.store import PlatformStore
 from client.privacy.outbox import Outbox
+from common.deploy.logs import TextFormatter
 from common.errors import TrainingError
 from common.privacy.lifetime import budget_policy
 from common.wire.exchange import AgentReply
@@ -90,7 +92,39 @@ def test_a_build_that_fails_is_told_the_operator_alone(
     assert [reply.code for reply in replies] == ["ok", "ok"]
     assert (outcome.state, outcome.attempts) == ("failed", 1)
     assert "could not be built" in caplog.text
+    if isinstance(error, ZeroDivisionError):
+        assert "person-0-3" not in "".join(TextFormatter().format(record) for record in caplog.records)
+        assert "person-0-3" not in str(agent.build_error)
+        assert "person-0-3" not in (agent.store.root / BUILD_FILE).read_text()
     assert finish(asked).code == "ok", "the same answer, whatever became of it"
+
+
+def test_a_built_model_leaves_no_training_on_disk(tmp_path: Path) -> None:
+    """Rows of users' embeddings are of no use then, and an erasure would have to find them; another run's stay."""
+    asked = asked_in(tmp_path)
+    agent = asked.agents[NAME]
+    progress = RunFile(agent.store.root / TOWERS_FILE)
+    progress.save("next", PLAN, {}, {"users": np.ones((3, 2))})
+    assert finish(asked).code == "ok"
+    assert agent.wait_built().state == "built"
+    assert progress.load("next", PLAN) is not None
+    progress.save("run", PLAN, {}, {"users": np.ones((3, 2))})
+    (agent.store.root / BUILD_FILE).unlink()
+    assert restarted(tmp_path).wait_built().state == "built"
+    assert not (agent.store.root / TOWERS_FILE).exists()
+
+
+def test_training_of_a_model_that_cannot_be_built_goes_too(tmp_path: Path) -> None:
+    asked = asked_in(tmp_path)
+    agent = asked.agents[NAME] = failing(tmp_path, TrainingError("no"))
+    progress = RunFile(agent.store.root / TOWERS_FILE)
+    progress.save("run", PLAN, {}, {"users": np.ones((3, 2))})
+    assert finish(asked).code == "ok"
+    for _ in range(3):
+        assert progress.load("run", PLAN) is not None
+        failing(tmp_path, TrainingError("no")).wait_built()
+    restarted(tmp_path).wait_built()
+    assert progress.load("run", PLAN) is None
 
 
 def test_a_finish_is_taken_once_a_run(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ from common.deploy.ports import check_port_free
 from common.deploy.roles import PlatformConfig, SocketConfig
 from common.deploy.signals import SignalQueue
 from common.deploy.supervise import Supervisor
-from common.errors import ConfigError, CrossfedError, StoreError
+from common.errors import ConfigError, StoreError, told_of
 from common.files import make_folder
 from common.tracing import Tracing, tracing_to
 from common.wire.exchange import AgentConnection, AgentReply, AgentRequest
@@ -90,9 +90,9 @@ class ReloadableAgent:
         self._next = None
         try:
             self._agent = make()
-        except CrossfedError as error:
+        except Exception as error:
             # The aggregator must not learn more than that this platform answers as before.
-            _log.error("the reloaded configuration cannot be used, the one before stays: %s", error)
+            _log.error("the reloaded configuration cannot be used, the one before stays: %s", told_of(error))
 
 
 class PlatformProcess:
@@ -207,8 +207,8 @@ class PlatformProcess:
             try:
                 config = load_yaml_model(self._path, PlatformConfig)
                 self._offer(config, load_training_data(config))
-            except CrossfedError as error:
-                _log.error("not reloaded, the configuration and data before stay: %s", error)
+            except Exception as error:
+                _log.error("not reloaded, the configuration and data before stay: %s", told_of(error))
                 return
         if self._recommender is not None:
             self._recommender.model.feedback.rules = EventRules.of(config.data)
@@ -222,9 +222,11 @@ class PlatformProcess:
             config, data = self._used
             try:
                 self._offer(config, data.without(ExclusionBook(config.state / "store").current()))
-            except CrossfedError as error:
+            except Exception as error:
                 # Going on would contribute what must not be used any more.
-                _log.critical("the data cannot be used without who was erased or has objected, so this ends: %s", error)
+                _log.critical(
+                    "the data cannot be used without who was erased or has objected, so this ends: %s", told_of(error)
+                )
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
         _log.info("the exclusion list has changed; the next run uses it")
@@ -236,9 +238,10 @@ class PlatformProcess:
             config, _ = self._used
             try:
                 self._offer(config, load_training_data(config))
-            except CrossfedError as error:
+            except Exception as error:
                 _log.error(
-                    "what is older than retention_days goes on being used, as the data cannot be read: %s", error
+                    "what is older than retention_days goes on being used, as the data cannot be read: %s",
+                    told_of(error),
                 )
 
     def _share_otherwise(self) -> None:
@@ -249,8 +252,8 @@ class PlatformProcess:
             try:
                 hidden = HiddenItems(config.state / "store").current()
                 self._offer(config, replace(data, shared=shared_items(data.items, config.catalogue, hidden)))
-            except CrossfedError as error:
-                _log.error("what is shared stays as it was: %s", error)
+            except Exception as error:
+                _log.error("what is shared stays as it was: %s", told_of(error))
                 return
         _log.info("hidden items have changed; the next run uses it")
 

@@ -9,7 +9,7 @@ from logging import getLogger
 from typing import Protocol
 
 from client.data.recorded import DAY_SECONDS
-from common.errors import StoreError
+from common.errors import told_of
 
 _log = getLogger(__name__)
 _POLL_SECONDS = 1.0
@@ -67,5 +67,6 @@ class ChangeWatch:
                 if stamp != self._seen:
                     self._on_change()
                     self._seen = stamp
-            except StoreError as error:
-                _log.error("%s", error)
+            except Exception as error:
+                # Whatever it was, the next change must be seen: that a person is left out, above all.
+                _log.error("a change beside this platform could not be taken up: %s", told_of(error))

@@ -27,7 +27,7 @@ from client.recommend.recommender import PreparedHistory, Recommender
 from client.versions.experiment import Experiment
 from client.versions.outcomes import ShownUsers
 from common.config.serving import ServingConfig
-from common.errors import CrossfedError, StoreError
+from common.errors import CrossfedError, StoreError, told_of
 
 _log = getLogger(__name__)
 _RETENTION_SECONDS = 3600.0
@@ -331,13 +331,19 @@ class ServingModel:
             self._watcher.join()
 
     def _watch(self) -> None:
+        told = ""
         while True:
             self._wake.wait(self._config.poll_seconds)
             if self._stopping.is_set():
                 return
             # Cleared before looking, so that a version committed meanwhile is not missed.
             self._wake.clear()
-            self._try_reload()
+            try:
+                self._try_reload()
+            except Exception as error:
+                # The next look must take place: a person may be left out, or a new version be there.
+                if told != (told := told_of(error)):
+                    _log.error("the store could not be looked at, and is again: %s", told)
 
     def _try_reload(self) -> None:
         try:

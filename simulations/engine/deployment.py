@@ -35,6 +35,7 @@ from server.deploy.runs import FAILED, FINISHED, RunFolder, RunStatus
 AGGREGATOR = "aggregator"
 _QUIET: Mapping[str, str] = {"TF_CPP_MIN_LOG_LEVEL": "3", "OPENBLAS_NUM_THREADS": "1"}
 _POLL_SECONDS = 0.3
+_LONGEST_LOOK_SECONDS = 5.0
 _HOPELESS = 3
 
 
@@ -243,14 +244,18 @@ def _cell(value: Value | None, separator: str) -> str:
 def wait_for(done: Callable[[], bool], what: str, deadline: float) -> None:
     """Poll until ``done``.
 
+    A look counts for some seconds at most: while this process is stopped, or the machine asleep, nothing is waited for in vain.
+
     Raises:
         FederationError: not within ``deadline`` seconds.
     """
-    give_up = time.monotonic() + deadline
+    waited, before = 0.0, time.monotonic()
     while not done():
-        if time.monotonic() > give_up:
+        if waited > deadline:
             raise FederationError(f"waited {deadline:.0f} s in vain for {what}")
         time.sleep(_POLL_SECONDS)
+        now = time.monotonic()
+        waited, before = waited + min(now - before, _LONGEST_LOOK_SECONDS), now
 
 
 def free_port() -> int:

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from common.contributions.run_plan import read_plan
+from common.errors import FederationError
 from server.deploy.runs import FINISHED, RunFolder
-from simulations.engine.deployment import AGGREGATOR, LocalFederation, provision
+from simulations.engine.deployment import AGGREGATOR, LocalFederation, provision, wait_for
 from tests.support.namespaces import inside, make_links_slow, namespace
 from tests.support.process_files import PLAN, SETTINGS, make_files
 
@@ -86,16 +86,27 @@ def slow_line(port: str) -> Iterator[None]:
 
 
 def run_to_its_end(federation: LocalFederation) -> None:
-    config = str(federation.aggregator.config)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        # Refused until the aggregator answers; then it waits for the platforms, and for the end.
-        command = [*inside(AGGREGATOR), sys.executable, "-m", "server", "run", "--config", config]
+    """Begin runs until one has finished: refused until the aggregator answers, one waits for the platforms and for its end."""
+    command = [
+        *inside(AGGREGATOR),
+        sys.executable,
+        "-m",
+        "server",
+        "run",
+        "--config",
+        str(federation.aggregator.config),
+    ]
+    said = ["nothing"]
+
+    def finished() -> bool:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0:
-            return
-        time.sleep(3)
-    pytest.fail(f"no run has finished; the last attempt said: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        said.append(f"{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return done.returncode == 0
+
+    try:
+        wait_for(finished, "a run to finish", PATIENCE_SECONDS)
+    except FederationError as error:
+        pytest.fail(f"{error}; the last attempt said: {said[-1]}")
 
 
 def test_hosts_apart_train_a_federation_over_slow_links(hosts: bool, tmp_path: Path) -> None:

@@ -168,9 +168,10 @@ def test_a_run_ends_with_the_agent_that_it_began_with() -> None:
     assert agent.exchange(later).platform == "new"
 
 
-def test_a_successor_that_cannot_be_made_leaves_the_old_agent_serving() -> None:
+@pytest.mark.parametrize("error", [ConfigError("a key is missing"), KeyError("anna")])
+def test_a_successor_that_cannot_be_made_leaves_the_old_agent_serving(error: Exception) -> None:
     def broken() -> Named:
-        raise ConfigError("a key is missing")
+        raise error
 
     agent = ReloadableAgent(Named("old"))
     agent.offer(broken)

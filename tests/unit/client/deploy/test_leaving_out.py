@@ -87,6 +87,41 @@ def test_a_platform_of_nobody_ends(
     assert sent == [signal.SIGTERM]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), KeyError(ANNA)])
+def test_a_platform_that_cannot_leave_somebody_out_ends(
+    platform: PlatformConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """Whatever goes wrong: the run that follows would be with that person."""
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _, number: sent.append(number))
+
+    def make(*_: Any) -> Any:
+        raise error
+
+    made, data = PlatformProcess(Path("unused"), make=make), load_training_data(platform)
+    made._agent, made._used = ReloadableAgent(Answering(data)), (platform, data)
+    made._leave_out()
+    assert sent == [signal.SIGTERM]
+    assert ANNA not in caplog.text
+
+
+def test_a_watch_goes_on_after_whatever_went_wrong(tmp_path: Path) -> None:
+    book, taken_up, looks = ExclusionBook(tmp_path), threading.Event(), []
+
+    def change() -> None:
+        looks.append(1)
+        if len(looks) == 1:
+            raise KeyError("anna")
+        taken_up.set()
+
+    watch = ChangeWatch(book, change, poll_seconds=0.01)
+    try:
+        book.add({book.tag("anna"): "erased"})
+        assert taken_up.wait(30)
+    finally:
+        watch.stop()
+
+
 def test_the_list_is_watched(tmp_path: Path) -> None:
     book, changed = ExclusionBook(tmp_path), threading.Event()
     watch = ChangeWatch(book, changed.set, poll_seconds=0.01)

@@ -54,6 +54,26 @@ def serving(tmp_path: Path):
         yield model
 
 
+def test_the_store_is_watched_on_after_whatever_went_wrong(tmp_path: Path) -> None:
+    store, looks, served = PlatformStore(tmp_path / "store"), [], threading.Event()
+
+    def change(_: object) -> None:
+        looks.append(1)
+        if len(looks) == 1:
+            raise KeyError("anna")
+        served.set()
+
+    with FeedbackLog(tmp_path / "log") as log:
+        model = ServingModel(store, log, ServingConfig(poll_seconds=0.01), on_change=change)
+        model.start()
+        try:
+            while not served.wait(0.05):
+                assert len(store.versions()) < 100
+                store.commit(random_platform_model(np.random.default_rng(0)))
+        finally:
+            model.stop()
+
+
 def test_an_items_newest_entry_counts_and_history_stays_in_order():
     model = random_platform_model(np.random.default_rng(0), users=1)
     histories = UserItemMatrix.from_entries(

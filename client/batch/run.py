@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
@@ -134,7 +134,7 @@ def write_lists(
     started, told = time.monotonic(), 0.0
     ListOutputs(job.store).note(job.output)
     made_from = [*signature, asked.digest(), sorted(hidden.current()), sorted(same.excluded.entries), part_users]
-    with PartedFile(job.output, _made_from(job, made_from, events)) as file:
+    with PartedFile(job.output, {"format": 2, "digest": job_digest(job, made_from, events)}) as file:
         for count, some in enumerate(asked.parts(part_users), 1):
             same.check()
             written += len(some.ids)
@@ -187,10 +187,16 @@ def recorded_of(store: Path, rules: EventRules, excluded: Exclusions) -> dict[st
     return {user: tuple(events) for user, events in found.items() if user not in excluded}
 
 
-def _made_from(job: BatchJob, made_from: Sequence[object], events: Mapping[str, tuple[Event, ...]]) -> dict[str, Any]:
-    """A change of any of it changes lists; ids stand in it as one digest."""
+def job_digest(job: BatchJob, made_from: Sequence[object], events: Mapping[str, tuple[Event, ...]]) -> str:
+    """Hex digest of all that lists depend on: a change of any of it changes lists. Ids stand in it as one digest.
+
+    Args:
+        job: what is asked for.
+        made_from: the model's files, whom lists are of, and what is left out or hidden.
+        events: what users did since training.
+    """
     content = repr((made_from, job.k, job.scope, job.steering))
     digest = sha256(content.encode("utf-8", "surrogatepass"))
     for user in sorted(events):
         digest.update(repr((user, events[user])).encode("utf-8", "surrogatepass"))
-    return {"format": 2, "digest": digest.hexdigest()}
+    return digest.hexdigest()

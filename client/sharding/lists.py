@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +21,7 @@ import polars as pl
 
 from client.batch.blocks import BatchLists
 from client.batch.outputs import ListOutputs, StillTheSame, old_of, parts_of
-from client.batch.run import BatchDone, BatchJob, part_of_lists, recorded_of
+from client.batch.run import BatchDone, BatchJob, job_digest, part_of_lists, recorded_of
 from client.batch.users import SomeUsers
 from client.data.reading.exclusions import Exclusions
 from client.data.recorded import Event
@@ -141,9 +140,7 @@ def _made_from(
     job: BatchJob, users: ShardedUsers, events: Mapping[str, tuple[Event, ...]], excluded: Exclusions
 ) -> str:
     signature, hidden = PlatformStore(job.store).signature(), sorted(HiddenItems(job.store).current())
-    made_from = (signature, users.made_from, users.shards, hidden, sorted(excluded.entries), sorted(events.items()))
-    content = repr((made_from, job.k, job.scope, job.steering))
-    return sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    return job_digest(job, (signature, users.made_from, users.shards, hidden, sorted(excluded.entries)), events)
 
 
 def _begin(folder: Path, made_from: str) -> None:

@@ -117,7 +117,7 @@ def _environment(backend: str) -> dict[str, str]:
     mine = {
         "KERAS_BACKEND": backend,
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "JAX_COMPILATION_CACHE_DIR": str(Path(tempfile.gettempdir()) / "crossfed-jax-cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(Path.home() / ".cache" / "crossfed-jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }

@@ -60,7 +60,7 @@ def of_an_accident(user: str) -> StoreError:
 
 @pytest.mark.parametrize("form", [TextFormatter(), JsonFormatter()])
 def test_a_traceback_has_no_words_of_who_foresaw_nothing(form: logging.Formatter) -> None:
-    """What led to an error, too: its kind and its place are there, and what it quotes is not."""
+    """Of what led to an error, too: its kind and its place are there, and what it quotes is not."""
     text = form.format(record("x", of_an_accident("anna.schmidt")))
     assert "anna" not in text
     for kept in ("KeyError", "ValueError", "StoreError: the store is damaged", "of_an_accident"):

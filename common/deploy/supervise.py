@@ -166,7 +166,13 @@ class _Child:
                 return
             self._note_end(status)
         if time.monotonic() >= self._next_start:
-            self._start()
+            try:
+                self._start()
+            except OSError as error:
+                # A full disk, no memory, too many files: for the time being, and no reason to end what else runs.
+                delay = self._delay_after_failure(calm=False)
+                why = error.strerror or type(error).__name__
+                _log.error("%s cannot be started (%s); tried again in %.1f s", self.program.name, why, delay)
 
     def end(self, grace: float) -> None:
         process = self._process
@@ -210,14 +216,19 @@ class _Child:
         _signal_group(self._process, signal.SIGKILL)
         self._process = None
         calm = time.monotonic() - self._started >= self._back_off.calm
-        self._failures = 1 if calm else self._failures + 1
-        delay = self._back_off.delay(self._failures)
-        self._next_start = time.monotonic() + delay
+        delay = self._delay_after_failure(calm=calm)
         _log.warning(
             "%s ended with status %d%s; it starts again in %.1f s", self.program.name, status, self._why(), delay
         )
         if self._on_exit is not None:
             self._on_exit(self.program.name, status)
+
+    def _delay_after_failure(self, *, calm: bool) -> float:
+        """Seconds until the next start, which is put off by as many."""
+        self._failures = 1 if calm else self._failures + 1
+        delay = self._back_off.delay(self._failures)
+        self._next_start = time.monotonic() + delay
+        return delay
 
     def _why(self) -> str:
         """Return what its output says of its end, as the middle of a sentence."""

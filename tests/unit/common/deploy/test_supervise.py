@@ -51,6 +51,28 @@ def test_a_program_that_ends_is_started_again_and_reported(tmp_path: Path) -> No
     assert supervisor.restarts["crasher"] >= 2
 
 
+def test_a_program_that_cannot_be_started_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And ends no other: a full disk for its log, say, or no memory for its process."""
+    code = "import sys, time\nopen(sys.argv[1], 'w').close()\nwhile True: time.sleep(0.05)\n"
+    programs = [
+        Program(name="steady", command=python(code, str(tmp_path / "steady"))),
+        Program(name="late", command=python(code, str(tmp_path / "late")), log=tmp_path / "none" / "late.log"),
+    ]
+    supervisor = Supervisor(programs, back_off=FAST)
+    supervisor.start()
+    try:
+        until(lambda: "late cannot be started (No such file or directory)" in caplog.text)
+        until((tmp_path / "steady").exists)
+        steady = supervisor.process_ids["steady"]
+        (tmp_path / "none").mkdir()
+        until((tmp_path / "late").exists)
+        assert supervisor.process_ids["steady"] == steady
+        assert steady is not None
+        assert alive(steady)
+    finally:
+        supervisor.stop()
+
+
 def test_stopping_ends_all_programs_in_reverse_order(tmp_path: Path) -> None:
     code = (
         "import signal, sys, time\n"

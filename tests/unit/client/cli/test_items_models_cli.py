@@ -14,6 +14,7 @@ from client.personalization.store import PlatformStore
 from client.recommend.feedback import FeedbackLog
 from client.recommend.feedback_file import FEEDBACK_LOG
 from client.recommend.recommender import Recommender
+from client.scoring.fold_in import Recency
 from client.steering.hidden import HiddenItems
 from client.versions.outcomes import ShownUsers
 from common.errors import ConfigError, StoreError
@@ -63,6 +64,19 @@ def test_coverage_tells_before_from_after(config: Path) -> None:
     assert told["after"]["novelty"] > told["before"]["novelty"]
     assert told["before"]["lists"] == told["after"]["lists"] == 20
     assert "Gini" in said("items", "coverage", "--config", str(config))
+
+
+def test_versions_say_whose_latest_items_weigh_more(tmp_path: Path) -> None:
+    made = joined(tmp_path, tmp_path)
+    store = PlatformStore(made.parent / "state" / "store")
+    for seed, verdict in ((0, "shared"), (1, "local")):
+        model = random_platform_model(np.random.default_rng(seed), verdict=verdict)
+        store.commit(model.with_recency("shared", Recency(boost=40.0, span=3.0)))
+    told = json.loads(said("models", "list", "--config", str(made), "--json"))
+    assert [one["recency"] for one in told] == [{"shared": {"boost": 40.0, "span": 3.0}}] * 2
+    lines = " ".join(said("models", "list", "--config", str(made)).split())
+    assert "shared, latest" in lines
+    assert "local, latest" not in lines, "its shared model ranks no own items"
 
 
 def test_versions_go_back_and_are_compared(config: Path) -> None:

@@ -78,7 +78,7 @@ class Race:
 
     Attributes:
         plan: whose model is open.
-        sizes: of the federation when the race began; validation users as of the last step.
+        sizes: of the federation when the race began; validation users as of the first step.
         scores: float64 ``[k, n + 1]``, as :mod:`server.aggregation.halving` has them.
         trained: factors by number of the setting, float32 ``[m, d]``; of those that are left and have had a step.
     """
@@ -132,7 +132,9 @@ class Race:
         turn, scores = self.turn, self.scores.copy()
         assert turn is not None, "the race is over"
         scores[turn, np.flatnonzero(np.isnan(scores[turn]))[0]] = score
-        sizes, trained = self.sizes._replace(validated=validated), {**self.trained, turn: factors}
+        # Of the first step: who joined by that number must not leave again when a platform misses a later one.
+        sizes = self.sizes if self.sizes.validated else self.sizes._replace(validated=validated)
+        trained = {**self.trained, turn: factors}
         return replace(self, sizes=sizes, scores=scores, trained=trained)._with_all_that_take_part()
 
     def put(self, state: FederationState) -> FederationState:

@@ -67,10 +67,12 @@ class ReloadableAgent:
 
     Args:
         agent: the first.
+        before_run: called before a run begins; may offer another one, or raise.
     """
 
-    def __init__(self, agent: AgentConnection) -> None:
+    def __init__(self, agent: AgentConnection, before_run: Callable[[], None] = lambda: None) -> None:
         self._agent = agent
+        self._before_run = before_run
         self._next: Callable[[], AgentConnection] | None = None
         self._lock = threading.Lock()
 
@@ -81,6 +83,8 @@ class ReloadableAgent:
 
     def exchange(self, request: AgentRequest) -> AgentReply:
         """As the agent's; its successor takes over when a run begins."""
+        if request.kind == "join":
+            self._before_run()
         with self._lock:
             if request.kind == "join" and self._next is not None:
                 self._take_over(self._next)
@@ -112,6 +116,7 @@ class PlatformProcess:
         self._builder: ModelBuilder | None = None
         self._recommender: RecommenderServer | None = None
         self._used: tuple[PlatformConfig, TrainingData] | None = None
+        self._left_out: tuple[object, ...] = ()
         self._changing = threading.Lock()
 
     def run(self) -> None:
@@ -170,7 +175,8 @@ class PlatformProcess:
         excluded, concealed = exclusions.stamp(), hidden.stamp()
         data = load_training_data(config)
         agent = self._make(config, data, self._builder)
-        self._agent, self._used = ReloadableAgent(agent), (config, data)
+        self._agent, self._used = ReloadableAgent(agent, self._before_run), (config, data)
+        self._left_out = excluded
         stack.callback(ChangeWatch(exclusions, self._leave_out, seen=excluded).stop)
         stack.callback(ChangeWatch(hidden, self._share_otherwise, seen=concealed).stop)
         if config.data.retention_days is not None:
@@ -220,8 +226,13 @@ class PlatformProcess:
         with self._changing:
             assert self._used is not None
             config, data = self._used
+            book = ExclusionBook(config.state / "store")
             try:
-                self._offer(config, data.without(ExclusionBook(config.state / "store").current()))
+                stamp = book.stamp()
+                if stamp == self._left_out:
+                    return
+                self._offer(config, data.without(book.current()))
+                self._left_out = stamp
             except Exception as error:
                 # Going on would contribute what must not be used any more.
                 _log.critical(
@@ -230,6 +241,19 @@ class PlatformProcess:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
         _log.info("the exclusion list has changed; the next run uses it")
+
+    def _before_run(self) -> None:
+        """A run that begins now begins without whoever is on the list now: a receipt may have said so a moment ago.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        assert self._used is not None
+        book = ExclusionBook(self._used[0].state / "store")
+        if book.stamp() != self._left_out:
+            self._leave_out()
+            if book.stamp() != self._left_out:
+                raise StoreError("somebody was erased or has objected, and the data cannot be used without that person")
 
     def _read_again(self) -> None:
         """Make the next run without what has become older than the platform keeps it; the configuration stays as it was."""

@@ -16,7 +16,7 @@ from client.deploy.agent_process import PlatformProcess, ReloadableAgent
 from client.deploy.loading import load_training_data
 from client.person.watch import ChangeWatch
 from common.deploy.roles import PlatformConfig
-from common.errors import DataError
+from common.errors import DataError, StoreError
 from common.wire.exchange import AgentReply, AgentRequest
 from tests.support.persons import ANNA, BERND, platform_with_persons
 
@@ -87,6 +87,24 @@ def test_a_platform_of_nobody_ends(
     assert sent == [signal.SIGTERM]
 
 
+def test_a_run_that_begins_at_once_is_without_the_person(
+    process: PlatformProcess, platform: PlatformConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list is looked at once a second, and making the agent anew takes as long as the data are large."""
+    assert process._used is not None
+    book, data = ExclusionBook(platform.state / "store"), process._used[1]
+    process._agent = ReloadableAgent(Answering(data), process._before_run)
+    assert ANNA in users(process, "join")
+    book.add({book.tag(ANNA): "erased"})
+    assert ANNA in users(process, "statistics"), "of the run under way"
+    assert ANNA not in users(process, "join")
+    # Nor does one begin that cannot be without somebody.
+    monkeypatch.setattr(os, "kill", lambda *_: None)
+    book.add({book.tag(user): "erased" for user in (BERND, "a", "c")})
+    with pytest.raises(StoreError, match="cannot be used without"):
+        users(process, "join")
+
+
 @pytest.mark.parametrize("error", [MemoryError(), KeyError(ANNA)])
 def test_a_platform_that_cannot_leave_somebody_out_ends(
     platform: PlatformConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
@@ -100,6 +118,8 @@ def test_a_platform_that_cannot_leave_somebody_out_ends(
 
     made, data = PlatformProcess(Path("unused"), make=make), load_training_data(platform)
     made._agent, made._used = ReloadableAgent(Answering(data)), (platform, data)
+    book = ExclusionBook(platform.state / "store")
+    book.add({book.tag(ANNA): "erased"})
     made._leave_out()
     assert sent == [signal.SIGTERM]
     assert ANNA not in caplog.text

@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from client.data.dataset import UserItemMatrix
 from client.personalization.described import DescribedItems
-from client.scoring.attributes import own_tastes, place_among, place_by_likeness
+from client.scoring.attributes import AttributePart, by_likeness, own_tastes, place_among
 from client.scoring.demand import standard_columns
 from client.scoring.described.counted import CountedPart, category_part
 from client.scoring.described.nearest import fit_nearest
 from client.scoring.described.prior import PriorPart
-from client.scoring.described.profile import fit_profile
+from client.scoring.described.profile import ProfilePart, fit_profile
 from client.scoring.described.released_counts import ReleasedCounts
 from client.scoring.factors import FactorModel, shared_on_vocabulary
+from client.scoring.fold_in import FoldIn
 from client.scoring.part import Part
+from client.training.fit import fit
 
 _RIDGES = (200.0, 600.0)
 """λ of tastes, in units of items. Which is right differs between domains: both are offered, validation weighs them. A λ that
@@ -33,10 +35,13 @@ _LEAST_RATE = 1e-9
 _FACTOR_RIDGES = (50.0, 600.0)
 """The same of tastes by factors, which tell more of an item than its description."""
 NEAR_FACTORS = "near factors"
+_OWN_STEPS = 3
+"""Of conjugate gradients, in own factors."""
 _LIKENESS_RIDGE = 0.3
-"""λ of tastes by likeness; from 0.1 to 1 own items are ranked about alike."""
-TASTES_BY_LIKENESS = "tastes by likeness"
-TASTES_BY_FACTORS = (*(f"tastes by factors {ridge:g}" for ridge in _FACTOR_RIDGES), TASTES_BY_LIKENESS)
+"""λ of what is placed by likeness; from 0.1 to 1 own items are ranked about alike."""
+TASTES_BY_LIKENESS, FACTORS_BY_LIKENESS = "tastes by likeness", "own factors by likeness"
+_BY_SUM = tuple(f"tastes by factors {ridge:g}" for ridge in _FACTOR_RIDGES)
+TASTES_BY_FACTORS = (*_BY_SUM, TASTES_BY_LIKENESS, FACTORS_BY_LIKENESS)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -143,9 +148,9 @@ class CrossParts:
             by = np.column_stack([known, without_own.astype(np.float64)])
             parts += [
                 place_among(tastes, common, by, regularization=ridge, name=name)
-                for ridge, name in zip(_FACTOR_RIDGES, TASTES_BY_FACTORS[:-1], strict=True)
+                for ridge, name in zip(_FACTOR_RIDGES, _BY_SUM, strict=True)
             ]
-            parts.append(place_by_likeness(tastes, common, by, regularization=_LIKENESS_RIDGE, name=TASTES_BY_LIKENESS))
+            parts += placed_by_likeness(histories, tastes, by, readable, common, shared)
         pairs = _pairs(features, rate, common)
         if pairs.shape[1]:
             both = np.column_stack([known, pairs])
@@ -155,6 +160,38 @@ class CrossParts:
             parts.append(place_among(tastes, common, known, regularization=max(_RIDGES), name="tastes of all"))
         parts += [category_part(name, has, readable) for name, has in self.described.has.items()]
         return parts + self._near
+
+
+def placed_by_likeness(
+    histories: UserItemMatrix,
+    tastes: NDArray[np.float64],
+    features: NDArray[np.float64],
+    readable: NDArray[np.integer],
+    common: NDArray[np.integer],
+    shared: FactorModel,
+) -> list[Part]:
+    """Items among own tastes, and among factors that own users alone have made, where common items are that are like them.
+
+    Args:
+        histories: n × m.
+        tastes: float64 ``[m, r]``.
+        features: float64 ``[m, f]``.
+        readable: int: the items that histories may hold.
+        common: int: those that others have, too.
+        shared: own factors have its dimension and its weights.
+    """
+    config = shared.config.model_copy(update={"solver": "cg", "cg_steps": _OWN_STEPS, "recency_boost": 0.0})
+    catalogue = fit(histories.select_items(readable), config, np.random.default_rng(0)).item_factors
+    own = np.zeros((len(tastes), catalogue.shape[1]))
+    own[readable] = catalogue
+    placed = by_likeness(np.column_stack([tastes, own]), common, features, regularization=_LIKENESS_RIDGE)
+    rows = np.full(len(tastes), -1, dtype=np.int32)
+    rows[readable] = np.arange(len(readable))
+    items = np.ascontiguousarray(placed[:, tastes.shape[1] :])
+    return [
+        AttributePart(tastes.astype(np.float32), placed[:, : tastes.shape[1]], TASTES_BY_LIKENESS),
+        ProfilePart(FACTORS_BY_LIKENESS, FoldIn(catalogue, config), rows, items),
+    ]
 
 
 def near_factors(shared: FactorModel, readable: NDArray[np.integer]) -> CountedPart:

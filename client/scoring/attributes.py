@@ -124,15 +124,10 @@ def place_among(
     return AttributePart(tastes.astype(np.float32), (mean + design @ weights).astype(np.float32), name)
 
 
-def place_by_likeness(
-    tastes: NDArray[np.float64],
-    common: NDArray[np.integer],
-    features: NDArray[np.float64],
-    *,
-    regularization: float,
-    name: str,
-) -> AttributePart:
-    """Place items among ``tastes`` where common items stand that are like them in all features at once.
+def by_likeness(
+    targets: NDArray[np.float64], common: NDArray[np.integer], features: NDArray[np.float64], *, regularization: float
+) -> NDArray[np.float32]:
+    """float32 ``[m, r]``: ``targets`` as common items tell that are like each item in all features at once.
 
     Kernel ridge regression: K(x, y) = exp(−‖x − y‖²/2f) + 0.1·xᵀy/f of f standard features. Where an item stands need not be
     a sum of what each feature says: one by one they say little of an item that few have, and much together. Of more than
@@ -140,25 +135,23 @@ def place_by_likeness(
     "Using the Nyström method to speed up kernel machines").
 
     Args:
-        tastes: float64 ``[m, r]``.
-        common: as of :func:`place_among`.
-        features: as of :func:`place_among`.
+        targets: float64 ``[m, r]``; those of the items ``common`` are read.
+        common: as of :func:`fit_attribute_transfer`.
+        features: as of :func:`fit_attribute_transfer`.
         regularization: λ, beside likenesses of about 1.
-        name: of the part.
     """
-    if tastes.shape[1] == 0 or len(common) == 0:
-        return place_among(tastes, common, features, regularization=1.0, name=name)
+    found = np.zeros(targets.shape, dtype=np.float32)
+    if targets.size == 0 or len(common) == 0:
+        return found
     design = standard_columns(features, common)
     examples = design[common[np.unique(np.linspace(0, len(common) - 1, min(len(common), _MOST_EXAMPLES)).astype(int))]]
-    mean, known = tastes[common].mean(axis=0), _likeness(design[common], examples)
-    among = _likeness(examples, examples)
-    normal = known.T @ known + regularization * among
+    mean, known = targets[common].mean(axis=0), _likeness(design[common], examples)
+    normal = known.T @ known + regularization * _likeness(examples, examples)
     normal[np.diag_indices_from(normal)] += _ROUNDING * np.trace(normal) / len(normal)
-    weights = scipy.linalg.solve(normal, known.T @ (tastes[common] - mean), assume_a="pos")
-    placed = np.empty(tastes.shape, dtype=np.float32)
+    weights = scipy.linalg.solve(normal, known.T @ (targets[common] - mean), assume_a="pos")
     for start in range(0, len(design), _BLOCK):
-        placed[start : start + _BLOCK] = mean + _likeness(design[start : start + _BLOCK], examples) @ weights
-    return AttributePart(tastes.astype(np.float32), placed, name)
+        found[start : start + _BLOCK] = mean + _likeness(design[start : start + _BLOCK], examples) @ weights
+    return found
 
 
 def _likeness(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""A user's own ridge regression on what is publicly known of the items in the history."""
+"""A user's own ridge regression on what is publicly known of the items in the history, or on factors that are told from it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _CONSTANT = 0.3
 @stored("profile")
 @dataclass(frozen=True, eq=False)
 class ProfilePart(FactorPart):
-    """Item factors that are not learned but described: directions of the public features."""
+    """Item factors that are not learned for every item but described: directions of the public features, or told from these."""
 
     def arrays(self) -> Arrays:
-        """The catalogue's directions, the columns that it has, the items', and the two weights."""
+        """The catalogue's directions, the columns that it has, the items', and the three settings of users."""
         config = self.fold_in.config
-        settings = np.array([config.unobserved_weight, config.regularization])
+        settings = np.array([config.unobserved_weight, config.regularization, config.regularization_exponent])
         assert self.columns is not None
         return {
             "catalogue": self.fold_in.scoring_items,
@@ -36,9 +36,9 @@ class ProfilePart(FactorPart):
     @classmethod
     def of_arrays(cls, name: str, arrays: Arrays) -> ProfilePart:
         """Take back :meth:`arrays`."""
-        unobserved, ridge = arrays["settings"].tolist()
+        unobserved, ridge, *exponent = arrays["settings"].tolist()  # of two settings: stored before there was a third
         catalogue: NDArray[np.float32] = arrays["catalogue"].astype(np.float32)
-        fold_in = FoldIn(catalogue, _config(catalogue.shape[1], unobserved, ridge))
+        fold_in = FoldIn(catalogue, _config(catalogue.shape[1], unobserved, ridge, *exponent))
         return cls(name, fold_in, arrays["columns"].astype(np.int32), arrays["items"].astype(np.float32))
 
 
@@ -65,5 +65,10 @@ def fit_profile(
     return ProfilePart("profile", FoldIn(catalogue, _config(items.shape[1], unobserved_weight, ridge)), rows, items)
 
 
-def _config(dimension: int, unobserved_weight: float, ridge: float) -> FactorizationConfig:
-    return FactorizationConfig(dimension=dimension, unobserved_weight=unobserved_weight, regularization=ridge)
+def _config(dimension: int, unobserved_weight: float, ridge: float, exponent: float = 0.0) -> FactorizationConfig:
+    return FactorizationConfig(
+        dimension=dimension,
+        unobserved_weight=unobserved_weight,
+        regularization=ridge,
+        regularization_exponent=exponent,
+    )

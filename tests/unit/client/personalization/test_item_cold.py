@@ -11,6 +11,7 @@ import pytest
 from client.data.dataset import ItemDescriptions, UserItemMatrix
 from client.data.described import Described
 from client.personalization.cross_parts import (
+    FACTORS_BY_LIKENESS,
     TASTES_BY_FACTORS,
     TASTES_BY_LIKENESS,
     CrossParts,
@@ -287,7 +288,7 @@ def test_near_factors_that_tell_nothing_are_not_admitted() -> None:
     assert "near factors" not in found[0].weights
 
 
-@pytest.mark.parametrize("name", [TASTES_BY_FACTORS[0], TASTES_BY_LIKENESS])
+@pytest.mark.parametrize("name", [TASTES_BY_FACTORS[0], TASTES_BY_LIKENESS, FACTORS_BY_LIKENESS])
 def test_tastes_by_factors_place_items_that_nothing_is_told_of(name: str) -> None:
     data, here, there, _ = world(11, loyal=2.0)
     untold = replace(data, described=DescribedItems([""] * M, {}))

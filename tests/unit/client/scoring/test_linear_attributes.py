@@ -7,8 +7,11 @@ import pytest
 
 from client.data.dataset import UserItemMatrix
 from client.personalization.described import DescribedItems
-from client.scoring.attributes import AttributePart, fit_attribute_transfer, place_among, place_by_likeness
+from client.scoring.attributes import AttributePart, by_likeness, fit_attribute_transfer, place_among
 from client.scoring.demand import expected_demand
+from client.scoring.described.profile import ProfilePart
+from client.scoring.fold_in import FoldIn
+from common.config.model import FactorizationConfig
 from common.errors import ContractError
 
 
@@ -112,27 +115,43 @@ def _corners(n: int, fitted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_likeness_learns_what_features_say_together(n: int) -> None:
     features, tastes, common = _corners(n, n - 20)
     known = np.where(np.arange(n)[:, None] < n - 20, tastes, 0.0)
-    by_likeness = place_by_likeness(known, common, features, regularization=0.3, name="t").item_factors[-20:]
+    together = by_likeness(known, common, features, regularization=0.3)[-20:]
     by_sum = place_among(known, common, features, regularization=0.3).item_factors[-20:]
-    assert np.abs(by_likeness - tastes[-20:]).max() < 0.1
+    assert np.abs(together - tastes[-20:]).max() < 0.1
     assert np.abs(by_sum[:, 0] - tastes[-20:, 0]).max() > 0.5, "a sum of what each feature says cannot"
 
 
 def test_likeness_is_kernel_ridge_regression() -> None:
     rng = np.random.default_rng(6)
     features, tastes, common = rng.normal(size=(60, 3)), rng.normal(size=(60, 4)), np.arange(5, 45)
-    placed = place_by_likeness(tastes, common, features, regularization=0.5, name="t")
+    placed = by_likeness(tastes, common, features, regularization=0.5)
     design = (features - features[common].mean(axis=0)) / features[common].std(axis=0)
     squares = np.square(design[:, None] - design[None]).sum(axis=2)
     kernel = np.exp(-squares / 6.0) + 0.1 * (design @ design.T) / 3.0
     mean = tastes[common].mean(axis=0)
     dual = np.linalg.solve(kernel[np.ix_(common, common)] + 0.5 * np.eye(40), tastes[common] - mean)
-    np.testing.assert_allclose(placed.item_factors, mean + kernel[:, common] @ dual, atol=1e-4)
+    np.testing.assert_allclose(placed, mean + kernel[:, common] @ dual, atol=1e-4)
 
 
 def test_likeness_of_nothing_places_nothing() -> None:
-    empty = place_by_likeness(np.zeros((5, 0)), np.arange(3), np.ones((5, 2)), regularization=0.3, name="t")
-    assert not empty.item_factors.any()
+    assert by_likeness(np.zeros((5, 0)), np.arange(3), np.ones((5, 2)), regularization=0.3).shape == (5, 0)
+    assert not by_likeness(np.ones((5, 2)), np.arange(0), np.ones((5, 2)), regularization=0.3).any()
     tastes = np.arange(10.0).reshape(5, 2)
-    alike = place_by_likeness(tastes, np.arange(3), np.ones((5, 2)), regularization=0.3, name="t")
-    np.testing.assert_allclose(alike.item_factors, np.tile(tastes[:3].mean(axis=0), (5, 1)), atol=1e-6)
+    alike = by_likeness(tastes, np.arange(3), np.ones((5, 2)), regularization=0.3)
+    np.testing.assert_allclose(alike, np.tile(tastes[:3].mean(axis=0), (5, 1)), atol=1e-6)
+
+
+def test_factors_told_of_items_come_back_from_the_store() -> None:
+    rng = np.random.default_rng(3)
+    catalogue = rng.normal(size=(40, 4)).astype(np.float32)
+    config = FactorizationConfig(dimension=4, regularization=2.0, unobserved_weight=0.3, regularization_exponent=0.7)
+    items = rng.normal(size=(60, 4)).astype(np.float32)
+    part = ProfilePart(
+        "told", FoldIn(catalogue, config), np.append(np.arange(40), np.full(20, -1)).astype(np.int32), items
+    )
+    kept = dict(part.arrays())
+    histories = _matrix(np.pad(rng.random((5, 40)) < 0.2, ((0, 0), (0, 20))) * 1.0)
+    scores = part.scores(histories, np.arange(5))
+    np.testing.assert_array_equal(ProfilePart.of_arrays("told", kept).scores(histories, np.arange(5)), scores)
+    kept["settings"] = kept["settings"][:2]  # as written before the exponent was kept
+    assert not np.array_equal(ProfilePart.of_arrays("told", kept).scores(histories, np.arange(5)), scores)

@@ -42,6 +42,8 @@ of that: with few users the climb would follow chance."""
 LONGEST = 12
 """Rounds that a setting is trained for at most. A winner that was best at the last is trained for all of the plan's."""
 _DIMENSIONS = (4, 256)
+_LARGEST_SUMS = 1 << 25
+"""Numbers in a platform's sums of a step: they grow with its items and with d²."""
 _SCALED = 0.5
 """ν of frequency-scaled regularisation (Rendle et al. 2021, "Revisiting iALS"); the other one that is raced for is 0."""
 
@@ -75,6 +77,12 @@ class Sizes(NamedTuple):
             "unobserved_weight": weight,
         }
         return base.model_copy(update=changed)
+
+    @property
+    def widest(self) -> int:
+        """The largest d whose sums a platform can be asked for, step by step."""
+        low, high = _DIMENSIONS
+        return int(np.clip(math.isqrt(int(2 * _LARGEST_SUMS / max(self.items, 1.0))), low, high))
 
     def standard_error(self, score: float) -> float:
         """Of the difference between two neighbouring settings of about this score."""
@@ -113,7 +121,7 @@ def standing(base: FactorizationConfig, sizes: Sizes, scores: Scores) -> Standin
             break
         reached = _reached(scores, range(joined.stop), _MIDDLE)
         leader = int(np.nanargmax(reached))
-        beside = tuple(one for one in _around(taking_part[leader]) if one not in taking_part)
+        beside = tuple(one for one in _around(taking_part[leader], sizes.widest) if one not in taking_part)
         clearly_better = best is None or reached[leader] > reached[best] + sizes.standard_error(reached[best])
         if look == _LOOKS or not clearly_better or not beside:
             left, turn = _compared(_finalists(range(joined.stop), scores), scores, scores.shape[1] - 1, 1)
@@ -168,7 +176,7 @@ def _at(scores: Scores, rounds: int) -> int:
     return min(rounds, longest)
 
 
-def _around(best: _Raced) -> tuple[_Raced, ...]:
+def _around(best: _Raced, widest: int) -> tuple[_Raced, ...]:
     """Settings beside ``best``: twice and half its d, λ and α₀; λ and α₀ together, which do much the same; the other ν."""
     d, ridge, weight, exponent = best
     beside = (
@@ -182,5 +190,4 @@ def _around(best: _Raced) -> tuple[_Raced, ...]:
         (d, 0.5 * ridge, 0.5 * weight, exponent),
         (d, ridge, weight, _SCALED - exponent),
     )
-    low, high = _DIMENSIONS
-    return tuple(one for one in beside if low <= one[0] <= high)
+    return tuple(one for one in beside if _DIMENSIONS[0] <= one[0] <= max(widest, d))

@@ -118,6 +118,12 @@ def test_neighbours_of_the_best_join_and_nobody_twice() -> None:
     assert {model.backend for model in taking_part} == {"numba"}, "what is not raced for stays"
 
 
+def test_with_many_items_the_race_climbs_no_further_than_sums_allow() -> None:
+    for items, widest in ((500.0, 256), (10_000.0, 64), (100_000.0, 32)):
+        taking_part, _, _ = raced(peak_at(256, 8.0, 0.1), LONGEST, SIZES._replace(items=items))
+        assert max(model.dimension for model in taking_part) == widest
+
+
 def test_fewer_and_fewer_settings_are_trained_on() -> None:
     _, scores, _ = raced(peak_at(16, 8.0, 0.1), LONGEST)
     trained = (~np.isnan(scores)).sum(axis=0)

@@ -32,7 +32,8 @@ def predict(
         known: ``[n, f]``; at least two rows.
         targets: ``[n, t]`` of these.
         asked: ``[k, f]``.
-        chosen_on, fitted_on: rows, at most, that width and ridge are chosen on, and that the model is fitted on.
+        chosen_on: rows, at most, that width and ridge are chosen on.
+        fitted_on: rows, at most, that the model is fitted on.
     """
     order = np.random.default_rng(0).permutation(len(known))
     some, fitted = np.sort(order[:chosen_on]), np.sort(order[:fitted_on])

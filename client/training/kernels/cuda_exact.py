@@ -7,7 +7,8 @@ pieces, and its own block adds those in order: one popular item does not keep a 
 
 Loops are compiled for one width p, which lets the compiler hold sums in registers. Arguments are those of
 :class:`client.training.kernels.systems.RowSystems`, array by array. A *sum* is packed as the upper triangle of
-Σ w [f, y] [f, y]ᵀ row by row without the last one, float64 ``[p (p + 3) / 2]``: each row of the Gram matrix, then its Σ w y f.
+``Σ w [f, y] [f, y]ᵀ`` row by row without the last one, float64 ``[p (p + 3) / 2]``: each row of the Gram matrix, then its
+Σ w y f.
 """
 
 # ruff: noqa: C901, PLR0912, PLR0915 - compiled code takes arrays and no objects

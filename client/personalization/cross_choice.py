@@ -45,7 +45,7 @@ class CrossChoice:
         fixed = config.beta is not None or config.attribute_weight is not None or not config.attributes
         if fixed or self.shared.config.feedback != "implicit" or not self.catalogues.lacking:
             return self.configured(data), None
-        parts = self.catalogues.parts(data)
+        parts = replace(self.catalogues.parts(data), factors_told=self.without_own is not None)
         known = without_own(self.shared, parts) if self.without_own is None else self.without_own
         chosen = choose_blend(parts, self.shared, known, rng, level=config.cross_level)
         if chosen is None:

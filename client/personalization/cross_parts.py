@@ -57,6 +57,7 @@ class CrossParts:
             be had it is not disliked: popularity is a rate among those who could.
         described: the m items.
         released: what is known of the counts where noise is on them; None where they are exact.
+        factors_told: whether the aggregator told what item parameters are without own users, or they are reckoned at home.
     """
 
     histories: UserItemMatrix
@@ -66,6 +67,7 @@ class CrossParts:
     foreign_users: NDArray[np.float64]
     described: DescribedItems
     released: ReleasedCounts | None = None
+    factors_told: bool = True
 
     @cached_property
     def log_rate(self) -> NDArray[np.float64]:
@@ -144,7 +146,9 @@ class CrossParts:
         parts += [
             place_among(tastes, common, known, regularization=ridge, name=f"tastes {ridge:g}") for ridge in _RIDGES
         ]
-        if without_own is not None:
+        # What is reckoned at home of noisy factors lacks more than own users' part. Items that the platform lacks lack nothing,
+        # and what a regression learns of the difference is wrong for them.
+        if without_own is not None and (self.released is None or self.factors_told):
             by = np.column_stack([known, without_own.astype(np.float64)])
             parts += [
                 place_among(tastes, common, by, regularization=ridge, name=name)

@@ -18,10 +18,12 @@ from client.data.dataset import UserItemMatrix
 from client.personalization.cross_parts import NEAR_FACTORS, TASTES_BY_FACTORS, CrossParts
 from client.personalization.platform_model import CrossVerdict
 from client.scoring.blend import Blend
+from client.scoring.described.prior import PriorPart
 from client.scoring.factors import FactorModel
 from client.scoring.part import Part
 from client.scoring.scorer import z
 from client.training.choice import LONGEST_LIST, Fold, Found, conditional_logit, found_in
+from common.metrics import PairedInterval
 
 _FOLDS = 5
 _DEALS = 4
@@ -34,6 +36,9 @@ _FEWEST_ITEMS, _FEWEST_USERS = 25, 30
 """Common items and users with something to find, below which no weights can be told from luck."""
 _ADMITTED = 0.6
 """Coverage of the interval by which other scorers or weights must make the blend better: as of the verdict on own items."""
+_SHARES = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+"""Of a blend in what ranks, beside none of it; the rest is popularity."""
+_AS_TOLD = "popularity as told"
 
 
 def choose_blend(
@@ -44,7 +49,10 @@ def choose_blend(
     *,
     level: float,
 ) -> tuple[Blend, CrossVerdict] | None:
-    """Return what ranks the others' items, weighed on own ones; popularity alone where the blend is not surely better.
+    """Return what ranks the others' items, weighed on own ones: popularity and as much of a blend as is surely better.
+
+    A little of a blend brings much of its gain and moves few items: it is surer than all of it. So that share ranks whose gain
+    over popularity has the highest lower end; none of it where no share's is above 0.
 
     Args:
         data: what scorers are fitted on.
@@ -52,7 +60,7 @@ def choose_blend(
         without_own: float32 ``[m, row]``: item parameters; own users have no say in those of own items. With their say in
             them the shared factors would look better than they are: None leaves these out.
         rng: deals items and users out to folds.
-        level: coverage of the two-sided interval whose lower end must exceed 0: of prediction, for as many items as only others
+        level: coverage of the two-sided interval whose lower end counts: of prediction, for as many items as only others
             have. Few of them can be ranked worse by a blend that is better in the mean.
 
     Returns:
@@ -65,26 +73,30 @@ def choose_blend(
     depth, ahead = LONGEST_LIST / foreign, common / foreign
     popularity = data.popularity()
     dealt = _dealt(data, shared, without_own, rng, depth, ahead)
-    users = np.unique(np.concatenate([fold.users for folds in dealt.deals for fold in folds] or [np.zeros(0, int)]))
+    users = np.unique(np.concatenate([fold.users for fold in dealt.folds] or [np.zeros(0, int)]))
     if len(users) < _FEWEST_USERS:
         return None
-    reached = _admitted(dealt, depth)
-    popular = dealt.found_by(lambda fold: _everyone(popularity.of_items, fold), depth)
-    interval = reached.found.above(popular, level, ahead)
-    better = interval.lower > 0
+    hedge = _hedged(dealt, _admitted(dealt, depth), popularity, depth, level, ahead)
     verdict = CrossVerdict(
-        name="blend" if better else "popularity",
+        name="blend" if hedge.share else "popularity",
         metric=f"recall@{LONGEST_LIST}",
         users=len(users),
-        popularity_mean=popular.recall,
-        chosen_mean=(reached.found if better else popular).recall,
-        interval=(interval.lower, interval.upper),
+        popularity_mean=hedge.popular.recall,
+        chosen_mean=(hedge.found if hedge.share else hedge.popular).recall,
+        interval=(hedge.interval.lower, hedge.interval.upper),
+        share=hedge.share,
     )
-    if not better:
+    if not hedge.share:
         return Blend(weights={popularity.name: 1.0}, parts=(popularity,)), verdict
-    weight_of = dict(zip(reached.names, reached.weights, strict=True))
-    parts = _named(data.fitted(data.own, data.histories, shared, without_own), reached.names)
-    return _blend(parts, np.array([weight_of[part.name] for part in parts])), verdict
+    weight_of = {name: hedge.share * float(weight) for name, weight in hedge.blend.items()}
+    parts = _named(data.fitted(data.own, data.histories, shared, without_own), list(weight_of))
+    blend = _blend(parts, np.array([weight_of[part.name] for part in parts]))
+    beside = (1.0 - hedge.share) * hedge.weight
+    return blend.with_part(replace(popularity, name=_AS_TOLD), beside) if beside > 0 else blend, verdict
+
+
+_Scores = list[list[NDArray[np.float32]]]
+"""Of each deal's folds, float32 ``[u, c]``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +111,11 @@ class _Dealt:
     deals: list[list[Fold]]
     names: list[str]
 
+    @property
+    def folds(self) -> list[Fold]:
+        """Those of all deals."""
+        return [fold for folds in self.deals for fold in folds]
+
     def of_scorers(self, names: Sequence[str]) -> _Dealt:
         """The same with the scorers ``names`` alone."""
         kept = [place for place, name in enumerate(self.names) if name in names]
@@ -107,35 +124,78 @@ class _Dealt:
 
     def found_by(self, scores: Callable[[Fold], NDArray[np.float32]], depth: float) -> Found:
         """Find by ``scores``, float32 ``[u, c]`` of a fold."""
-        return Found.mean([found_in(folds, [scores(fold) for fold in folds], depth) for folds in self.deals])
+        return self.found_in([[scores(fold) for fold in folds] for folds in self.deals], depth)
+
+    def found_in(self, scores: _Scores, depth: float) -> Found:
+        """Find by ``scores`` of every fold."""
+        return Found.mean([found_in(folds, one, depth) for folds, one in zip(self.deals, scores, strict=True)])
 
     def judged(self, depth: float) -> _Judged:
         """Weights of all folds, and what each fold's users find by weights that its items had no say in."""
-        weights = conditional_logit([fold for folds in self.deals for fold in folds])
-        reached = [
-            found_in(
-                folds,
-                [
-                    fold.features
-                    @ conditional_logit([other for other in folds if other is not fold], start=weights).astype(
-                        np.float32
-                    )
-                    for fold in folds
-                ],
-                depth,
-            )
+        weights = conditional_logit(self.folds)
+        scores = [
+            [
+                fold.features
+                @ conditional_logit([other for other in folds if other is not fold], start=weights).astype(np.float32)
+                for fold in folds
+            ]
             for folds in self.deals
         ]
-        return _Judged(self.names, weights, Found.mean(reached))
+        return _Judged(self.names, weights, scores, self.found_in(scores, depth))
 
 
 @dataclass(frozen=True, eq=False)
 class _Judged:
-    """Holds a blend's scorers, their weights, and what it found of items that had no say in them."""
+    """Holds a blend's scorers, their weights, and how it ranked items that had no say in them, and what that found."""
 
     names: list[str]
     weights: NDArray[np.float64]
+    scores: _Scores
     found: Found
+
+
+@dataclass(frozen=True, eq=False)
+class _Hedge:
+    """Holds how much of a blend ranks beside popularity.
+
+    Attributes:
+        share: of the blend; 0 where popularity ranks alone.
+        blend: weights by name, of all of the blend.
+        weight: of popularity where it ranks alone.
+        found: what the share of the blend that is surest finds, chosen or not.
+        popular: what popularity finds.
+        interval: of the difference.
+    """
+
+    share: float
+    blend: dict[str, float]
+    weight: float
+    found: Found
+    popular: Found
+    interval: PairedInterval
+
+
+def _hedged(dealt: _Dealt, judged: _Judged, popularity: PriorPart, depth: float, level: float, ahead: float) -> _Hedge:
+    """Choose the share of a blend whose gain over popularity has the highest lower end."""
+    told = [[z(_everyone(popularity.of_items, fold)) for fold in folds] for folds in dealt.deals]
+    alone = zip(dealt.folds, [scores for folds in told for scores in folds], strict=True)
+    weight = float(conditional_logit([replace(fold, features=scores[..., None]) for fold, scores in alone])[0])
+    popular = dealt.found_by(lambda fold: _everyone(popularity.of_items, fold), depth)
+
+    def mixed(share: float) -> tuple[float, Found, PairedInterval]:
+        if share == 1.0:
+            found = judged.found
+        else:
+            scores = [
+                [share * blend + (1.0 - share) * weight * prior for blend, prior in zip(*fold, strict=True)]
+                for fold in zip(judged.scores, told, strict=True)
+            ]
+            found = dealt.found_in(scores, depth)
+        return share, found, found.above(popular, level, ahead)
+
+    share, found, interval = max(map(mixed, _SHARES), key=lambda one: one[2].lower)
+    blend = dict(zip(judged.names, judged.weights.tolist(), strict=True))
+    return _Hedge(share if interval.lower > 0 else 0.0, blend, weight, found, popular, interval)
 
 
 def _dealt(

@@ -65,7 +65,9 @@ class CrossVerdict:
         metric: what was compared.
         users: how many were looked at.
         popularity_mean, chosen_mean: of the metric.
-        interval: of the blend − popularity, chosen or not; for other users and as many items as only others have.
+        interval: of the surest share of the blend − popularity, chosen or not; for other users and as many items as only
+            others have.
+        share: of the blend in what ranks; the rest is popularity, which ranks alone at 0.
     """
 
     name: str
@@ -74,6 +76,7 @@ class CrossVerdict:
     popularity_mean: float
     chosen_mean: float
     interval: tuple[float, float]
+    share: float
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -193,7 +193,11 @@ def _recency_of(told: dict[str, float] | None) -> Recency | None:
 
 
 def _cross_verdict_of(told: dict[str, Any] | None) -> CrossVerdict | None:
-    return None if told is None else CrossVerdict(**{**told, "interval": tuple(told["interval"])})
+    if told is None:
+        return None
+    # Versions that knew no shares served all of a blend, or none.
+    share = 0.0 if told["name"] == "popularity" else 1.0
+    return CrossVerdict(**{"share": share, **told, "interval": tuple(told["interval"])})
 
 
 def _older_blend(manifest: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> Blend:

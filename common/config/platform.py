@@ -60,8 +60,9 @@ class PersonalizationConfig(FrozenModel):
     one-sided certainty of 80 %: 0.95 would leave small platforms, whose intervals are wide, with their own model."""
     cross_level: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """The same for what ranks the others' items, against popularity: coverage of an interval of prediction, for other users and
-    for as many items as only others have, since few items can be ranked worse by what is better in the mean. 0.8 asks for a
-    one-sided certainty of 90 %; else popularity serves."""
+    for as many items as only others have, since few items can be ranked worse by what is better in the mean. That share of a
+    blend serves whose interval has the highest lower end. 0.8 asks for a one-sided certainty of 90 %; where no share reaches
+    it popularity serves."""
     recency: bool = True
     """Whether to try, where own items are ranked, to weigh a user's latest interactions more when the user's factor is solved:
     by how much is chosen for each model, and only where validation users surely gain. It is tried on implicit feedback with

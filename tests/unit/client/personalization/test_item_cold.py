@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -146,6 +147,36 @@ def test_popularity_serves_unless_the_blend_is_surely_better() -> None:
             assert verdict.chosen_mean == verdict.popularity_mean
         names.append(verdict.name)
     assert names.count("popularity") >= 2
+
+
+@cache
+def of_few_users(level: float) -> tuple[Blend, CrossVerdict]:
+    """What a hundred users choose."""
+    data, here, there, _ = world(2, loyal=0.8)
+    few = replace(data, histories=data.histories.select_users(np.arange(100)))
+    found = chosen(few, here[:100], there, level=level)
+    assert found is not None
+    return found
+
+
+def test_a_share_of_a_blend_serves_where_all_of_it_is_unsure() -> None:
+    verdicts = [of_few_users(level)[1] for level in (0.1, 0.7, 0.95)]
+    assert [verdict.name for verdict in verdicts] == ["blend", "blend", "popularity"]
+    shares = [verdict.share for verdict in verdicts]
+    assert shares[0] == 1
+    assert 0 < shares[1] < 1
+    assert shares[2] == 0
+    assert verdicts[0].chosen_mean > verdicts[1].chosen_mean > verdicts[2].chosen_mean == verdicts[2].popularity_mean
+    assert verdicts[1].interval[0] > 0 > verdicts[2].interval[0]
+
+
+def test_popularity_as_told_makes_up_the_rest_of_a_share() -> None:
+    (whole, _), (part, verdict) = of_few_users(0.1), of_few_users(0.7)
+    rest = dict(part.weights)
+    assert rest.pop("popularity as told") > 0.1
+    assert rest == pytest.approx({name: weight * verdict.share for name, weight in whole.weights.items()})
+    (told,) = (prior for prior in part.parts if prior.name == "popularity as told")
+    assert np.array_equal(told.items, world(2, loyal=0.8)[0].popularity().items)
 
 
 def test_few_items_to_come_ask_for_a_surer_blend() -> None:
@@ -301,3 +332,18 @@ def test_tastes_by_factors_place_items_that_nothing_is_told_of(name: str) -> Non
         for scorer in (name, "tastes 200")
     )
     assert by_factors > without + 0.05
+
+
+def test_noisy_factors_reckoned_at_home_place_no_tastes() -> None:
+    data, here, there, _ = world(11, loyal=2.0, private=True)
+    shared = factors(here, there)
+
+    def names(crossed: CrossParts) -> set[str]:
+        fitted = crossed.fitted(data.own, data.histories, shared, without_own(shared, data))
+        return {part.name for part in fitted}
+
+    assert set(TASTES_BY_FACTORS) <= names(data)
+    at_home = names(replace(data, factors_told=False))
+    assert names(data) - at_home == set(TASTES_BY_FACTORS)
+    exact = replace(data, factors_told=False, released=None)
+    assert set(TASTES_BY_FACTORS) <= names(exact), "without noise what is reckoned at home lacks own users' part alone"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.personalization.platform_model import PlatformModel
+from client.personalization.platform_model import CrossVerdict, PlatformModel
 from client.personalization.store import PlatformStore
 from client.recommend.recommender import Recommender
 from client.scoring.attributes import AttributePart
@@ -107,6 +107,21 @@ def test_the_store_is_open_to_its_owner_only(tmp_path: Path) -> None:
         os.umask(before)
     for path in (tmp_path / "store").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+@pytest.mark.parametrize(("name", "share"), [("blend", 1.0), ("popularity", 0.0)])
+def test_a_version_from_before_shares_served_all_or_nothing(tmp_path: Path, name: str, share: float) -> None:
+    verdict = CrossVerdict(
+        name=name, metric="recall@20", users=9, popularity_mean=0.1, chosen_mean=0.2, interval=(0.1, 0.3), share=0.5
+    )
+    store = PlatformStore(tmp_path)
+    store.commit(replace(model_of(), cross_verdict=verdict))
+    assert store.load().cross_verdict == verdict
+    path = tmp_path / "versions" / "000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["cross_verdict"]["share"]
+    path.write_text(json.dumps(manifest))
+    assert store.load().cross_verdict == replace(verdict, share=share)
 
 
 def test_a_version_of_a_newer_crossfed_is_said_to_be_newer(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_popularity_serves_unless_the_blend_is_surely_better() -> None:
 
 @cache
 def of_few_users(level: float) -> tuple[Blend, CrossVerdict]:
-    """What a hundred users choose."""
+    """Choose for a hundred users."""
     data, here, there, _ = world(2, loyal=0.8)
     few = replace(data, histories=data.histories.select_users(np.arange(100)))
     found = chosen(few, here[:100], there, level=level)

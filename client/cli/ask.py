@@ -172,7 +172,7 @@ def explain(
         console = PlainConsole()
         console.print(explanation_table(why))
         if why.reasons:
-            console.print(f"Because the user often had: {because(why)}")
+            console.print(f"Because the user had: {because(why)}")
 
 
 def feedback(

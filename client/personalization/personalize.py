@@ -286,10 +286,11 @@ def _tell_of_choice(verdict: CrossVerdict | None) -> None:
         return
     _log.info(
         "the others' items are ranked by %s: on own items, hidden for it, %s of the surest share of the blend less that of "
-        "popularity is %+.3f to %+.3f",
-        "popularity" if not verdict.share else f"{verdict.share:.1%} of a blend, the rest popularity",
+        "popularity is %+.3f to %+.3f; the share that ranks is %g, the rest is popularity",
+        verdict.name,
         verdict.metric,
         *verdict.interval,
+        verdict.share,
     )
 
 

@@ -22,7 +22,7 @@ from client.scoring.described.prior import PriorPart
 from client.scoring.factors import FactorModel
 from client.scoring.part import Part
 from client.scoring.scorer import z
-from client.training.choice import LONGEST_LIST, Fold, Found, conditional_logit, found_in
+from client.training.choice import LONGEST_LIST, Fold, Found, conditional_logit, found_in, users_asked
 from common.metrics import PairedInterval
 
 _FOLDS = 5
@@ -30,8 +30,6 @@ _DEALS = 4
 """How often items are dealt out, at most: in which fold an item is, with which others, is chance that more deals take out."""
 _CERTAIN = 0.999
 """Coverage of an interval of one deal that no further one would move across 0."""
-_USERS = 400
-"""A fold, at most: more change the weights by less than other folds would."""
 _FEWEST_ITEMS, _FEWEST_USERS = 25, 30
 """Common items and users with something to find, below which no weights can be told from luck."""
 _ADMITTED = 0.6
@@ -262,7 +260,7 @@ def _folds(
         hidden = common[of_fold == number]
         truth = data.histories.select_items(hidden)
         users = np.flatnonzero(truth.row_lengths)
-        users = np.sort(rng.permutation(users)[:_USERS])
+        users = np.sort(rng.permutation(users)[: users_asked(len(hidden))])
         mask = np.zeros(data.histories.n_items, dtype=np.bool_)
         mask[hidden] = True
         left = data.histories.select_entries(~mask[data.histories.indices])

@@ -17,6 +17,10 @@ _DROPPED = 1e-3
 """A weight below it is 0: its part would cost time and rank nothing."""
 LONGEST_LIST = 20
 _SHORTEST = 5
+_USERS, _FEWEST_USERS = 400, 30
+"""Of a fold: more change the weights by less than other folds would."""
+_SCORES = 250_000
+"""A fold and scorer: of a large catalogue fewer users are asked, so that time and memory do not grow with both."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +42,11 @@ class Fold:
     def of_scorers(self, kept: Sequence[int]) -> Fold:
         """The same with the scorers ``kept`` alone."""
         return Fold(self.features[..., list(kept)], self.truth, self.users, self.items)
+
+
+def users_asked(n_items: int) -> int:
+    """How many users of a fold with ``n_items`` hidden items are asked at most: 400 or those of 250,000 scores, but 30."""
+    return max(_FEWEST_USERS, min(_USERS, _SCORES // max(n_items, 1)))
 
 
 def list_length(depth: float, n_items: int) -> int:

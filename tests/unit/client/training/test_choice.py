@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from client.training.choice import Fold, Found, conditional_logit, found_in, list_length
+from client.training.choice import Fold, Found, conditional_logit, found_in, list_length, users_asked
 
 
 def test_the_logit_finds_the_weights_that_drew_the_choices() -> None:
@@ -59,3 +59,9 @@ def test_the_same_deal_twice_counts_once() -> None:
     both = Found.mean([once, other])
     assert both.recall == pytest.approx((once.recall + other.recall) / 2)
     assert len(both.found) == len(once.found)
+
+
+@pytest.mark.parametrize(("items", "users"), [(0, 400), (306, 400), (625, 400), (2_000, 125), (100_000, 30)])
+def test_a_large_catalogue_asks_fewer_users(items: int, users: int) -> None:
+    assert users_asked(items) == users
+    assert users * items <= 250_000 or users == 30

@@ -5,6 +5,7 @@ A fault replaces a function of the code that ships while :func:`injected` holds,
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -55,11 +56,30 @@ Patches = list[tuple[Any, str, Any]]
 
 @contextmanager
 def injected(fault: Fault | None) -> Iterator[None]:
-    """While it holds, this process runs with ``fault``; None changes nothing."""
+    """While it holds, this process runs with ``fault``; None changes nothing.
+
+    Raises:
+        TypeError: what takes a function's place does not take all of its parameters, as the function has changed since.
+    """
     with ExitStack() as stack:
         for place, name, fake in [] if fault is None else _FAULTS[fault]():
+            check_takes_place(fault, getattr(place, name), fake)
             stack.enter_context(patch.object(place, name, fake))
         yield
+
+
+def check_takes_place(fault: Fault | None, original: Callable[..., Any], fake: Callable[..., Any]) -> None:
+    """Refuse ``fake`` where it does not take all parameters of ``original``.
+
+    Raises:
+        TypeError: says which.
+    """
+    parameters = inspect.signature(original).parameters.values()
+    by_name = {one.name: None for one in parameters if one.kind is one.KEYWORD_ONLY}
+    try:
+        inspect.signature(fake).bind(*[None] * (len(parameters) - len(by_name)), **by_name)
+    except TypeError as error:
+        raise TypeError(f"fault {fault}: what takes the place of {original.__qualname__}: {error}") from error
 
 
 def _noise_patches(faulty: Callable[[Noise], Noise]) -> Patches:
@@ -124,7 +144,9 @@ def _skipped_ledger() -> Patches:
 def _shared_split() -> Patches:
     """One generator draws for all users in turn what is held back of each."""
 
-    def withheld(matrix: UserItemMatrix, user_ids: Any, *, key: str, users_share: float, share: float) -> Any:
+    def withheld(
+        matrix: UserItemMatrix, user_ids: Any, *, key: str, users_share: float, share: float, latest: bool = False
+    ) -> Any:
         rng = np.random.default_rng(0)
         chosen = rng.random(matrix.n_users) < users_share
         return chosen[matrix.entry_users()] & (rng.random(matrix.nnz) < share)

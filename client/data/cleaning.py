@@ -117,11 +117,11 @@ def clean(
     rows = _clean_histories(rows, len(catalogue.items), config, log)
     if rows.is_empty():
         raise log.nothing_left()
-    matrix = _matrix(rows, len(users), len(catalogue.items), timed=source.time_column is not None)
+    timed = source.time_column is not None
+    matrix = _matrix(rows, len(users), len(catalogue.items), timed=timed)
     _note_oddities(rows, source, config, log)
     log.notes += source.table.notes + catalogue.notes
-    data = _assemble(matrix, users["user"], catalogue, config, log, len(recorded))
-    return replace(data, report=replace(data.report, timed=source.time_column is not None))
+    return _assemble(matrix, users["user"], catalogue, config, log, recorded=len(recorded), timed=timed)
 
 
 def filter_by_counts(data: PlatformData, cleaning: CleaningConfig) -> PlatformData:
@@ -249,7 +249,9 @@ def _assemble(
     catalogue: Catalogue,
     config: DataConfig,
     log: CleaningLog,
+    *,
     recorded: int,
+    timed: bool,
 ) -> PlatformData:
     users = np.flatnonzero(matrix.row_lengths)
     matrix = matrix.select_users(users)
@@ -269,5 +271,6 @@ def _assemble(
         notes=log.notes,
         recorded=recorded,
         place=log.place,
+        timed=timed,
     )
     return PlatformData(tuple(ids), items, matrix, config.feedback, profiles, report)

@@ -60,6 +60,10 @@ class UserItemMatrix:
         """int32 ``[nnz]``: the user of each entry."""
         return np.repeat(np.arange(self.n_users, dtype=np.int32), self.row_lengths)
 
+    def entries_after(self) -> NDArray[np.int64]:
+        """int64 ``[nnz]``: how many of the user's entries come after each."""
+        return np.repeat(self.indptr[1:], self.row_lengths) - 1 - np.arange(self.nnz)
+
     def item_counts(self) -> NDArray[np.int64]:
         """int64 ``[m]``: how many users have each item."""
         return np.bincount(self.indices, minlength=self.n_items).astype(np.int64)

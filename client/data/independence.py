@@ -61,8 +61,7 @@ def withheld_by_user(
     chosen = (seeds < np.uint64(users_share * 2.0**64)) & (lengths >= 2)
     counts = np.where(chosen, np.clip(np.floor(lengths * share + 0.5), 1, np.maximum(lengths - 1, 1)), 0)
     if latest:
-        from_end = matrix.indptr[1:][users] - 1 - np.arange(matrix.nnz)
-        return np.asarray(from_end < counts[users])
+        return np.asarray(matrix.entries_after() < counts[users])
     order = np.lexsort((_mixed(seeds[users] ^ _mixed(matrix.indices.astype(np.uint64))), users))
     ranks = np.empty(matrix.nnz, dtype=np.int64)
     ranks[order] = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], lengths)

@@ -107,7 +107,7 @@ def leave_last_out(matrix: UserItemMatrix, *, rng: np.random.Generator, validati
     """
     lengths = matrix.row_lengths
     users = matrix.entry_users()
-    from_end = matrix.indptr[1:][users] - 1 - np.arange(matrix.nnz)
+    from_end = matrix.entries_after()
     validated = (lengths >= 3) & _choose_users(matrix.n_users, validation_users_share, rng)
     in_test = (from_end == 0) & (lengths >= 2)[users]
     in_validation = (from_end == 1) & validated[users]

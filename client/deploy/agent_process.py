@@ -214,6 +214,7 @@ class PlatformProcess:
                 config = load_yaml_model(self._path, PlatformConfig)
                 self._offer(config, load_training_data(config))
             except Exception as error:
+                # Whatever it was: what cannot be used must not end a platform that runs.
                 _log.error("not reloaded, the configuration and data before stay: %s", told_of(error))
                 return
         if self._recommender is not None:
@@ -263,6 +264,7 @@ class PlatformProcess:
             try:
                 self._offer(config, load_training_data(config))
             except Exception as error:
+                # Told once, and tried again the next day.
                 _log.error(
                     "what is older than retention_days goes on being used, as the data cannot be read: %s",
                     told_of(error),
@@ -277,6 +279,7 @@ class PlatformProcess:
                 hidden = HiddenItems(config.state / "store").current()
                 self._offer(config, replace(data, shared=shared_items(data.items, config.catalogue, hidden)))
             except Exception as error:
+                # Not tried again at every look: what fails now is likely to, until items change once more.
                 _log.error("what is shared stays as it was: %s", told_of(error))
                 return
         _log.info("hidden items have changed; the next run uses it")

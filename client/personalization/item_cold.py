@@ -22,7 +22,7 @@ from client.scoring.described.prior import PriorPart
 from client.scoring.factors import FactorModel
 from client.scoring.part import Part
 from client.scoring.scorer import z
-from client.training.choice import LONGEST_LIST, Fold, Found, conditional_logit, found_in, users_asked
+from client.training.choice import FEWEST_USERS, LONGEST_LIST, Fold, Found, conditional_logit, found_in, users_asked
 from common.metrics import PairedInterval
 
 _FOLDS = 5
@@ -30,8 +30,8 @@ _DEALS = 4
 """How often items are dealt out, at most: in which fold an item is, with which others, is chance that more deals take out."""
 _CERTAIN = 0.999
 """Coverage of an interval of one deal that no further one would move across 0."""
-_FEWEST_ITEMS, _FEWEST_USERS = 25, 30
-"""Common items and users with something to find, below which no weights can be told from luck."""
+_FEWEST_ITEMS = 25
+"""Common items, below which no weights can be told from luck."""
 _ADMITTED = 0.6
 """Coverage of the interval by which other scorers or weights must make the blend better: as of the verdict on own items."""
 _SHARES = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
@@ -72,7 +72,7 @@ def choose_blend(
     popularity = data.popularity()
     dealt = _dealt(data, shared, without_own, rng, depth, ahead)
     users = np.unique(np.concatenate([fold.users for fold in dealt.folds] or [np.zeros(0, int)]))
-    if len(users) < _FEWEST_USERS:
+    if len(users) < FEWEST_USERS:
         return None
     hedge = _hedged(dealt, _admitted(dealt, depth), popularity, depth, level, ahead)
     verdict = CrossVerdict(

@@ -60,8 +60,7 @@ class Recency:
         if not len(values):
             return values.astype(np.float64)
         given, lengths = values.astype(np.float64), np.diff(starts, append=len(values))
-        after = np.repeat(starts + lengths - 1, lengths) - np.arange(len(values))
-        raised = given * self._latest[np.minimum(after, len(self._latest) - 1)]
+        raised = given * self._latest[np.minimum(_after(starts, len(values)), len(self._latest) - 1)]
         return raised * np.repeat(np.add.reduceat(given, starts) / np.add.reduceat(raised, starts), lengths)
 
 
@@ -120,9 +119,7 @@ class FoldIn:
             return np.ones(len(values))
         if not self.config.recency_boost:
             return values.astype(np.float64)
-        ends = np.append(starts[1:], len(values))
-        after = np.repeat(ends - 1, ends - starts) - np.arange(len(values))
-        boost = 1 + self.config.recency_boost * np.exp(-after / self.config.recency_span)
+        boost = 1 + self.config.recency_boost * np.exp(-_after(starts, len(values)) / self.config.recency_span)
         return np.asarray(values * boost, dtype=np.float64)
 
     def _targets(self, items: NDArray[np.integer], values: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -225,6 +222,12 @@ class FoldIn:
         factors = self.users(histories.select_users(np.asarray(users)))
         scores: NDArray[np.float32] = self.scoring_factors(factors) @ self.scoring_items.T
         return scores
+
+
+def _after(starts: NDArray[np.integer], count: int) -> NDArray[np.int64]:
+    """int64 ``[count]``: how many entries of its history come after each, of histories that begin at ``starts``."""
+    ends = np.append(starts[1:], count)
+    return np.repeat(ends - 1, ends - starts) - np.arange(count)
 
 
 def _told(factors: NDArray[np.float64]) -> NDArray[np.float32]:

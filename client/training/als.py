@@ -257,8 +257,8 @@ def recency_weights(matrix: UserItemMatrix, boost: float, span: float) -> NDArra
     """
     if boost == 0:
         return matrix.values
-    after = np.repeat(matrix.indptr[1:], matrix.row_lengths) - 1 - np.arange(matrix.nnz)
-    weights: NDArray[np.float32] = (matrix.values * (1 + boost * np.exp(-after / span))).astype(np.float32)
+    boosts = 1 + boost * np.exp(-matrix.entries_after() / span)
+    weights: NDArray[np.float32] = (matrix.values * boosts).astype(np.float32)
     return weights
 
 

@@ -17,8 +17,10 @@ _DROPPED = 1e-3
 """A weight below it is 0: its part would cost time and rank nothing."""
 LONGEST_LIST = 20
 _SHORTEST = 5
-_USERS, _FEWEST_USERS = 400, 30
-"""Of a fold: more change the weights by less than other folds would."""
+FEWEST_USERS = 30
+"""With something to find: fewer cannot tell weights from luck."""
+_USERS = 400
+"""A fold, at most: more change the weights by less than other folds would."""
 _SCORES = 250_000
 """A fold and scorer: of a large catalogue fewer users are asked, so that time and memory do not grow with both."""
 
@@ -46,7 +48,7 @@ class Fold:
 
 def users_asked(n_items: int) -> int:
     """How many users of a fold with ``n_items`` hidden items are asked at most: 400 or those of 250,000 scores, but 30."""
-    return max(_FEWEST_USERS, min(_USERS, _SCORES // max(n_items, 1)))
+    return max(FEWEST_USERS, min(_USERS, _SCORES // max(n_items, 1)))
 
 
 def list_length(depth: float, n_items: int) -> int:

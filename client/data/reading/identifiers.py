@@ -25,7 +25,8 @@ LONGEST: Final = 512
 
 _INVISIBLE: Final = "\u200b\u2060\ufeff\x00"
 _BLANKS: Final = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + _INVISIBLE
-_NO_ID: Final = frozenset({"", "null", "nan", "none", "<na>", "\\n"})
+NO_ID: Final = frozenset({"", "null", "nan", "none", "<na>", "\\n"})
+"""What stands for no id, and for no value in other columns, in any case."""
 _STORED_AS_FLOAT: Final = re.compile(r"([+-]?[0-9]+)\.0+")
 _LONGEST_NO_ID: Final = 4
 
@@ -37,7 +38,7 @@ def identifier(text: str) -> str | None:
     ('42', None, 'Ann')
     """
     found = unicodedata.normalize("NFC", text).strip(_BLANKS)
-    if len(found) <= _LONGEST_NO_ID and found.lower() in _NO_ID:
+    if len(found) <= _LONGEST_NO_ID and found.lower() in NO_ID:
         return None
     number = _STORED_AS_FLOAT.fullmatch(found)
     return number[1] if number else found

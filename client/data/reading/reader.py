@@ -10,14 +10,14 @@ import polars as pl
 
 from client.data.reading.columns import identifiers, texts
 from client.data.reading.files import TableFile, open_table
+from client.data.reading.identifiers import NO_ID
 from client.data.reading.marks import is_marked, mark_columns
 from client.data.reading.names import GENRE_NAMES, ITEM_NAMES, TIME_NAMES, TITLE_NAMES, USER_NAMES, VALUE_NAMES
 from client.data.reading.values import listed
 from common.config.data import InteractionsConfig, ItemsConfig, UsersConfig
 from common.errors import DataError
 
-_NO_GENRE = ("", "(no genres listed)", "unknown")
-_NOTHING = ("null", "nan", "none", "<na>", "\\n")
+_NO_GENRE = ("(no genres listed)", "unknown")
 # A time beyond these would be after the year 2200, and so is in the next finer unit, in which it is March 1970 or later.
 _IN_2200 = 7_258_118_400
 _UNIX_SCALES = ((_IN_2200 * 10**6, 10**9), (_IN_2200 * 10**3, 10**6), (_IN_2200, 10**3))
@@ -260,7 +260,7 @@ def _genres(column: str | None, table: TableFile, separator: str) -> pl.Expr:
         )
     # A letter with its accent is one character, however it was typed: names meet over platforms.
     stripped = parts.list.eval(pl.element().str.normalize("NFC").str.strip_chars())
-    nothing = pl.element().is_in(_NO_GENRE) | pl.element().str.to_lowercase().is_in(_NOTHING)
+    nothing = pl.element().is_in(_NO_GENRE) | pl.element().str.to_lowercase().is_in(sorted(NO_ID))
     named = stripped.list.eval(pl.element().filter(~nothing & pl.element().is_not_null()))
     return named.fill_null([])
 
